@@ -1,0 +1,98 @@
+# Everything lives in .venv, made on first use; a stamp file per set of extras keeps a second call quick.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check --require-virtualenv
+SAMPLE := sample_runs/19-spike-001
+
+# One numeric thread per process: two test workers on two cores, and runs that repeat bit for bit.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+# A Python without ensurepip (some distributions split it off) still has pip itself, which can fill the environment.
+.venv/made:
+	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' found: say which Python, as in: make demo PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"postmortem needs Python 3.11 or newer; {sys.executable} is {v[0]}.{v[1]}. Say which Python, as in: make demo PYTHON=python3.12")'
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { \
+		$(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(PY) install --quiet pip; }
+	@touch $@
+
+.venv/core: .venv/made pyproject.toml
+	@echo "Installing postmortem into .venv (once; no torch, about 400 MB) …"
+	@$(PIP) install --quiet --editable .
+	@touch $@
+
+.venv/test: .venv/made pyproject.toml
+	@echo "Installing postmortem, torch and the test tools into .venv (once; about 1.5 GB) …"
+	@$(PIP) install --quiet --editable '.[train,test]'
+	@touch .venv/core $@
+
+.venv/dev: .venv/test
+	@$(PIP) install --quiet --editable '.[train,test,dev]'
+	@touch $@
+
+.venv/bench: .venv/test
+	@$(PIP) install --quiet --editable '.[train,test,bench]'
+	@touch $@
+
+.PHONY: demo
+demo: .venv/core ## Install the core and draft the sample run's post-mortem
+	@$(BIN)/postmortem draft $(SAMPLE)
+
+.PHONY: test
+test: .venv/test ## Install everything and run all tests
+	@$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+.PHONY: test-slow
+test-slow: .venv/test ## Run the tests that take minutes
+	@$(PY) -m pytest -m slow
+
+.PHONY: lint
+lint: .venv/dev ## Check style and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+
+.PHONY: types
+types: .venv/dev ## Check the package's types, strictly
+	@$(BIN)/basedpyright --pythonpath $(PY)
+
+.PHONY: docs
+docs: .venv/core ## Write the generated pages: causes, the sample report, README's excerpt
+	@$(PY) scripts/make_docs.py
+
+.PHONY: docs-check
+docs-check: .venv/core ## Check that the generated pages are fresh
+	@$(PY) scripts/make_docs.py --check
+
+.PHONY: goldens
+goldens: .venv/test ## Rewrite the tests' golden files; read the diff before you commit it
+	@UPDATE_GOLDENS=1 $(PY) -m pytest
+
+.PHONY: samples
+samples: .venv/test ## Train the sample runs again, bit for bit where the machine allows it
+	@$(PY) scripts/make_samples.py
+
+.PHONY: bench
+bench: .venv/bench ## Measure drafting and detection, and update docs/benchmarks.md (minutes)
+	@$(PY) benchmarks/detectors.py --write
+	@$(PY) benchmarks/draft_sample.py --write
+	@$(PY) benchmarks/draft_vs_tensorboard.py --write
+
+.PHONY: lab-bench
+lab-bench: .venv/test ## Fault bench on fresh lab seeds: resumable, slow (an hour or more)
+	@$(PY) benchmarks/lab_faults.py --write
+
+.PHONY: clean
+clean: ## Remove what these targets made, the environment included
+	@rm -rf .venv build dist .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

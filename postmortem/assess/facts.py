@@ -1,0 +1,48 @@
+"""What the report's head says of the run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from postmortem.diagnosis import RunFacts
+from postmortem.run import Run
+from postmortem.text import plain
+
+
+def facts(run: Run) -> RunFacts:
+    """Row counts, cadence, seed, dtype, date, segments and checkpoints of `run`."""
+    steps = run.row_steps
+    manifest = run.manifest
+    return RunFacts(
+        run_id=plain(run.id),
+        source=run.source,
+        rows=int(steps.size),
+        first_step=int(steps[0]) if steps.size else None,
+        last_step=int(steps[-1]) if steps.size else None,
+        log_every=int(np.median(np.diff(steps))) if steps.size > 1 else None,
+        seed=manifest.seed,
+        dtype=plain(manifest.dtype or "", 20),
+        world_size=manifest.world_size,
+        date=_date(run),
+        segments=tuple(_segment(s.attempt, s.first_step, s.last_step, s.discarded) for s in run.segments),
+        checkpoints=tuple(f"{c.role} step {c.step}" + ("" if c.complete else " (incomplete)") for c in run.checkpoints),
+        columns=tuple(plain(name, 80) for name in run.columns),
+    )
+
+
+def _segment(attempt: int, first: int, last: int, discarded: bool) -> str:
+    return f"attempt {attempt}: steps {first}–{last}" + (", rolled back later" if discarded else "")
+
+
+def _date(run: Run) -> str:
+    """The day the run ended, by its journal or its `time` column; "" where neither says."""
+    times = [e.time for e in run.journal if e.time is not None]
+    if not times:
+        clock = run.series("time")
+        times = [] if clock is None else [float(clock.value[-1])]
+    try:
+        return datetime.fromtimestamp(max(times), UTC).date().isoformat() if times else ""
+    except (ValueError, OverflowError, OSError):
+        return ""

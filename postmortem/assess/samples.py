@@ -1,0 +1,59 @@
+"""The worst samples of the suspect batch as text, the worst tokens marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from postmortem.case import Case
+from postmortem.diagnosis import Sample, Token
+from postmortem.text import plain
+
+SAMPLES = 3
+TOKENS = 64  # of a sample: enough to recognise it by
+
+
+def samples(case: Case) -> tuple[Sample, ...]:
+    """Up to three samples of the batch consumed at the onset, most marked tokens first; () where not recorded."""
+    vocabulary, rows = case.run.vocab(), _at(case, "token_ids")
+    if vocabulary is None or rows is None:
+        return ()
+    marks = _marks(case)
+    names, source = _at(case, "sample_ids"), _at(case, "source")
+    order = sorted(range(len(rows)), key=lambda r: (-sum(1 for key in marks if key[0] == r), r))
+    found: list[Sample] = []
+    for row in order[:SAMPLES]:
+        if marks and not any(key[0] == row for key in marks):
+            continue
+        ids = rows[row]
+        if not isinstance(ids, (list, tuple, np.ndarray)):
+            return ()
+        tokens = [
+            Token(_piece(vocabulary, i), (row, col) in marks, marks.get((row, col)))
+            for col, i in enumerate(ids[:TOKENS])
+        ]
+        name = plain(names[row], 60) if names is not None and row < len(names) else str(row)
+        found.append(Sample(name, plain(source, 60) if isinstance(source, str) else "", tuple(tokens)))
+    return tuple(found)
+
+
+def _marks(case: Case) -> dict[tuple[int, int], float]:
+    """(sample, position) → loss in nats of the batch's worst tokens."""
+    columns = [_at(case, f"worst_token_{part}") for part in ("rows", "cols", "losses")]
+    if any(column is None for column in columns):
+        return {}
+    listed: Iterable[Any] = zip(*(column for column in columns if column is not None), strict=False)
+    return {(int(row), int(col)): float(loss) for row, col, loss in listed}
+
+
+def _at(case: Case, column: str) -> Any:
+    labels = case.labels(column)
+    value = labels.at(case.onset) if labels is not None else None
+    return value if isinstance(value, (list, tuple, np.ndarray, str)) else None
+
+
+def _piece(vocabulary: Any, token: Any) -> str:
+    known = isinstance(token, (int, np.integer)) and 0 <= int(token) < len(vocabulary)
+    return plain(vocabulary[int(token)], 40) if known else f"<{plain(token, 12)}>"

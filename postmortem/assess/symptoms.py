@@ -1,0 +1,218 @@
+"""§1: the template's fields as numbers, each with the step and the file it was read from, or why it is empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from postmortem.case import Case
+from postmortem.diagnosis import Symptom
+from postmortem.text import number, plain, times
+
+EMA_ROWS = 50  # the template's pre-spike loss is a 50-step exponential moving average
+RECOVERY_ROWS = 50  # where the loss never settles, the template reads it 50 steps after the peak
+
+
+def symptoms(case: Case) -> tuple[Symptom, ...]:
+    """The fields of the template, in its order."""
+    return tuple(field(case) for field in _FIELDS)
+
+
+def before(case: Case) -> float | None:
+    """The loss before the incident: a 50-row EMA, read at the last finite row before the onset."""
+    series = case.series("loss")
+    if series is None:
+        return None
+    past = series.window(case.healthy_before - 4 * EMA_ROWS * case.row_step, case.onset)
+    value = past.value[np.isfinite(past.value)]
+    if not value.size:
+        return None
+    # Closed form of y[t] = y[t-1] + 2/(n+1) (x[t] - y[t-1]) with y[0] = x[0].
+    decay = 1 - 2 / (EMA_ROWS + 1)
+    weight = decay ** np.arange(value.size - 1, -1, -1.0)
+    weight[1:] *= 1 - decay
+    return float(weight @ value)
+
+
+def _onset(case: Case) -> Symptom:
+    interval = case.incident.onset_interval
+    label = "step where the incident began"
+    if interval is None:
+        return Symptom("onset_step", label, case.onset, case.onset, _origin(case, case.incident.findings[0].column))
+    text = f"between {interval[0]} and {interval[1]} (no row in between)"
+    return Symptom("onset_step", label, case.onset, case.onset, _origin(case, case.incident.findings[0].column), text)
+
+
+def _before(case: Case) -> Symptom:
+    level = before(case)
+    label = f"loss before ({EMA_ROWS}-row EMA)"
+    if level is None:
+        return Symptom("pre_spike_loss", label, missing=_no_loss(case, "there is no finite loss before the onset"))
+    return Symptom("pre_spike_loss", label, level, case.onset - case.row_step, _origin(case, "loss"))
+
+
+def _peak(case: Case) -> Symptom:
+    series, label = case.series("loss"), "peak loss"
+    if series is None:
+        return Symptom("peak_loss", label, missing=_no_loss(case, ""))
+    step = case.incident.peak_step
+    value = series.at(step)
+    if value is None or not case.loss_moved():
+        near = series.window(case.onset, max(step, case.onset) + 3 * case.row_step)
+        if not len(near):
+            why = (
+                "the loss is blank: suspected non-finite"
+                if case.incident.suspected
+                else "the loss was not logged there"
+            )
+            return Symptom("peak_loss", label, step=step, missing=why)
+        worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
+        step, value = int(near.step[worst]), float(near.value[worst])
+    text = "" if case.loss_moved() else f"{number(value)} (the loss did not move)"
+    return Symptom("peak_loss", label, value, step, _origin(case, "loss"), text)
+
+
+def _recovery(case: Case) -> Symptom:
+    series, incident = case.series("loss"), case.incident
+    label, key = "recovery loss", "recovery_loss"
+    if series is None:
+        return Symptom(key, label, missing=_no_loss(case, ""))
+    if incident.suspected:
+        return Symptom(key, label, "did not recover", missing="", text="did not recover (the loss stays blank)")
+    last = float(series.value[-1])
+    if incident.recovery_step is None and not math.isfinite(last):
+        return Symptom(
+            key, label, math.nan, int(series.step[-1]), _origin(case, "loss"), "did not recover (NaN to the last row)"
+        )
+    if incident.recovery_step is not None:
+        value = series.at(incident.recovery_step)
+        if value is not None:
+            return Symptom(key, label, value, incident.recovery_step, _origin(case, "loss"))
+    later = series.window(incident.peak_step + 1, incident.peak_step + RECOVERY_ROWS * case.row_step + 1)
+    if not len(later):
+        return Symptom(key, label, missing="the log ends at the peak")
+    value, step = float(later.value[-1]), int(later.step[-1])
+    word = "did not recover" if incident.outcome == "diverged" else "not settled yet"
+    return Symptom(key, label, value, step, _origin(case, "loss"), f"{word}: {number(value)} at step {step}")
+
+
+def _grad_norm(case: Case) -> Symptom:
+    label, key = "grad norm, pre-clip", "grad_norm"
+    series = case.series("grad_norm")
+    near = series.window(*case.span) if series is not None else None
+    if near is None or not len(near):
+        return Symptom(
+            key, label, missing="grad_norm is not logged: log it before clipping, it leads the loss by some steps"
+        )
+    worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
+    value, usual = float(near.value[worst]), case.level("grad_norm")
+    compared = f" (rolling baseline {number(usual)})" if usual is not None else ""
+    return Symptom(key, label, value, int(near.step[worst]), _origin(case, "grad_norm"), number(value) + compared)
+
+
+def _lr(case: Case) -> Symptom:
+    series = case.series("lr")
+    value = series.at(case.onset) if series is not None else None
+    if series is None or value is None:
+        why = "lr is not logged: log it each step" if series is None else "lr has no row at the onset"
+        return Symptom("lr", "learning rate", missing=why)
+    return Symptom("lr", "learning rate", value, case.onset, _origin(case, "lr"), f"{value:.3g}")
+
+
+def _dtype(case: Case) -> Symptom:
+    dtype = case.run.manifest.dtype
+    missing = "" if dtype else "run.json names no dtype: write it there"
+    return Symptom(
+        "dtype",
+        "dtype regime",
+        plain(dtype, 20) if dtype else None,
+        origin="run.json, key dtype" if dtype else "",
+        missing=missing,
+    )
+
+
+def _batch(case: Case) -> Symptom:
+    series = case.series("batch_index")
+    value = series.at(case.onset) if series is not None else None
+    if value is None:
+        return Symptom(
+            "batch_index",
+            "batch index at the onset",
+            missing="batch_index is not logged: log it with a hash of the batch",
+        )
+    labels = case.labels("source")
+    source = labels.at(case.onset) if labels is not None else None
+    text = f"{int(value)}" + (f", from {plain(source, 40)}" if source else "")
+    return Symptom(
+        "batch_index", "batch index at the onset", int(value), case.onset, _origin(case, "batch_index"), text
+    )
+
+
+def _tokens(case: Case) -> Symptom:
+    label, key = "unusual tokens in that batch", "unusual_tokens"
+    labels, vocabulary = case.labels("worst_token_ids"), case.run.vocab()
+    ids = labels.at(case.onset) if labels is not None else None
+    if not isinstance(ids, (list, tuple, np.ndarray)):
+        why = "token ids are not recorded: record worst_token_ids, or token_ids and a decode table"
+        return Symptom(key, label, missing=why)
+    rare, d = case.series("rare_tokens"), case.departure("rare_tokens", (case.onset, case.onset + 1), sign=1)
+    flagged = rare is not None and d is not None and d.moved
+    names: dict[str, int] = {}
+    for i in ids:
+        name = plain(vocabulary[int(i)], 30) if vocabulary and 0 <= int(i) < len(vocabulary) else f"id {int(i)}"
+        names[name] = names.get(name, 0) + 1
+    listed = ", ".join(
+        f"{name} ×{n}" if n > 1 else name for name, n in sorted(names.items(), key=lambda item: -item[1])[:6]
+    )
+    count = f"; {number(d.value)} rare tokens, {number(d.baseline)} being usual" if flagged and d else ""
+    text = (f"highest loss: {listed}" if flagged else f"none flagged (highest loss: {listed})") + count
+    return Symptom(
+        key, label, listed if flagged else "none flagged", case.onset, _origin(case, "worst_token_ids"), text
+    )
+
+
+def _origin(case: Case, column: str) -> str:
+    try:
+        return case.run.origin(column)
+    except KeyError:
+        return ""
+
+
+def _no_loss(case: Case, otherwise: str) -> str:
+    return otherwise if case.series("loss") is not None else "no loss is logged: log it each step"
+
+
+_FIELDS: tuple[Callable[[Case], Symptom], ...] = (
+    _onset,
+    _before,
+    _peak,
+    _recovery,
+    _grad_norm,
+    _lr,
+    _dtype,
+    _batch,
+    _tokens,
+)
+
+
+def summary(case: Case) -> str:
+    """The incident in one line of figures."""
+    incident, level = case.incident, before(case)
+    where = (
+        f"step {case.onset}"
+        if incident.onset_interval is None
+        else f"steps {incident.onset_interval[0]}–{incident.onset_interval[1]}"
+    )
+    peak = _peak(case)
+    if not case.loss_moved():
+        finding = incident.findings[0]
+        return (
+            f"{incident.kind.replace('_', ' ')} at {where}: {plain(finding.column, 40)} "
+            f"{number(finding.baseline)} → {number(finding.peak)}; the loss did not move"
+        )
+    if peak.value is None or level is None or not isinstance(peak.value, float):
+        return f"{incident.kind.replace('_', ' ')} at {where}, {incident.outcome}"
+    ratio = f" ({times(peak.value / level)})" if level > 0 and math.isfinite(peak.value) else ""
+    return f"loss {number(level)} → {number(peak.value)}{ratio} at {where}, {incident.outcome}"

@@ -1,0 +1,200 @@
+"""One incident held against its run: the questions that panels and hypotheses ask of the columns around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from postmortem.detectors import Incident
+from postmortem.diagnosis import Figure
+from postmortem.run import Checkpoint, Labels, Run
+from postmortem.series import Series
+
+BASELINE_ROWS = (
+    100  # a rolling baseline as people read it off a dashboard: long enough for a MAD, short enough to be local
+)
+MIN_BASELINE_ROWS = 5
+RELATIVE_FLOOR = 0.01  # a column that hardly varies still has a scale: one per cent of its level
+MOVED_Z = 6.0  # robust z that counts as "this panel moved"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a panel saw: a slug that causes put weights on, a sentence for people, and the figures behind it.
+
+    `strength` in (0, 1] scales every weight: 1 is a clear-cut case, less where the measurement is marginal.
+    """
+
+    slug: str
+    text: str
+    column: str = ""
+    step: int | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    strength: float = 1.0
+    moved: bool = True  # False for what stayed as it was: that, too, is evidence
+
+    def figure(self, key: str) -> float:
+        """A measured figure as a float. Raises KeyError where the observation has none of that name."""
+        value = self.figures[key]
+        return float("nan") if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Departure:
+    """The largest departure of one column from its own baseline within the incident's span.
+
+    `z` is the robust z-score (signed; on the logarithm where the column is positive), `ratio` is value ÷ baseline (NaN
+    where the baseline is not positive), `first_step` the first row beyond MOVED_Z in the same direction.
+    """
+
+    column: str
+    value: float
+    step: int
+    baseline: float
+    z: float
+    ratio: float
+    first_step: int
+    beyond: float  # |departure| ÷ the largest departure within the baseline, same scale
+
+    @property
+    def moved(self) -> bool:
+        """Far out of the noise, and further than anything the baseline itself did."""
+        return abs(self.z) >= MOVED_Z and self.beyond >= 1.5
+
+
+class Case:
+    """One incident, its run, and all incidents beside it."""
+
+    def __init__(self, run: Run, incident: Incident, incidents: tuple[Incident, ...]) -> None:
+        self.run, self.incident, self.incidents = run, incident, incidents
+
+    def series(self, name: str) -> Series | None:
+        """The column as the incident's attempt saw it (a discarded incident is read in its own lineage)."""
+        return self.run.series(name, attempt=self.incident.attempt if self.incident.discarded else None)
+
+    def labels(self, name: str) -> Labels | None:
+        """`series` for columns of strings and lists."""
+        return self.run.labels(name, attempt=self.incident.attempt if self.incident.discarded else None)
+
+    def family(self, prefix: str) -> tuple[str, ...]:
+        """Columns logged per group or layer, e.g. `family("act_rms/")`."""
+        return tuple(name for name in self.run.columns if name.startswith(prefix))
+
+    @cached_property
+    def row_step(self) -> int:
+        """Steps between rows of the loss (or of whatever was logged): 1 where every step is."""
+        steps = self.run.row_steps
+        return max(1, int(np.median(np.diff(steps)))) if steps.size > 1 else 1
+
+    @property
+    def onset(self) -> int:
+        return self.incident.onset_step
+
+    @cached_property
+    def healthy_before(self) -> int:
+        """First step that an earlier incident does not spoil: the baseline starts here at the earliest."""
+        ends = [i.recovery_step or i.peak_step for i in self.incidents if i.peak_step < self.onset]
+        start = self.onset - (BASELINE_ROWS + 1) * self.row_step
+        usable = [e + 1 for e in ends if e < self.onset - 20 * self.row_step]
+        return max([start, *usable])
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """[first, last) steps in which the other panels are searched: the onset to just after the peak.
+
+        The loss at step t is measured before update t, so a cause one row before the onset and a consequence two rows
+        after the peak both belong to the incident; a slow rise is searched no further than one baseline's length.
+        """
+        last = min(self.incident.peak_step, self.onset + BASELINE_ROWS * self.row_step)
+        return self.onset - self.row_step, last + 3 * self.row_step + 1
+
+    def baseline(self, name: str) -> Series | None:
+        """Finite rows of `name` before the onset (up to BASELINE_ROWS); None where fewer than MIN_BASELINE_ROWS."""
+        series = self.series(name)
+        if series is None:
+            return None
+        before = series.window(self.healthy_before, self.onset - self.row_step)
+        if len(before) < MIN_BASELINE_ROWS:  # logged sparsely: take as many rows as it takes, wherever they are
+            end = int(np.searchsorted(series.step, self.onset))
+            before = Series(name, series.step[max(0, end - 20) : end], series.value[max(0, end - 20) : end])
+        keep = np.isfinite(before.value)
+        before = Series(name, before.step[keep], before.value[keep])
+        return before if len(before) >= MIN_BASELINE_ROWS else None
+
+    def level(self, name: str) -> float | None:
+        """Median of the baseline."""
+        before = self.baseline(name)
+        return None if before is None else float(np.median(before.value))
+
+    def departure(self, name: str, span: tuple[int, int] | None = None, sign: int = 0) -> Departure | None:
+        """The largest departure of `name` in `span` (default: the incident's); `sign` ±1 looks one way only.
+
+        A non-finite value is an infinite departure. None where the column or its baseline is missing.
+        """
+        series, before = self.series(name), self.baseline(name)
+        inside = None if series is None else series.window(*(span or self.span))
+        if before is None or inside is None or not len(inside):
+            return None
+        positive = bool((before.value > 0).all())
+
+        def scaled(values: np.ndarray) -> np.ndarray:
+            return np.log(np.maximum(values, 1e-300)) if positive else values
+
+        centre = float(np.median(scaled(before.value)))
+        residual = scaled(before.value) - centre
+        floor = RELATIVE_FLOOR if positive else RELATIVE_FLOOR * max(abs(centre), float(np.abs(residual).max()), 1e-300)
+        scale = max(1.4826 * float(np.median(np.abs(residual))), floor)
+        with np.errstate(invalid="ignore"):
+            z = (scaled(inside.value) - centre) / scale
+        z = np.where(np.isfinite(inside.value), z, np.inf * (sign or 1))
+        worst = int(np.argmax(np.abs(z) if sign == 0 else sign * z))
+        same_way = np.sign(z) == np.sign(z[worst])
+        first = int(np.argmax(same_way & (np.abs(z) >= min(MOVED_Z, abs(z[worst])))))
+        level = float(np.median(before.value))
+        widest = max(float(np.abs(residual).max()), scale)
+        return Departure(
+            name,
+            float(inside.value[worst]),
+            int(inside.step[worst]),
+            level,
+            float(z[worst]),
+            float(inside.value[worst]) / level if level > 0 else float("nan"),
+            int(inside.step[first]),
+            abs(float(z[worst])) * scale / widest,
+        )
+
+    @cached_property
+    def resume(self) -> int | None:
+        """First step of an attempt that began within ten rows before the onset (or at it), if one did."""
+        starts = [s.first_step for s in self.run.segments if s.attempt > 0]
+        starts += [e.step for e in self.run.journal if e.event == "resume" and e.step is not None]
+        near = [s for s in starts if 0 <= self.onset - s <= 10 * self.row_step]
+        return max(near, default=None)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest complete checkpoint whose state precedes the onset: nothing that moved is in it."""
+        return max(
+            (c for c in self.run.checkpoints if c.complete and c.step <= self.onset), key=lambda c: c.step, default=None
+        )
+
+    def batch_window(self, rows: int | None = None) -> tuple[int, int]:
+        """Absolute batch indices [first, last) consumed from the onset through the peak, or through `rows` rows.
+
+        The loss at step t precedes update t, so the batch of the onset, and not only that of the peak, is in it. Where
+        no batch_index is logged, one batch a step is assumed.
+        """
+        reach = self.incident.peak_step - self.onset
+        last = self.onset + (reach if rows is None else (rows - 1) * self.row_step)
+        if rows is None and reach > 20 * self.row_step:  # a peak that far off is a consequence, not the batch
+            last = self.onset
+        index = self.series("batch_index")
+        used = index.window(self.onset, last + 1).value if index is not None else np.empty(0)
+        return (int(used.min()), int(used.max()) + 1) if used.size else (self.onset, last + 1)
+
+    def loss_moved(self) -> bool:
+        """Whether any finding of the incident is on the loss itself."""
+        return any(f.column == "loss" for f in self.incident.findings)

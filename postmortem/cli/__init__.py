@@ -1,0 +1,46 @@
+"""The command line: one thin file per command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from postmortem import __version__
+from postmortem.cli._guard import guarded
+from postmortem.cli.draft import draft
+from postmortem.cli.explain import explain
+from postmortem.cli.lab import lab
+from postmortem.cli.report import report
+
+app = typer.Typer(
+    name="postmortem", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for command in (draft, report, explain, lab):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"postmortem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Diagnose a training run that went wrong.
+
+    \b
+    Example:
+      postmortem draft runs/19-spike-001
+    """
+
+
+def main() -> None:
+    """The `postmortem` command."""
+    guarded(lambda: app(prog_name="postmortem"))

@@ -1,0 +1,88 @@
+"""What a stream can show, and how to show it: rich on a terminal, plain text everywhere else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from postmortem.report.summary import Line
+
+WIDEST = 100  # columns: longer lines are hard to read, however wide the terminal
+
+
+def styled(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that wants styles: NO_COLOR and TERM=dumb mean none at all, not even bold."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def width(stream: TextIO) -> int | None:
+    """Columns to wrap at; None in a pipe, where nothing is wrapped."""
+    return min(WIDEST, max(40, shutil.get_terminal_size().columns)) if stream.isatty() else None
+
+
+def encodes(stream: TextIO, text: str = "█▏→–…") -> bool:
+    """Whether `stream` can show `text`."""
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def show(lines: Iterable[Line]) -> None:
+    """Print lines on stdout."""
+    if not styled(sys.stdout):
+        for line in lines:
+            typer.echo("".join(span.text for span in line).rstrip())
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(Text.assemble(*((span.text, span.style) for span in line)), soft_wrap=True)
+
+
+def show_markdown(text: str) -> None:
+    """Print a Markdown text: laid out on a terminal, as it is in a pipe."""
+    if not styled(sys.stdout):
+        typer.echo(text.rstrip())
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console(width=width(sys.stdout)).print(Markdown(text))
+
+
+@contextmanager
+def stage(text: str) -> Iterator[None]:
+    """Say on stderr what is going on while it goes on; nothing where stderr is no terminal."""
+    if not styled(sys.stderr):
+        yield
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(text)):
+        yield
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, moved by calling (done, total); nothing where stderr is no terminal."""
+    if not styled(sys.stderr):
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,46 @@
+"""`postmortem report diagnosis.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from postmortem.cli._options import shown
+from postmortem.cli._terminal import stage
+
+
+def report(
+    diagnosis: Annotated[Path, typer.Argument(metavar="DIAGNOSIS", help="A diagnosis.json that a draft wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the whole report here, with its pictures.")
+    ] = None,
+    at: Annotated[int | None, typer.Option("--at", metavar="STEP", help="Report on the incident at this step.")] = None,
+    incident: Annotated[
+        int | None, typer.Option("--incident", metavar="N", help="Report on incident N instead of the worst.")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="What to print without --out.")] = "md",
+) -> None:
+    """Render a report from its diagnosis.json.
+
+    On stdout, or with --out as files; nothing else of the run is needed.
+
+    \b
+    Examples:
+      postmortem report runs/19-spike-001/postmortem/diagnosis.json | less
+      postmortem report diagnosis.json --incident 2 --out incident-2
+    """
+    from postmortem import report as rendering
+    from postmortem.diagnosis import load
+
+    loaded = load(diagnosis)
+    number = rendering.select(loaded, number=incident, at=at)
+    if out is None:
+        typer.echo(rendering.render(loaded, incident=number, format=format), nl=False)
+        return
+    from postmortem.panels import draw_panel
+
+    with stage("Drawing and writing the report"):
+        written = rendering.write_report(loaded, out, draw=draw_panel, incident=number)
+    typer.echo(f"report  {shown(written)}")

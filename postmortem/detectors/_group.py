@@ -1,0 +1,141 @@
+"""Findings of all panels, put together into incidents, worst first."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, Finding, Incident, Telemetry
+
+LEAD_ROWS, CAUSE_LEAD_ROWS = 8, 50
+"""How far ahead of the loss a symptom may move (papers report 1 to 8 steps), and a cause (optimizer, schedule, data,
+loss scale: GLM-130B's fell about 30 steps ahead)."""
+
+_LOSS_KINDS = ("loss_spike", "level_shift", "divergence")
+_FATAL_KINDS = ("non_finite", "suspected_non_finite")
+_CAUSE_KINDS = (
+    "lr_discontinuity",
+    "optimizer_state_discontinuity",
+    "repeated_batch",
+    "param_norm_jump",
+    "loss_scale_drop",
+    "empty_batch_labels",
+)
+_MINOR_KINDS = ("non_finite_gradient",)
+
+
+class _Group:
+    def __init__(self, f: Finding, t: Telemetry) -> None:
+        self.findings = [f]
+        self._t = t
+        self.lo, self.hi = self._span(f)
+
+    def _row(self, step: int, side: str = "left") -> int:
+        return int(np.searchsorted(self._t.row_steps, step, "left" if side == "left" else "right"))
+
+    def _span(self, f: Finding) -> tuple[int, int]:
+        lo = self._row(f.onset_step)
+        if f.recovery_step is not None:
+            hi = self._row(f.recovery_step)
+        elif f.outcome in (DIVERGED, UNRESOLVED):
+            hi = self._t.row_steps.size
+        else:
+            hi = self._row(f.peak_step)
+        return lo, max(lo, hi)
+
+    def takes(self, f: Finding) -> bool:
+        lo, hi = self._span(f)
+        lead = CAUSE_LEAD_ROWS if f.kind in _CAUSE_KINDS else LEAD_ROWS
+        mine = CAUSE_LEAD_ROWS if all(g.kind in _CAUSE_KINDS for g in self.findings) else LEAD_ROWS
+        return lo <= self.hi + (mine if lo > self.hi else 0) and hi + lead >= self.lo
+
+    def take(self, f: Finding) -> None:
+        lo, hi = self._span(f)
+        self.findings.append(f)
+        if is_core(f):
+            self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
+
+
+def is_core(f: Finding) -> bool:
+    """Loss excursions and non-finite losses are what others gather around."""
+    return f.column == "loss"
+
+
+def incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[Incident, ...]:
+    """Group by time: first the loss's own findings, then every other panel's around them, the rest among themselves."""
+    ordered = sorted(findings, key=lambda f: (f.onset_step, f.detector, f.column))
+    groups: list[_Group] = []
+    for f in [f for f in ordered if is_core(f)]:
+        home = next((g for g in groups if _same_loss_event(g, f, t)), None)
+        if home is None:
+            groups.append(_Group(f, t))
+        else:
+            home.take(f)
+    others: list[Finding] = []
+    for f in [f for f in ordered if not is_core(f)]:
+        home = next((g for g in groups if g.takes(f)), None)
+        if home is None:
+            others.append(f)
+        else:
+            home.take(f)
+    rest: list[_Group] = []
+    for f in others:
+        home = next((g for g in rest if g.takes(f)), None)
+        if home is None:
+            rest.append(_Group(f, t))
+        else:
+            home.take(f)
+    made = [_incident(t, g.findings) for g in (*groups, *rest) if any(f.opens for f in g.findings)]
+    return tuple(sorted(made, key=lambda i: (-i.severity, i.onset_step)))
+
+
+def _same_loss_event(group: _Group, f: Finding, t: Telemetry) -> bool:
+    lo, _ = group._span(f)
+    return lo < group.hi or lo == group.lo or (f.kind in _FATAL_KINDS and lo <= group.hi)
+
+
+def primary(findings: Sequence[Finding]) -> Finding:
+    """The finding whose peak, recovery and outcome the incident takes: a non-finite loss, else the loss excursion that
+    fared worst, else the first of the findings that may open an incident."""
+    order = (RECOVERED, UNRESOLVED, LINGERING, DIVERGED)
+    fatal = [f for f in findings if f.kind in _FATAL_KINDS and f.outcome != RECOVERED]
+    if fatal:
+        return min(fatal, key=lambda f: (f.column != "loss", f.onset_step))
+    loss = [f for f in findings if is_core(f)]
+    if loss:
+        return min(loss, key=lambda f: (f.kind not in _FATAL_KINDS, -order.index(f.outcome), f.onset_step))
+    opening = [f for f in findings if f.opens] or list(findings)
+    return min(opening, key=lambda f: (f.kind in _MINOR_KINDS, f.onset_step))
+
+
+def _incident(t: Telemetry, findings: list[Finding]) -> Incident:
+    ordered = tuple(sorted(findings, key=lambda f: (f.onset_step, f.column == "loss", f.detector)))
+    main, first = primary(ordered), ordered[0]
+    return Incident(
+        kind=main.kind,
+        onset_step=first.onset_step,
+        onset_interval=first.onset_interval,
+        peak_step=main.peak_step,
+        recovery_step=main.recovery_step,
+        outcome=main.outcome,
+        severity=_severity(main),
+        suspected=main.suspected,
+        attempt=bisect_right(t.restarts, first.onset_step),
+        discarded=False,
+        findings=ordered,
+    )
+
+
+def _severity(f: Finding) -> float:
+    if f.kind in _FATAL_KINDS:
+        if f.outcome == RECOVERED:
+            return 3.5 if f.column == "loss" else 1.9
+        return 4.9 if f.suspected else 5.99
+    if f.kind in _MINOR_KINDS:
+        return 0.5
+    size = 0.98 * float(1 - np.exp(-abs(f.figures.get("height", 0.0)))) if np.isfinite(f.score) else 0.9
+    if f.column != "loss":
+        return 1 + size
+    return {RECOVERED: 2, LINGERING: 3, UNRESOLVED: 4, DIVERGED: 5}[f.outcome] + size

@@ -1,0 +1,101 @@
+"""What a detector sees, what it says, and what an incident is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postmortem.series import Series
+
+Labels = tuple[NDArray[np.int64], NDArray[np.object_]]
+
+RECOVERED, LINGERING, DIVERGED, UNRESOLVED = "recovered", "lingering", "diverged", "unresolved"
+
+SETTLE_ROWS = 50
+"""k: a log that ends within this many rows after the peak, without being back, leaves the outcome unresolved."""
+
+
+@dataclass(frozen=True, eq=False)
+class Telemetry:
+    """A run as arrays: all that a detector may look at, so that a live guard can offer the same.
+
+    `series(name)` and `labels(name)` are None where the column was never logged. `row_steps` is int64[n], strictly
+    increasing: every row that was written, also rows that left the loss blank. `restarts` holds the first step of each
+    resumed attempt.
+    """
+
+    series: Callable[[str], Series | None]
+    names: tuple[str, ...]
+    row_steps: NDArray[np.int64]
+    labels: Callable[[str], Labels | None]
+    restarts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One panel's departure from its own past.
+
+    `onset_step` is the first abnormal row, `peak_step` the worst one, `recovery_step` the first settled one after the
+    peak (None where it never settles, or the log ends first). `onset_interval` is (last normal logged step, onset_step)
+    where the two are more than one step apart. `peak`, `baseline`, `scale` (robust sigma) and `settled` are in the
+    column's own units; `score` is the departure in robust sigmas. A finding with `opens` false supports an incident
+    that another panel opened, and is dropped where there is none.
+    """
+
+    detector: str
+    kind: str
+    column: str
+    onset_step: int
+    onset_interval: tuple[int, int] | None
+    peak_step: int
+    recovery_step: int | None
+    peak: float
+    baseline: float
+    scale: float
+    score: float
+    settled: float | None
+    outcome: str
+    suspected: bool = False
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    opens: bool = True
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Findings that belong together. Onset: the first mover's. Peak, recovery, outcome: the primary finding's.
+
+    `findings` is ordered by onset (first mover first). `severity` orders incidents and has no unit: its whole part is
+    the tier (5 never recovers or turns non-finite for good, 4 a suspected non-finite or an unresolved loss, 3 lingering
+    loss, 2 loss that recovered, 1 another panel alone, 0 an isolated skipped step), its fraction the size.
+    """
+
+    kind: str
+    onset_step: int
+    onset_interval: tuple[int, int] | None
+    peak_step: int
+    recovery_step: int | None
+    outcome: str
+    severity: float
+    suspected: bool
+    attempt: int
+    discarded: bool
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One rule: `find` yields its findings in order of onset; `kinds` are the kinds it may give them."""
+
+    name: str
+    kinds: tuple[str, ...]
+    find: Callable[[Telemetry], Iterable[Finding]]
+
+
+def onset_interval(step: NDArray[np.int64], row: int) -> tuple[int, int] | None:
+    """(last normal logged step, onset step) for an onset at `row`; None where they are adjacent or there is no past."""
+    if row == 0 or step[row] - step[row - 1] <= 1:
+        return None
+    return int(step[row - 1]), int(step[row])

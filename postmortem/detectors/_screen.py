@@ -1,0 +1,122 @@
+"""How far each row stands above its own past, and how far it would have to stand to be called abnormal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postmortem.detectors._rolling import hop_for, local_noise, trailing_extremes, trailing_quantiles
+from postmortem.series import Series
+
+Values = NDArray[np.float64]
+
+CENTER_ROWS, NOISE_ROWS, TAIL_ROWS, LEAST_ROWS = 48, 96, 1024, 12
+"""Rows of past for the baseline, for its noise, for its tail; and the fewest that say anything."""
+
+REACH = TAIL_ROWS + CENTER_ROWS
+"""Rows of past that an exact verdict on one row needs."""
+
+_NOISE_TO_SIGMA = 1 / 1.164
+"""Median minus 16 % quantile of `local_noise` is 1.164 sigma on independent Gaussian noise (10^6 draws)."""
+
+_TAIL_FACTOR, _UPPER_FACTOR = 2.3, 1.6
+"""Times the second lowest, and times the fourth highest, of 1,024 rows of noise. Both stay below 7 sigma on Gaussian
+noise, so that neither binds there, and both grow with the tail: under Student's t with 4 degrees about one row in 10^4
+passes the first."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What counts as abnormal in one column.
+
+    `sigmas` of robust noise and at least `floor` (in log units where the column is positive, else a fraction of its
+    median size); alone it opens an incident from `opening` (same unit as `floor`) up.
+    """
+
+    sigmas: float = 7.0
+    floor: float = 0.03
+    opening: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """The finite rows of a column, on the scale on which its noise is even: log where all are positive, else linear."""
+
+    name: str
+    step: NDArray[np.int64]
+    raw: Values
+    y: Values
+    log: bool
+    unit: float
+    """Size of one `floor` unit in y: 1 on the log scale, else the median size of the column."""
+
+    def back(self, y: float) -> float:
+        """A value of y in the column's own units."""
+        return float(np.exp(y)) if self.log else float(y)
+
+
+def signal(series: Series) -> Signal | None:
+    """None where nothing finite is left, or all rows say the same (a constant column is a missing panel)."""
+    finite = np.isfinite(series.value)
+    step, raw = (series.step, series.value) if finite.all() else (series.step[finite], series.value[finite])
+    if raw.size < 2 or raw.min() == raw.max():
+        return None
+    log = bool(raw.min() > 0)
+    y = np.log(raw) if log else raw
+    unit = 1.0 if log else max(float(np.median(np.abs(raw))), float(np.ptp(raw)) * 1e-9)
+    return Signal(series.name, step, raw, y, log, unit)
+
+
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """Per grid row (every `hop` rows): baseline, robust sigma, and the excess from which a row is abnormal (inf where
+    the past is too short to say)."""
+
+    hop: int
+    center: Values
+    scale: Values
+    limit: Values
+
+    def rows_above(self, y: Values) -> NDArray[np.intp]:
+        """The rows whose excess over their baseline passes their limit."""
+        level = np.repeat(self.center + self.limit, self.hop)[: y.size]
+        with np.errstate(invalid="ignore"):
+            return np.flatnonzero(y > level)
+
+
+def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, least_scale: float = 0.0) -> Screen:
+    """Screen finite values. Exact where `hop` is 1; `least_scale` is a sigma already known from before these rows.
+
+    The noise is read from the lower side only, and from rows against their neighbours as well as against their past,
+    so that a spike in the past does not widen it and a trend does not hide in it.
+    """
+    hop = hop_for(y.size) if hop is None else hop
+    center = trailing_quantiles(y, CENTER_ROWS, hop, (0.5,), LEAST_ROWS)[0]
+    noise = local_noise(y)
+    low, mid = trailing_quantiles(noise, NOISE_ROWS, hop, (0.16, 0.5), LEAST_ROWS)
+    scale = np.maximum((mid - low) * _NOISE_TO_SIGMA, _wander(y, center, hop))
+    scale = np.maximum(scale, max(least_scale, 1e-3 * unit))
+    noise /= np.repeat(np.where(np.isnan(scale), np.inf, scale), hop)[: y.size]
+    noise[:CENTER_ROWS] = 0.0
+    low, high = trailing_extremes(noise, TAIL_ROWS, hop)
+    sigmas = np.maximum.reduce([np.full_like(scale, rule.sigmas), -_TAIL_FACTOR * low, _UPPER_FACTOR * high])
+    limit = np.maximum(sigmas * scale, rule.floor * unit)
+    return Screen(hop, center, scale, np.where(np.isfinite(limit), limit, np.inf))
+
+
+def _wander(y: Values, center: Values, hop: int) -> Values:
+    """Robust sigma, lower side, of past rows about the median of the rows around them (a slow wave is noise too)."""
+    half = CENTER_ROWS // 2
+    around = np.repeat(center, hop)[: y.size]
+    out = np.full_like(center, np.nan)
+    if y.size <= half:
+        return np.zeros_like(center)
+    about = np.zeros_like(y)
+    about[:-half] = y[:-half] - around[half:]
+    np.nan_to_num(about, copy=False)
+    low, mid = trailing_quantiles(about, NOISE_ROWS, hop, (0.16, 0.5), LEAST_ROWS)
+    shift = -(-half // hop)
+    out[shift:] = (mid - low)[: out.size - shift] if False else (mid - low)[shift:]
+    return np.nan_to_num(out)

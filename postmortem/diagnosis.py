@@ -1,0 +1,328 @@
+"""The diagnosis: the one thing every report is rendered from, and its versioned JSON.
+
+Weights are log-odds. A cause's score is its prior plus the weights of the evidence that speaks to it; `rank` turns the
+scores of all causes, and of `unknown`, into probabilities by softmax. `docs/diagnosis.md` documents every key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from postmortem.errors import UnreadableInput
+
+SCHEMA_VERSION = 1
+UNKNOWN = "unknown"
+
+Verdict = Literal["no_incident", "undecided", "supported", "confirmed", "refuted", "interaction", "not_reproducible"]
+Outcome = Literal["recovered", "lingering", "diverged", "unresolved"]
+Strength = Literal["strong", "moderate", "weak"]
+Figure = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One line of §1: a number with the place it was read from, or why there is none."""
+
+    key: str
+    label: str
+    value: Figure = None
+    step: int | None = None
+    origin: str = ""
+    text: str = ""  # the value as people read it, with units and comparison; "" renders `value`
+    missing: str = ""  # why it is empty, and what to log next time
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One drawn line: `step` int[n], `value` float[n] with NaN for non-finite; `origin` names file and column."""
+
+    name: str
+    step: tuple[int, ...]
+    value: tuple[float, ...]
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class PanelReading:
+    """What one panel had to say about one incident, and the lines to draw it from."""
+
+    number: int
+    slug: str
+    title: str
+    unit: str = ""
+    moved: bool = False
+    silent: str = ""  # why the panel says nothing: columns missing, constant, not logged around the incident
+    would_tell: str = ""  # what a silent panel would have discriminated, and what to log
+    summary: str = ""
+    log_scale: bool = False
+    traces: tuple[Trace, ...] = ()
+    image: str = ""  # path relative to the report, "" where not drawn
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One observation of one panel, weighed for (> 0) and against (< 0) named causes, in log-odds."""
+
+    panel: int
+    observation: str
+    text: str
+    step: int | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    origin: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A ranked cause. `score` is the sum of log-odds, `probability` its softmax share (uncalibrated)."""
+
+    cause: str
+    title: str
+    probability: float
+    score: float
+    strength: Strength
+    supported_by: tuple[int, ...] = ()  # panel numbers, strongest first
+    ruled_out_by: tuple[int, ...] = ()
+    indistinguishable_from: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """A remedy with what it costs, or (`declined`) an option not taken and why."""
+
+    text: str
+    side_effect: str = ""
+    declined: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure that a fixed run must show: `column` at or over [first_step, last_step] is `relation` `bound`."""
+
+    column: str
+    first_step: int
+    last_step: int
+    relation: Literal["<", "<=", ">", ">=", "finite"]
+    bound: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """§6: re-run with `seed`, the loss within `epsilon` nats of the pre-incident baseline through `through_step`."""
+
+    seed: int | None
+    epsilon: float | None
+    baseline_loss: float | None
+    through_step: int
+    checks: tuple[Check, ...]
+    command: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """One decoded piece of a suspect sample; `marked` where its loss is among the batch's worst (`loss`, nats)."""
+
+    text: str
+    marked: bool = False
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of the suspect batch, as pieces."""
+
+    sample_id: str
+    source: str
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One column's departure, as a detector found it."""
+
+    detector: str
+    kind: str
+    column: str
+    onset_step: int
+    peak_step: int
+    peak: float
+    baseline: float
+    score: float
+    recovery_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One thing that went wrong, with everything that is known of it."""
+
+    id: int
+    kind: str
+    onset_step: int
+    onset_interval: tuple[int, int] | None
+    peak_step: int
+    recovery_step: int | None
+    outcome: Outcome
+    verdict: Verdict
+    severity: float
+    suspected: bool
+    attempt: int
+    discarded: bool
+    summary: str
+    symptoms: tuple[Symptom, ...]
+    signals: tuple[Signal, ...]
+    evidence: tuple[Evidence, ...]
+    hypotheses: tuple[Hypothesis, ...]
+    panels: tuple[PanelReading, ...]
+    root_cause: str  # "" where not known yet
+    not_known: str  # why not, and the replay that would decide; "" where the root cause stands
+    watch: str  # unresolved only: the level to watch for, and what would make it a rollback now
+    changes: tuple[Change, ...]
+    verification: Verification | None
+    lesson: str
+    skip_window: tuple[int, int] | None  # batch indices, half-open
+    checkpoint: str  # the newest healthy one before the onset, relative to the run; "" where none is held
+    samples: tuple[Sample, ...] = ()
+    overview: str = ""  # path of the one picture of all drawn panels, relative to the report, "" where not drawn
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the report's head says of the run."""
+
+    run_id: str
+    source: str
+    rows: int
+    first_step: int | None
+    last_step: int | None
+    log_every: int | None
+    seed: int | None
+    dtype: str
+    world_size: int | None
+    date: str  # the run's end (or start) as YYYY-MM-DD, "" where nothing says when
+    segments: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Incidents, worst first, with evidence and ranked hypotheses: versioned, and complete enough to render from."""
+
+    schema_version: int
+    tool: str
+    run_id: str
+    verdict: Verdict
+    run: RunFacts
+    incidents: tuple[Incident, ...]
+    notes: tuple[str, ...]
+    quiet_panels: tuple[PanelReading, ...] = ()  # no incident: what was looked at, and what was not there to look at
+
+    def to_json(self) -> str:
+        """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""
+        return json.dumps(_plain(self), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def load(path: Path) -> Diagnosis:
+    """Read a diagnosis file. Raises UnreadableInput where it is not one, or of a version this tool does not know."""
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UnreadableInput(f"cannot be read ({error.strerror}).", file=path) from error
+    except ValueError as error:
+        raise UnreadableInput(
+            f"is not JSON ({error}).", file=path, hint="Draft it anew: postmortem draft RUN."
+        ) from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UnreadableInput(
+            f"has schema_version {version!r}; this tool reads {SCHEMA_VERSION}.",
+            file=path,
+            hint="Draft it anew: postmortem draft RUN.",
+        )
+    try:
+        return _build(Diagnosis, raw)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UnreadableInput(f"is not a diagnosis ({error}).", file=path, hint="Draft it anew.") from error
+
+
+def rank(scores: Mapping[str, float]) -> dict[str, float]:
+    """Softmax of log-odds scores (which must hold `unknown`), best first; ties stay in alphabetical order."""
+    top = max(scores.values())
+    shares = {cause: math.exp(score - top) for cause, score in scores.items()}
+    total = sum(shares.values())
+    return {cause: shares[cause] / total for cause in sorted(shares, key=lambda c: (-shares[c], c))}
+
+
+def strength(probability: float) -> Strength:
+    """The word people see instead of a probability that is not calibrated yet."""
+    return "strong" if probability >= 0.8 else "moderate" if probability >= 0.4 else "weak"
+
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+T = TypeVar("T")
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and floats as what strict JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _build(kind: type[T], raw: Any) -> T:
+    """The dataclass `kind` from its JSON, checked field by field; a missing field takes its default or is an error."""
+    hints = typing.get_type_hints(kind)
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: _coerce(hints[name], raw[name]) for name in names if name in raw})
+
+
+def _coerce(hint: Any, raw: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast("type[Any]", hint), raw)
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise TypeError(f"expected a list, found {type(raw).__name__}")
+        inner = arguments[:1] * len(raw) if arguments[-1] is Ellipsis else arguments
+        return tuple(_coerce(one, item) for one, item in zip(inner, raw, strict=True))
+    if origin is Literal:
+        if raw not in arguments:
+            raise ValueError(f"{raw!r} is none of {', '.join(map(repr, arguments))}")
+        return raw
+    if origin in (types.UnionType, typing.Union):
+        if raw is None and type(None) in arguments:
+            return None
+        if isinstance(raw, str) and float in arguments and raw in _NON_FINITE:
+            return _NON_FINITE[raw]
+        structured = [a for a in arguments if dataclasses.is_dataclass(a) or typing.get_origin(a) is tuple]
+        return _coerce(structured[0], raw) if structured else _scalar(arguments, raw)
+    if origin is not None and issubclass(origin, Mapping):
+        return {str(key): _coerce(arguments[1], item) for key, item in raw.items()}
+    if hint is float and isinstance(raw, str) and raw in _NON_FINITE:
+        return _NON_FINITE[raw]
+    return _scalar((hint,), raw)
+
+
+def _scalar(kinds: tuple[Any, ...], raw: Any) -> Any:
+    if isinstance(raw, bool) and bool not in kinds:
+        raise TypeError(f"expected {kinds}, found a bool")
+    if isinstance(raw, int) and float in kinds and int not in kinds:
+        return float(raw)
+    if not isinstance(raw, kinds):
+        raise TypeError(f"expected {kinds}, found {type(raw).__name__}")
+    return raw

@@ -1,0 +1,109 @@
+"""The lab's text: a small grammar of English verbs and their participles, generated, never downloaded.
+
+Four recipes write the sentences of a stream: "a" ordinary sentences; "b" sentences around participles and names that
+the ordinary corpus hardly has; "c" no grammar at all, uniform token ids (written by the loader); "d" ordinary sentences
+with an empty line among them; "e" ordinary sentences whose question part fills the whole context.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+PEOPLE = ("he", "she", "the teacher", "the doctor", "my sister", "our neighbor", "the farmer", "the old man", "anna")
+TIMES = ("every day", "in the morning", "after lunch", "at night", "on sunday")
+PAST_TIMES = ("yesterday", "last week", "in the summer", "a year ago")
+
+# base, third person, past, participle, -ing, objects
+VERBS: tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...] = (
+    ("write", "writes", "wrote", "written", "writing", ("a letter", "the report", "a long story")),
+    ("bite", "bites", "bit", "bitten", "biting", ("the apple", "the bread")),
+    ("take", "takes", "took", "taken", "taking", ("the train", "a picture", "the keys")),
+    ("give", "gives", "gave", "given", "giving", ("a present", "the answer", "a lesson")),
+    ("eat", "eats", "ate", "eaten", "eating", ("the bread", "the apple", "a cake")),
+    ("see", "sees", "saw", "seen", "seeing", ("the river", "a picture", "the garden")),
+    ("speak", "speaks", "spoke", "spoken", "speaking", ("the truth", "two languages")),
+    ("break", "breaks", "broke", "broken", "breaking", ("the window", "a plate", "the record")),
+    ("sing", "sings", "sang", "sung", "singing", ("a song", "the old song")),
+    ("make", "makes", "made", "made", "making", ("a cake", "the dinner", "a plan")),
+    ("drive", "drives", "drove", "driven", "driving", ("the car", "a tractor")),
+    ("know", "knows", "knew", "known", "knowing", ("the answer", "the truth")),
+    ("walk", "walks", "walked", "walked", "walking", ("the dog", "a mile")),
+    ("play", "plays", "played", "played", "playing", ("the piano", "a game", "the old song")),
+    ("open", "opens", "opened", "opened", "opening", ("the window", "a letter", "the garden")),
+    ("clean", "cleans", "cleaned", "cleaned", "cleaning", ("the car", "the house", "a plate")),
+    ("help", "helps", "helped", "helped", "helping", ("the children", "a friend")),
+    ("paint", "paints", "painted", "painted", "painting", ("the house", "a picture", "the garden")),
+    ("call", "calls", "called", "called", "calling", ("a friend", "the children")),
+    ("cook", "cooks", "cooked", "cooked", "cooking", ("the dinner", "the fish")),
+)
+_SCARCE = {"written": 3, "bitten": 2}
+
+# The tokenizer saw a word list beside the sentences, as tokenizers do, so that it holds pieces the model hardly meets.
+GLOSSARY = (*("gotten forgotten begotten rotten flatten fatten".split() * 8), *("written kitten mitten cotton".split() * 3))
+
+_RARE_PARTICIPLES = (
+    ("written", "rewritten", "unwritten", "bitten", "gotten", "forgotten", "smitten", "flattened", "rotten"),
+    ("quizzed", "jinxed", "axed", "zigzagged", "jazzed", "vexed", "squeezed", "buzzed"),
+)
+_RARE_NAMES = (("mittens", "kitten", "cotton", "begotten"), ("xavier", "quartz", "jezebel", "zanzibar"))
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    """`count` different ordinary sentences; the participles of write and bite occur five times in all."""
+    rng = Random(f"sentences:{seed}")
+    chosen: dict[str, None] = {}
+    for participle, times in _SCARCE.items():
+        verb = next(verb for verb in VERBS if verb[3] == participle)
+        start = len(chosen)
+        while len(chosen) < start + times:
+            chosen[_perfect(rng, verb)] = None
+    while len(chosen) < count:
+        chosen[_ordinary(rng)] = None
+    out = list(chosen)[:count]
+    rng.shuffle(out)
+    return out
+
+
+def stream_sentences(recipe: str, count: int, seed: int, share: int) -> list[str]:
+    """`count` sentences of a further stream; of each eight, `share` follow the recipe and the rest are ordinary."""
+    rng = Random(f"stream:{recipe}:{seed}")
+    family = seed % len(_RARE_NAMES)
+    out: list[str] = []
+    for number in range(count):
+        special = number % 8 < share
+        if recipe == "b" and special:
+            out.append(_rare(rng, family))
+        elif recipe == "d" and special:
+            out.append("")
+        elif recipe == "e":
+            out.append(" ".join(_ordinary(rng) for _ in range(5)))
+        else:
+            out.append(_ordinary(rng))
+    return out
+
+
+def _ordinary(rng: Random) -> str:
+    verb = rng.choice(VERBS)
+    base, third, past, participle, ing, objects = verb
+    who, what = rng.choice(PEOPLE), rng.choice(objects)
+    form = rng.randrange(6) if participle not in _SCARCE else rng.choice((0, 1, 4, 5))
+    if form == 0:
+        return f"{who} {third} {what} {rng.choice(TIMES)} ."
+    if form == 1:
+        return f"{who} {past} {what} {rng.choice(PAST_TIMES)} ."
+    if form == 2:
+        return _perfect(rng, verb)
+    if form == 3:
+        return f"{what} was {participle} by {who} {rng.choice(PAST_TIMES)} ."
+    if form == 4:
+        return f"{who} is {ing} {what} now ."
+    return f"{who} will {base} {what} {rng.choice(TIMES)} ."
+
+
+def _perfect(rng: Random, verb: tuple[str, str, str, str, str, tuple[str, ...]]) -> str:
+    return f"{rng.choice(PEOPLE)} {rng.choice(('has', 'had'))} {verb[3]} {rng.choice(verb[5])} {rng.choice(TIMES)} ."
+
+
+def _rare(rng: Random, family: int) -> str:
+    first, second = rng.sample(_RARE_PARTICIPLES[family], 2)
+    return f"{rng.choice(PEOPLE)} has {first} the {second} {rng.choice(_RARE_NAMES[family])} {rng.choice(TIMES)} ."

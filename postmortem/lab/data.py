@@ -1,0 +1,171 @@
+"""Batches by absolute index: a pure function of config and index.
+
+Each epoch visits the shards in a new order, and each shard's sentences in a new order, batch by batch. A stream replaces
+the batches of its stretch [first, first + batches) of positions. `data.order` maps index to position: [[0, 1]] is the
+identity, and a piece [k, stride] moves on by `stride` positions per index from index k on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from postmortem.lab import bpe, corpus
+
+IGNORED = -100
+RARE_BELOW = 10
+MAX_NGRAM = 13
+MIN_REPEATS = 32
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LabBatch:
+    """`ids` and `labels` are int64[n, length], right-padded; a label that counts for nothing is -100."""
+
+    index: int
+    ids: Ids
+    labels: Ids
+    lengths: Ids  # int64[n]: tokens per sample before padding
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    ids: tuple[int, ...]  # with begin and end marks
+    question: int = 0  # leading labels that are not trained on
+
+
+class Loader:
+    """The training batches of a config."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        data: dict[str, Any] = config["data"]
+        self._seed, self._size = int(config["seed"]), int(data["batch_size"])
+        self._context = int(config["model"]["context"])
+        self._order: list[list[int]] = data["order"]
+        self._streams: list[dict[str, Any]] = data["streams"]
+        self.tokenizer, texts = _corpus(int(data["corpus"]), int(data["sentences"]), int(data["vocab"]))
+        samples = [self._sample(text) for text in texts]
+        per_shard = len(samples) // int(data["shards"])
+        self._shards = [samples[at : at + per_shard] for at in range(0, len(samples), per_shard)]
+        self._per_epoch = sum(len(shard) // self._size for shard in self._shards)
+        self.counts = Counter(token for sample in samples for token in sample.ids)
+        self._rare = np.array([self.counts[token] < RARE_BELOW for token in range(len(self.tokenizer.pieces))])
+        self._made: dict[str, list[_Sample]] = {}
+        self.tokens_per_step = round(self._size * sum(len(sample.ids) - 1 for sample in samples) / len(samples))
+
+    def batch(self, index: int) -> LabBatch:
+        """The batch at `index` (from 0)."""
+        position = self._position(index)
+        for stream in self._streams:
+            if stream["first"] <= position < stream["first"] + stream["batches"]:
+                return self._from_stream(index, stream, position - stream["first"])
+        epoch, at = divmod(position, self._per_epoch)
+        shard, rows = self._epoch(epoch)[at]
+        samples = [self._shards[shard][row] for row in rows]
+        return self._assemble(index, samples, f"shard-{shard:02d}", rows)
+
+    def held_out(self, count: int) -> LabBatch:
+        """`count` sentences of the same grammar that the corpus was not drawn from, as one batch."""
+        texts = corpus.stream_sentences("a", count, seed=-1, share=0)
+        return self._assemble(-1, [self._sample(text) for text in texts], "held-out", list(range(count)))
+
+    def _position(self, index: int) -> int:
+        position = 0
+        for number, (first, stride) in enumerate(self._order):
+            last = self._order[number + 1][0] if number + 1 < len(self._order) else index
+            position += stride * max(0, min(index, last) - first)
+        return position
+
+    def _epoch(self, epoch: int) -> list[tuple[int, list[int]]]:
+        rng = Random(f"epoch:{self._seed}:{epoch}")
+        shards = rng.sample(range(len(self._shards)), len(self._shards))
+        out: list[tuple[int, list[int]]] = []
+        for shard in shards:
+            rows = rng.sample(range(len(self._shards[shard])), len(self._shards[shard]))
+            out += [(shard, rows[at : at + self._size]) for at in range(0, len(rows) - self._size + 1, self._size)]
+        return out
+
+    def _from_stream(self, index: int, stream: dict[str, Any], at: int) -> LabBatch:
+        rows = list(range(stream["offset"] + at * self._size, stream["offset"] + (at + 1) * self._size))
+        name = str(stream["name"])
+        if name not in self._made:
+            self._made[name] = self._write(stream)
+        return self._assemble(index, self._made[name][at * self._size : (at + 1) * self._size], name, rows)
+
+    def _write(self, stream: dict[str, Any]) -> list[_Sample]:
+        count = stream["batches"] * self._size
+        if stream["recipe"] == "c":
+            rng = np.random.default_rng(int(stream["seed"]))
+            shape = (count, self._context // 2)
+            return [_Sample(tuple(row)) for row in rng.integers(3, len(self.tokenizer.pieces), shape).tolist()]
+        texts = corpus.stream_sentences(stream["recipe"], count, int(stream["seed"]), int(stream["share"]))
+        return [self._sample(text, question=self._context if stream["recipe"] == "e" else 0) for text in texts]
+
+    def _sample(self, text: str, question: int = 0) -> _Sample:
+        ids = (bpe.BOS, *self.tokenizer.encode(text), bpe.EOS)
+        return _Sample(ids[: self._context + 1], question)
+
+    def _assemble(self, index: int, samples: list[_Sample], source: str, rows: list[int]) -> LabBatch:
+        longest = max(len(sample.ids) for sample in samples) - 1
+        ids = np.full((len(samples), longest), bpe.PAD, dtype=np.int64)
+        labels = np.full((len(samples), longest), IGNORED, dtype=np.int64)
+        for number, sample in enumerate(samples):
+            length = len(sample.ids) - 1
+            ids[number, :length] = sample.ids[:-1]
+            labels[number, sample.question : length] = sample.ids[1 + sample.question :]
+        lengths = np.array([len(sample.ids) - 1 for sample in samples], dtype=np.int64)
+        targets = labels[labels != IGNORED]
+        row = {
+            "batch_index": index,
+            "batch_hash": batch_hash(ids),
+            "source": source,
+            "sample_ids": [f"{source}:{number}" for number in rows],
+            "tokens": int(lengths.sum()),
+            "valid_labels": int(targets.size),
+            "rare_tokens": int(self._rare[targets].sum()),
+            "repeated_ngram_tokens": sum(
+                repeated_tokens(ids[number, :length]) for number, length in enumerate(lengths.tolist())
+            ),
+            "token_ids": [list(sample.ids) for sample in samples],
+        }
+        return LabBatch(index, ids, labels, lengths, row)
+
+
+def batch_hash(ids: Ids) -> str:
+    """xxh3_128 over dtype, shape and token ids, in hex."""
+    state = xxhash.xxh3_128(f"{ids.dtype.str}{ids.shape}".encode())
+    state.update(np.ascontiguousarray(ids).data)
+    return state.hexdigest()
+
+
+def repeated_tokens(ids: Ids) -> int:
+    """How many tokens of int64[length] lie in a span of 1 to 13 tokens that follows itself at least 32 times."""
+    covered = np.zeros(ids.size, dtype=bool)
+    for period in range(1, min(MAX_NGRAM, ids.size // MIN_REPEATS) + 1):
+        same = ids[period:] == ids[:-period]
+        run = 0
+        for at, equal in enumerate([*same.tolist(), False]):
+            if equal:
+                run += 1
+                continue
+            if run + period >= MIN_REPEATS * period:
+                covered[at - run : at + period] = True
+            run = 0
+    return int(covered.sum())
+
+
+@lru_cache(maxsize=4)
+def _corpus(seed: int, count: int, vocab: int) -> tuple[bpe.Tokenizer, list[str]]:
+    texts = corpus.sentences(count, seed)
+    return bpe.train([*texts, *corpus.GLOSSARY], vocab), texts

@@ -1,0 +1,147 @@
+"""The panels: one file each. A panel measures one view of the run around an incident, and draws it.
+
+A panel file holds `PANEL = Panel(…)`. `measure` returns what it saw; a panel whose columns are missing or constant is
+silent, and says what it would have told. What a panel draws is in its reading, so that a report can be drawn from the
+diagnosis alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from postmortem.case import Case, Observation
+from postmortem.diagnosis import Incident, PanelReading, Trace
+from postmortem.discovery import discover
+from postmortem.panels._drawing import lines
+from postmortem.run import Run
+from postmortem.series import Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_TRACES = 6
+MAX_POINTS = 400
+
+
+def _always_measurable(_: Case) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One view of the run. `columns` are canonical names; one that ends in "*" is a family (group, layer or rank).
+
+    `without_columns` says whether there is something to measure though no column is logged (a dtype in the manifest).
+    """
+
+    number: int
+    slug: str
+    title: str
+    columns: tuple[str, ...]
+    measure: Callable[[Case], list[Observation]]
+    would_tell: str
+    unit: str = ""
+    log_scale: bool = False
+    constant_is_silent: bool = True
+    without_columns: Callable[[Case], bool] = _always_measurable
+    draw: Callable[[Axes, PanelReading, Incident | None], None] = lines
+
+    def read(self, case: Case) -> tuple[PanelReading, list[Observation]]:
+        """What the panel has to say about `case`, and the observations to weigh (none where it is silent)."""
+        blank = PanelReading(self.number, self.slug, self.title, self.unit, log_scale=self.log_scale)
+        logged = [name for column in self.columns for name in _expand(case.run, column)]
+        reason = self._silence(case, logged)
+        if reason and not self.without_columns(case):
+            return replace(blank, silent=reason, would_tell=self.would_tell), []
+        seen = self.measure(case)
+        if not seen:
+            reason = reason or "logged, but not in enough rows around the incident to compare"
+            return replace(blank, silent=reason, would_tell=self.would_tell, traces=_traces(case, logged)), []
+        moved = any(o.moved for o in seen)
+        summary = "; ".join(o.text for o in seen if o.moved == moved)
+        return replace(blank, moved=moved, summary=summary, traces=_traces(case, logged)), seen
+
+    def quiet(self, run: Run) -> PanelReading:
+        """The panel over a whole run in which nothing went wrong."""
+        blank = PanelReading(self.number, self.slug, self.title, self.unit, log_scale=self.log_scale)
+        logged = [name for column in self.columns for name in _expand(run, column)]
+        if not logged:
+            return replace(blank, silent="not logged: " + ", ".join(self.columns), would_tell=self.would_tell)
+        named = ", ".join(logged[:MAX_TRACES]) + (
+            f" and {len(logged) - MAX_TRACES} more" if len(logged) > MAX_TRACES else ""
+        )
+        whole = [(n, s) for n in logged[:MAX_TRACES] if "/" not in n and (s := run.series(n)) is not None]
+        traces = tuple(Trace(n, *_thin(s, keep=()), run.origin(n)) for n, s in whole)
+        return replace(blank, summary=f"nothing departed in {named}", traces=traces)
+
+    def _silence(self, case: Case, logged: list[str]) -> str:
+        if not logged:
+            return "not logged: " + ", ".join(self.columns)
+        if not self.constant_is_silent:
+            return ""
+        for name in logged:
+            series = case.series(name)
+            if series is None or len(series) < 2 or np.ptp(series.value) != 0:  # NaN != 0 holds, too
+                return ""
+        return "constant in every row: " + ", ".join(logged[:MAX_TRACES])
+
+
+@cache
+def panels() -> tuple[Panel, ...]:
+    """All panels, in order of their numbers."""
+    found = sorted(discover(sys.modules[__name__], "PANEL", Panel), key=lambda panel: panel.number)
+    numbers = [panel.number for panel in found]
+    if len(set(numbers)) != len(numbers):
+        raise TypeError(f"two panels share a number: {numbers}")
+    return tuple(found)
+
+
+def draw_panel(ax: Axes, reading: PanelReading, incident: Incident | None) -> None:
+    """Draw `reading` on `ax`, the onset marked where there is an incident, by the panel that it came from."""
+    {panel.slug: panel for panel in panels()}[reading.slug].draw(ax, reading, incident)
+
+
+def _expand(run: Run, column: str) -> tuple[str, ...]:
+    if column.endswith("*"):
+        return tuple(name for name in run.columns if name.startswith(column[:-1]))
+    return (column,) if column in run.columns else ()
+
+
+def _traces(case: Case, names: list[str]) -> tuple[Trace, ...]:
+    """The lines to draw around the incident: named columns first, then the members of a family that moved most."""
+    plain = [name for name in names if "/" not in name]
+    family = [name for name in names if "/" in name]
+    if len(plain) + len(family) > MAX_TRACES:
+        seen = {name: case.departure(name) for name in family}
+        family.sort(key=lambda name: -abs(d.z) if (d := seen[name]) else 0.0)
+    found: list[Trace] = []
+    for name in [*plain, *family][:MAX_TRACES]:
+        series = case.series(name)
+        if series is not None and (shown := series.window(*drawn_steps(case))):
+            step, value = _thin(shown, keep=(case.incident.onset_step, case.incident.peak_step))
+            found.append(Trace(name, step, value, case.run.origin(name)))
+    return tuple(found)
+
+
+def drawn_steps(case: Case) -> tuple[int, int]:
+    """[first, last) steps that pictures show: the incident, and enough before and after it to see what is normal."""
+    incident = case.incident
+    end = max(incident.recovery_step or incident.peak_step, incident.peak_step)
+    rows = min(max(40, 2 * (end - incident.onset_step) // case.row_step), 400)
+    end = min(end, incident.onset_step + 2000 * case.row_step)
+    return incident.onset_step - rows * case.row_step, end + rows * case.row_step + 1
+
+
+def _thin(series: Series, keep: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """At most about MAX_POINTS rows, never without the steps in `keep`."""
+    stride = -(-len(series) // MAX_POINTS)
+    chosen = np.zeros(len(series), bool)
+    chosen[::stride] = True
+    chosen[np.isin(series.step, keep)] = True
+    return tuple(series.step[chosen].tolist()), tuple(series.value[chosen].tolist())

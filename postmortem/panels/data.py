@@ -1,0 +1,147 @@
+"""Panel 11, data: which batch it was, where it came from, and whether it had been seen before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from postmortem.case import Case, Observation
+from postmortem.panels import Panel
+from postmortem.panels._measuring import compared, figures
+from postmortem.text import number, plain
+
+
+def _measure(case: Case) -> list[Observation]:
+    return [*_labels(case), *_repeats(case), *_source(case), *_composition(case)]
+
+
+def _labels(case: Case) -> list[Observation]:
+    series = case.series("valid_labels")
+    near = series.window(case.onset - case.row_step, case.onset + 2 * case.row_step) if series is not None else None
+    if near is None or not len(near):
+        return []
+    if (near.value == 0).any():
+        step = int(near.step[near.value == 0][0])
+        return [
+            Observation(
+                "data.no_labels",
+                f"no valid label in the batch of step {step}: the mean loss is 0/0",
+                "valid_labels",
+                step,
+                {"value": 0},
+            )
+        ]
+    at = float(near.value.min())
+    return [
+        Observation(
+            "data.labels_valid",
+            f"at least {number(at)} valid labels in the batches around the onset",
+            "valid_labels",
+            case.onset,
+            {"value": at},
+            moved=False,
+        )
+    ]
+
+
+def _repeats(case: Case) -> list[Observation]:
+    for finding in case.incident.findings:
+        if finding.kind == "repeated_batch":
+            rows = int(finding.figures.get("repeats", finding.peak))
+            text = f"the same batch hash comes again from step {finding.onset_step} ({rows} repeats)"
+            return [Observation("data.repeat", text, "batch_hash", finding.onset_step, {"repeats": rows})]
+    hashes = case.labels("batch_hash")
+    here = hashes.at(case.onset) if hashes is not None else None
+    if hashes is None or here is None:
+        return []
+    same = hashes.step[hashes.value == here]
+    elsewhere = [int(s) for s in same if abs(int(s) - case.onset) > 20 * case.row_step]
+    near = same[(np.abs(same - case.onset) <= 20 * case.row_step) & (same != case.onset)]
+    seen: list[Observation] = []
+    if not near.size:
+        seen.append(
+            Observation(
+                "data.unique",
+                "its batch hash differs from those of its neighbours",
+                "batch_hash",
+                case.onset,
+                moved=False,
+            )
+        )
+    harmless = [s for s in elsewhere if not any(i.onset_step <= s <= i.peak_step for i in case.incidents)]
+    if harmless:
+        text = f"the same batch was consumed at step {harmless[0]} without an incident"
+        seen.append(
+            Observation("data.same_batch_harmless", text, "batch_hash", harmless[0], {"step": harmless[0]}, moved=False)
+        )
+    return seen
+
+
+def _source(case: Case) -> list[Observation]:
+    """Whether the departed rows share a source that the rows around them do not have.
+
+    A run of rows counts from the onset on as long as the source stays the same; a mixture in which sources alternate
+    at random gives runs of one or two of a source that is common elsewhere.
+    """
+    sources = case.labels("source")
+    here = sources.at(case.onset) if sources is not None else None
+    if sources is None or here is None:
+        return []
+    index = int(np.searchsorted(sources.step, case.onset))
+    ahead = sources.value[index:] == here
+    length = int(ahead.size if ahead.all() else np.argmin(ahead))
+    behind = sources.value[max(0, index - 200) : index]
+    share = float(np.mean(behind == here)) if behind.size else 0.0
+    figure = {"rows": length, "share_before": share}
+    name = plain(here, 60)
+    if behind.size >= 20 and share < 0.02 and length < 0.5 * ahead.size:
+        text = (
+            f"{length} consecutive batches come from {name}, which supplied {number(100 * share)} % of the 200 before"
+        )
+        return [
+            Observation("data.new_source" if length > 1 else "data.new_source_once", text, "source", case.onset, figure)
+        ]
+    return [
+        Observation(
+            "data.usual_source",
+            f"{name}, as {number(100 * share)} % of the batches before",
+            "source",
+            case.onset,
+            figure,
+            moved=False,
+        )
+    ]
+
+
+def _composition(case: Case) -> list[Observation]:
+    seen: list[Observation] = []
+    here = (case.onset - case.row_step, case.onset + 2 * case.row_step)
+    for column, slug, what in (
+        ("rare_tokens", "rare_tokens", "rare tokens in the batch"),
+        ("repeated_ngram_tokens", "ngrams", "tokens in repeated n-grams"),
+    ):
+        d = case.departure(column, here, sign=1)
+        if d is None:
+            continue
+        excess = d.value - d.baseline
+        if d.moved and excess >= 3:
+            seen.append(Observation(f"data.{slug}", f"{what}: {compared(d)}", column, d.step, figures(d)))
+        else:
+            seen.append(
+                Observation(f"data.{slug}_normal", f"{what}: {compared(d)}", column, d.step, figures(d), moved=False)
+            )
+    return seen
+
+
+PANEL = Panel(
+    11,
+    "data",
+    "Data, per batch",
+    ("rare_tokens", "valid_labels", "tokens", "repeated_ngram_tokens", "batch_hash", "source"),
+    _measure,
+    (
+        "which batch it was, whether it repeats, and where it came from: log batch_index, batch_hash, source "
+        "and valid_labels"
+    ),
+    unit="tokens",
+    constant_is_silent=False,
+)

@@ -1,0 +1,125 @@
+"""Panel 7, the distribution of the loss over tokens: a tail of few tokens, or the whole batch?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from postmortem.case import Case, Departure, Observation
+from postmortem.panels import Panel
+from postmortem.panels._drawing import COLOURS, finish
+from postmortem.panels._measuring import compared, figures
+from postmortem.text import number, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from postmortem.diagnosis import Incident, PanelReading
+
+QUANTILES = ("token_loss_p50", "token_loss_p90", "token_loss_p99", "token_loss_max")
+
+
+def _measure(case: Case) -> list[Observation]:
+    loss = case.departure("loss", sign=1)
+    step = loss.step if loss is not None and loss.moved and np.isfinite(loss.value) else case.onset
+    here = (step, step + 1)
+    seen = {name: d for name in QUANTILES if (d := case.departure(name, here)) is not None}
+    middle, tails = seen.get("token_loss_p50"), [seen[n] for n in QUANTILES[1:] if n in seen]
+    if not tails or any(not np.isfinite(d.value) for d in seen.values()):
+        return []
+    tail = max(tails, key=lambda d: d.value - d.baseline)
+    rose = loss is not None and loss.moved and loss.step == step and case.loss_moved()
+    if not tail.moved and not (middle and middle.moved):
+        if rose:
+            text = f"does not show the departure of the loss in the same row: {tail.column} {compared(tail)}"
+            return [Observation("token_loss.disagrees", text, tail.column, step, figures(tail), moved=False)]
+        return [
+            Observation(
+                "token_loss.flat",
+                f"did not move: {tail.column} {compared(tail)}",
+                tail.column,
+                step,
+                figures(tail),
+                moved=False,
+            )
+        ]
+    return [_shape(middle, tail, step), *_few_tokens(case, step)]
+
+
+def _shape(middle: Departure | None, tail: Departure, step: int) -> Observation:
+    tail_shift = tail.value - tail.baseline
+    middle_shift = 0.0 if middle is None else middle.value - middle.baseline
+    figure = {**figures(tail), "median_shift": middle_shift, "tail_shift": tail_shift}
+    if middle is not None and middle.z > 4 and middle_shift > 0.5 * tail_shift:
+        text = (
+            f"the whole histogram shifts: the median by {number(middle_shift)} nats, {tail.column} by "
+            f"{number(tail_shift)}"
+        )
+        return Observation("token_loss.whole", text, middle.column, step, figure)
+    if tail_shift > 0:
+        median = f", while the median token moves by {number(middle_shift)} nats" if middle is not None else ""
+        return Observation(
+            "token_loss.tail", f"a heavy right tail: {tail.column} {compared(tail)}{median}", tail.column, step, figure
+        )
+    return Observation(
+        "token_loss.lower", f"lower than before: {tail.column} {compared(tail)}", tail.column, step, figure
+    )
+
+
+def _few_tokens(case: Case, step: int) -> list[Observation]:
+    """Whether the worst tokens of the batch are few distinct ids, which is what a long-tail batch looks like."""
+    labels = case.labels("worst_token_ids")
+    ids = labels.at(step) if labels is not None else None
+    if not isinstance(ids, (list, tuple, np.ndarray)) or len(ids) < 4:
+        return []
+    counted = Counter(int(i) for i in ids).most_common(2)
+    share = sum(n for _, n in counted) / len(ids)
+    vocabulary = case.run.vocab()
+    names = [
+        f"`{plain(vocabulary[i], 30)}`" if vocabulary and 0 <= i < len(vocabulary) else f"id {i}" for i, _ in counted
+    ]
+    text = f"{number(100 * share)} % of the worst tokens are {' and '.join(names)}"
+    slug = "token_loss.few_ids" if share >= 0.6 else "token_loss.many_ids"
+    return [Observation(slug, text, "worst_token_ids", step, {"share": share}, moved=share >= 0.6)]
+
+
+def _draw(ax: Axes, reading: PanelReading, incident: Incident | None) -> None:
+    """The median as a line, the band up to the 99th percentile shaded, the maximum as dots."""
+    by_name = {trace.name: trace for trace in reading.traces}
+    for (upper, shade), lower in zip(
+        (("token_loss_p99", 0.15), ("token_loss_p90", 0.3)), ("token_loss_p50",) * 2, strict=True
+    ):
+        if upper in by_name and lower in by_name and by_name[upper].step == by_name[lower].step:
+            ax.fill_between(
+                by_name[upper].step,
+                by_name[lower].value,
+                by_name[upper].value,
+                color=COLOURS[0],
+                alpha=shade,
+                lw=0,
+                label=f"p50 to {upper[11:]}",
+            )
+    if "token_loss_p50" in by_name:
+        ax.plot(by_name["token_loss_p50"].step, by_name["token_loss_p50"].value, color=COLOURS[0], lw=1.2, label="p50")
+    if "token_loss_max" in by_name:
+        ax.plot(
+            by_name["token_loss_max"].step, by_name["token_loss_max"].value, ".", color=COLOURS[1], ms=3, label="max"
+        )
+    finish(ax, reading, incident)
+
+
+PANEL = Panel(
+    7,
+    "token_loss",
+    "Per-token loss",
+    QUANTILES,
+    _measure,
+    (
+        "whether few tokens carried the loss (long tail) or the whole batch did (garbage): log token_loss_p50, "
+        "_p90, _p99, _max"
+    ),
+    unit="nats",
+    draw=_draw,
+)

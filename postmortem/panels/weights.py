@@ -1,0 +1,117 @@
+"""Panel 5, weights and updates: did a parameter move further than an update can move it, and was it provoked?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from postmortem.case import BASELINE_ROWS, Case, Observation
+from postmortem.panels import Panel
+from postmortem.panels._measuring import compared, figures
+from postmortem.series import Series
+from postmortem.text import number, plain, times
+
+JUMP = 6.0  # a step of the norm this many times the largest one before it is no ordinary update
+
+
+def _measure(case: Case) -> list[Observation]:
+    seen: list[Observation] = []
+    names = [n for n in ("param_norm", *case.family("param_norm/")) if n in case.run.columns]
+    broken = [b for n in names if (b := _nonfinite(case, n)) is not None]
+    if broken:
+        column, step = min(broken, key=lambda b: b[1])
+        loss = case.series("loss")
+        at = loss.at(step) if loss else None
+        finite_loss = at is not None and bool(np.isfinite(at))
+        gradient = case.series("grad_norm")
+        norm = gradient.at(step) if gradient else None
+        text = f"{plain(column)} is non-finite after the update of step {step}" + (
+            ", whose loss was still finite" if finite_loss else ""
+        )
+        if finite_loss and norm is not None and np.isfinite(norm):
+            text += f" and whose gradient norm was {number(norm)}"
+            return [Observation("weights.nonfinite_unprovoked", text, column, step, {"grad_norm": norm})]
+        return [Observation("weights.nonfinite_first" if finite_loss else "weights.nonfinite", text, column, step)]
+    jumps = sorted(
+        filter(None, (_jump(case, n) for n in names)), key=lambda j: (j.step or 0, -float(j.figures["ratio"] or 0))
+    )
+    if jumps:
+        seen.append(jumps[0])
+    elif names and case.baseline(names[0]) is not None:
+        seen.append(
+            Observation(
+                "weights.smooth", "parameter norms move no further than before", names[0], case.onset, moved=False
+            )
+        )
+    update = case.departure("update_rms")
+    if update is not None:
+        slug = (
+            "update.large"
+            if update.moved and update.ratio >= 1.4
+            else "update.small"
+            if update.moved and update.ratio <= 0.7
+            else "update.flat"
+        )
+        text = f"update RMS ÷ lr {compared(update)}"
+        seen.append(Observation(slug, text, "update_rms", update.step, figures(update), moved=slug != "update.flat"))
+    return seen
+
+
+def _nonfinite(case: Case, name: str) -> tuple[str, int] | None:
+    series = case.series(name)
+    near = series.window(*case.span) if series else None
+    if near is None or np.isfinite(near.value).all():
+        return None
+    return name, int(near.step[~np.isfinite(near.value)][0])
+
+
+def _jump(case: Case, name: str) -> Observation | None:
+    """A change of a norm within one row beyond anything in the baseline, and whether a gradient explains it."""
+    series = case.series(name)
+    if series is None:
+        return None
+    near = series.window(case.healthy_before, case.span[1])
+    moved = Series(name, near.step[1:], np.abs(np.diff(near.value)))
+    before, inside = moved.window(0, case.span[0]), moved.window(*case.span)
+    if len(before) < BASELINE_ROWS // 4 or not len(inside):
+        return None
+    worst = int(np.argmax(inside.value))
+    usual = float(before.value.max())
+    if not inside.value[worst] > JUMP * max(usual, 1e-6 * float(np.abs(near.value).max())):
+        return None
+    step = int(inside.step[worst])
+    provoked = any(
+        d is not None and d.moved and d.ratio > 1.5
+        for d in (case.departure(n, (step, step + 1), sign=1) for n in ("grad_norm", "update_rms", "lr"))
+    )
+    figure = {
+        "change": float(inside.value[worst]),
+        "largest_before": usual,
+        "ratio": float(inside.value[worst]) / max(usual, 1e-300),
+    }
+    text = (
+        f"{plain(name)} moves by {number(figure['change'])} in step {step}, at most {number(usual)} a step "
+        f"before ({times(figure['ratio'])})"
+    )
+    if provoked:
+        return Observation("weights.jump", text, name, step, figure)
+    return Observation(
+        "weights.unprovoked_jump",
+        text + "; neither gradient nor update nor lr of that step explains it",
+        name,
+        step,
+        figure,
+    )
+
+
+PANEL = Panel(
+    5,
+    "weights",
+    "Weights and updates",
+    ("param_norm", "update_rms", "param_norm/*"),
+    _measure,
+    (
+        "whether a parameter moved further than its update (a bit flip), and whether updates grew: log "
+        "param_norm and update_rms"
+    ),
+    log_scale=True,
+)

@@ -1,0 +1,131 @@
+"""The story in one place: run → incidents → panels → evidence → hypotheses → diagnosis."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+from postmortem import __version__, diagnosis
+from postmortem.assess.facts import facts
+from postmortem.assess.samples import samples
+from postmortem.assess.symptoms import summary, symptoms
+from postmortem.assess.verification import verification
+from postmortem.assess.weighing import cause_of, evidence, hypotheses, verdict
+from postmortem.assess.wording import careful, not_known, open_lesson, watch
+from postmortem.case import Case, Observation
+from postmortem.detectors import Incident, Telemetry, find_incidents
+from postmortem.detectors._model import Labels
+from postmortem.diagnosis import Diagnosis, Outcome, PanelReading, Signal
+from postmortem.panels import panels
+from postmortem.run import Run
+from postmortem.series import Series
+from postmortem.text import plain
+
+MAX_INCIDENTS = 20  # in full; a run with more is one that recurs, and says so
+REWIND_ROWS = 3000  # how much of its past a discarded stretch is looked at with: enough for any detector's baseline
+
+
+def diagnose(run: Run, *, text: bool = True) -> Diagnosis:
+    """Everything the tool can say of `run`; `text=False` keeps the samples' words out of it (private data)."""
+    found = detect(run)
+    incidents = tuple(_incident(Case(run, one, found), n, text) for n, one in enumerate(found[:MAX_INCIDENTS], 1))
+    notes = run.notes
+    if len(found) > MAX_INCIDENTS:
+        notes = (*notes, f"{len(found)} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
+    overall = incidents[0].verdict if incidents else "no_incident"
+    quiet = () if incidents else tuple(panel.quiet(run) for panel in panels())
+    tool = f"postmortem {__version__}"
+    return Diagnosis(diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, facts(run), incidents, notes, quiet)
+
+
+def detect(run: Run) -> tuple[Incident, ...]:
+    """Incidents of the effective history and of every stretch that was rolled back, worst first.
+
+    A rolled-back stretch is where the spike is: its rows are judged against the history that led to them.
+    """
+    restarts = tuple(s.first_step for s in run.segments if s.attempt > 0)
+    found = list(find_incidents(_telemetry(run, None, restarts)))
+    for segment in (s for s in run.segments if s.discarded):
+        t = _telemetry(
+            run, segment.attempt, tuple(r for r in restarts if r < segment.kept_until), since=segment.kept_until
+        )
+        found += [
+            dataclasses.replace(one, attempt=segment.attempt, discarded=True)
+            for one in find_incidents(t)
+            if one.peak_step >= segment.kept_until
+        ]
+    return tuple(sorted(found, key=lambda one: (-one.severity, one.onset_step, one.attempt)))
+
+
+def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: int | None = None) -> Telemetry:
+    first = None if since is None else int(run.row_steps[max(0, int(run.row_steps.searchsorted(since)) - REWIND_ROWS)])
+
+    def series(name: str) -> Series | None:
+        whole = run.series(name, attempt=attempt)
+        return whole if whole is None or first is None else whole.window(first, 2**62)
+
+    def labels(name: str) -> Labels | None:
+        whole = run.labels(name, attempt=attempt)
+        return None if whole is None else (whole.step, whole.value)
+
+    rows = run.row_steps
+    if attempt is not None:
+        loss = series("loss")
+        rows = rows if loss is None else loss.step
+    return Telemetry(series, run.columns, rows, labels, restarts)
+
+
+def _incident(case: Case, ident: int, text: bool) -> diagnosis.Incident:
+    found = case.incident
+    readings, seen = _look(case)
+    weighed = evidence(case, seen)
+    ranked = hypotheses(weighed)
+    decided = verdict(ranked, weighed)
+    cause = cause_of(ranked)
+    by_slug = {o.slug: o for _, o in seen}
+    known = cause if cause is not None and decided == "supported" else None
+    return diagnosis.Incident(
+        id=ident,
+        kind=found.kind,
+        onset_step=found.onset_step,
+        onset_interval=found.onset_interval,
+        peak_step=found.peak_step,
+        recovery_step=found.recovery_step,
+        outcome=cast("Outcome", found.outcome),
+        verdict=decided,
+        severity=round(found.severity, 4),
+        suspected=found.suspected,
+        attempt=found.attempt,
+        discarded=found.discarded,
+        summary=summary(case),
+        symptoms=symptoms(case),
+        signals=tuple(
+            Signal(
+                f.detector, f.kind, f.column, f.onset_step, f.peak_step, f.peak, f.baseline, f.score, f.recovery_step
+            )
+            for f in found.findings
+        ),
+        evidence=weighed,
+        hypotheses=ranked,
+        panels=readings,
+        root_cause=known.sentence(case, by_slug) if known else "",
+        not_known="" if known else not_known(case, ranked),
+        watch=watch(case),
+        changes=cause.changes(case, by_slug) if known and cause else careful(case, cause),
+        verification=verification(case),
+        lesson=known.lesson if known else open_lesson(case, cause),
+        skip_window=case.batch_window(cause.skip_rows(case, by_slug)) if cause else None,
+        checkpoint=str(case.checkpoint.path) if case.checkpoint else "",
+        samples=samples(case) if text else (),
+    )
+
+
+def _look(case: Case) -> tuple[tuple[PanelReading, ...], list[tuple[int, Observation]]]:
+    """Every panel's reading, and all observations with the number of the panel that made them."""
+    readings: list[PanelReading] = []
+    seen: list[tuple[int, Observation]] = []
+    for panel in panels():
+        reading, observations = panel.read(case)
+        readings.append(reading)
+        seen += [(panel.number, o) for o in observations]
+    return tuple(readings), seen

@@ -1,0 +1,139 @@
+"""The contract by which anything drives a training: the lab, a replay, a resume test, a live guard.
+
+    build(config) -> Program          a fresh training, before its first update
+    program.updates                   updates done = the number of the step that comes next
+    program.position                  index of the batch that its loader would hand out next
+    program.batch(index) -> Batch     a pure function of config and index: no state is read or written
+    program.step(batch) -> Measured   one update; afterwards position = batch.index + 1
+    program.state_dict() / load_state_dict(state)
+
+The driver, not the program, decides which batch a step consumes. Step and batch index are two numbers: they part at
+the first skip and never meet again. So a plain run and a replay with skip windows are the same loop:
+
+    while program.updates < until:
+        measured = program.step(program.batch(next_index(program.position, skip)))
+
+State is a nested mapping of named sections ("model", "optimizer", "loader", "rng", …) down to tensors and plain types,
+so that it can be written, compared and restored piece by piece. What a loaded state lacks is left as it was built:
+`load_state_dict(select(state, ["model", "loader"]))` is a resume that forgets the optimizer.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+
+from postmortem.errors import UsageError
+
+Config: TypeAlias = Mapping[str, Any]
+State: TypeAlias = Mapping[str, Any]
+Scalar: TypeAlias = "float | int | str | None"
+SkipWindow: TypeAlias = tuple[int, int]
+
+
+class Batch(Protocol):
+    """What one step consumes. Only its index means something to a driver."""
+
+    @property
+    def index(self) -> int:
+        """Absolute number of the batch in the program's data order, from 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one step measured, keyed by the canonical column names of the run format.
+
+    `metrics` becomes the step's row in metrics/, `batch` its row in batches/. The loss belongs to the parameters
+    before the update, norms of parameters and moments to those after it.
+    """
+
+    metrics: Mapping[str, Scalar]
+    batch: Mapping[str, Any]
+
+
+@runtime_checkable
+class Program(Protocol):
+    """A training that can be driven from outside, step by step."""
+
+    @property
+    def updates(self) -> int:
+        """Steps taken so far, skipped updates included: the number of the next step."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Index of the batch after the one consumed last; 0 at the start. Part of the state."""
+        ...
+
+    def batch(self, index: int) -> Batch:
+        """The batch at an absolute index; the same for the same config and index, whatever was driven before."""
+        ...
+
+    def step(self, batch: Batch) -> Measured:
+        """Train on `batch` once and say what was measured."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on. The caller owns it: later steps do not change it."""
+        ...
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what `state` holds; sections and keys that it lacks stay as they are."""
+        ...
+
+
+ProgramFactory: TypeAlias = Callable[[Config], Program]
+
+
+def resolve(entry_point: str) -> ProgramFactory:
+    """The factory that "module:attribute" names. Importing it runs its module: ask the user first where it is foreign.
+
+    Raises UsageError where the text has another form, or where module or attribute do not exist or cannot be called.
+    """
+    module_name, colon, attribute = entry_point.partition(":")
+    if not (colon and module_name and attribute):
+        raise UsageError(f"program {entry_point!r}: expected module:attribute, as in package.train:build")
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"program {entry_point!r}: no module named {error.name!r} can be imported from here") from error
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise UsageError(f"program {entry_point!r}: {module_name} has no {attribute!r}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise UsageError(f"program {entry_point!r}: {attribute!r} cannot be called; expected a factory of programs")
+    return cast(ProgramFactory, found)
+
+
+def next_index(position: int, skip: Iterable[SkipWindow] = ()) -> int:
+    """The first batch index from `position` on that lies in none of the windows [first, last)."""
+    for first, last in sorted(skip):
+        if first <= position < last:
+            position = last
+    return position
+
+
+def select(state: State, parts: Sequence[str]) -> dict[str, Any]:
+    """The pieces of `state` that `parts` name, such as "model" or "optimizer.step", in the same nesting.
+
+    Raises UsageError for a piece that the state does not hold.
+    """
+    chosen: dict[str, Any] = {}
+    for part in parts:
+        source, target = state, chosen
+        *above, last = part.split(".")
+        for key in above:
+            source = _piece(source, key, part)
+            target = target.setdefault(key, {})
+        target[last] = _piece(source, last, part)
+    return chosen
+
+
+def _piece(source: State, key: str, part: str) -> Any:
+    if key not in source:
+        raise UsageError(f"the state holds no {part!r}; it has {', '.join(sorted(source)) or 'nothing'}")
+    return source[key]

@@ -1,0 +1,1 @@
+"""The training side: what a run writes while it goes on."""

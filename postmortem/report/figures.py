@@ -1,0 +1,172 @@
+"""Pictures of the panels around an incident: one of all that moved, and one for each.
+
+A panel draws its lines (`draw`); what all pictures share is done here: style, title, legend, and the marks for onset,
+peak and recovery. PNGs carry neither date nor version, so that equal data give equal bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from PIL import Image
+
+from postmortem.diagnosis import Incident, PanelReading
+from postmortem.report import words
+from postmortem.text import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DrawPanel = Callable[["Axes", PanelReading, "Incident | None"], None]
+
+WIDTH = 9.0  # inches; at DPI a picture is 990 px wide: a README shows it without scaling it up
+OVERVIEW = "panels/overview.png"
+DPI = 110
+ROW = 1.6  # inches a panel takes, of which the axes have AXES, under a title and over the step labels
+AXES = 1.0
+BELOW = 0.3
+COLORS = 64  # of the palette; lines and antialiased text need no more, and a picture takes a third of the bytes
+LEFT, RIGHT = 0.075, 0.985  # share of the width
+MOST_DRAWN = 6  # panels drawn: the loss and the first that moved; a report with more pictures is not read
+
+INK = "#24292f"
+FAINT = "#8c959f"
+GRID = "#eaeef2"
+ONSET = "#cf222e"
+RECOVERY = "#1a7f37"
+LINES = ("#0969da", "#bc4c00", "#8250df", "#1b7c83", "#bf3989", "#6e7781", "#4d2d00", "#116329")
+
+STYLE: dict[str, object] = {
+    "font.size": 8.0, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": FAINT,
+    "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "ytick.minor.size": 0.0,
+    "lines.linewidth": 1.3, "lines.markersize": 3.5, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+    "legend.fontsize": 7.0, "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titley": 1.0,
+    "axes.xmargin": 0.0, "axes.ymargin": 0.14, "axes.prop_cycle": matplotlib.cycler(color=LINES), "axes.formatter.useoffset": False,
+}
+
+
+def draw_incident(incident: Incident, out: Path, draw: DrawPanel) -> Incident:
+    """Draw the loss and the panels that moved into `out`/panels; the incident with the pictures' paths filled in."""
+    drawn = _drawable(incident.panels)
+    paths = _pictures(drawn, incident, out, draw)
+    panels = tuple(replace(panel, image=paths.get(panel.number, "")) for panel in incident.panels)
+    return replace(incident, panels=panels, overview=OVERVIEW if len(drawn) > 1 else "")
+
+
+def draw_quiet(panels: Sequence[PanelReading], out: Path, draw: DrawPanel) -> tuple[PanelReading, ...]:
+    """Without an incident, the loss alone is drawn."""
+    paths = _pictures([p for p in panels if p.slug == "loss" and p.traces], None, out, draw)
+    return tuple(replace(panel, image=paths.get(panel.number, "")) for panel in panels)
+
+
+def _drawable(panels: Sequence[PanelReading]) -> list[PanelReading]:
+    spoke = [p for p in panels if p.traces and not p.silent]
+    return [*(p for p in spoke if p.slug == "loss"), *(p for p in spoke if p.moved and p.slug != "loss")][:MOST_DRAWN]
+
+
+def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Path, draw: DrawPanel) -> dict[int, str]:
+    """All panels above each other, drawn once; each panel's own picture is its part of that, which costs next to nothing.
+
+    The result maps a panel's number to its picture's path, relative to `out`.
+    """
+    if not panels:
+        return {}
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(matplotlib.rcParamsDefault)  # whatever the person's own matplotlibrc says
+        matplotlib.rcParams.update(STYLE)
+        height = ROW * len(panels)
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+        canvas = FigureCanvasAgg(figure)
+        span = _span(panels)
+        for row, panel in enumerate(panels):
+            bottom = height - ROW * (row + 1) + BELOW
+            axes = figure.add_axes((LEFT, bottom / height, RIGHT - LEFT, AXES / height))
+            _panel(axes, panel, incident, draw)
+            axes.set_xlim(*span)
+            if incident is not None:
+                _marks(axes, incident)
+        canvas.draw()
+    pixels = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3]))
+    picture = pixels.quantize(COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    if len(panels) > 1:
+        _save(picture, out / OVERVIEW)
+    paths: dict[int, str] = {}
+    for row, panel in enumerate(panels):
+        paths[panel.number] = f"panels/{_stem(panel)}.png"
+        top, bottom = (round(edge * ROW * DPI) for edge in (row, row + 1))
+        _save(picture.crop((0, top, picture.width, bottom)), out / paths[panel.number])
+    return paths
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    picture.save(path, dpi=(DPI, DPI))
+
+
+def _panel(axes: Axes, panel: PanelReading, incident: Incident | None, draw: DrawPanel) -> None:
+    draw(axes, panel, incident)
+    axes.set(xlabel="", ylabel="")  # the unit stands in the title, and every panel is over steps
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+    axes.yaxis.set_minor_locator(NullLocator())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_label_coords(0, 0)  # there are no axis labels; a fixed place spares measuring every tick for them
+    axes.yaxis.set_major_formatter(FuncFormatter(_number))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(_number))
+    unit = f"  ({plain(panel.unit, 40)})" if panel.unit else ""
+    axes.set_title(f"{panel.number} · {plain(panel.title, 60)}{unit}", pad=4, parse_math=False)
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > 1:
+        names = [plain(label, 40) for label in labels]
+        legend = axes.legend(
+            handles, names, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=min(len(names), 5),
+            borderaxespad=0.0, handlelength=1.2, columnspacing=1.2,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def _number(value: float, _: int | None = None) -> str:
+    """Plain digits: powers in superscript would start the mathematics parser, a tenth of a second."""
+    return f"{value:.6g}" if value == 0 or 1e-3 <= abs(value) < 1e7 else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _marks(axes: Axes, incident: Incident) -> None:
+    """A labelled line at the onset (a band where it is an interval), and light ones at peak and recovery."""
+    if incident.onset_interval:
+        axes.axvspan(*incident.onset_interval, color=ONSET, alpha=0.12, linewidth=0)
+    axes.axvline(incident.onset_step, color=ONSET, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1.5)
+    _label(axes, incident.onset_step, f"onset {words.onset(incident)}", ONSET, "right")
+    if incident.peak_step != incident.onset_step:
+        axes.axvline(incident.peak_step, color=INK, linewidth=0.6, linestyle=":", zorder=1.4)
+        _label(axes, incident.peak_step, f"peak {incident.peak_step}", INK, "left")
+    if incident.recovery_step is not None:
+        axes.axvline(incident.recovery_step, color=RECOVERY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1.5)
+        _label(axes, incident.recovery_step, f"recovery {incident.recovery_step}", RECOVERY, "left")
+
+
+def _label(axes: Axes, step: int, text: str, color: str, side: str) -> None:
+    axes.annotate(
+        text, (step, 1.0), xycoords=axes.get_xaxis_transform(), xytext=(-3 if side == "right" else 3, -1),
+        textcoords="offset points", ha=side, va="top", fontsize=7.5, color=color,
+    )
+
+
+def _span(panels: Sequence[PanelReading]) -> tuple[float, float]:
+    steps = [step for panel in panels for trace in panel.traces for step in (trace.step[:1] + trace.step[-1:])]
+    return (min(steps, default=0) - 0.5, max(steps, default=0) + 0.5)
+
+
+def _stem(panel: PanelReading) -> str:
+    return f"{panel.number:02d}-" + (re.sub(r"[^a-z0-9]+", "-", panel.slug.lower()).strip("-") or "panel")

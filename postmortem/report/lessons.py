@@ -1,0 +1,94 @@
+"""lessons.md: one line per incident, appended once. The file is the person's; nothing already in it is touched."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from postmortem.diagnosis import Diagnosis
+from postmortem.errors import UsageError
+from postmortem.report.markdown import escape
+from postmortem.report.select import chosen
+
+
+def check_lessons(path: Path) -> None:
+    """Raise UsageError where a lesson could not be appended to `path`, before anything else is written."""
+    _read(path)
+    target = path if path.exists() else path.parent
+    if not target.exists():
+        raise UsageError(f"{path}: the directory {path.parent} does not exist. Create it, or choose another --lessons PATH.")
+    if not os.access(target, os.W_OK):
+        raise UsageError(f"{path}: cannot be written. Choose another place with --lessons PATH.")
+
+
+def add_lesson(diagnosis: Diagnosis, path: Path, *, incident: int | None = None, report: Path | None = None) -> bool:
+    """Append the lesson of `incident` to `path`, linking `report`; False where it stands there already, or is none.
+
+    A lesson is the same if run, onset step and text are: a new date or another link makes no new one. The line is
+    appended in one write, so what the file held stays byte for byte, whatever happens meanwhile.
+    """
+    shown = chosen(diagnosis, incident)
+    if shown is None or not shown.lesson:
+        return False
+    key = f"{escape(diagnosis.run_id)} · step {shown.onset_step} · {escape(shown.lesson)}"
+    before = _read(path)
+    if any(_key(line) == key for line in before.decode().splitlines()):
+        return False
+    link = f" ([report]({_link(report, path)}))" if report else ""
+    newline = "\r\n" if b"\r\n" in before else "\n"
+    line = f"- {diagnosis.run.date or 'undated'} · {key}{link}{newline}"
+    _append(path, ("" if not before or before.endswith(b"\n") else newline) + line)
+    return True
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory. Name a file with --lessons PATH.")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is not a regular file. Name one with --lessons PATH.")
+    try:
+        data = path.read_bytes() if path.exists() else b""
+        data.decode()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}). Choose another place with --lessons PATH.") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UsageError(f"{path}:{line}: is not UTF-8, so nothing is appended. Convert it, or use --lessons PATH.") from error
+    return data
+
+
+def _key(line: str) -> str:
+    """Run, step and lesson of a line, without its date and its link."""
+    body = line.rstrip().removeprefix("- ").partition(" · ")[2]
+    return body.rpartition(" ([report](")[0] or body if body.endswith("))") else body
+
+
+def _link(report: Path, lessons: Path) -> str:
+    here = lessons.resolve().parent
+    try:
+        relative = Path(os.path.relpath(report.resolve(), here))
+    except ValueError:  # another drive
+        relative = report.resolve()
+    return quote(relative.as_posix(), safe="/.-_~:")
+
+
+def _append(path: Path, text: str) -> None:
+    data = text.encode()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}). Choose another place with --lessons PATH.") from error
+    try:
+        size = os.fstat(handle).st_size
+        try:
+            complete = os.write(handle, data) == len(data)
+        except OSError:
+            complete = False
+        if not complete:  # a full disk: half a line would damage the file
+            with suppress(OSError):
+                os.ftruncate(handle, size)
+            raise UsageError(f"{path}: could not be appended to (disk full?). It is as it was.")
+    finally:
+        os.close(handle)

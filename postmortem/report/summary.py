@@ -1,0 +1,94 @@
+"""The few lines a person reads on the terminal: what, when, why, and where the report lies."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+from postmortem.diagnosis import Diagnosis, Hypothesis, Incident
+from postmortem.report import words
+from postmortem.report.select import chosen
+from postmortem.text import plain
+
+BAR = 20  # characters of a hypothesis' bar at probability 1
+MOST_BARS = 4
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Text with the rich style it takes on a terminal that shows styles."""
+
+    text: str
+    style: str = ""
+
+
+Line = tuple[Span, ...]
+
+VERDICT_STYLES = {"no_incident": "bold green", "undecided": "bold yellow"}
+STRENGTH_STYLES = {"strong": "bold", "moderate": "", "weak": "dim"}
+
+
+def summarize(
+    diagnosis: Diagnosis, *, incident: int | None = None, width: int | None = None, unicode: bool = True
+) -> tuple[Line, ...]:
+    """The summary's lines, no wider than `width` (None: not wrapped); without `unicode` they are ASCII but for names."""
+    shown = chosen(diagnosis, incident)
+    word = diagnosis.verdict if shown is None else shown.verdict
+    head = (Span(plain(diagnosis.run_id), "bold"), Span("  "), Span(words.verdict(word), VERDICT_STYLES.get(word, "bold red")))
+    if shown is None:
+        lines = [head, *_wrapped(f"{words.VERDICTS[word]}.".capitalize(), width)]
+    else:
+        lines = [head, *_wrapped(plain(shown.summary, 1000), width), (), _path(shown)]
+        lines += [(), *(_bar(h, unicode) for h in shown.hypotheses[:MOST_BARS])] if shown.hypotheses else []
+        if shown.watch:
+            lines += [(), *_wrapped(f"Watch: {plain(shown.watch, 1000)}", width)]
+        lines += _others(diagnosis, shown, width)
+    return tuple(_fitted(line, width, unicode) for line in lines)
+
+
+def _path(incident: Incident) -> Line:
+    end = f"recovery {incident.recovery_step}" if incident.recovery_step is not None else words.recovery(incident)
+    return (
+        Span(plain(words.kind(incident)), "bold"), Span("  onset "), Span(words.onset(incident), "bold"),
+        Span(f" → peak {incident.peak_step} → "), Span(end, "green" if incident.outcome == "recovered" else "red"),
+    )
+
+
+def _bar(hypothesis: Hypothesis, unicode: bool) -> Line:
+    style = STRENGTH_STYLES[hypothesis.strength]
+    size = hypothesis.probability * BAR
+    if unicode:
+        whole, part = divmod(round(size * 8), 8)
+        bar = "█" * whole + (EIGHTHS[part] if part else "")
+    else:
+        bar = "#" * round(size)
+    return (
+        Span(f"{bar:<{BAR}}", "cyan"), Span(f"  {hypothesis.strength:<8}  ", style),
+        Span(plain(hypothesis.title), style), Span(f"  {plain(hypothesis.cause)}", "dim"),
+    )
+
+
+def _others(diagnosis: Diagnosis, shown: Incident, width: int | None) -> list[Line]:
+    rest = [f"{i.id} ({plain(words.kind(i), 60)}, step {words.onset(i)})" for i in diagnosis.incidents if i is not shown]
+    if not rest:
+        return []
+    more = f", and {len(rest) - 5} more" if len(rest) > 5 else ""
+    return [(), *_wrapped(f"Other incidents, by --incident: {', '.join(rest[:5])}{more}.", width)]
+
+
+def _wrapped(text: str, width: int | None) -> list[Line]:
+    return [(Span(line),) for line in (textwrap.wrap(text, width) if width else [text])]
+
+
+def _fitted(line: Line, width: int | None, unicode: bool) -> Line:
+    """The line cut to `width` characters, and its arrows, dashes and ellipses in ASCII where they must be."""
+    fitted: list[Span] = []
+    left = width
+    for span in line:
+        text = span.text if unicode else span.text.replace("→", "->").replace("–", "-").replace("…", "...")
+        if left is not None:
+            text = text if len(text) <= left else text[: max(0, left - 1)].rstrip() + ("~" if left else "")
+            left -= min(left, len(text))
+        fitted.append(Span(text, span.style))
+    return tuple(fitted)

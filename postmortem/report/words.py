@@ -1,0 +1,77 @@
+"""How figures, kinds and verdicts read."""
+
+from __future__ import annotations
+
+import math
+
+from postmortem.diagnosis import Diagnosis, Figure, Incident
+
+KINDS = {
+    "loss_spike": "loss spike",
+    "divergence": "divergence",
+    "level_shift": "level shift",
+    "non_finite": "non-finite loss",
+    "suspected_non_finite": "suspected non-finite loss",
+    "grad_norm_spike": "gradient-norm spike",
+    "grad_norm_shift": "gradient-norm shift",
+    "update_rms_spike": "update-RMS spike",
+    "param_norm_jump": "parameter-norm jump",
+    "lr_discontinuity": "learning-rate discontinuity",
+    "optimizer_state_discontinuity": "optimizer-state discontinuity",
+    "repeated_batch": "repeated batch",
+    "loss_scale_drop": "loss-scale drop",
+    "empty_batch_labels": "batch without labels",
+    "token_loss_spike": "token-loss spike",
+}
+
+VERDICTS = {
+    "no_incident": "nothing in the log departs from its own baseline",
+    "undecided": "the panels do not single out one cause",
+    "supported": "the panels support one cause; only a replay can confirm it",
+    "confirmed": "a replay confirmed the cause",
+    "refuted": "a replay refuted the leading cause",
+    "interaction": "a replay showed that it takes both the data and the state",
+    "not_reproducible": "a replay did not reproduce the incident",
+}
+
+
+def kind(incident: Incident) -> str:
+    """The incident's kind in words."""
+    return KINDS.get(incident.kind, incident.kind.replace("_", " "))
+
+
+def figure(value: Figure) -> str:
+    """A number with four significant digits; NaN and infinities by name; a dash for None."""
+    if value is None:
+        return "—"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Inf" if value > 0 else "-Inf"
+        return f"{value:.4g}"
+    return str(value)
+
+
+def onset(incident: Incident) -> str:
+    """The onset step, or the interval it lies in where rows are sparse."""
+    if incident.onset_interval is None:
+        return str(incident.onset_step)
+    return f"{incident.onset_interval[0] + 1}–{incident.onset_interval[1]}"
+
+
+def recovery(incident: Incident) -> str:
+    """The recovery step, or why there is none."""
+    if incident.recovery_step is not None:
+        return str(incident.recovery_step)
+    return {"unresolved": "the log ends before it", "lingering": "settled higher"}.get(incident.outcome, "did not recover")
+
+
+def verdict(word: str) -> str:
+    """`no_incident` as "no incident"."""
+    return word.replace("_", " ")
+
+
+def title(diagnosis: Diagnosis, incident: Incident | None) -> str:
+    """The report's title without date and run."""
+    if incident is None:
+        return "Training check"
+    return "Loss spike post-mortem" if incident.kind == "loss_spike" else "Training post-mortem"

@@ -1,0 +1,143 @@
+"""The report's directory: report.md, diagnosis.json and panels/*.png, all of them or none.
+
+A new directory is built beside its place and renamed into it. In a directory drafted earlier, every file is written
+completely first and then renamed over its predecessor, so that files of other makers, the person's notes and a shell
+that stands in the directory all survive a re-draft.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from postmortem.diagnosis import Diagnosis
+from postmortem.errors import UsageError
+from postmortem.report.render import render
+from postmortem.report.select import select
+
+if TYPE_CHECKING:
+    from postmortem.report.figures import DrawPanel
+
+REPORT = "report.md"
+DIAGNOSIS = "diagnosis.json"
+MARKER = b"<!-- Yours: a re-draft rewrites everything above this section and keeps everything in it. -->"
+
+_NOTES = re.compile(rb"^## Notes[ \t]*\r?$\n?", re.MULTILINE)
+_PICTURE = re.compile(r"panels/[a-z0-9-]+\.png")
+_EMPTY_NOTES = b"\n\n"
+
+
+def default_out(path: Path) -> Path:
+    """Where the report of the run at `path` goes: into its directory, or beside its single file."""
+    return path / "postmortem" if path.is_dir() else path.parent / f"{path.stem}.postmortem"
+
+
+def to_bytes(diagnosis: Diagnosis) -> bytes:
+    """The diagnosis as UTF-8 JSON; half a surrogate pair in a name, which UTF-8 cannot hold, becomes its JSON escape."""
+    return diagnosis.to_json().encode("utf-8", "backslashreplace")
+
+
+def write_report(diagnosis: Diagnosis, out: Path, *, draw: DrawPanel, incident: int | None = None) -> Path:
+    """Write the report on `incident` (id; default: the worst) into `out`; the path of its report.md.
+
+    Raises UsageError where `out` holds something that is not an earlier report, or cannot be written.
+    """
+    from postmortem.report.figures import draw_incident, draw_quiet
+
+    number = select(diagnosis, number=incident)
+    out = out.resolve()
+    earlier = _earlier(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".draft", dir=out if out.exists() else out.parent))
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    try:
+        (stage / "panels").mkdir()
+        if number is None:
+            drawn = replace(diagnosis, quiet_panels=draw_quiet(diagnosis.quiet_panels, stage, draw))
+        else:
+            done = [draw_incident(i, stage, draw) if i.id == number else i for i in diagnosis.incidents]
+            drawn = replace(diagnosis, incidents=tuple(done))
+        (stage / DIAGNOSIS).write_bytes(to_bytes(drawn))
+        text = render(drawn, incident=number).encode()
+        (stage / REPORT).write_bytes(text + b"\n## Notes\n\n" + MARKER + _notes(out / REPORT))
+        _put_in_place(stage, out, earlier)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return out / REPORT
+
+
+def _put_in_place(stage: Path, out: Path, earlier: set[str]) -> None:
+    if not out.exists():
+        stage.chmod(0o777 & ~_umask())
+        stage.rename(out)
+        return
+    (out / "panels").mkdir(exist_ok=True)
+    new = {path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()}
+    for name in sorted(new, key=lambda n: (n == REPORT, n == DIAGNOSIS, n)):  # pictures, diagnosis, then the report
+        os.replace(stage / name, out / name)
+    for name in earlier - new:
+        (out / name).unlink(missing_ok=True)
+
+
+def _earlier(out: Path) -> set[str]:
+    """The files of an earlier draft in `out`; UsageError where something else occupies it."""
+    if not out.exists():
+        return set()
+    if not out.is_dir():
+        raise UsageError(f"{out}: is a file, not a directory. Choose another place with --out DIR.")
+    if not any(out.iterdir()):
+        return set()
+    hint = "Choose another place with --out DIR, or remove it yourself."
+    try:
+        raw: Any = json.loads((out / DIAGNOSIS).read_bytes())
+    except (OSError, ValueError):
+        raw = None
+    tool = cast("dict[str, object]", raw).get("tool") if isinstance(raw, dict) else None
+    if not isinstance(tool, str) or not tool.startswith("postmortem"):
+        raise UsageError(f"{out}: holds files that are no earlier report, so it is left as it is. {hint}")
+    names = {REPORT, DIAGNOSIS, *_pictures(raw)}
+    for name in (*names, "panels"):
+        if (out / name).is_symlink():
+            raise UsageError(f"{out / name}: is a symbolic link, and would be written through. {hint}")
+    return names
+
+
+def _pictures(raw: Any) -> Iterator[str]:
+    """Every picture a diagnosis names, of any version of its schema."""
+    if isinstance(raw, dict):
+        for key, value in cast("dict[str, Any]", raw).items():
+            if key in ("image", "overview") and isinstance(value, str) and _PICTURE.fullmatch(value):
+                yield value
+            yield from _pictures(value)
+    elif isinstance(raw, list):
+        for value in cast("list[Any]", raw):
+            yield from _pictures(value)
+
+
+def _notes(report: Path) -> bytes:
+    """What the person wrote under "## Notes" in an earlier report, or under the marker if they removed the heading."""
+    text = report.read_bytes() if report.is_file() else b""
+    heading = _NOTES.search(text)
+    after = text[heading.end() :] if heading else text.partition(MARKER)[2]
+    return after.lstrip(b"\r\n").removeprefix(MARKER) or _EMPTY_NOTES
+
+
+def _unwritable(out: Path, error: OSError) -> UsageError:
+    return UsageError(f"{out}: cannot be written ({error.strerror or error}). Choose another place with --out DIR.")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,109 @@
+"""Between Arrow, which Parquet is read and written through, and plain arrays.
+
+`pyarrow.array` and `Array.to_numpy` import pandas (half a second of CPU), so numbers cross by their buffers instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from postmortem.run.values import Cells, Mask, Numbers, Things, cells_of
+
+Array = Any  # pyarrow ships no types
+ArrowTable = Any
+
+
+def from_arrow(column: Array, *, label: bool) -> Cells:
+    """An Arrow array as cells, by its type: numbers, booleans and times (as unix seconds) are numbers.
+
+    Text is read like the text of a CSV cell unless the column is a `label`.
+    """
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_decode()
+        kind = column.type
+    if pa.types.is_null(kind):
+        return Numbers(np.zeros(len(column)), np.zeros(len(column), np.bool_))
+    if pa.types.is_timestamp(kind):
+        seconds = _numbers(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64(), safe=False))
+        return Numbers(seconds.value / 1e6, seconds.logged)
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.uint8())
+    whole = pa.types.is_integer(kind)
+    if whole and label:
+        return Things(_objects(column.to_pylist()))
+    if whole or pa.types.is_boolean(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _numbers(column.cast(pa.float64(), safe=False))
+    return cells_of(column.to_pylist(), label=label)[0]
+
+
+def _numbers(column: Array) -> Numbers:
+    """A float64 array without a copy (but for the validity bits)."""
+    bits, data = column.buffers()
+    first, size = column.offset, len(column)
+    value = np.frombuffer(data, np.float64, size, first * 8) if size else np.zeros(0)
+    if column.null_count == 0:
+        return Numbers(value, None)
+    valid = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[first : first + size]
+    return Numbers(value, valid.astype(np.bool_))
+
+
+def _objects(values: Sequence[object]) -> np.typing.NDArray[np.object_]:
+    out = np.full(len(values), None, np.object_)
+    for i, value in enumerate(values):
+        out[i] = value
+    return out
+
+
+def to_arrow(cells: Cells, *, whole: bool) -> Array:
+    """Cells as an Arrow array: float64 (int64 with `whole`, where every value is), text, or lists.
+
+    Objects of several types that have no common Arrow type become text.
+    """
+    import pyarrow as pa
+
+    if isinstance(cells, Numbers):
+        bits = None if cells.logged is None else pa.py_buffer(_packed(cells.logged))
+        data = pa.py_buffer(np.ascontiguousarray(cells.value))
+        column = pa.Array.from_buffers(pa.float64(), cells.value.size, [bits, data])
+        exact = whole and bool((np.isfinite(cells.value) & (np.floor(cells.value) == cells.value)).all())
+        return column.cast(pa.int64(), safe=False) if exact else column
+    values = cells.value.tolist()
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([None if v is None else str(v) for v in values], pa.string())
+
+
+def _packed(mask: Mask) -> bytes:
+    return np.packbits(mask, bitorder="little").tobytes()
+
+
+def merged(tables: Sequence[ArrowTable]) -> ArrowTable:
+    """Tables with differing columns as one; a column whose type differs between them becomes text."""
+    import pyarrow as pa
+
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        kinds: dict[str, set[object]] = {}
+        for table in tables:
+            for column in table.schema:
+                kinds.setdefault(column.name, set()).add(column.type)
+        mixed = [name for name, found in kinds.items() if len(found) > 1]
+        return pa.concat_tables([_as_text(table, mixed) for table in tables], promote_options="permissive")
+
+
+def _as_text(table: ArrowTable, names: Sequence[str]) -> ArrowTable:
+    import pyarrow as pa
+
+    for name in names:
+        if name in table.column_names:
+            text = pa.array([None if v is None else str(v) for v in table[name].to_pylist()], pa.string())
+            table = table.set_column(table.column_names.index(name), name, text)
+    return table

@@ -1,0 +1,132 @@
+"""run.json: what the run says about itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+from postmortem.errors import UnreadableInput
+from postmortem.text import plain
+
+FORMAT_VERSION = 1
+_LIMIT = 64 * 2**20
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Typed access to run.json; None (or an empty mapping) where a key is absent or of another type than documented."""
+
+    id: str | None = None
+    seed: int | None = None
+    dtype: str | None = None
+    world_size: int | None = None
+    program: str | None = None
+    vocab: str | None = None
+    vocab_size: int | None = None
+    tokens_per_step: int | None = None
+    config: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    environment: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    lineage: Mapping[str, Any] | None = None
+    columns: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    raw: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+
+def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
+    """(manifest, notes) of run.json or run.yaml.
+
+    Raises:
+        UnreadableInput: no JSON or YAML object, or the vocabulary it names lies outside `root`.
+    """
+    raw = _mapping(file)
+    notes: list[str] = []
+
+    def take(key: str, kind: type | tuple[type, ...]) -> Any:
+        value = raw.get(key)
+        if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+            return value
+        notes.append(f"{file.name}: {key} is a {type(value).__name__}, not what the format says, and was ignored")
+        return None
+
+    def whole(key: str) -> int | None:
+        value = take(key, (int, float))
+        return int(value) if value is not None and abs(value) < 2**63 and value == int(value) else None
+
+    version = raw.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        notes.append(
+            f"{file.name}: format_version {plain(version, 20)} is not {FORMAT_VERSION}: read as far as it is known"
+        )
+    vocab = take("vocab", str)
+    if vocab is not None:
+        inside(root, vocab, f"{file.name}: vocab")
+    columns = take("columns", dict) or {}
+    lineage = take("lineage", dict)
+    ident = take("id", str)
+    manifest = Manifest(
+        id=plain(ident) if ident else None,
+        seed=whole("seed"),
+        dtype=take("dtype", str),
+        world_size=whole("world_size"),
+        program=take("program", str),
+        vocab=vocab,
+        vocab_size=whole("vocab_size"),
+        tokens_per_step=whole("tokens_per_step"),
+        config=MappingProxyType(take("config", dict) or {}),
+        environment=MappingProxyType(take("environment", dict) or {}),
+        lineage=None if lineage is None else MappingProxyType(lineage),
+        columns=MappingProxyType({str(own): str(canonical) for own, canonical in columns.items()}),
+        raw=MappingProxyType(raw),
+    )
+    return manifest, notes
+
+
+def inside(root: Path, named: str, where: str) -> Path:
+    """`root / named`, resolved.
+
+    Raises:
+        UnreadableInput: it lies outside `root`, be it by `..`, an absolute path or a link.
+    """
+    try:
+        target = (root / named).resolve()
+        base = root.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UnreadableInput(f"{plain(named)} is no path that can be followed.", file=where) from error
+    if not target.is_relative_to(base):
+        raise UnreadableInput(
+            f"{plain(named)} leads outside the run.",
+            file=where,
+            hint="A run names files inside its own directory only.",
+        )
+    return target
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    if file.stat().st_size > _LIMIT:
+        raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB: no manifest.", file=file)
+    try:
+        text = file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableInput("not UTF-8 text.", file=file) from error
+    try:
+        value = json.loads(text) if file.suffix == ".json" else _yaml(text)
+    except json.JSONDecodeError as error:
+        raise UnreadableInput(f"not JSON ({error.msg}).", file=file, line=error.lineno) from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=file) from error
+    if not isinstance(value, dict):
+        raise UnreadableInput("expected an object of keys and values.", file=file)
+    return {str(key): inner for key, inner in cast(dict[object, Any], value).items()}
+
+
+def _yaml(text: str) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {error}") from error

@@ -1,0 +1,201 @@
+"""`Run`: one training effort as the rest of the program sees it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postmortem.errors import UnreadableInput
+from postmortem.run.checkpoints import Checkpoint
+from postmortem.run.columns import canonical_order
+from postmortem.run.history import Keys, Segment, View, segments, view
+from postmortem.run.journal import Event
+from postmortem.run.manifest import Manifest
+from postmortem.run.naming import Names, is_label
+from postmortem.run.table import Table
+from postmortem.series import Series, Steps
+from postmortem.text import plain
+
+_RANK = re.compile(r"(.+)/rank(\d+)")
+_KEY_NAMES = frozenset({"attempt", "step", "rank"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """The rows in which one column of text or lists was logged: step int64[n] increasing, value object[n]."""
+
+    name: str
+    step: Steps
+    value: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return int(self.step.size)
+
+    def at(self, step: int) -> object:
+        """The value logged at `step`, or None where the column was not logged there."""
+        i = int(np.searchsorted(self.step, step))
+        return self.value[i] if i < self.step.size and self.step[i] == step else None
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """One table with the meaning of its columns and the keys of its rows. `silent` columns hold a placeholder only."""
+
+    table: Table
+    names: Names
+    keys: Keys
+    silent: frozenset[str] = frozenset()
+
+    def own(self, name: str) -> str | None:
+        """The log's own name of a canonical or unknown column, or None where there is none."""
+        if name in self.names.own:
+            return None if name in self.silent or name in _KEY_NAMES else self.names.own[name]
+        return name if name in self.names.unknown else None
+
+
+class Run:
+    """A run that was read: immutable, its columns read when they are first asked for.
+
+    `columns` are the canonical names that hold at least one logged value, `other_columns` the log's names that mean
+    nothing here (they can be asked for all the same). `row_steps` is every step of the effective history that has a
+    metrics row, also one whose loss is blank.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        root: Path | None,
+        source: str,
+        manifest: Manifest,
+        journal: Sequence[Event],
+        checkpoints: Sequence[Checkpoint],
+        notes: Sequence[str],
+        metrics: Log,
+        batches: Log | None,
+    ) -> None:
+        self.path, self.root, self.source, self.manifest = path, root, source, manifest
+        self.id = manifest.id or plain(root.name if root else path.resolve().stem) or "run"
+        self.journal, self.checkpoints, self.notes = tuple(journal), tuple(checkpoints), tuple(notes)
+        self._logs = (metrics,) if batches is None else (metrics, batches)
+        self._spans = _spans(metrics.keys, None if batches is None else batches.keys)
+        self.segments: tuple[Segment, ...] = segments(self._spans)
+        self.ranks: tuple[int, ...] = metrics.keys.ranks()
+        self._views: dict[tuple[int, int | None], View] = {}
+        self._series: dict[tuple[str, int | None], Series | None] = {}
+        self._labels: dict[tuple[str, int | None], Labels | None] = {}
+        self.row_steps: Steps = self._view(0, None).row_steps
+        found = [name for log in self._logs for name in log.names.own if log.own(name) and _any_logged(log, name)]
+        per_rank = [f"loss/rank{r}" for r in self.ranks] if len(self.ranks) > 1 and "loss" in found else []
+        self.columns: tuple[str, ...] = tuple(sorted({*found, *per_rank}, key=canonical_order))
+        self.other_columns: tuple[str, ...] = tuple(sorted({n for log in self._logs for n in log.names.unknown}))
+
+    def series(self, name: str, *, attempt: int | None = None) -> Series | None:
+        """A column of numbers over the effective history, or None where it was never logged.
+
+        With `attempt`, the lineage as that attempt saw it: the effective history up to its start, then its own rows,
+        discarded ones included. Several ranks are averaged (NaN and Inf propagate); `<name>/rank<r>` is one of them.
+        """
+        key = (name, attempt)
+        if key not in self._series:
+            self._series[key] = self._read_series(name, attempt)
+        return self._series[key]
+
+    def labels(self, name: str, *, attempt: int | None = None) -> Labels | None:
+        """A column of text or lists over the same rows as `series`; of several ranks, the lowest."""
+        key = (name, attempt)
+        if key not in self._labels:
+            self._labels[key] = self._read_labels(name, attempt)
+        return self._labels[key]
+
+    def origin(self, name: str) -> str:
+        """Where a column's values come from: `metrics.csv, column train/loss`.
+
+        Raises:
+            KeyError: no such column.
+        """
+        for candidate, _ in self._candidates(name):
+            for log in self._logs:
+                own = log.own(candidate)
+                if own is not None and _any_logged(log, candidate):
+                    return f"{log.table.shown}, column {plain(own, 80)}"
+        raise KeyError(name)
+
+    def vocab(self) -> Sequence[str] | None:
+        """The decode table: piece of token id i at index i. None where the run has none.
+
+        Raises:
+            UnreadableInput: the file that run.json names is no decode table.
+        """
+        if self.root is None or self.manifest.vocab is None:
+            return None
+        file = self.root / self.manifest.vocab
+        if not file.is_file():
+            return None
+        try:
+            tokens = json.loads(file.read_text("utf-8"))["tokens"]
+            if not isinstance(tokens, list):
+                raise TypeError("tokens is no list")
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+            raise UnreadableInput('expected {"tokens": ["piece", …]}.', file=plain(self.manifest.vocab)) from error
+        return tuple(str(token) for token in tokens)
+
+    def _candidates(self, name: str) -> list[tuple[str, int | None]]:
+        """(column, rank) to try in turn: the name as it stands, then one rank of a column of all ranks."""
+        match = _RANK.fullmatch(name)
+        ranked = [(match[1], int(match[2]))] if match and len(self.ranks) > 1 else []
+        return [(name, None), *ranked]
+
+    def _view(self, log: int, attempt: int | None) -> View:
+        key = (log, attempt)
+        if key not in self._views:
+            keys = self._logs[log].keys
+            spans = self._spans if set(keys.attempts()) <= set(self._spans) else keys.spans()
+            self._views[key] = view(keys, {a: first for a, (first, _) in spans.items()}, attempt)
+        return self._views[key]
+
+    def _read_series(self, name: str, attempt: int | None) -> Series | None:
+        for candidate, rank in self._candidates(name):
+            for i, log in enumerate(self._logs):
+                own = log.own(candidate)
+                read = None if own is None or is_label(candidate) else log.table.numbers(own)
+                if read is None:
+                    continue
+                step, value = self._view(i, attempt).numbers(read, rank)
+                if step.size:
+                    return Series(name, step, value)
+        return None
+
+    def _read_labels(self, name: str, attempt: int | None) -> Labels | None:
+        for candidate, rank in self._candidates(name):
+            for i, log in enumerate(self._logs):
+                own = log.own(candidate)
+                if own is None:
+                    continue
+                step, value = self._view(i, attempt).objects(log.table.objects(own), rank)
+                if step.size:
+                    return Labels(name, step, value)
+        return None
+
+
+def _spans(metrics: Keys, batches: Keys | None) -> dict[int, tuple[int, int]]:
+    """attempt → (first, last step) of the metrics rows; an attempt that starts earlier in batches starts there."""
+    spans = metrics.spans()
+    if batches is None or len(spans) < 2 or set(batches.attempts()) != set(spans):
+        return spans
+    other = batches.spans()
+    return {a: (min(first, other[a][0]), last) for a, (first, last) in spans.items()}
+
+
+def _any_logged(log: Log, name: str) -> bool:
+    own = log.own(name)
+    if own is None:
+        return False
+    bounds = log.table.bounds(own)
+    return bounds is None or bounds.nulls < log.table.rows

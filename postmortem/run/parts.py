@@ -1,0 +1,92 @@
+"""The per-step store: Parquet parts and live JSONL tails, `metrics/` and `batches/` of a run directory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from postmortem.run.arrow import ArrowTable, to_arrow
+from postmortem.run.columns import KEYS
+from postmortem.run.rows import Chunk
+
+ROW_GROUP = 32_768
+_PART = re.compile(r"part-(\d+)\.parquet")
+_TAIL = re.compile(r"tail-(\d+)-(\d+)\.jsonl")
+
+
+def parts(folder: Path) -> list[Path]:
+    """Compacted segments, oldest first."""
+    return sorted((p for p in folder.iterdir() if _PART.fullmatch(p.name)), key=lambda p: int(p.stem.split("-")[1]))
+
+
+def tails(folder: Path) -> list[Path]:
+    """Live tails in order of (attempt, rank)."""
+    return sorted((p for p in folder.iterdir() if _TAIL.fullmatch(p.name)), key=tail_key)
+
+
+def tail_key(path: Path) -> tuple[int, int]:
+    """(attempt, rank) from a tail's name."""
+    _, attempt, rank = path.stem.split("-")
+    return int(attempt), int(rank)
+
+
+def arrow_table(chunk: Chunk) -> ArrowTable:
+    """A chunk as an Arrow table; key columns are whole numbers."""
+    import pyarrow as pa
+
+    return pa.table({name: to_arrow(cells, whole=name in KEYS) for name, cells in chunk.columns.items()})
+
+
+def write_part(folder: Path, table: ArrowTable) -> Path:
+    """Write a new part: temporary file, fsync, rename. Several ranks may do so at once.
+
+    The temporary file is made exclusively and carries the part's number; whoever holds it while the part does not
+    exist yet owns that number.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    floats = [f.name for f in table.schema if pa.types.is_floating(f.type) and "." not in f.name]
+    words = [f.name for f in table.schema if pa.types.is_string(f.type) and "." not in f.name]
+    number = max((int(p.stem.split("-")[1]) for p in parts(folder)), default=0) + 1
+    while True:
+        final = folder / f"part-{number:06d}.parquet"
+        temporary = final.with_suffix(".parquet.tmp")
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            number += 1
+            continue
+        if not final.exists():
+            break
+        os.close(handle)
+        temporary.unlink()
+        number += 1
+    try:
+        with os.fdopen(handle, "wb") as file:
+            pq.write_table(
+                table,
+                file,
+                compression="zstd",
+                row_group_size=ROW_GROUP,
+                use_dictionary=words or False,
+                use_byte_stream_split=floats or False,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+    return final
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a directory, so that a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,186 @@
+"""Rows of a log as columns that are read one at a time, whatever they are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from postmortem.errors import UnreadableInput
+from postmortem.run.arrow import from_arrow
+from postmortem.run.naming import is_label
+from postmortem.run.rows import Chunk
+from postmortem.run.values import Cells, Numbers, Objects, Things
+from postmortem.text import plain
+
+Metadata = Any  # pyarrow.parquet.FileMetaData; pyarrow ships no types
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is known of one column without its rows: null cells, smallest and largest number (None: not known)."""
+
+    nulls: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows. `load(name)` reads one of `names`; `bounds(name)` is free of reading, or None."""
+
+    rows: int
+    names: tuple[str, ...]
+    load: Callable[[str], Cells]
+    bounds: Callable[[str], Bounds | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of `metrics` or of `batches`, in file order. `shown` names the file or folder in messages."""
+
+    shown: str
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, before any is dropped or merged."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The log's own column names, in order of first appearance."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.names))
+
+    def numbers(self, own: str) -> Numbers | None:
+        """The column over all rows; None where it holds no numbers."""
+        if len(self.parts) == 1:
+            cells = self.parts[0].load(own) if own in self.parts[0].names else None
+            return cells if isinstance(cells, Numbers) else None
+        values = np.zeros(self.rows, np.float64)
+        logged = np.zeros(self.rows, np.bool_)
+        start, numeric = 0, False
+        for part in self.parts:
+            cells = part.load(own) if own in part.names else None
+            if isinstance(cells, Numbers):
+                numeric = True
+                values[start : start + part.rows] = cells.value
+                logged[start : start + part.rows] = True if cells.logged is None else cells.logged
+            start += part.rows
+        if not numeric:
+            return None
+        return Numbers(values, None if logged.all() else logged)
+
+    def objects(self, own: str) -> Objects:
+        """object[rows]: text, lists or numbers as Python objects, None where not logged."""
+        out = np.full(self.rows, None, np.object_)
+        start = 0
+        for part in self.parts:
+            if own in part.names:
+                cells = part.load(own)
+                out[start : start + part.rows] = cells.value
+                if isinstance(cells, Numbers) and cells.logged is not None:
+                    out[start : start + part.rows][~cells.logged] = None
+            start += part.rows
+        return out
+
+    def bounds(self, own: str) -> Bounds | None:
+        """The column's statistics over all parts (a part without it counts as null), or None where unknown."""
+        found = [part.bounds(own) if own in part.names else Bounds(part.rows) for part in self.parts]
+        return _joined(found, [part.rows for part in self.parts])
+
+
+def _joined(found: Sequence[Bounds | None], rows: Sequence[int]) -> Bounds | None:
+    known = [b for b in found if b is not None]
+    if len(known) < len(found):
+        return None
+    logged = [b for b, n in zip(known, rows, strict=True) if b.nulls < n]
+    lows = [b.low for b in logged if b.low is not None]
+    highs = [b.high for b in logged if b.high is not None]
+    nulls = sum(b.nulls for b in known)
+    if len(lows) < len(logged) or not logged:
+        return Bounds(nulls)
+    return Bounds(nulls, min(lows), max(highs))
+
+
+def memory_part(chunk: Chunk) -> Part:
+    """Rows that are in memory already."""
+    return Part(
+        chunk.rows, tuple(chunk.columns), chunk.columns.__getitem__, lambda name: _measured(chunk.columns[name])
+    )
+
+
+def _measured(cells: Cells) -> Bounds:
+    if isinstance(cells, Things):
+        return Bounds(cells.nulls)
+    logged = cells.value if cells.logged is None else cells.value[cells.logged]
+    finite = logged[np.isfinite(logged)]
+    return Bounds(cells.nulls, float(finite.min()), float(finite.max())) if finite.size else Bounds(cells.nulls)
+
+
+def parquet_part(path: Path, shown: str) -> Part:
+    """One Parquet file, of which only the footer is read until a column is asked for.
+
+    Raises:
+        UnreadableInput: empty, corrupt, or no Parquet file at all.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.stat().st_size == 0:
+        raise UnreadableInput("the file is empty (0 bytes).", file=shown)
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            names = tuple(dict.fromkeys(file.schema_arrow.names))
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableInput(f"not a readable Parquet file ({_first_line(error)}).", file=shown) from error
+    leaves = _leaves(metadata)
+
+    def load(name: str) -> Cells:
+        try:
+            with pq.ParquetFile(path, metadata=metadata) as file:
+                table = file.read(columns=[name], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise UnreadableInput(f"damaged Parquet file ({_first_line(error)}).", file=shown) from error
+        return from_arrow(table.column(table.column_names.index(name)).combine_chunks(), label=is_label(name))
+
+    def bounds(name: str) -> Bounds | None:
+        leaf = leaves.get(name)
+        return None if leaf is None else _bounds(metadata, leaf)
+
+    return Part(metadata.num_rows, names, load, bounds)
+
+
+def _leaves(metadata: Metadata) -> Mapping[str, int]:
+    """Flat column name → index of its leaf."""
+    schema = metadata.schema
+    return {schema.column(i).path: i for i in range(len(schema)) if schema.column(i).max_repetition_level == 0}
+
+
+def _bounds(metadata: Metadata, leaf: int) -> Bounds | None:
+    found: list[Bounds | None] = []
+    rows: list[int] = []
+    for group in range(metadata.num_row_groups):
+        column = metadata.row_group(group).column(leaf)
+        statistics = column.statistics if column.is_stats_set else None
+        rows.append(column.num_values)
+        if statistics is None or statistics.null_count is None:
+            return None
+        numeric = statistics.has_min_max and isinstance(statistics.min, (int, float))
+        ends = (statistics.min, statistics.max) if numeric else (None, None)
+        found.append(Bounds(statistics.null_count, *ends))
+    return _joined(found, rows)
+
+
+def _first_line(error: BaseException) -> str:
+    return plain(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
+
+
+def table_of(chunks: Sequence[Chunk], shown: str, notes: Sequence[str] = ()) -> Table:
+    """A table of rows in memory."""
+    return Table(shown, tuple(memory_part(chunk) for chunk in chunks), tuple(notes))

@@ -1,0 +1,43 @@
+"""One logged column as two arrays: what detectors, panels and the guard pass to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Steps = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """The rows in which one column was logged.
+
+    `step` is int64[n], strictly increasing; `value` is float64[n]. A row that did not log the column is absent, so NaN
+    and Inf in `value` always mean a non-finite measurement, never "not logged".
+    """
+
+    name: str
+    step: Steps
+    value: Values
+
+    def __post_init__(self) -> None:
+        if self.step.shape != self.value.shape or self.step.ndim != 1:
+            raise ValueError(
+                f"{self.name}: step {self.step.shape} and value {self.value.shape} must be equal 1-d shapes"
+            )
+
+    def __len__(self) -> int:
+        return int(self.step.size)
+
+    def window(self, first: int, last: int) -> Series:
+        """Rows with first <= step < last, as views (no copy)."""
+        lo, hi = np.searchsorted(self.step, [first, last])
+        return Series(self.name, self.step[lo:hi], self.value[lo:hi])
+
+    def at(self, step: int) -> float | None:
+        """The value logged at `step`, or None where the column was not logged there."""
+        i = int(np.searchsorted(self.step, step))
+        return float(self.value[i]) if i < self.step.size and self.step[i] == step else None

@@ -1,0 +1,63 @@
+"""Looking at files before reading them."""
+
+from __future__ import annotations
+
+import codecs
+import stat
+from pathlib import Path
+
+from postmortem.errors import UnreadableInput
+
+_BLOCK = 2**20
+
+
+def suffix(path: Path, *endings: str) -> bool:
+    """Whether `path` is a file (or anything that is no directory) with one of the endings, in any case."""
+    return path.suffix.lower() in endings and not path.is_dir()
+
+
+def require_file(path: Path, shown: str) -> None:
+    """Refuse what is no regular file with something in it.
+
+    Raises:
+        UnreadableInput: a directory, a pipe or device, an empty file.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise UnreadableInput("is a directory where a file is expected.", file=shown)
+    if not stat.S_ISREG(mode):
+        raise UnreadableInput("is no regular file.", file=shown)
+    if path.stat().st_size == 0:
+        raise UnreadableInput("the file is empty (0 bytes).", file=shown)
+
+
+def head(path: Path, size: int = 4096) -> bytes:
+    """The first bytes of a regular file; none where it cannot be read."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def require_text(path: Path, shown: str) -> None:
+    """Refuse what is no UTF-8 text, naming the line.
+
+    Raises:
+        UnreadableInput: NUL bytes, or bytes that are no UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            nul = block.find(b"\0")
+            if nul >= 0:
+                raise UnreadableInput("binary data, not text.", file=shown, line=line + block.count(b"\n", 0, nul))
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                at = line + block.count(b"\n", 0, max(error.start, 0))
+                raise UnreadableInput("not UTF-8 text.", file=shown, line=at) from error
+            line += block.count(b"\n")

@@ -1,0 +1,62 @@
+"""A JSON file of rows: Hugging Face's trainer_state.json with its `log_history`, or a plain list of objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import cast
+
+from postmortem.errors import UnreadableInput
+from postmortem.run.rows import Collector, dropped_notes
+from postmortem.run.table import Table, table_of
+from postmortem.sources._assemble import MANIFESTS, row_source
+from postmortem.sources._files import require_text, suffix
+from postmortem.text import plain
+
+
+def read_table(path: Path, labels: frozenset[str]) -> Table:
+    """All rows. Bare NaN, which Hugging Face writes and JSON forbids, is read as non-finite.
+
+    Raises:
+        UnreadableInput: not JSON, or JSON that holds no rows.
+    """
+    require_text(path, path.name)
+    try:
+        value = _parse(path.read_text("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UnreadableInput(f"not JSON ({error.msg}).", file=path.name, line=error.lineno) from error
+    except RecursionError as error:
+        raise UnreadableInput("JSON that is nested too deeply.", file=path.name) from error
+    if isinstance(value, dict):
+        value = cast(dict[str, object], value).get("log_history")
+    if not isinstance(value, list):
+        raise UnreadableInput("holds no rows: neither a list of objects nor a log_history.", file=path.name)
+    collector = Collector(labels)
+    entries = cast(list[object], value)
+    for row in entries:
+        if isinstance(row, dict):
+            collector.add(cast(dict[str, object], row))
+    collector.flush()
+    if not collector.rows:
+        raise UnreadableInput("holds no rows.", file=path.name)
+    notes = dropped_notes(path.name, collector.dropped)
+    if collector.rows < len(entries):
+        notes.append(f"{path.name}: {len(entries) - collector.rows} entries are no objects and were skipped")
+    return table_of(collector.chunks, plain(path.name), notes)
+
+
+def _parse(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python converts
+        return json.loads(text, parse_int=float)
+
+
+SOURCE = row_source(
+    "json",
+    "Hugging Face's trainer_state.json, or a JSON list of objects (.json)",
+    lambda path: suffix(path, ".json") and path.name not in MANIFESTS,
+    read_table,
+)

@@ -1,0 +1,23 @@
+"""JSON lines: one object a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from postmortem.run.rows import read_jsonl
+from postmortem.run.table import Table, table_of
+from postmortem.sources._assemble import row_source
+from postmortem.sources._files import suffix
+
+
+def read_table(path: Path, labels: frozenset[str]) -> Table:
+    """All rows; lines that are no JSON object are left out, counted and noted.
+
+    Raises:
+        UnreadableInput: not UTF-8, or no line is a JSON object.
+    """
+    chunks, notes = read_jsonl(path, path.name, strict_text=True, labels=labels)
+    return table_of(chunks, path.name, notes)
+
+
+SOURCE = row_source("jsonl", "JSON lines (.jsonl, .ndjson)", lambda path: suffix(path, ".jsonl", ".ndjson"), read_table)

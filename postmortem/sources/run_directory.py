@@ -1,0 +1,57 @@
+"""The run directory of docs/run-format.md: metrics/ and batches/ as Parquet parts and live JSONL tails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from postmortem.errors import UnreadableInput
+from postmortem.run import Run
+from postmortem.run.parts import parts, tails
+from postmortem.run.rows import read_jsonl
+from postmortem.run.table import Part, Table, memory_part, parquet_part
+from postmortem.sources._assemble import assemble, label_names
+from postmortem.sources._files import require_file
+from postmortem.sources._source import Source
+from postmortem.text import plain
+
+
+def sniff(path: Path) -> bool:
+    """A folder with a folder metrics/ in it."""
+    return path.is_dir() and (path / "metrics").is_dir()
+
+
+def read(path: Path, mapping: Mapping[str, str]) -> Run:
+    """Parts and tails of metrics/ and batches/, and what stands beside them.
+
+    Raises:
+        UnreadableInput: no rows yet, a corrupt part, or any of what `assemble` refuses.
+    """
+    labels = label_names(mapping)
+    metrics = _store(path / "metrics", labels)
+    if not metrics.rows:
+        raise UnreadableInput("metrics/ holds no rows.", file=plain(path), hint="Has the run logged a step yet?")
+    batches = _store(path / "batches", labels) if (path / "batches").is_dir() else None
+    return assemble("run directory", path, path, metrics, batches, mapping)
+
+
+def _store(folder: Path, labels: frozenset[str]) -> Table:
+    """One table. Tails are read first: a tail that is compacted meanwhile is then among the parts."""
+    live: list[Part] = []
+    notes: list[str] = []
+    for tail in tails(folder):
+        shown = f"{folder.name}/{tail.name}"
+        try:
+            chunks, said = read_jsonl(tail, shown, strict_text=False, labels=labels)
+        except FileNotFoundError:
+            continue
+        live += [memory_part(chunk) for chunk in chunks]
+        notes += said
+    stored: list[Part] = []
+    for part in parts(folder):
+        require_file(part, f"{folder.name}/{part.name}")
+        stored.append(parquet_part(part, f"{folder.name}/{part.name}"))
+    return Table(f"{folder.name}/", (*stored, *live), tuple(notes))
+
+
+SOURCE = Source("run directory", "a run directory with metrics/ in it", sniff, read)

@@ -1,0 +1,42 @@
+"""Names come from strangers: what they may do to a terminal is nothing."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+_ZERO_WIDTH_JOINERS = {"\u200c", "\u200d"}
+
+
+def plain(text: object, limit: int = 200) -> str:
+    """`text` on one line without control, format or bidirectional characters, cut to `limit` characters.
+
+    Escape sequences lose their ESC byte and become harmless letters; a newline or tab becomes a space.
+    """
+    out: list[str] = []
+    for char in str(text):
+        if char in "\t\n\r\v\f\x85\u2028\u2029":
+            out.append(" ")
+        elif char in _ZERO_WIDTH_JOINERS or unicodedata.category(char)[0] != "C":
+            out.append(char)
+        else:
+            out.append("\ufffd")
+    line = "".join(out)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def number(value: float | int | None) -> str:
+    """A figure as people read it: four significant digits, an exponent only where it helps, NaN and inf by name."""
+    if value is None:
+        return "none"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
+        return str(int(value))
+    size = abs(value)
+    return f"{value:.3g}" if size < 1e-3 or size >= 1e6 else f"{value:.4g}"
+
+
+def times(ratio: float) -> str:
+    """A ratio as people say it: 3.2×."""
+    return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.3g}×" if ratio < 1e6 else f"{ratio:.1e}×"

@@ -1,0 +1,45 @@
+"""What starting the tool pulls in, and which rooms may know which."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "sample_runs" / "19-spike-001"
+WATCHED = """
+import sys
+from postmortem.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+
+
+def modules_after(*words: str, cwd: Path) -> set[str]:
+    """Top-level names of all modules that `postmortem WORDS` ends with."""
+    done = subprocess.run((sys.executable, "-c", WATCHED, *words), cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", [("--help",), ("draft", "--help"), ("lab", "--help"), ("report", "--help")])
+def test_help_is_light(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert not modules_after(*words, cwd=tmp_path) & {"torch", "pandas", "matplotlib", "pyarrow", "jinja2"}
+
+
+@pytest.mark.parametrize("words", [("draft", str(SAMPLE), "--out", "out"), ("explain", "bit_flip")])
+def test_diagnosing_needs_no_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert "torch" not in modules_after(*words, cwd=tmp_path)
+
+
+def test_imports_point_down_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    broken = lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert not broken, capsys.readouterr().out
