@@ -76,7 +76,7 @@ docs-check: .venv/core ## Check that the generated pages are fresh
 
 .PHONY: goldens
 goldens: .venv/test ## Rewrite the tests' golden files; read the diff before you commit it
-	@UPDATE_GOLDENS=1 $(PY) -m pytest
+	@$(PY) -m pytest --update-goldens
 
 .PHONY: samples
 samples: .venv/test ## Train the sample runs again, bit for bit where the machine allows it

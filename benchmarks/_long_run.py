@@ -15,7 +15,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from postmortem.record import RunWriter
+from postmortem.record.writer import RunWriter
 
 SEED = 2
 ONSET_SHARE = 0.6137  # where in the run its one incident begins

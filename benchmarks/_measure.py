@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-POSTMORTEM = (sys.executable, "-c", "from postmortem.cli import main; main()")
+POSTMORTEM = (sys.executable, "-m", "postmortem")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Cost:
     peak_bytes: int
 
 
-def cost(command: Sequence[str]) -> Cost:
+def cost(command: Sequence[str], **environment: str) -> Cost:
     """Run `command` in the repository's root and measure it; RuntimeError with its stderr where it fails."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     with tempfile.TemporaryFile() as errors:
         begun = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
@@ -81,7 +81,7 @@ def machine() -> str:
 def options(description: str, rounds: int) -> argparse.ArgumentParser:
     """The options every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"measured rounds (default {rounds})")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds, or seeds (default {rounds})")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     return parser
 

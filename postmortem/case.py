@@ -155,6 +155,7 @@ class Case:
         first = int(np.argmax(same_way & (np.abs(z) >= min(MOVED_Z, abs(z[worst])))))
         level = float(np.median(before.value))
         widest = max(float(np.abs(residual).max()), scale)
+        agrees = sign == 0 or sign * float(z[worst]) > 0  # else nothing departed the way that was asked for
         return Departure(
             name,
             float(inside.value[worst]),
@@ -163,7 +164,7 @@ class Case:
             float(z[worst]),
             float(inside.value[worst]) / level if level > 0 else float("nan"),
             int(inside.step[first]),
-            abs(float(z[worst])) * scale / widest,
+            abs(float(z[worst])) * scale / widest if agrees else 0.0,
         )
 
     @cached_property

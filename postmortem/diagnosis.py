@@ -259,7 +259,7 @@ def rank(scores: Mapping[str, float]) -> dict[str, float]:
     top = max(scores.values())
     shares = {cause: math.exp(score - top) for cause, score in scores.items()}
     total = sum(shares.values())
-    return {cause: shares[cause] / total for cause in sorted(shares, key=lambda c: (-shares[c], c))}
+    return {cause: shares[cause] / total for cause in sorted(scores, key=lambda c: (-scores[c], c))}
 
 
 def strength(probability: float) -> Strength:

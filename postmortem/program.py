@@ -99,7 +99,7 @@ def resolve(entry_point: str) -> ProgramFactory:
     try:
         found: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"program {entry_point!r}: no module named {error.name!r} can be imported from here") from error
+        raise UsageError(f"program {entry_point!r}: no module named {error.name!r} is found from here") from error
     for name in attribute.split("."):
         if not hasattr(found, name):
             raise UsageError(f"program {entry_point!r}: {module_name} has no {attribute!r}")

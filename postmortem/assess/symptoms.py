@@ -108,7 +108,7 @@ def _grad_norm(case: Case) -> Symptom:
         )
     worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
     value, usual = float(near.value[worst]), case.level("grad_norm")
-    compared = f" (rolling baseline {number(usual)})" if usual is not None else ""
+    compared = f" (rolling baseline {usual:.3g})" if usual is not None else ""
     return Symptom(key, label, value, int(near.step[worst]), _origin(case, "grad_norm"), number(value) + compared)
 
 

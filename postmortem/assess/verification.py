@@ -11,6 +11,7 @@ from postmortem.case import Case
 from postmortem.diagnosis import Check, Verification
 from postmortem.text import number
 
+MARGIN = 0.05  # a figure that is checked allows five per cent, however quiet the loss was
 THROUGH_ROWS = 200  # a cure is read over the incident and as many rows after it as people would look at
 
 
@@ -24,7 +25,7 @@ def verification(case: Case) -> Verification:
     level, noise = before(case), _noise(case)
     checks: list[Check] = []
     if level is not None and noise is not None:
-        bound = level + 4 * noise
+        bound = level + max(4 * noise, MARGIN * abs(level))
         broken = case.series("loss")
         was = broken.at(case.incident.peak_step) if broken is not None else None
         worse = (
@@ -53,9 +54,8 @@ def verification(case: Case) -> Verification:
             Check("loss", case.onset, through, "finite", None, f"loss finite from step {case.onset} through {through}")
         )
     command = f"postmortem verify diagnosis.json --against {shlex.quote('RUN')}"
-    return Verification(
-        case.run.manifest.seed, None if noise is None else 3 * noise, level, through, tuple(checks), command
-    )
+    epsilon = None if noise is None or level is None else max(3 * noise, MARGIN / 2 * abs(level))
+    return Verification(case.run.manifest.seed, epsilon, level, through, tuple(checks), command)
 
 
 def _noise(case: Case) -> float | None:

@@ -14,7 +14,11 @@ from postmortem.cli.lab import lab
 from postmortem.cli.report import report
 
 app = typer.Typer(
-    name="postmortem", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="postmortem",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 for command in (draft, report, explain, lab):

@@ -21,27 +21,37 @@ INTERRUPTED = 130
 
 
 def guarded(command: Callable[[], object]) -> None:
-    """Run `command`; whatever goes wrong ends in one line on stderr and an exit code of its own."""
+    """Run `command` and exit; whatever goes wrong ends in one line on stderr and an exit code of its own."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot spell is no reason to fail
             stream.reconfigure(errors="replace")
+    code = _run(command)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (`| head`) has what it wanted; nothing may be flushed once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _run(command: Callable[[], object]) -> int | str | None:
     try:
         command()
-        sys.stdout.flush()
+    except SystemExit as end:  # typer ends this way, and with 1 where the reader of its output went away
+        return 0 if isinstance(end.__context__, BrokenPipeError) else end.code
     except PostmortemError as error:
-        _fail(plain(error, 2000), error.exit_code)
+        return _say(plain(error, 2000), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted.", INTERRUPTED)
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return _say("interrupted.", INTERRUPTED)
+    except BrokenPipeError:
+        return 0
     except Exception as error:
         if os.environ.get("POSTMORTEM_DEBUG") == "1":
             traceback.print_exc()
         what = plain(f"{type(error).__name__}: {error}", 300)
-        _fail(f"internal error, please report it ({what}). POSTMORTEM_DEBUG=1 shows where.", OUR_BUG)
+        return _say(f"internal error, please report it ({what}). POSTMORTEM_DEBUG=1 shows where.", OUR_BUG)
+    return 0
 
 
-def _fail(message: str, code: int) -> None:
+def _say(message: str, code: int) -> int:
     typer.echo(f"postmortem: {message}", err=True)
-    sys.exit(code)
+    return code

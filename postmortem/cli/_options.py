@@ -15,7 +15,9 @@ def parse_map(values: Sequence[str]) -> dict[str, str]:
     for item in (item for value in values for item in value.split(",")):
         name, equals, own = (part.strip() for part in item.partition("="))
         if not (name and equals and own):
-            raise UsageError(f"--map: {plain(item)!r} is not NAME=COLUMN. Example: --map loss=train/loss,step=global_step")
+            raise UsageError(
+                f"--map: {plain(item)!r} is not NAME=COLUMN. Example: --map loss=train/loss,step=global_step"
+            )
         if mapping.get(name, own) != own:
             raise UsageError(f"--map: {plain(name)} is mapped twice, to {plain(mapping[name])} and to {plain(own)}.")
         mapping[name] = own

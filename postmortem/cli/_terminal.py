@@ -70,7 +70,7 @@ def stage(text: str) -> Iterator[None]:
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status(Text(text)):
+    with Console(stderr=True).status(Text(text), refresh_per_second=4):
         yield
 
 

@@ -20,7 +20,8 @@ def draft(
         Path | None, typer.Option("--out", metavar="DIR", help="Where the report goes [default: RUN/postmortem].")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the diagnosis as JSON; write nothing but what --out and --lessons name.")
+        bool,
+        typer.Option("--json", help="Print the diagnosis as JSON; write nothing but what --out and --lessons name."),
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if there is an incident.")] = False,
     lessons: Annotated[
@@ -32,9 +33,13 @@ def draft(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="NAME=COLUMN,...", help="Which column of the log is which, where names are unusual."),
+        typer.Option(
+            "--map", metavar="NAME=COLUMN,...", help="Which column of the log is which, where names are unusual."
+        ),
     ] = None,
-    no_text: Annotated[bool, typer.Option("--no-text", help="Leave training text out of the report: private data.")] = False,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="Leave training text out of the report: private data.")
+    ] = False,
 ) -> None:
     """Read a run, find what went wrong, and draft its post-mortem.
 
@@ -62,17 +67,19 @@ def draft(
         diagnosis = diagnose(opened, text=not no_text)
     number = report.select(diagnosis, number=incident, at=at)
     place = out or (None if as_json else report.default_out(opened.path))
+    written = None
+    if place:
+        with stage("Drawing and writing the report"):
+            written = report.write_report(diagnosis, place, draw=draw_panel, incident=number)
+    added = book is not None and report.add_lesson(diagnosis, book, incident=number, report=written)
     if as_json:
         typer.echo(report.to_bytes(diagnosis), nl=False)
     else:
         show(report.summarize(diagnosis, incident=number, width=width(sys.stdout), unicode=encodes(sys.stdout)))
         typer.echo()
-    written = None
-    if place:
-        with stage("Drawing and writing the report"):
-            written = report.write_report(diagnosis, place, draw=draw_panel, incident=number)
+    if written:
         typer.echo(f"report  {shown(written)}", err=as_json)
-    if book and report.add_lesson(diagnosis, book, incident=number, report=written):
+    if book and added:
         typer.echo(f"lesson  {shown(book)}", err=as_json)
     if check and diagnosis.incidents:
         raise typer.Exit(1)

@@ -36,8 +36,9 @@ def report(
 
     loaded = load(diagnosis)
     number = rendering.select(loaded, number=incident, at=at)
+    text = rendering.render(loaded, incident=number, format=format)
     if out is None:
-        typer.echo(rendering.render(loaded, incident=number, format=format), nl=False)
+        typer.echo(text, nl=False)
         return
     from postmortem.panels import draw_panel
 

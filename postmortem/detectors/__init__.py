@@ -9,7 +9,11 @@ A detector is one public file holding `DETECTOR = Detector(...)`; it sees a `Tel
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import cache
+from typing import Literal
+
+import numpy as np
 
 from postmortem.detectors import _group
 from postmortem.detectors._model import (
@@ -23,6 +27,7 @@ from postmortem.detectors._model import (
     Incident,
     Telemetry,
 )
+from postmortem.detectors._watchdog import Watchdog
 from postmortem.discovery import discover
 
 __all__ = [
@@ -35,6 +40,7 @@ __all__ = [
     "Finding",
     "Incident",
     "Telemetry",
+    "Watchdog",
     "detectors",
     "find_incidents",
 ]
@@ -46,8 +52,16 @@ def detectors() -> tuple[Detector, ...]:
     return discover(sys.modules[__name__], "DETECTOR", Detector)
 
 
-def find_incidents(t: Telemetry) -> tuple[Incident, ...]:
-    """All incidents of a run, worst first. Unknown columns are ignored; an empty run has none."""
+def find_incidents(
+    t: Telemetry, *, mode: Literal["all", "watchdog"] = "all", checkpoints: Sequence[int] = ()
+) -> tuple[Incident, ...]:
+    """All incidents of a run, worst first. Unknown columns are ignored; an empty run has none.
+
+    In mode "watchdog" only a held loss level counts; `checkpoints` are the steps its rollback may go to.
+    """
     if t.row_steps.size == 0:
         return ()
-    return _group.incidents(t, (f for d in detectors() for f in d.find(t)))
+    found = (Watchdog(checkpoints=checkpoints).find,) if mode == "watchdog" else tuple(d.find for d in detectors())
+    # A log may hold any float: 1e308 beside -1e308 is a finding, not a warning on stderr.
+    with np.errstate(all="ignore"):
+        return _group.incidents(t, [f for find in found for f in find(t)])

@@ -16,7 +16,7 @@ _LOOK_AHEAD = REACH
 """Rows after an excursion in whose baseline it would still stand, and which are therefore screened again without it."""
 
 _CREEP_SIGMAS, _CREEP_ROWS = 4.0, 16
-_EARLY_LOG = float(np.log(3))
+_EARLY_LOG = float(np.log(5))
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def _follow(s: Signal, rule: Rule, past: Past, row: int) -> Excursion:
 
 
 def _early(s: Signal) -> int | None:
-    """A blow-up before there is a past to measure noise in: a row at three times the highest so far and three times
-    beyond their spread. Only on the log scale, where "three times" means something."""
+    """A blow-up before there is a past to measure noise in: a row at five times the highest so far and three times
+    beyond their spread. Only on the log scale, where "five times" means something."""
     if not s.log:
         return None
     y = s.y[: LEAST_ROWS + 1]
@@ -138,7 +138,7 @@ def finding(s: Signal, e: Excursion, detector: str, kind: str, opens: bool = Tru
         recovery_step=recovery if e.settled.outcome != UNRESOLVED else None,
         peak=float(s.raw[peak]),
         baseline=baseline,
-        scale=e.scale * baseline if s.log else e.scale,
+        scale=e.scale * baseline if s.log else e.scale * s.size,
         score=height / e.scale,
         settled=None if e.settled.level is None else s.back(e.settled.level),
         outcome=e.settled.outcome,

@@ -24,6 +24,7 @@ _CAUSE_KINDS = (
     "empty_batch_labels",
 )
 _MINOR_KINDS = ("non_finite_gradient",)
+_TIERS = {RECOVERED: 2, LINGERING: 3, UNRESOLVED: 4, DIVERGED: 5}
 
 
 class _Group:
@@ -120,7 +121,7 @@ def _incident(t: Telemetry, findings: list[Finding]) -> Incident:
         peak_step=main.peak_step,
         recovery_step=main.recovery_step,
         outcome=main.outcome,
-        severity=_severity(main),
+        severity=max(_severity(f) for f in ordered if f.opens or f is main),
         suspected=main.suspected,
         attempt=bisect_right(t.restarts, first.onset_step),
         discarded=False,
@@ -131,11 +132,11 @@ def _incident(t: Telemetry, findings: list[Finding]) -> Incident:
 def _severity(f: Finding) -> float:
     if f.kind in _FATAL_KINDS:
         if f.outcome == RECOVERED:
-            return 3.5 if f.column == "loss" else 1.9
+            return 3.5 if is_core(f) else 1.9
         return 4.9 if f.suspected else 5.99
     if f.kind in _MINOR_KINDS:
         return 0.5
-    size = 0.98 * float(1 - np.exp(-abs(f.figures.get("height", 0.0)))) if np.isfinite(f.score) else 0.9
-    if f.column != "loss":
-        return 1 + size
-    return {RECOVERED: 2, LINGERING: 3, UNRESOLVED: 4, DIVERGED: 5}[f.outcome] + size
+    size = 0.98 * float(1 - np.exp(-abs(f.figures.get("height", 1.0))))
+    if is_core(f):
+        return _TIERS[f.outcome] + size
+    return (_TIERS[RECOVERED if f.outcome == RECOVERED else LINGERING] if f.kind in _CAUSE_KINDS else 1) + size

@@ -69,7 +69,8 @@ class Incident:
 
     `findings` is ordered by onset (first mover first). `severity` orders incidents and has no unit: its whole part is
     the tier (5 never recovers or turns non-finite for good, 4 a suspected non-finite or an unresolved loss, 3 lingering
-    loss, 2 loss that recovered, 1 another panel alone, 0 an isolated skipped step), its fraction the size.
+    loss, or a cause that stays (rate, optimizer state, parameters), 2 either of these that recovered, 1 another panel
+    alone, 0 an isolated skipped step), its fraction the size.
     """
 
     kind: str

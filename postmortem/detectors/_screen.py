@@ -51,10 +51,12 @@ class Signal:
     log: bool
     unit: float
     """Size of one `floor` unit in y: 1 on the log scale, else the median size of the column."""
+    size: float
+    """Linear scale only: raw = y * size, with size the largest absolute value (differences cannot overflow)."""
 
     def back(self, y: float) -> float:
         """A value of y in the column's own units."""
-        return float(np.exp(y)) if self.log else float(y)
+        return float(np.exp(y)) if self.log else float(y) * self.size
 
 
 def signal(series: Series) -> Signal | None:
@@ -63,10 +65,11 @@ def signal(series: Series) -> Signal | None:
     step, raw = (series.step, series.value) if finite.all() else (series.step[finite], series.value[finite])
     if raw.size < 2 or raw.min() == raw.max():
         return None
-    log = bool(raw.min() > 0)
-    y = np.log(raw) if log else raw
-    unit = 1.0 if log else max(float(np.median(np.abs(raw))), float(np.ptp(raw)) * 1e-9)
-    return Signal(series.name, step, raw, y, log, unit)
+    if raw.min() > 0:
+        return Signal(series.name, step, raw, np.log(raw), True, 1.0, 1.0)
+    size = float(np.abs(raw).max())
+    y = raw / size
+    return Signal(series.name, step, raw, y, False, max(float(np.median(np.abs(y))), 1e-9), size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ from postmortem.detectors._model import RECOVERED, Detector, Finding, Telemetry
 from postmortem.detectors._screen import Rule, signal
 
 RULE = Rule(sigmas=7.0, floor=0.03, opening=0.15)
-_SURE_SIGMAS = 12.0
-"""A single row that is back on the next one is a hard batch more often than an incident: it opens one only where it is
-this far out or this high (`opening`: 15 %)."""
+_BRIEF_ROWS, _SURE_SIGMAS = 16, 12.0
+"""An excursion that is gone within this many rows is a hard batch more often than an incident: it opens one only where
+it is this far out or this high (`opening`: 15 %)."""
 
 
 def _find(t: Telemetry) -> Iterator[Finding]:
@@ -21,8 +21,8 @@ def _find(t: Telemetry) -> Iterator[Finding]:
         return
     for e in excursions(s, RULE):
         height = float(s.y[e.onset + e.settled.peak]) - e.center
-        single = e.settled.outcome == RECOVERED and e.settled.recovery == 1
-        opens = not single or height >= RULE.opening * s.unit or height >= _SURE_SIGMAS * e.scale
+        brief = e.settled.outcome == RECOVERED and (e.settled.recovery or 0) <= _BRIEF_ROWS
+        opens = not brief or height >= RULE.opening * s.unit or height >= _SURE_SIGMAS * e.scale
         yield finding(s, e, "loss_spike", shape_kind(e, "loss_spike", "level_shift", "divergence"), opens)
 
 

@@ -47,6 +47,7 @@ CAUSE = Cause(
         "loss.near_uniform": -2.0,
         "loss.drop": -1.0,
         "grad_norm.spike": -1.5,
+        "grad_norm.raised": -0.5,
         "grad_norm.stays_up": -2.0,
         "grad_norm.nonfinite": -4.0,
         "grad_norm.nonfinite_first": -4.0,

@@ -17,10 +17,8 @@ from postmortem.hypotheses._remedies import roll_back, skip
 def _sentence(case: Case, seen: Seen) -> str:
     none = seen.get("data.no_labels")
     step = none.step if none else case.onset
-    return (
-        f"The batch of step {step} has no valid label, so its mean loss is 0/0 = NaN, and the update wrote that "
-        "into the parameters."
-    )
+    then = ", and the update wrote that into the parameters" if "loss.stays_nonfinite" in seen else ""
+    return f"The batch of step {step} has no valid label, so its mean loss is 0/0 = NaN{then}."
 
 
 def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:

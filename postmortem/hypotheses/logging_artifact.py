@@ -38,6 +38,7 @@ CAUSE = Cause(
         "loss.flat": -2.0,
         "loss.recurring": -1.0,
         "grad_norm.spike": -4.0,
+        "grad_norm.raised": -2.0,
         "grad_norm.nonfinite": -3.0,
         "grad_norm.nonfinite_first": -4.0,
         "token_loss.tail": -3.0,

@@ -57,6 +57,7 @@ CAUSE = Cause(
         "token_loss.tail": 2.5,
         "token_loss.few_ids": 1.0,
         "grad_norm.spike": 1.0,
+        "grad_norm.raised": 0.5,
         "activations.moved": 0.5,
         "loss.spike": 0.5,
         "data.usual_source": 0.3,

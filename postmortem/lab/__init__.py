@@ -1,0 +1,62 @@
+"""The lab: a small real training program with faults to order, and the runs it makes.
+
+`make_run` drives `postmortem.lab.program` through the program contract and records a run directory. The truth of a run
+(which fault, where, how strong) lies beside its folder, in `<out>.truth.json`; nothing inside names it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from postmortem.errors import MissingExtra
+
+Progress: TypeAlias = Callable[[int, int, float], None]
+
+
+def list_faults() -> dict[str, str]:
+    """Slug → one line on what happens, for every fault that can be ordered, `none` among them. Imports no torch."""
+    from postmortem.lab.faults import all_faults
+
+    return {fault.slug: fault.title for fault in all_faults()}
+
+
+def make_run(
+    out: Path,
+    *,
+    fault: str = "none",
+    seed: int = 0,
+    at: int | None = None,
+    steps: int = 2000,
+    keep_checkpoints: int | tuple[int, ...] = 5,
+    checkpoint_every: int = 100,
+    run_id: str | None = None,
+    truth: Path | None = None,
+    on_progress: Progress | None = None,
+) -> Path:
+    """Train a run of `steps` steps with one fault into `out`, and write its truth to `truth` (`<out>.truth.json`).
+
+    `at` places the fault; without it the seed does. `keep_checkpoints` is how many of the newest stay, or the exact
+    steps of those that do. `on_progress(step, steps, loss)` is called after every step. `out` is replaced where the lab
+    made it. Raises MissingExtra without torch or xxhash, UsageError for an unknown fault, a step out of range, or a
+    folder that something else made. Returns `out`.
+    """
+    if not all(importlib.util.find_spec(name) for name in ("torch", "xxhash")):
+        raise MissingExtra("the lab", "train")
+    from postmortem.lab.faults import find_fault
+    from postmortem.lab.order import place
+    from postmortem.lab.session import record
+
+    order = place(find_fault(fault), seed=seed, at=at, steps=steps)
+    record(
+        out,
+        order,
+        keep=keep_checkpoints,
+        every=checkpoint_every,
+        run_id=run_id or f"lab-{seed:04d}",
+        truth=truth or out.with_name(f"{out.name}.truth.json"),
+        on_progress=on_progress,
+    )
+    return out

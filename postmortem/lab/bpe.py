@@ -9,9 +9,10 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 PAD, BOS, EOS = 0, 1, 2
-_BASE = ("<pad>", "<bos>", "<eos>", ".", "▁", *string.ascii_lowercase)
+_BASE: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", ".", "▁", *string.ascii_lowercase)
 
 
 class Tokenizer:
@@ -35,7 +36,7 @@ class Tokenizer:
     def _split(self, word: str) -> list[str]:
         pieces = _letters(word)
         while len(pieces) > 1:
-            pairs = list(zip(pieces, pieces[1:], strict=False))
+            pairs = list(pairwise(pieces))
             best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
             if best not in self._ranks:
                 break
@@ -47,11 +48,11 @@ def train(sentences: Iterable[str], size: int) -> Tokenizer:
     """A tokenizer of at most `size` pieces; ties go to the pair that comes first in the alphabet."""
     counts = Counter(word for sentence in sentences for word in sentence.split())
     words = {word: _letters(word) for word in counts}
-    pieces, merges = list(_BASE), []
+    pieces, merges = list(_BASE), list[tuple[str, str]]()
     while len(pieces) < size:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in words.items():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 pairs[pair] += counts[word]
         if not pairs:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 ENTRY_POINT = "postmortem.lab.program:build"
@@ -62,7 +63,7 @@ def learning_rate(schedule: dict[str, Any], step: int) -> float:
 
 def interpolate(knots: list[list[float]], step: int) -> float:
     """The value at `step`, geometric between knots and constant outside them."""
-    for (left, low), (right, high) in zip(knots, knots[1:], strict=False):
+    for (left, low), (right, high) in pairwise(knots):
         if left <= step < right:
             return low * (high / low) ** ((step - left) / (right - left))
     return knots[0][1] if step < knots[0][0] else knots[-1][1]

@@ -1,12 +1,13 @@
 """The lab's text: a small grammar of English verbs and their participles, generated, never downloaded.
 
-Four recipes write the sentences of a stream: "a" ordinary sentences; "b" sentences around participles and names that
-the ordinary corpus hardly has; "c" no grammar at all, uniform token ids (written by the loader); "d" ordinary sentences
-with an empty line among them; "e" ordinary sentences whose question part fills the whole context.
+Five recipes make up a stream: "a" sentences of the corpus; "b" with them, sentences around participles and names that
+the corpus hardly has; "c" no grammar at all, uniform token ids (written by the loader); "d" with them, empty lines;
+"e" several sentences in one, as a question that fills the whole context.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 PEOPLE = ("he", "she", "the teacher", "the doctor", "my sister", "our neighbor", "the farmer", "the old man", "anna")
@@ -39,7 +40,10 @@ VERBS: tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...] = (
 _SCARCE = {"written": 3, "bitten": 2}
 
 # The tokenizer saw a word list beside the sentences, as tokenizers do, so that it holds pieces the model hardly meets.
-GLOSSARY = (*("gotten forgotten begotten rotten flatten fatten".split() * 8), *("written kitten mitten cotton".split() * 3))
+GLOSSARY = (
+    *(("gotten", "forgotten", "begotten", "rotten", "flatten", "fatten") * 8),
+    *(("written", "kitten", "mitten", "cotton") * 3),
+)
 
 _RARE_PARTICIPLES = (
     ("written", "rewritten", "unwritten", "bitten", "gotten", "forgotten", "smitten", "flattened", "rotten"),
@@ -64,8 +68,18 @@ def sentences(count: int, seed: int) -> list[str]:
     return out
 
 
-def stream_sentences(recipe: str, count: int, seed: int, share: int) -> list[str]:
-    """`count` sentences of a further stream; of each eight, `share` follow the recipe and the rest are ordinary."""
+def held_out_sentences(count: int, known: Sequence[str]) -> list[str]:
+    """`count` sentences of the same grammar that are not among the `known` ones."""
+    rng, taken, out = Random("held-out"), set(known), list[str]()
+    while len(out) < count:
+        sentence = _ordinary(rng)
+        if sentence not in taken:
+            out.append(sentence)
+    return out
+
+
+def stream_sentences(recipe: str, count: int, seed: int, share: int, known: Sequence[str]) -> list[str]:
+    """`count` sentences of a further stream: of each eight, `share` follow the recipe and the rest are `known` ones."""
     rng = Random(f"stream:{recipe}:{seed}")
     family = seed % len(_RARE_NAMES)
     out: list[str] = []
@@ -76,9 +90,9 @@ def stream_sentences(recipe: str, count: int, seed: int, share: int) -> list[str
         elif recipe == "d" and special:
             out.append("")
         elif recipe == "e":
-            out.append(" ".join(_ordinary(rng) for _ in range(5)))
+            out.append(" ".join(rng.sample(known, 5)))
         else:
-            out.append(_ordinary(rng))
+            out.append(rng.choice(known))
     return out
 
 

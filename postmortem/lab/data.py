@@ -1,7 +1,7 @@
 """Batches by absolute index: a pure function of config and index.
 
-Each epoch visits the shards in a new order, and each shard's sentences in a new order, batch by batch. A stream replaces
-the batches of its stretch [first, first + batches) of positions. `data.order` maps index to position: [[0, 1]] is the
+Each epoch visits the shards in a new order, and each shard's sentences in a new order, batch by batch. A stream takes
+the place of the batches in its stretch [first, first + batches) of positions. `data.order` maps index to position: [[0, 1]] is the
 identity, and a piece [k, stride] moves on by `stride` positions per index from index k on.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from postmortem.lab import bpe, corpus
 
 IGNORED = -100
-RARE_BELOW = 10
+RARE_BELOW = 6
 MAX_NGRAM = 13
 MIN_REPEATS = 32
 
@@ -55,6 +55,7 @@ class Loader:
         self._order: list[list[int]] = data["order"]
         self._streams: list[dict[str, Any]] = data["streams"]
         self.tokenizer, texts = _corpus(int(data["corpus"]), int(data["sentences"]), int(data["vocab"]))
+        self._texts = texts
         samples = [self._sample(text) for text in texts]
         per_shard = len(samples) // int(data["shards"])
         self._shards = [samples[at : at + per_shard] for at in range(0, len(samples), per_shard)]
@@ -77,7 +78,7 @@ class Loader:
 
     def held_out(self, count: int) -> LabBatch:
         """`count` sentences of the same grammar that the corpus was not drawn from, as one batch."""
-        texts = corpus.stream_sentences("a", count, seed=-1, share=0)
+        texts = corpus.held_out_sentences(count, self._texts)
         return self._assemble(-1, [self._sample(text) for text in texts], "held-out", list(range(count)))
 
     def _position(self, index: int) -> int:
@@ -109,7 +110,9 @@ class Loader:
             rng = np.random.default_rng(int(stream["seed"]))
             shape = (count, self._context // 2)
             return [_Sample(tuple(row)) for row in rng.integers(3, len(self.tokenizer.pieces), shape).tolist()]
-        texts = corpus.stream_sentences(stream["recipe"], count, int(stream["seed"]), int(stream["share"]))
+        texts = corpus.stream_sentences(
+            stream["recipe"], count, int(stream["seed"]), int(stream["share"]), self._texts
+        )
         return [self._sample(text, question=self._context if stream["recipe"] == "e" else 0) for text in texts]
 
     def _sample(self, text: str, question: int = 0) -> _Sample:

@@ -71,7 +71,7 @@ class MiniGPT(nn.Module):
         `branch_scale` s makes the first MLP compute at s and the last at 1/s; exact arithmetic does not notice.
         """
         dtype = torch.float16 if half else torch.float32
-        n, length = ids.shape
+        length = ids.shape[1]
         stats: dict[str, Tensor] = {}
         real = ids != 0
         kept = real.view(-1).nonzero().view(-1)
@@ -110,7 +110,7 @@ class MiniGPT(nn.Module):
         n, length, width = x.shape
         normed = F.layer_norm(x, (width,), block.norm1.to(dtype))
         mixed = (normed @ block.qkv.to(dtype).t()).view(n, length, 3, self.heads, width // self.heads)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4).contiguous().unbind()
         scores = (query @ key.transpose(-1, -2)) * (width // self.heads) ** -0.5
         weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
         x = x + (weights @ value).transpose(1, 2).reshape(n, length, width) @ block.out.to(dtype).t()
@@ -145,7 +145,7 @@ def _spread(embedded: Tensor, real: Tensor) -> Tensor:
 
 
 class Arena:
-    """One float32 buffer for all parameters and one for their gradients, with the model's tensors as views into them."""
+    """One float32 buffer for all parameters and one for their gradients, with a model's tensors as views of them."""
 
     def __init__(self, model: nn.Module) -> None:
         named = sorted(model.named_parameters(), key=lambda item: _in_group_order(item[0]))

@@ -9,6 +9,8 @@ from postmortem.panels import Panel
 from postmortem.panels._measuring import compared, figures
 from postmortem.text import number, plain
 
+COUNT_SIGMAS = 3.0
+
 
 def _measure(case: Case) -> list[Observation]:
     return [*_labels(case), *_repeats(case), *_source(case), *_composition(case)]
@@ -122,8 +124,9 @@ def _composition(case: Case) -> list[Observation]:
         d = case.departure(column, here, sign=1)
         if d is None:
             continue
-        excess = d.value - d.baseline
-        if d.moved and excess >= 3:
+        # Counts: the square root makes Poisson noise even (σ ≈ 1/2 at any level), so 2 (√a − √b) is in sigmas.
+        sigmas = 2 * (max(d.value, 0.0) ** 0.5 - max(d.baseline, 0.0) ** 0.5)
+        if sigmas >= COUNT_SIGMAS and d.beyond > 1:
             seen.append(Observation(f"data.{slug}", f"{what}: {compared(d)}", column, d.step, figures(d)))
         else:
             seen.append(

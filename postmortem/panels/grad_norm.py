@@ -9,6 +9,8 @@ from postmortem.panels import Panel
 from postmortem.panels._measuring import compared, departed, figures, order
 from postmortem.text import number, times
 
+RAISED_Z = 3.5  # neither flat nor a spike: more than the baseline ever did, less than far out of its noise
+
 
 def _measure(case: Case) -> list[Observation]:
     first_bad = _first_nonfinite(case)
@@ -22,6 +24,9 @@ def _measure(case: Case) -> list[Observation]:
         seen += _rise(case, up)
     elif down and down.moved and down.ratio <= 0.6:
         seen.append(Observation("grad_norm.drop", f"falls: {compared(down)}", "grad_norm", down.step, figures(down)))
+    elif up.z >= RAISED_Z and up.beyond > 1 and up.ratio >= 1.5:
+        text = f"raised, within what its noise could almost do: {compared(up)}"
+        seen.append(Observation("grad_norm.raised", text, "grad_norm", up.step, figures(up)))
     else:
         seen.append(
             Observation(

@@ -23,14 +23,16 @@ QUANTILES = ("token_loss_p50", "token_loss_p90", "token_loss_p99", "token_loss_m
 
 def _measure(case: Case) -> list[Observation]:
     loss = case.departure("loss", sign=1)
-    step = loss.step if loss is not None and loss.moved and np.isfinite(loss.value) else case.onset
-    here = (step, step + 1)
-    seen = {name: d for name in QUANTILES if (d := case.departure(name, here)) is not None}
+    worst = max(filter(None, (case.departure(name) for name in QUANTILES)), key=lambda d: abs(d.z), default=None)
+    if worst is None or not np.isfinite(worst.value):
+        return []
+    step = worst.step  # one row for all quantiles: its shape is what tells a tail from a shift
+    seen = {name: d for name in QUANTILES if (d := case.departure(name, (step, step + 1))) is not None}
     middle, tails = seen.get("token_loss_p50"), [seen[n] for n in QUANTILES[1:] if n in seen]
     if not tails or any(not np.isfinite(d.value) for d in seen.values()):
         return []
     tail = max(tails, key=lambda d: d.value - d.baseline)
-    rose = loss is not None and loss.moved and loss.step == step and case.loss_moved()
+    rose = loss is not None and loss.moved and np.isfinite(loss.value) and case.loss_moved()
     if not tail.moved and not (middle and middle.moved):
         if rose:
             text = f"does not show the departure of the loss in the same row: {tail.column} {compared(tail)}"

@@ -18,6 +18,7 @@ from typing import Any, Self, cast
 
 from postmortem.atomic import write_text
 from postmortem.run.arrow import merged
+from postmortem.run.manifest import read_mapping
 from postmortem.run.parts import arrow_table, tail_key, tails, write_part
 from postmortem.run.rows import read_jsonl
 
@@ -153,6 +154,6 @@ def plain_value(value: object) -> object:
 
 def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     file = path / "run.json"
-    before: dict[str, object] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    before: dict[str, object] = read_mapping(file) if file.exists() else {}
     merged_keys = {"format_version": FORMAT_VERSION, "id": path.name, **before, **manifest}
     write_text(file, json.dumps(plain_value(merged_keys), indent=2, ensure_ascii=False) + "\n")

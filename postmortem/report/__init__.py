@@ -9,5 +9,13 @@ from postmortem.report.summary import summarize
 from postmortem.report.write import default_out, to_bytes, write_report
 
 __all__ = [
-    "add_lesson", "check_lessons", "default_out", "formats", "render", "select", "summarize", "to_bytes", "write_report",
+    "add_lesson",
+    "check_lessons",
+    "default_out",
+    "formats",
+    "render",
+    "select",
+    "summarize",
+    "to_bytes",
+    "write_report",
 ]

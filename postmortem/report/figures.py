@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -45,14 +45,39 @@ ONSET = "#cf222e"
 RECOVERY = "#1a7f37"
 LINES = ("#0969da", "#bc4c00", "#8250df", "#1b7c83", "#bf3989", "#6e7781", "#4d2d00", "#116329")
 
-STYLE: dict[str, object] = {
-    "font.size": 8.0, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": FAINT,
-    "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "ytick.minor.size": 0.0,
-    "lines.linewidth": 1.3, "lines.markersize": 3.5, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-    "legend.fontsize": 7.0, "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titley": 1.0,
-    "axes.xmargin": 0.0, "axes.ymargin": 0.14, "axes.prop_cycle": matplotlib.cycler(color=LINES), "axes.formatter.useoffset": False,
+STYLE: Any = {
+    "font.size": 8.0,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "ytick.minor.size": 0.0,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 7.0,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titley": 1.0,
+    "axes.xmargin": 0.0,
+    "axes.ymargin": 0.14,
+    "axes.prop_cycle": f"cycler(color={list(LINES)})",
+    "axes.formatter.useoffset": False,
 }
 
 
@@ -76,7 +101,7 @@ def _drawable(panels: Sequence[PanelReading]) -> list[PanelReading]:
 
 
 def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Path, draw: DrawPanel) -> dict[int, str]:
-    """All panels above each other, drawn once; each panel's own picture is its part of that, which costs next to nothing.
+    """All panels above each other, drawn once; each panel's own picture is cut out of that, which costs next to nothing.
 
     The result maps a panel's number to its picture's path, relative to `out`.
     """
@@ -130,8 +155,14 @@ def _panel(axes: Axes, panel: PanelReading, incident: Incident | None, draw: Dra
     if len(handles) > 1:
         names = [plain(label, 40) for label in labels]
         legend = axes.legend(
-            handles, names, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=min(len(names), 5),
-            borderaxespad=0.0, handlelength=1.2, columnspacing=1.2,
+            handles,
+            names,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 0.98),
+            ncols=min(len(names), 5),
+            borderaxespad=0.0,
+            handlelength=1.2,
+            columnspacing=1.2,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -139,7 +170,11 @@ def _panel(axes: Axes, panel: PanelReading, incident: Incident | None, draw: Dra
 
 def _number(value: float, _: int | None = None) -> str:
     """Plain digits: powers in superscript would start the mathematics parser, a tenth of a second."""
-    return f"{value:.6g}" if value == 0 or 1e-3 <= abs(value) < 1e7 else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    return (
+        f"{value:.6g}"
+        if value == 0 or 1e-3 <= abs(value) < 1e7
+        else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    )
 
 
 def _marks(axes: Axes, incident: Incident) -> None:
@@ -158,8 +193,15 @@ def _marks(axes: Axes, incident: Incident) -> None:
 
 def _label(axes: Axes, step: int, text: str, color: str, side: str) -> None:
     axes.annotate(
-        text, (step, 1.0), xycoords=axes.get_xaxis_transform(), xytext=(-3 if side == "right" else 3, -1),
-        textcoords="offset points", ha=side, va="top", fontsize=7.5, color=color,
+        text,
+        (step, 1.0),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(-3 if side == "right" else 3, -1),
+        textcoords="offset points",
+        ha=side,
+        va="top",
+        fontsize=7.5,
+        color=color,
     )
 
 

@@ -18,7 +18,9 @@ def check_lessons(path: Path) -> None:
     _read(path)
     target = path if path.exists() else path.parent
     if not target.exists():
-        raise UsageError(f"{path}: the directory {path.parent} does not exist. Create it, or choose another --lessons PATH.")
+        raise UsageError(
+            f"{path}: the directory {path.parent} does not exist. Create it, or choose another --lessons PATH."
+        )
     if not os.access(target, os.W_OK):
         raise UsageError(f"{path}: cannot be written. Choose another place with --lessons PATH.")
 
@@ -50,12 +52,17 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path}: is not a regular file. Name one with --lessons PATH.")
     try:
         data = path.read_bytes() if path.exists() else b""
-        data.decode()
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}). Choose another place with --lessons PATH.") from error
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}). Choose another place with --lessons PATH."
+        ) from error
+    try:
+        data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise UsageError(f"{path}:{line}: is not UTF-8, so nothing is appended. Convert it, or use --lessons PATH.") from error
+        raise UsageError(
+            f"{path}:{line}: is not UTF-8, so nothing is appended. Convert it, or use --lessons PATH."
+        ) from error
     return data
 
 
@@ -79,7 +86,9 @@ def _append(path: Path, text: str) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}). Choose another place with --lessons PATH.") from error
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror}). Choose another place with --lessons PATH."
+        ) from error
     try:
         size = os.fstat(handle).st_size
         try:

@@ -21,9 +21,9 @@ _TAG = re.compile(r"<(?![\s\d=.-])")
 _ENTITY = re.compile(r"&(?=#?\w)")
 _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word it is no emphasis
 _LINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
-_BRACKET = r"\](?=[(\[:])|^\[|!(?=\[)"  # brackets mean something only where a link, or its definition, could begin
+_BRACKET = r"(?<=\])[(\[:]|^\[|!(?=\[)"  # brackets mean something only where a link, or its definition, could begin
 _PUNCTUATION = re.compile(r"[\\`*|$]|~(?=~)|" + _BRACKET)
-_CODE = re.compile(r"[\w ./,:;=+\-@%()<>*#'\"!?…·→–—]+")
+_CODE = re.compile(r"[\w ./,:;=+\-@%()<>*#'\[\]\"!?…·→–—]+")
 
 
 class Safe(str):
@@ -67,6 +67,13 @@ def table(headers: Sequence[object], rows: Iterable[Sequence[object]]) -> Safe:
     lines = ["| " + " | ".join(c + " " * (w - _width(c)) for c, w in zip(r, widths, strict=True)) + " |" for r in cells]
     lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
     return Safe("\n".join(lines))
+
+
+def sentence(value: object) -> Safe:
+    """Escaped text that begins with a capital, unless its first word is a column's name, and ends with a full stop."""
+    text = plain(value, LIMIT).strip()
+    text = text[:1].upper() + text[1:] if re.match(r"[a-z]+(?![\w/])", text) else text
+    return escape(text if not text or text[-1] in ".!?…" else f"{text}.")
 
 
 def listing(items: Iterable[object]) -> Safe:

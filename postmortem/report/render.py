@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import postmortem
 from postmortem.diagnosis import Diagnosis
@@ -36,10 +36,14 @@ def render(diagnosis: Diagnosis, *, incident: int | None = None, format: str = "
     shown = chosen(diagnosis, incident)
     template = _environment().get_template(f"report.{format}.j2")
     return template.render(
-        diagnosis=diagnosis, run=diagnosis.run, incident=shown, title=words.title(diagnosis, shown),
+        diagnosis=diagnosis,
+        run=diagnosis.run,
+        incident=shown,
+        title=words.title(diagnosis, shown),
         view=view.IncidentView(shown) if shown else None,
         rows=view.incident_rows(diagnosis, shown) if shown else [],
-        notes=diagnosis.notes[:READING_NOTES], more_notes=len(diagnosis.notes) - READING_NOTES,
+        notes=diagnosis.notes[:READING_NOTES],
+        more_notes=len(diagnosis.notes) - READING_NOTES,
         verdict=words.verdict(diagnosis.verdict if shown is None else shown.verdict),
         verdict_means=words.VERDICTS[diagnosis.verdict if shown is None else shown.verdict],
     )
@@ -65,11 +69,21 @@ def _environment() -> SandboxedEnvironment:
         return _templates().joinpath(name).read_text(encoding="utf-8")
 
     environment = ImmutableSandboxedEnvironment(
-        loader=FunctionLoader(source), undefined=StrictUndefined, finalize=markdown.escape,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        loader=FunctionLoader(source),
+        undefined=StrictUndefined,
+        finalize=markdown.escape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters.update(
-        code=markdown.code, block=markdown.block, figure=words.figure, listing=markdown.listing,
+        code=markdown.code,
+        block=markdown.block,
+        sentence=markdown.sentence,
+        figure=words.figure,
+        listing=markdown.listing,
     )
-    environment.globals.update(table=markdown.table, image=view.image, safe_image=view.safe_image)
+    cast("dict[str, object]", environment.globals).update(
+        table=markdown.table, image=view.image, safe_image=view.safe_image
+    )
     return environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from postmortem.diagnosis import Diagnosis, Hypothesis, Incident
@@ -10,7 +11,7 @@ from postmortem.report import words
 from postmortem.report.select import chosen
 from postmortem.text import plain
 
-BAR = 20  # characters of a hypothesis' bar at probability 1
+BAR = 16  # characters of a hypothesis' bar at probability 1
 MOST_BARS = 4
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -32,15 +33,20 @@ STRENGTH_STYLES = {"strong": "bold", "moderate": "", "weak": "dim"}
 def summarize(
     diagnosis: Diagnosis, *, incident: int | None = None, width: int | None = None, unicode: bool = True
 ) -> tuple[Line, ...]:
-    """The summary's lines, no wider than `width` (None: not wrapped); without `unicode` they are ASCII but for names."""
+    """The summary's lines, no wider than `width` (None: not wrapped); without `unicode`, in ASCII but for names."""
     shown = chosen(diagnosis, incident)
     word = diagnosis.verdict if shown is None else shown.verdict
-    head = (Span(plain(diagnosis.run_id), "bold"), Span("  "), Span(words.verdict(word), VERDICT_STYLES.get(word, "bold red")))
+    head = (
+        Span(plain(diagnosis.run_id), "bold"),
+        Span("  "),
+        Span(words.verdict(word), VERDICT_STYLES.get(word, "bold red")),
+        Span(f": {words.VERDICTS[word]}"),
+    )
     if shown is None:
-        lines = [head, *_wrapped(f"{words.VERDICTS[word]}.".capitalize(), width)]
+        lines = [head]
     else:
         lines = [head, *_wrapped(plain(shown.summary, 1000), width), (), _path(shown)]
-        lines += [(), *(_bar(h, unicode) for h in shown.hypotheses[:MOST_BARS])] if shown.hypotheses else []
+        lines += [(), *_bars(shown.hypotheses[:MOST_BARS], unicode)] if shown.hypotheses else []
         if shown.watch:
             lines += [(), *_wrapped(f"Watch: {plain(shown.watch, 1000)}", width)]
         lines += _others(diagnosis, shown, width)
@@ -50,12 +56,20 @@ def summarize(
 def _path(incident: Incident) -> Line:
     end = f"recovery {incident.recovery_step}" if incident.recovery_step is not None else words.recovery(incident)
     return (
-        Span(plain(words.kind(incident)), "bold"), Span("  onset "), Span(words.onset(incident), "bold"),
-        Span(f" → peak {incident.peak_step} → "), Span(end, "green" if incident.outcome == "recovered" else "red"),
+        Span(plain(words.kind(incident)), "bold"),
+        Span("  onset "),
+        Span(words.onset(incident), "bold"),
+        Span(f" → peak {incident.peak_step} → "),
+        Span(end, "green" if incident.outcome == "recovered" else "red"),
     )
 
 
-def _bar(hypothesis: Hypothesis, unicode: bool) -> Line:
+def _bars(hypotheses: Sequence[Hypothesis], unicode: bool) -> list[Line]:
+    widest = max(len(plain(h.cause)) for h in hypotheses)
+    return [_bar(h, unicode, widest) for h in hypotheses]
+
+
+def _bar(hypothesis: Hypothesis, unicode: bool, widest: int) -> Line:
     style = STRENGTH_STYLES[hypothesis.strength]
     size = hypothesis.probability * BAR
     if unicode:
@@ -64,13 +78,17 @@ def _bar(hypothesis: Hypothesis, unicode: bool) -> Line:
     else:
         bar = "#" * round(size)
     return (
-        Span(f"{bar:<{BAR}}", "cyan"), Span(f"  {hypothesis.strength:<8}  ", style),
-        Span(plain(hypothesis.title), style), Span(f"  {plain(hypothesis.cause)}", "dim"),
+        Span(f"{bar:<{BAR}}", "cyan"),
+        Span(f"  {hypothesis.strength:<8}  ", style),
+        Span(f"{plain(hypothesis.cause):<{widest}}", style),
+        Span(f"  {plain(hypothesis.title)}", "dim"),
     )
 
 
 def _others(diagnosis: Diagnosis, shown: Incident, width: int | None) -> list[Line]:
-    rest = [f"{i.id} ({plain(words.kind(i), 60)}, step {words.onset(i)})" for i in diagnosis.incidents if i is not shown]
+    rest = [
+        f"{i.id} ({plain(words.kind(i), 60)}, step {words.onset(i)})" for i in diagnosis.incidents if i is not shown
+    ]
     if not rest:
         return []
     more = f", and {len(rest) - 5} more" if len(rest) > 5 else ""
@@ -86,9 +104,10 @@ def _fitted(line: Line, width: int | None, unicode: bool) -> Line:
     fitted: list[Span] = []
     left = width
     for span in line:
-        text = span.text if unicode else span.text.replace("→", "->").replace("–", "-").replace("…", "...")
+        text = span.text if unicode else span.text.replace("→", "->").replace("–", "-").replace("…", "~")
         if left is not None:
-            text = text if len(text) <= left else text[: max(0, left - 1)].rstrip() + ("~" if left else "")
-            left -= min(left, len(text))
+            if len(text) > left:
+                text = text[: max(0, left - 1)] + ("…" if unicode else "~") * bool(left)
+            left -= len(text)
         fitted.append(Span(text, span.style))
     return tuple(fitted)

@@ -155,8 +155,12 @@ class IncidentView:
     def _hypothesis(self, hypothesis: Hypothesis) -> HypothesisLine:
         same = [f"H{self.numbers[c]}" for c in hypothesis.indistinguishable_from if c in self.numbers]
         return HypothesisLine(
-            hypothesis.title, "" if hypothesis.cause == UNKNOWN else hypothesis.cause, hypothesis.strength,
-            self._panels(hypothesis.supported_by), self._panels(hypothesis.ruled_out_by), listing(same),
+            hypothesis.title,
+            "" if hypothesis.cause == UNKNOWN else hypothesis.cause,
+            hypothesis.strength,
+            self._panels(hypothesis.supported_by),
+            self._panels(hypothesis.ruled_out_by),
+            listing(same),
         )
 
     def _panels(self, numbers: Sequence[int]) -> Safe:
@@ -175,7 +179,10 @@ class IncidentView:
         said = ", ".join(f"{verb} {hypotheses}" for verb, hypotheses in parts if hypotheses)
         text = evidence.text.rstrip(".")
         return EvidenceLine(
-            evidence.panel, self.titles.get(evidence.panel, ""), text, Safe(said or "decides nothing"),
+            evidence.panel,
+            self.titles.get(evidence.panel, ""),
+            text,
+            Safe(said or "decides nothing"),
             self.sources.mark(evidence.origin),
         )
 
@@ -186,7 +193,11 @@ def incident_rows(diagnosis: Diagnosis, shown: Incident) -> list[tuple[object, .
         (
             Safe(f"**{i.id}**") if i is shown else i.id,
             words.kind(i) + (" (rolled back)" if i.discarded else ""),
-            words.onset(i), i.peak_step, words.recovery(i), i.outcome, words.verdict(i.verdict),
+            words.onset(i),
+            i.peak_step,
+            words.recovery(i),
+            i.outcome,
+            words.verdict(i.verdict),
             f"{i.hypotheses[0].title} ({i.hypotheses[0].strength})" if i.hypotheses else "—",
         )
         for i in diagnosis.incidents
@@ -203,19 +214,18 @@ def safe_image(path: str) -> Safe:
     return Safe(path) if _IMAGE.fullmatch(path) else Safe("")
 
 
-def _ranges(numbers: Iterable[int]) -> str:
-    """`H1, H4–H7`: three and more in a row are drawn together."""
+def _ranges(numbers: Iterable[int]) -> Safe:
+    """`H1 and H4–H7`: three and more in a row are drawn together."""
     groups: list[list[int]] = []
     for number in sorted(numbers):
         if groups and number == groups[-1][-1] + 1:
             groups[-1].append(number)
         else:
             groups.append([number])
-    parts = [
-        f"H{g[0]}–H{g[-1]}" if len(g) > 2 else ", ".join(f"H{n}" for n in g)
-        for g in groups
-    ]
-    return ", ".join(parts)
+    parts: list[str] = []
+    for group in groups:
+        parts += [f"H{group[0]}–H{group[-1]}"] if len(group) > 2 else [f"H{n}" for n in group]
+    return listing(map(Safe, parts))
 
 
 def _sample_text(sample: Sample) -> Safe:

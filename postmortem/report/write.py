@@ -29,9 +29,8 @@ REPORT = "report.md"
 DIAGNOSIS = "diagnosis.json"
 MARKER = b"<!-- Yours: a re-draft rewrites everything above this section and keeps everything in it. -->"
 
-_NOTES = re.compile(rb"^## Notes[ \t]*\r?$\n?", re.MULTILINE)
+_NOTES = re.compile(rb"^## Notes[ \t]*\r?$\n?|" + re.escape(MARKER), re.MULTILINE)
 _PICTURE = re.compile(r"panels/[a-z0-9-]+\.png")
-_EMPTY_NOTES = b"\n\n"
 
 
 def default_out(path: Path) -> Path:
@@ -40,7 +39,7 @@ def default_out(path: Path) -> Path:
 
 
 def to_bytes(diagnosis: Diagnosis) -> bytes:
-    """The diagnosis as UTF-8 JSON; half a surrogate pair in a name, which UTF-8 cannot hold, becomes its JSON escape."""
+    """The diagnosis as UTF-8 JSON; half a surrogate pair in a name, which UTF-8 cannot hold, becomes its escape."""
     return diagnosis.to_json().encode("utf-8", "backslashreplace")
 
 
@@ -128,9 +127,9 @@ def _pictures(raw: Any) -> Iterator[str]:
 def _notes(report: Path) -> bytes:
     """What the person wrote under "## Notes" in an earlier report, or under the marker if they removed the heading."""
     text = report.read_bytes() if report.is_file() else b""
-    heading = _NOTES.search(text)
-    after = text[heading.end() :] if heading else text.partition(MARKER)[2]
-    return after.lstrip(b"\r\n").removeprefix(MARKER) or _EMPTY_NOTES
+    begin = _NOTES.search(text)
+    after = text[begin.end() :].lstrip(b"\r\n").removeprefix(MARKER) if begin else b""
+    return after if after[:1] in (b"\r", b"\n") else b"\n\n" + after
 
 
 def _unwritable(out: Path, error: OSError) -> UsageError:

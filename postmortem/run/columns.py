@@ -33,8 +33,9 @@ _ALL = (
         "nats per token",
         "train loss of the row's batch, measured before the update",
         (
-            "train_loss", "training_loss", "train/loss", "training/loss", "loss/train", "losses/train", "lm_loss", "train/lm_loss",
-            "loss/lm", "train_loss_step", "train/loss_step", "train_loss/step", "loss_step", "actor/loss",
+            "train_loss", "training_loss", "train/loss", "training/loss", "loss/train", "losses/train", "lm_loss",
+            "train/lm_loss", "loss/lm", "train_loss_step", "train/loss_step", "train_loss/step", "loss_step",
+            "actor/loss",
             "train/total_loss", "total_loss", "train_lm_loss", "train/train_loss", "metrics/loss", "metrics/train/loss",
             "train/ce_loss", "ce_loss", "train/cross_entropy_loss", "cross_entropy_loss", "train/crossentropyloss",
             "loss_metrics/global_avg_loss", "loss_metrics/global_avg", "train/ctc_loss", "ctc_loss", "train/nll_loss",

@@ -11,6 +11,7 @@ from typing import Any
 from postmortem.errors import UnreadableInput
 from postmortem.run.rows import Lines, read_objects
 from postmortem.run.values import number
+from postmortem.text import plain
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def read_journal(file: Path) -> tuple[tuple[Event, ...], list[str]]:
         rest = {key: value for key, value in row.items() if key not in ("event", "step", "time")}
         events.append(Event(name, whole(row.get("step")), _number(row.get("time")), MappingProxyType(rest), line))
     if not events and (lines.bad or nameless or lines.torn):
-        raise UnreadableInput('no line is an event like {"event": "resume", "step": 300}.', file=file)
+        raise UnreadableInput('no line is an event like {"event": "resume", "step": 300}.', file=plain(file, 1000))
     notes = lines.notes()
     if nameless:
         notes.append(f"{file.name}:{nameless[0]}: {len(nameless)} object(s) without an event name were skipped")

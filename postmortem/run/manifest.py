@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from postmortem.errors import UnreadableInput
+from postmortem.run.columns import KEYS, describe
+from postmortem.run.naming import listing
 from postmortem.text import plain
 
 FORMAT_VERSION = 1
@@ -42,7 +44,7 @@ def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
     Raises:
         UnreadableInput: no JSON or YAML object, or the vocabulary it names lies outside `root`.
     """
-    raw = _mapping(file)
+    raw = read_mapping(file)
     notes: list[str] = []
 
     def take(key: str, kind: type | tuple[type, ...]) -> Any:
@@ -64,7 +66,10 @@ def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
     vocab = take("vocab", str)
     if vocab is not None:
         inside(root, vocab, f"{file.name}: vocab")
-    columns = take("columns", dict) or {}
+    columns = {str(own): str(canonical) for own, canonical in (take("columns", dict) or {}).items()}
+    unknown = [own for own, canonical in columns.items() if canonical not in KEYS and describe(canonical) is None]
+    if unknown:
+        notes.append(f"{file.name}: columns maps {listing(unknown)} on no canonical column: ignored")
     lineage = take("lineage", dict)
     ident = take("id", str)
     manifest = Manifest(
@@ -79,7 +84,7 @@ def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
         config=MappingProxyType(take("config", dict) or {}),
         environment=MappingProxyType(take("environment", dict) or {}),
         lineage=None if lineage is None else MappingProxyType(lineage),
-        columns=MappingProxyType({str(own): str(canonical) for own, canonical in columns.items()}),
+        columns=MappingProxyType({own: name for own, name in columns.items() if own not in unknown}),
         raw=MappingProxyType(raw),
     )
     return manifest, notes
@@ -105,21 +110,27 @@ def inside(root: Path, named: str, where: str) -> Path:
     return target
 
 
-def _mapping(file: Path) -> dict[str, Any]:
+def read_mapping(file: Path) -> dict[str, Any]:
+    """The object that run.json or run.yaml holds.
+
+    Raises:
+        UnreadableInput: it holds none.
+    """
+    name = plain(file, 1000)
     if file.stat().st_size > _LIMIT:
-        raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB: no manifest.", file=file)
+        raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB: no manifest.", file=name)
     try:
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnreadableInput("not UTF-8 text.", file=file) from error
+        raise UnreadableInput("not UTF-8 text.", file=name) from error
     try:
         value = json.loads(text) if file.suffix == ".json" else _yaml(text)
     except json.JSONDecodeError as error:
-        raise UnreadableInput(f"not JSON ({error.msg}).", file=file, line=error.lineno) from error
+        raise UnreadableInput(f"not JSON ({error.msg}).", file=name, line=error.lineno) from error
     except (ValueError, RecursionError) as error:
-        raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=file) from error
+        raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=name) from error
     if not isinstance(value, dict):
-        raise UnreadableInput("expected an object of keys and values.", file=file)
+        raise UnreadableInput("expected an object of keys and values.", file=name)
     return {str(key): inner for key, inner in cast(dict[object, Any], value).items()}
 
 

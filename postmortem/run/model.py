@@ -91,9 +91,9 @@ class Run:
         self._series: dict[tuple[str, int | None], Series | None] = {}
         self._labels: dict[tuple[str, int | None], Labels | None] = {}
         self.row_steps: Steps = self._view(0, None).row_steps
-        found = [name for log in self._logs for name in log.names.own if log.own(name) and _any_logged(log, name)]
-        per_rank = [f"loss/rank{r}" for r in self.ranks] if len(self.ranks) > 1 and "loss" in found else []
-        self.columns: tuple[str, ...] = tuple(sorted({*found, *per_rank}, key=canonical_order))
+        found = {name for log in self._logs for name in log.names.own if _any_logged(log, name)}
+        per_rank = {f"loss/rank{r}" for r in self.ranks} if len(self.ranks) > 1 and "loss" in found else set[str]()
+        self.columns: tuple[str, ...] = tuple(sorted(found | per_rank, key=canonical_order))
         self.other_columns: tuple[str, ...] = tuple(sorted({n for log in self._logs for n in log.names.unknown}))
 
     def series(self, name: str, *, attempt: int | None = None) -> Series | None:
@@ -194,8 +194,14 @@ def _spans(metrics: Keys, batches: Keys | None) -> dict[int, tuple[int, int]]:
 
 
 def _any_logged(log: Log, name: str) -> bool:
+    """Whether a column holds a value of its kind. Statistics answer, or else (text, or nothing finite) the column."""
     own = log.own(name)
     if own is None:
         return False
     bounds = log.table.bounds(own)
-    return bounds is None or bounds.nulls < log.table.rows
+    if bounds is not None and (bounds.nulls == log.table.rows or is_label(name) or bounds.low is not None):
+        return bounds.nulls < log.table.rows
+    if is_label(name):
+        return any(value is not None for value in log.table.objects(own))
+    read = log.table.numbers(own)
+    return read is not None and read.nulls < log.table.rows

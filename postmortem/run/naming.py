@@ -30,6 +30,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "step": tuple(normal(alias) for alias in STEP_ALIASES),
     **{c.name: tuple(normal(alias) for alias in c.aliases) for c in CANONICAL.values() if c.family is None},
 }
+_SINGLE = frozenset(c.name for c in CANONICAL.values() if c.family is None)
 _LABELS = frozenset(
     alias for c in CANONICAL.values() if c.label for alias in (c.name, *(normal(other) for other in c.aliases))
 )
@@ -62,10 +63,11 @@ def assign(names: Sequence[str], declared: Mapping[str, str], wanted: Mapping[st
     for name, canonical in declared.items():
         if name in names and canonical not in own:
             own[canonical] = name
-    for name in names:
-        if (name in KEYS or describe(name) is not None) and name not in own and name not in own.values():
-            own[name] = name
     taken = set(own.values())
+    for name in names:
+        if (name in KEYS or name in _SINGLE) and name not in own and name not in taken:
+            own[name] = name
+            taken.add(name)
     by_normal: dict[str, list[str]] = {}
     for name in names:
         by_normal.setdefault(normal(name), []).append(name)
@@ -77,18 +79,17 @@ def assign(names: Sequence[str], declared: Mapping[str, str], wanted: Mapping[st
             taken.add(found[0])
             if len(found) > 1:
                 notes.append(f"{file}: {canonical} is read from column {plain(found[0], 60)}, not {listing(found[1:])}")
-    for name in names:
-        member = _member(name)
-        if name not in taken and member is not None and member not in own:
+    for member, name in sorted((_member(name), name) for name in names if name not in taken):
+        if member and member not in own:
             own[member] = name
             taken.add(name)
     return Names(own, tuple(name for name in names if name not in taken), tuple(notes))
 
 
-def _member(name: str) -> str | None:
-    """The canonical spelling of a family member whose prefix is written in another case or with other separators."""
+def _member(name: str) -> str:
+    """The canonical spelling of a family member, whatever the case and separators of its prefix; "" for other names."""
+    if describe(name) is not None and name not in _SINGLE:
+        return name
     head, slash, tail = name.partition("/")
     prefix = normal(head) + "/"
-    if slash and tail and prefix in FAMILIES:
-        return prefix + tail
-    return None
+    return prefix + tail if slash and tail and prefix in FAMILIES else ""

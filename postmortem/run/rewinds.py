@@ -36,7 +36,10 @@ def attempts_of(
         return attempt, [f"{shown}: the steps are not in order ({jumps.size} backward jumps) and were sorted"]
     ends = np.append(jumps[1:], s.size)
     stride = int(np.median(np.maximum(np.diff(s), 1)))
-    expected = np.array([any(0 <= int(s[j]) - k <= stride for k in known) for j in jumps], np.bool_)
+    targets = s[jumps]
+    expected = np.zeros(jumps.size, np.bool_)
+    for target in known:
+        expected |= (targets >= target) & (targets - target <= stride)
     few = jumps.size <= max(_ALWAYS_FEW, s.size * _JUMPS_PER_ROW) and (jumps.size + 1) * _ROWS_PER_STRETCH <= s.size
     if not few and not expected.all():
         return attempt, [

@@ -13,6 +13,8 @@ from postmortem.run.values import Cells, cells_of
 from postmortem.text import plain
 
 CHUNK_ROWS = 65_536
+MOST_COLUMNS = 4_096
+_CELLS_HELD = 4_000_000
 _LINE_LIMIT = 64 * 2**20
 
 
@@ -31,17 +33,37 @@ class Collector:
     labels: frozenset[str] = frozenset()
     chunks: list[Chunk] = field(default_factory=list[Chunk])
     dropped: dict[str, int] = field(default_factory=dict[str, int])
+    ignored: set[str] = field(default_factory=set[str])
     rows: int = 0
+    _known: set[str] = field(default_factory=set[str])
     _held: list[Mapping[str, object]] = field(default_factory=list[Mapping[str, object]])
 
     def add(self, row: Mapping[str, object]) -> None:
         """Append one row; nested objects are flattened one level with `/`, deeper ones ignored."""
         if any(isinstance(value, dict) for value in row.values()):
             row = _flat(row)
+        if not row.keys() <= self._known:
+            row = self._within_limit(row)
         self._held.append(row)
         self.rows += 1
-        if len(self._held) >= CHUNK_ROWS:
+        if len(self._held) >= CHUNK_ROWS or len(self._held) * len(self._known) > _CELLS_HELD:
             self.flush()
+
+    def _within_limit(self, row: Mapping[str, object]) -> Mapping[str, object]:
+        """Learn the row's new column names; once there are `MOST_COLUMNS`, further ones are ignored."""
+        for name in row:
+            if len(self._known) < MOST_COLUMNS:
+                self._known.add(name)
+            elif name not in self._known:
+                self.ignored.add(name)
+        return row if row.keys() <= self._known else {name: v for name, v in row.items() if name in self._known}
+
+    def notes(self, shown: str) -> list[str]:
+        """What was read around, one sentence each."""
+        notes = dropped_notes(shown, self.dropped)
+        if self.ignored:
+            notes.append(f"{shown}: columns beyond the first {MOST_COLUMNS} were ignored")
+        return notes
 
     def flush(self) -> None:
         """Turn the rows that are held into a chunk."""
@@ -85,8 +107,8 @@ class Lines:
         if self.torn:
             notes.append(f"{self.file}:{self.torn}: the last line is torn and was skipped")
         if self.bad:
-            what = "line is" if self.bad == 1 else "lines are"
-            notes.append(f"{self.file}:{self.first_bad}: {self.bad} {what} no JSON object ({self.why}) and skipped")
+            what = "line that is" if self.bad == 1 else "lines that are"
+            notes.append(f"{self.file}:{self.first_bad}: {self.bad} {what} no JSON object ({self.why}) skipped")
         return notes
 
     def spoiled(self, number: int, why: str) -> None:
@@ -156,7 +178,7 @@ def read_jsonl(
     if strict_text and not lines.good:
         what = f"no line is a JSON object ({lines.why})." if lines.bad else "no complete line."
         raise UnreadableInput(what, file=shown, line=lines.first_bad or None)
-    return collector.chunks, lines.notes() + dropped_notes(shown, collector.dropped)
+    return collector.chunks, lines.notes() + collector.notes(shown)
 
 
 def dropped_notes(shown: str, dropped: Mapping[str, int]) -> list[str]:

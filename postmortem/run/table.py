@@ -13,7 +13,7 @@ from postmortem.errors import UnreadableInput
 from postmortem.run.arrow import from_arrow
 from postmortem.run.naming import is_label
 from postmortem.run.rows import Chunk
-from postmortem.run.values import Cells, Numbers, Objects, Things
+from postmortem.run.values import Cells, Mask, Numbers, Objects, Things
 from postmortem.text import plain
 
 Metadata = Any  # pyarrow.parquet.FileMetaData; pyarrow ships no types
@@ -61,19 +61,26 @@ class Table:
         if len(self.parts) == 1:
             cells = self.parts[0].load(own) if own in self.parts[0].names else None
             return cells if isinstance(cells, Numbers) else None
-        values = np.zeros(self.rows, np.float64)
-        logged = np.zeros(self.rows, np.bool_)
+        value = np.empty(self.rows, np.float64)
+        gaps: list[tuple[int, int, Mask | None]] = []
         start, numeric = 0, False
         for part in self.parts:
+            end = start + part.rows
             cells = part.load(own) if own in part.names else None
             if isinstance(cells, Numbers):
                 numeric = True
-                values[start : start + part.rows] = cells.value
-                logged[start : start + part.rows] = True if cells.logged is None else cells.logged
-            start += part.rows
+                value[start:end] = cells.value
+            if not isinstance(cells, Numbers) or cells.logged is not None:
+                gaps.append((start, end, cells.logged if isinstance(cells, Numbers) else None))
+            start = end
         if not numeric:
             return None
-        return Numbers(values, None if logged.all() else logged)
+        if not gaps:
+            return Numbers(value, None)
+        logged = np.ones(self.rows, np.bool_)
+        for first, end, mask in gaps:
+            logged[first:end] = False if mask is None else mask
+        return Numbers(value, logged)
 
     def objects(self, own: str) -> Objects:
         """object[rows]: text, lists or numbers as Python objects, None where not logged."""
@@ -122,8 +129,10 @@ def _measured(cells: Cells) -> Bounds:
     return Bounds(cells.nulls, float(finite.min()), float(finite.max())) if finite.size else Bounds(cells.nulls)
 
 
-def parquet_part(path: Path, shown: str) -> Part:
+def parquet_part(path: Path, shown: str, labels: frozenset[str]) -> Part:
     """One Parquet file, of which only the footer is read until a column is asked for.
+
+    Text in `labels`, and in columns that hold labels by their name, stays text.
 
     Raises:
         UnreadableInput: empty, corrupt, or no Parquet file at all.
@@ -147,7 +156,9 @@ def parquet_part(path: Path, shown: str) -> Part:
                 table = file.read(columns=[name], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise UnreadableInput(f"damaged Parquet file ({_first_line(error)}).", file=shown) from error
-        return from_arrow(table.column(table.column_names.index(name)).combine_chunks(), label=is_label(name))
+        return from_arrow(
+            table.column(table.column_names.index(name)).combine_chunks(), label=name in labels or is_label(name)
+        )
 
     def bounds(name: str) -> Bounds | None:
         leaf = leaves.get(name)

@@ -28,7 +28,7 @@ _NON_FINITE: Mapping[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Inf
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Numbers:
-    """A column of n numbers: value float64[n], logged bool[n] or None where every row is. Values elsewhere mean nothing."""
+    """A column of n numbers: value float64[n], meaningful where logged bool[n] holds; None means that every row is."""
 
     value: Values
     logged: Mask | None

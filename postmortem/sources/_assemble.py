@@ -16,7 +16,7 @@ from postmortem.run.model import Log, Run
 from postmortem.run.naming import Names, assign, listing
 from postmortem.run.table import Table
 from postmortem.sources import _wandb_export
-from postmortem.sources._files import require_file
+from postmortem.sources._files import require_file, shown
 from postmortem.sources._keys import read_keys
 from postmortem.sources._source import Source
 from postmortem.text import plain
@@ -35,7 +35,7 @@ def row_source(
     """A source whose format is plain rows in one file."""
 
     def read(path: Path, mapping: Mapping[str, str]) -> Run:
-        require_file(path, path.name)
+        require_file(path, shown(path))
         return run_of_file(name, path, table(path, label_names(mapping)), mapping)
 
     return Source(name, accepts, sniff, read, table)

@@ -7,8 +7,14 @@ import stat
 from pathlib import Path
 
 from postmortem.errors import UnreadableInput
+from postmortem.text import plain
 
 _BLOCK = 2**20
+
+
+def shown(path: Path) -> str:
+    """A file's name as messages and notes print it."""
+    return plain(path.name, 120)
 
 
 def suffix(path: Path, *endings: str) -> bool:
@@ -16,7 +22,7 @@ def suffix(path: Path, *endings: str) -> bool:
     return path.suffix.lower() in endings and not path.is_dir()
 
 
-def require_file(path: Path, shown: str) -> None:
+def require_file(path: Path, name: str) -> None:
     """Refuse what is no regular file with something in it.
 
     Raises:
@@ -24,11 +30,11 @@ def require_file(path: Path, shown: str) -> None:
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise UnreadableInput("is a directory where a file is expected.", file=shown)
+        raise UnreadableInput("is a directory where a file is expected.", file=name)
     if not stat.S_ISREG(mode):
-        raise UnreadableInput("is no regular file.", file=shown)
+        raise UnreadableInput("is no regular file.", file=name)
     if path.stat().st_size == 0:
-        raise UnreadableInput("the file is empty (0 bytes).", file=shown)
+        raise UnreadableInput("the file is empty (0 bytes).", file=name)
 
 
 def head(path: Path, size: int = 4096) -> bytes:
@@ -42,7 +48,7 @@ def head(path: Path, size: int = 4096) -> bytes:
         return b""
 
 
-def require_text(path: Path, shown: str) -> None:
+def require_text(path: Path, name: str) -> None:
     """Refuse what is no UTF-8 text, naming the line.
 
     Raises:
@@ -54,10 +60,10 @@ def require_text(path: Path, shown: str) -> None:
         while block := file.read(_BLOCK):
             nul = block.find(b"\0")
             if nul >= 0:
-                raise UnreadableInput("binary data, not text.", file=shown, line=line + block.count(b"\n", 0, nul))
+                raise UnreadableInput("binary data, not text.", file=name, line=line + block.count(b"\n", 0, nul))
             try:
                 decoder.decode(block)
             except UnicodeDecodeError as error:
                 at = line + block.count(b"\n", 0, max(error.start, 0))
-                raise UnreadableInput("not UTF-8 text.", file=shown, line=at) from error
+                raise UnreadableInput("not UTF-8 text.", file=name, line=at) from error
             line += block.count(b"\n")

@@ -72,9 +72,8 @@ def _steps(table: Table, names: Names) -> tuple[Steps, Steps | None, list[str]]:
     lost = values.size - rows.size
     first = int(np.flatnonzero(~usable)[0]) + 1
     note = (
-        f"{table.shown}: {lost} row{'s have' if lost > 1 else ' has'} no usable step in column {plain(own, 60)} "
-        f"(blank, negative, fractional or no number; the first is data row {first}) and {'were' if lost > 1 else 'was'} "
-        "left out"
+        f"{table.shown}: {lost} row{'s' if lost > 1 else ''} without a usable step in column {plain(own, 60)} (blank, "
+        f"negative, fractional or no number; the first is data row {first}) {'were' if lost > 1 else 'was'} left out"
     )
     return values[rows].astype(np.int64), rows, [note]
 

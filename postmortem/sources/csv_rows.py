@@ -12,10 +12,11 @@ from postmortem.run.rows import CHUNK_ROWS, Chunk, dropped_notes
 from postmortem.run.table import Table, table_of
 from postmortem.run.values import Cells, cells_of
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import require_text, suffix
+from postmortem.sources._files import require_text, shown, suffix
 from postmortem.text import plain
 
-_MOST_COLUMNS = 100_000
+_MOST_COLUMNS = 10_000
+_CELLS_HELD = 4_000_000
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -24,17 +25,18 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     Raises:
         UnreadableInput: binary data, not UTF-8, no header.
     """
-    require_text(path, path.name)
+    name = shown(path)
+    require_text(path, name)
     notes: list[str] = []
     chunks: list[Chunk] = []
     dropped: dict[str, int] = {}
     bad: list[int] = []
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
         header_line, header = next(((n, line) for n, line in enumerate(file, 1) if line.strip()), (0, ""))
         if not header:
-            raise UnreadableInput("holds no header and no rows.", file=path.name)
+            raise UnreadableInput("holds no header and no rows.", file=name)
         delimiter = max(",;\t", key=header.count)
-        names = _names(_fields(header, delimiter), path.name, header_line, notes)
+        names = _names(_fields(header, delimiter), name, header_line, notes)
         held: list[list[str]] = []
         last = header_line
         ended = True
@@ -45,22 +47,20 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
                 held.append(fields)
             elif line.strip():
                 bad.append(last)
-            if len(held) == CHUNK_ROWS:
+            if len(held) == CHUNK_ROWS or len(held) * len(names) > _CELLS_HELD:
                 chunks.append(_chunk(names, held, labels, dropped))
                 held.clear()
         if held:
             chunks.append(_chunk(names, held, labels, dropped))
     if bad and bad[-1] == last and not ended:
-        notes.append(f"{path.name}:{bad.pop()}: the last line is torn and was skipped")
+        notes.append(f"{name}:{bad.pop()}: the last line is torn and was skipped")
     if bad:
         what = "row has" if len(bad) == 1 else "rows have"
-        notes.append(
-            f"{path.name}:{bad[0]}: {len(bad)} {what} another number of fields than the header and was skipped"
-        )
-    notes += dropped_notes(path.name, dropped)
+        notes.append(f"{name}:{bad[0]}: {len(bad)} {what} another number of fields than the header and was skipped")
+    notes += dropped_notes(name, dropped)
     if not chunks:
-        raise UnreadableInput("holds a header and no rows.", file=path.name)
-    return table_of(chunks, path.name, notes)
+        raise UnreadableInput("holds a header and no rows.", file=name)
+    return table_of(chunks, name, notes)
 
 
 def _fields(line: str, delimiter: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A bare folder: metrics.csv|jsonl|parquet, with batches.*, journal.jsonl and run.json|yaml beside it where they exist."""
+"""A bare folder: metrics.csv|jsonl|parquet; batches.*, journal.jsonl and run.json|yaml beside it where they exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from postmortem.run import Run
 from postmortem.run.naming import listing
 from postmortem.run.table import Table
 from postmortem.sources._assemble import MANIFESTS, assemble, label_names
-from postmortem.sources._files import require_file
+from postmortem.sources._files import require_file, shown
 from postmortem.sources._source import Source
 from postmortem.text import plain
 
@@ -54,7 +54,7 @@ def _row_source(path: Path) -> Source | None:
 
 
 def _table(path: Path, source: Source, labels: frozenset[str]) -> Table:
-    require_file(path, path.name)
+    require_file(path, shown(path))
     if source.table is None:
         raise TypeError(f"{source.name} reads no rows")
     return source.table(path, labels)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import cast
 
 from postmortem.errors import UnreadableInput
-from postmortem.run.rows import Collector, dropped_notes
+from postmortem.run.rows import Collector
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import MANIFESTS, row_source
-from postmortem.sources._files import require_text, suffix
-from postmortem.text import plain
+from postmortem.sources._files import head, require_text, shown, suffix
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -20,17 +19,18 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     Raises:
         UnreadableInput: not JSON, or JSON that holds no rows.
     """
-    require_text(path, path.name)
+    name = shown(path)
+    require_text(path, name)
     try:
-        value = _parse(path.read_text("utf-8-sig"))
+        value = _parse(path.read_bytes().decode("utf-8-sig", errors="replace"))
     except json.JSONDecodeError as error:
-        raise UnreadableInput(f"not JSON ({error.msg}).", file=path.name, line=error.lineno) from error
+        raise UnreadableInput(f"not JSON ({error.msg}).", file=name, line=error.lineno) from error
     except RecursionError as error:
-        raise UnreadableInput("JSON that is nested too deeply.", file=path.name) from error
+        raise UnreadableInput("JSON that is nested too deeply.", file=name) from error
     if isinstance(value, dict):
         value = cast(dict[str, object], value).get("log_history")
     if not isinstance(value, list):
-        raise UnreadableInput("holds no rows: neither a list of objects nor a log_history.", file=path.name)
+        raise UnreadableInput("holds no rows: neither a list of objects nor a log_history.", file=name)
     collector = Collector(labels)
     entries = cast(list[object], value)
     for row in entries:
@@ -38,11 +38,23 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
             collector.add(cast(dict[str, object], row))
     collector.flush()
     if not collector.rows:
-        raise UnreadableInput("holds no rows.", file=path.name)
-    notes = dropped_notes(path.name, collector.dropped)
+        raise UnreadableInput("holds no rows.", file=name)
+    notes = collector.notes(name)
     if collector.rows < len(entries):
-        notes.append(f"{path.name}: {len(entries) - collector.rows} entries are no objects and were skipped")
-    return table_of(collector.chunks, plain(path.name), notes)
+        notes.append(f"{name}: {len(entries) - collector.rows} entries are no objects and were skipped")
+    return table_of(collector.chunks, name, notes)
+
+
+def _sniff(path: Path) -> bool:
+    """A .json file that begins like a list, or that is a trainer state: configurations and vocabularies are neither."""
+    if not suffix(path, ".json") or path.name in MANIFESTS:
+        return False
+    start = head(path)
+    return (
+        path.name == "trainer_state.json"
+        or b'"log_history"' in start
+        or start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+    )
 
 
 def _parse(text: str) -> object:
@@ -57,6 +69,6 @@ def _parse(text: str) -> object:
 SOURCE = row_source(
     "json",
     "Hugging Face's trainer_state.json, or a JSON list of objects (.json)",
-    lambda path: suffix(path, ".json") and path.name not in MANIFESTS,
+    _sniff,
     read_table,
 )

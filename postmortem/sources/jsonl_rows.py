@@ -7,7 +7,7 @@ from pathlib import Path
 from postmortem.run.rows import read_jsonl
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import suffix
+from postmortem.sources._files import shown, suffix
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -16,8 +16,8 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     Raises:
         UnreadableInput: not UTF-8, or no line is a JSON object.
     """
-    chunks, notes = read_jsonl(path, path.name, strict_text=True, labels=labels)
-    return table_of(chunks, path.name, notes)
+    chunks, notes = read_jsonl(path, shown(path), strict_text=True, labels=labels)
+    return table_of(chunks, shown(path), notes)
 
 
 SOURCE = row_source("jsonl", "JSON lines (.jsonl, .ndjson)", lambda path: suffix(path, ".jsonl", ".ndjson"), read_table)

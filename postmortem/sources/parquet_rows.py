@@ -6,7 +6,7 @@ from pathlib import Path
 
 from postmortem.run.table import Table, parquet_part
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import suffix
+from postmortem.sources._files import shown, suffix
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -15,8 +15,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     Raises:
         UnreadableInput: empty, corrupt, or no Parquet.
     """
-    del labels  # Parquet says itself what is text
-    return Table(path.name, (parquet_part(path, path.name),))
+    return Table(shown(path), (parquet_part(path, shown(path), labels),))
 
 
 SOURCE = row_source(

@@ -40,6 +40,8 @@ def _store(folder: Path, labels: frozenset[str]) -> Table:
     live: list[Part] = []
     notes: list[str] = []
     for tail in tails(folder):
+        if not tail.is_file():
+            continue
         shown = f"{folder.name}/{tail.name}"
         try:
             chunks, said = read_jsonl(tail, shown, strict_text=False, labels=labels)
@@ -50,7 +52,7 @@ def _store(folder: Path, labels: frozenset[str]) -> Table:
     stored: list[Part] = []
     for part in parts(folder):
         require_file(part, f"{folder.name}/{part.name}")
-        stored.append(parquet_part(part, f"{folder.name}/{part.name}"))
+        stored.append(parquet_part(part, f"{folder.name}/{part.name}", labels))
     return Table(f"{folder.name}/", (*stored, *live), tuple(notes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,9 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr
 
 def modules_after(*words: str, cwd: Path) -> set[str]:
     """Top-level names of all modules that `postmortem WORDS` ends with."""
-    done = subprocess.run((sys.executable, "-c", WATCHED, *words), cwd=cwd, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = (sys.executable, "-c", WATCHED, *words)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.splitlines()[-1].split())
 

@@ -43,31 +43,77 @@ def _loss() -> Trace:
 
 def panels() -> tuple[PanelReading, ...]:
     """All thirteen: four that moved, three calm, six silent."""
-    silent = "no column of it was logged."
+    silent = "not logged"
     return (
-        PanelReading(1, "loss", "Loss", "nats", True, summary="2.31 → 5.84 at step 313, 3.40 at step 360.", traces=(_loss(),)),
-        PanelReading(2, "lr", "Learning rate", "", False, summary="smooth cosine, no jump.", traces=(trace("lr", 2.94e-4, wave=0.0),)),
         PanelReading(
-            3, "grad_norm", "Gradient norm", "L2, pre-clip", True, summary="47.2 at step 312, baseline 0.6 (79×).",
-            log_scale=True,
-            traces=(trace("grad_norm", 0.6, {312: 47.2, 313: 9.1, 314: 3.2}, 0.08), trace("clip_threshold", 1.0, wave=0.0)),
+            1, "loss", "Loss", "nats", True, summary="2.31 → 5.84 at step 313, 3.40 at step 360.", traces=(_loss(),)
         ),
         PanelReading(
-            4, "activations", "Activations by layer", "RMS", True, summary="act_rms/embed 3.2× its baseline at step 312.",
+            2,
+            "lr",
+            "Learning rate",
+            "",
+            False,
+            summary="smooth cosine, no jump.",
+            traces=(trace("lr", 2.94e-4, wave=0.0),),
+        ),
+        PanelReading(
+            3,
+            "grad_norm",
+            "Gradient norm",
+            "L2, pre-clip",
+            True,
+            summary="47.2 at step 312, baseline 0.6 (79×).",
+            log_scale=True,
+            traces=(
+                trace("grad_norm", 0.6, {312: 47.2, 313: 9.1, 314: 3.2}, 0.08),
+                trace("clip_threshold", 1.0, wave=0.0),
+            ),
+        ),
+        PanelReading(
+            4,
+            "activations",
+            "Activations by layer",
+            "RMS",
+            True,
+            summary="act_rms/embed 3.2× its baseline at step 312.",
             traces=(trace("act_rms/embed", 0.9, {312: 2.88}), trace("act_rms/layer-0", 1.3, {312: 1.7})),
         ),
         PanelReading(5, "weights", "Weights and updates", "", summary="within their baselines."),
-        PanelReading(6, "dead_units", "Dead units", silent=silent, would_tell="It would have told saturation from drift: log dead_frac/<layer>."),
         PanelReading(
-            7, "token_loss", "Per-token loss", "nats", True, summary="p99 rose from 5.1 to 12.0 while the median stayed.",
+            6, "dead_units", "Dead units", silent=silent, would_tell="saturation from drift: log dead_frac/<layer>."
+        ),
+        PanelReading(
+            7,
+            "token_loss",
+            "Per-token loss",
+            "nats",
+            True,
+            summary="p99 rose from 5.1 to 12.0 while the median stayed.",
             traces=(trace("token_loss_p50", 1.9), trace("token_loss_p99", 5.1, {312: 12.0})),
         ),
         PanelReading(8, "optimizer", "Optimizer state", summary="moments continuous."),
-        PanelReading(9, "numerics", "Numerics", silent="constant: nothing was skipped in fp32.", would_tell="In fp16 the loss scale would have fallen first."),
-        PanelReading(10, "logits", "Logits", silent=silent, would_tell="It would have shown attention saturating: log max_attention_logit."),
+        PanelReading(
+            9,
+            "numerics",
+            "Numerics",
+            silent="constant in every row: skipped",
+            would_tell="whether half precision overflowed: log loss_scale",
+        ),
+        PanelReading(
+            10, "logits", "Logits", silent=silent, would_tell="whether attention saturated: log max_attention_logit."
+        ),
         PanelReading(11, "data", "Data", summary="batch hashes unique."),
-        PanelReading(12, "state", "State identity", silent=silent, would_tell="It would have shown a parameter that changed by itself: log param_hash."),
-        PanelReading(13, "throughput", "Throughput and ranks", silent=silent, would_tell="It would have shown a straggler: log step_time_s."),
+        PanelReading(
+            12,
+            "state",
+            "State identity",
+            silent=silent,
+            would_tell="whether a parameter changed by itself: log param_hash.",
+        ),
+        PanelReading(
+            13, "throughput", "Throughput and ranks", silent=silent, would_tell="whether a node hung: log step_time_s."
+        ),
     )
 
 
@@ -78,22 +124,63 @@ def symptoms() -> tuple[Symptom, ...]:
         Symptom("pre_spike_loss", "pre-spike loss (50-step EMA)", 2.31, 311, METRICS + "loss", "2.31"),
         Symptom("peak_loss", "peak loss", 5.84, 313, METRICS + "loss"),
         Symptom("recovery_loss", "recovery loss (50 steps after peak)", 3.4, 360, METRICS + "loss", "3.40"),
-        Symptom("grad_norm", "grad-norm pre-clip at spike", 47.2, 312, METRICS + "grad_norm", "47.2 (baseline rolling: 0.6)"),
+        Symptom(
+            "grad_norm", "grad-norm pre-clip at spike", 47.2, 312, METRICS + "grad_norm", "47.2 (baseline rolling: 0.6)"
+        ),
         Symptom("lr", "LR at spike", 2.94e-4, 312, METRICS + "lr", "2.94e-4 (cosine, near peak)"),
         Symptom("dtype", "dtype regime", "fp32", None, "run.json, key dtype"),
         Symptom("batch_index", "batch index in the spike step", 312, 312, BATCHES + "batch_index"),
-        Symptom("unusual_tokens", "corpus tokens in that batch that look unusual", "tten", 312, BATCHES + "token_ids", "‘tten’ (3 of its ~5 occurrences)"),
+        Symptom(
+            "unusual_tokens",
+            "corpus tokens in that batch that look unusual",
+            "tten",
+            312,
+            BATCHES + "token_ids",
+            "‘tten’ (3 of its ~5 occurrences)",
+        ),
     )
 
 
 def spike() -> Diagnosis:
     """The worked example: a rare piece concentrated in one batch at step 312."""
     evidence = (
-        Evidence(3, "single_step_spike", "47.2 at step 312, baseline 0.6.", 312, {"value": 47.2, "baseline": 0.6}, METRICS + "grad_norm", {"long_tail_tokens": 2.0, "numerical": -0.8, "benign": -2.0}),
-        Evidence(4, "embedding_first", "act_rms/embed is 3.2× its baseline at step 312, before any layer.", 312, {"ratio": 3.2}, METRICS + "act_rms/embed", {"long_tail_tokens": 1.2}),
-        Evidence(7, "right_tail", "p99 12.0 against a median of 1.9 at step 312: a right tail on few ids.", 312, {"p99": 12.0}, METRICS + "token_loss_p99", {"long_tail_tokens": 2.2, "garbage_data": -1.6}),
+        Evidence(
+            3,
+            "single_step_spike",
+            "47.2 at step 312, baseline 0.6.",
+            312,
+            {"value": 47.2, "baseline": 0.6},
+            METRICS + "grad_norm",
+            {"long_tail_tokens": 2.0, "numerical": -0.8, "benign": -2.0},
+        ),
+        Evidence(
+            4,
+            "embedding_first",
+            "act_rms/embed is 3.2× its baseline at step 312, before any layer.",
+            312,
+            {"ratio": 3.2},
+            METRICS + "act_rms/embed",
+            {"long_tail_tokens": 1.2},
+        ),
+        Evidence(
+            7,
+            "right_tail",
+            "p99 12.0 against a median of 1.9 at step 312: a right tail on few ids.",
+            312,
+            {"p99": 12.0},
+            METRICS + "token_loss_p99",
+            {"long_tail_tokens": 2.2, "garbage_data": -1.6},
+        ),
         Evidence(2, "lr_smooth", "smooth cosine, no jump.", 312, {}, METRICS + "lr", {"lr_discontinuity": -4.0}),
-        Evidence(11, "hash_unique", "the hash of batch 312 differs from those of 311 and 313.", 312, {}, BATCHES + "batch_hash", {"repeated_batch": -4.0}),
+        Evidence(
+            11,
+            "hash_unique",
+            "the hash of batch 312 differs from those of 311 and 313.",
+            312,
+            {},
+            BATCHES + "batch_hash",
+            {"repeated_batch": -4.0},
+        ),
     )
     hypotheses = (
         Hypothesis("long_tail_tokens", "Long-tail token outlier", 0.91, 5.4, "strong", (7, 3, 4), ()),
@@ -105,22 +192,43 @@ def spike() -> Diagnosis:
         Hypothesis("repeated_batch", "Repeated batch", 0.006, -2.2, "weak", (), (11,)),
     )
     incident = Incident(
-        id=1, kind="loss_spike", onset_step=312, onset_interval=None, peak_step=313, recovery_step=360,
-        outcome="recovered", verdict="supported", severity=3.53, suspected=False, attempt=0, discarded=False,
+        id=1,
+        kind="loss_spike",
+        onset_step=312,
+        onset_interval=None,
+        peak_step=313,
+        recovery_step=360,
+        outcome="recovered",
+        verdict="supported",
+        severity=3.53,
+        suspected=False,
+        attempt=0,
+        discarded=False,
         summary="The loss rose from 2.31 to 5.84 within two steps of step 312 and settled at 3.40 by step 360.",
         symptoms=symptoms(),
         signals=(Signal("robust_z", "loss_spike", "loss", 312, 313, 5.84, 2.31, 31.0, 360),),
-        evidence=evidence, hypotheses=hypotheses, panels=panels(),
+        evidence=evidence,
+        hypotheses=hypotheses,
+        panels=panels(),
         root_cause="One batch concentrated the rare piece ‘tten’, whose embedding gradient dominated the global norm "
         "(47× the clip threshold) and left the optimizer's moments disturbed for about 50 steps.",
-        not_known="", watch="",
+        not_known="",
+        watch="",
         changes=(
             Change("Lower the clip threshold from 1.0 to 0.5.", "it would have engaged on 81 % of the recorded steps."),
-            Change("Stratify batches: at most one occurrence of a piece seen fewer than 10 times.", "one sort of the corpus at start."),
-            Change("Re-tokenize so that ‘written’ is one piece.", declined="it hides the long tail instead of handling it."),
+            Change(
+                "Stratify batches: at most one occurrence of a piece seen fewer than 10 times.",
+                "one sort of the corpus at start.",
+            ),
+            Change(
+                "Re-tokenize so that ‘written’ is one piece.", declined="it hides the long tail instead of handling it."
+            ),
         ),
         verification=Verification(
-            42, 0.05, 2.31, 500,
+            42,
+            0.05,
+            2.31,
+            500,
             (
                 Check("loss", 312, 312, "<", 2.5, "step 312 loss: < 2.5 (5.84 in the broken run)"),
                 Check("grad_norm", 300, 400, "<", 3.0, "max grad-norm in window [300, 400]: < 3.0"),
@@ -129,11 +237,21 @@ def spike() -> Diagnosis:
             "postmortem replay runs/19-spike-001 --verify",
         ),
         lesson="One rare piece concentrated in a single batch can dominate the global gradient norm for 50 steps.",
-        skip_window=(312, 313), checkpoint="rollback/step-00000300.pt",
+        skip_window=(312, 313),
+        checkpoint="rollback/step-00000300.pt",
         samples=(
-            Sample("s17", "corpus/participles.txt", (
-                Token("the"), Token(" letter"), Token(" was"), Token(" wri"), Token("tten", True, 12.04), Token(" today"),
-            )),
+            Sample(
+                "s17",
+                "corpus/participles.txt",
+                (
+                    Token("the"),
+                    Token(" letter"),
+                    Token(" was"),
+                    Token(" wri"),
+                    Token("tten", True, 12.04),
+                    Token(" today"),
+                ),
+            ),
         ),
     )
     return _diagnosis("19-spike-001", (incident,))
@@ -144,26 +262,64 @@ def nan() -> Diagnosis:
     base = spike().incidents[0]
     found = {s.key: s for s in base.symptoms}
     incident = replace(
-        base, kind="non_finite", outcome="diverged", recovery_step=None, peak_step=312, verdict="supported",
+        base,
+        kind="non_finite",
+        outcome="diverged",
+        recovery_step=None,
+        peak_step=312,
+        verdict="supported",
         summary="The loss became NaN at step 312 and did not recover.",
         symptoms=(
-            found["onset_step"], found["pre_spike_loss"],
+            found["onset_step"],
+            found["pre_spike_loss"],
             replace(found["peak_loss"], value=math.nan, step=312),
-            Symptom("recovery_loss", "recovery loss (50 steps after peak)", math.nan, 401, METRICS + "loss", "did not recover: NaN"),
-            Symptom("grad_norm", "grad-norm pre-clip at spike", missing="grad_norm was not logged; log it each step, before clipping."),
+            Symptom(
+                "recovery_loss",
+                "recovery loss (50 steps after peak)",
+                math.nan,
+                401,
+                METRICS + "loss",
+                "did not recover: NaN",
+            ),
+            Symptom(
+                "grad_norm",
+                "grad-norm pre-clip at spike",
+                missing="grad_norm was not logged; log it each step, before clipping.",
+            ),
             *base.symptoms[5:8],
-            Symptom("unusual_tokens", "corpus tokens in that batch that look unusual", "none flagged", 312, BATCHES + "token_ids"),
+            Symptom(
+                "unusual_tokens",
+                "corpus tokens in that batch that look unusual",
+                "none flagged",
+                312,
+                BATCHES + "token_ids",
+            ),
         ),
-        evidence=(Evidence(12, "hash_jump", "the parameter hash changes violently at step 312.", 312, {}, METRICS + "param_hash", {"nan_propagation": 3.0}),),
+        evidence=(
+            Evidence(
+                12,
+                "hash_jump",
+                "the parameter hash changes violently at step 312.",
+                312,
+                {},
+                METRICS + "param_hash",
+                {"nan_propagation": 3.0},
+            ),
+        ),
         hypotheses=(
-            Hypothesis("nan_propagation", "Destructive update wrote a NaN into a parameter", 0.84, 3.0, "strong", (12,)),
+            Hypothesis(
+                "nan_propagation", "Destructive update wrote a NaN into a parameter", 0.84, 3.0, "strong", (12,)
+            ),
             Hypothesis("unknown", "None of the causes known here", 0.16, 1.0, "weak"),
         ),
         root_cause="The update of step 312 wrote a NaN into a parameter, from which every later loss inherits it.",
         changes=(Change("Revert to rollback/step-00000300.pt, the last NaN-free checkpoint.", "12 steps are lost."),),
-        verification=Verification(42, None, None, 500, (Check("loss", 300, 500, "finite", None, "loss finite on [300, 500]"),), ""),
+        verification=Verification(
+            42, None, None, 500, (Check("loss", 300, 500, "finite", None, "loss finite on [300, 500]"),), ""
+        ),
         lesson="Check the gradients for NaN before the update: afterwards it is too late.",
-        skip_window=None, samples=(),
+        skip_window=None,
+        samples=(),
     )
     return _diagnosis("23-nan-004", (incident,))
 
@@ -172,17 +328,30 @@ def undecided() -> Diagnosis:
     """A sparse log that ends too soon, with no cause singled out."""
     base = spike().incidents[0]
     incident = replace(
-        base, onset_interval=(310, 320), onset_step=320, peak_step=320, recovery_step=None, outcome="unresolved",
-        verdict="undecided", summary="The loss rose from 2.31 to 5.84 between steps 311 and 320; the log ends 2 rows later.",
-        evidence=(), root_cause="",
+        base,
+        onset_interval=(310, 320),
+        onset_step=320,
+        peak_step=320,
+        recovery_step=None,
+        outcome="unresolved",
+        verdict="undecided",
+        summary="The loss rose from 2.31 to 5.84 between steps 311 and 320; the log ends 2 rows later.",
+        evidence=(),
+        root_cause="",
         hypotheses=(
             Hypothesis("long_tail_tokens", "Long-tail token outlier", 0.38, 0.5, "weak", (), (), ("garbage_data",)),
             Hypothesis("garbage_data", "Garbage data", 0.33, 0.3, "weak", (), (), ("long_tail_tokens",)),
             Hypothesis("unknown", "None of the causes known here", 0.29, 0.2, "weak"),
         ),
-        not_known="long_tail_tokens and garbage_data predict the same panels; replaying step 320 with only its rare tokens masked would decide.",
+        not_known="Not known yet: long_tail_tokens and garbage_data predict the same panels; replaying step 320 with "
+        "only its rare tokens masked would decide.",
         watch="a loss above 2.52 at step 370 would make this a rollback to step 300 now.",
-        changes=(), verification=None, lesson="", skip_window=None, checkpoint="", samples=(),
+        changes=(),
+        verification=None,
+        lesson="",
+        skip_window=None,
+        checkpoint="",
+        samples=(),
     )
     return _diagnosis("hf-trainer-7", (incident,), log_every=10, dtype="", seed=None, world=None, verdict="undecided")
 
@@ -191,10 +360,19 @@ def several() -> Diagnosis:
     """Three incidents, one of them in a segment that was rolled back."""
     first = spike().incidents[0]
     second = replace(
-        first, id=2, kind="lr_discontinuity", onset_step=700, peak_step=700, recovery_step=None, outcome="lingering",
-        hypotheses=(Hypothesis("lr_discontinuity", "LR schedule bug", 0.7, 2.0, "moderate", (2,)),), samples=(),
+        first,
+        id=2,
+        kind="lr_discontinuity",
+        onset_step=700,
+        peak_step=700,
+        recovery_step=None,
+        outcome="lingering",
+        hypotheses=(Hypothesis("lr_discontinuity", "LR schedule bug", 0.7, 2.0, "moderate", (2,)),),
+        samples=(),
     )
-    third = replace(first, id=3, kind="logging_gap", onset_step=40, peak_step=41, recovery_step=42, discarded=True, hypotheses=())
+    third = replace(
+        first, id=3, kind="logging_gap", onset_step=40, peak_step=41, recovery_step=42, discarded=True, hypotheses=()
+    )
     base = _diagnosis("three-things", (first, second, third))
     run = replace(base.run, segments=("attempt 0: steps 0 to 420, kept until 299", "attempt 1: steps 300 to 999"))
     return replace(base, run=run, notes=("metrics.csv:412: a torn last line was left out.",))
@@ -202,12 +380,17 @@ def several() -> Diagnosis:
 
 def clean() -> Diagnosis:
     """Nothing happened."""
-    return replace(_diagnosis("clean-000", (), verdict="no_incident"), quiet_panels=tuple(
-        replace(p, moved=False, summary="within its baseline.") if not p.silent else p for p in panels()
-    ))
+    return replace(
+        _diagnosis("clean-000", (), verdict="no_incident"),
+        quiet_panels=tuple(
+            replace(p, moved=False, summary="within its baseline.") if not p.silent else p for p in panels()
+        ),
+    )
 
 
-HOSTILE = "\x1b[31mx|`y`<img src=x onerror=alert(1)>{{ 7*7 }}{% raw %}[a](http://evil.test)\u202e# h\n## Notes\n$x$ _e_ **b**"
+HOSTILE = (
+    "\x1b[31mx|`y`<img src=x onerror=alert(1)>{{ 7*7 }}{% raw %}[a](http://evil.test)\u202e# h\n## Notes\n$x$ _e_ **b**"
+)
 
 
 def hostile() -> Diagnosis:
@@ -216,7 +399,13 @@ def hostile() -> Diagnosis:
     i = base.incidents[0]
     reading = replace(i.panels[2], title=HOSTILE, summary=HOSTILE, image="javascript:alert(1)")
     bad = replace(
-        i, kind=HOSTILE, summary=HOSTILE, overview="http://evil.test/x.png", lesson=HOSTILE, root_cause=HOSTILE, checkpoint=HOSTILE,
+        i,
+        kind=HOSTILE,
+        summary=HOSTILE,
+        overview="http://evil.test/x.png",
+        lesson=HOSTILE,
+        root_cause=HOSTILE,
+        checkpoint=HOSTILE,
         symptoms=tuple(replace(s, text=HOSTILE, origin=HOSTILE) for s in i.symptoms),
         evidence=tuple(replace(e, text=HOSTILE, origin=HOSTILE) for e in i.evidence),
         hypotheses=tuple(replace(h, title=HOSTILE) for h in i.hypotheses),
@@ -226,7 +415,10 @@ def hostile() -> Diagnosis:
         samples=(Sample(HOSTILE, HOSTILE, (Token(HOSTILE, True, 9.0),)),),
     )
     return replace(
-        base, run_id=HOSTILE, incidents=(bad, replace(bad, id=2)), notes=(HOSTILE,),
+        base,
+        run_id=HOSTILE,
+        incidents=(bad, replace(bad, id=2)),
+        notes=(HOSTILE,),
         run=replace(base.run, run_id=HOSTILE, source=HOSTILE, dtype=HOSTILE, segments=(HOSTILE, HOSTILE)),
     )
 
@@ -235,11 +427,25 @@ CASES = {"spike": spike, "nan": nan, "undecided": undecided, "several": several,
 
 
 def _diagnosis(
-    run_id: str, incidents: tuple[Incident, ...], *, verdict: str = "supported", log_every: int = 1, dtype: str = "fp32",
-    seed: int | None = 42, world: int | None = 1,
+    run_id: str,
+    incidents: tuple[Incident, ...],
+    *,
+    verdict: str = "supported",
+    log_every: int = 1,
+    dtype: str = "fp32",
+    seed: int | None = 42,
+    world: int | None = 1,
 ) -> Diagnosis:
     facts = RunFacts(
-        run_id=run_id, source="run directory", rows=2000 // log_every, first_step=0, last_step=1999, log_every=log_every,
-        seed=seed, dtype=dtype, world_size=world, date="2026-11-20",
+        run_id=run_id,
+        source="run directory",
+        rows=2000 // log_every,
+        first_step=0,
+        last_step=1999,
+        log_every=log_every,
+        seed=seed,
+        dtype=dtype,
+        world_size=world,
+        date="2026-11-20",
     )
     return Diagnosis(SCHEMA_VERSION, "postmortem 0.1.0", run_id, verdict, facts, incidents, ())  # type: ignore[arg-type]

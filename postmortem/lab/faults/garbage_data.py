@@ -1,0 +1,13 @@
+"""A corrupt shard: uniformly random token ids for several batches on end, under a source of its own."""
+
+from postmortem.lab.order import Fault, Plan
+
+
+def _arrange(plan: Plan) -> None:
+    batches = min(plan.rng.randrange(5, 25), plan.steps - plan.at)
+    plan.stream("c", batches)
+    plan.onset = plan.at
+    plan.parameters = {"batches": batches}
+
+
+FAULT = Fault("garbage_data", "a shard of random token ids, several batches long", _arrange)

@@ -1,0 +1,14 @@
+"""One batch holds several sentences around words whose pieces the ordinary text hardly ever has."""
+
+from postmortem.lab.order import Fault, Plan
+
+
+def _arrange(plan: Plan) -> None:
+    sentences = plan.rng.randrange(3, 6)
+    name = f"shard-{plan.rng.randrange(10):02d}" if plan.rng.random() < 0.5 else None
+    plan.stream("b", 1, name=name, share=sentences)
+    plan.onset = plan.at
+    plan.parameters = {"rare_sentences": sentences}
+
+
+FAULT = Fault("long_tail_tokens", "one batch concentrates rare word pieces", _arrange)

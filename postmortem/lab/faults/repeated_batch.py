@@ -1,0 +1,14 @@
+"""The loader sticks: the batch at one position is handed out for a while, then the order goes on behind it."""
+
+from postmortem.lab.order import Fault, Plan
+
+
+def _arrange(plan: Plan) -> None:
+    length = min(plan.rng.randrange(20, 61), plan.steps - plan.at)
+    plan.config["data"]["order"] = [[0, 1], [plan.at, 0], [plan.at + length, 1]]
+    plan.onset = plan.at + 1
+    plan.batches = (plan.at, plan.at + length + 1)
+    plan.parameters = {"repeats": length + 1, "first_repeat": plan.at + 1}
+
+
+FAULT = Fault("repeated_batch", "the loader hands out one batch 21 to 61 times on end", _arrange)

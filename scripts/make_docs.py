@@ -1,0 +1,144 @@
+"""Write the generated pages, or (`--check`) say which are stale.
+
+    docs/causes/*.md      from each cause's docstring
+    docs/sample-report/   `postmortem draft sample_runs/19-spike-001`
+    README.md             the excerpt of that report, between its markers
+
+Pictures are compared by name only: their bytes follow the version of matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from postmortem.hypotheses import causes
+
+ROOT = Path(__file__).resolve().parent.parent
+CAUSES = Path("docs/causes")
+REPORT = Path("docs/sample-report")
+SAMPLE = "sample_runs/19-spike-001"
+README = Path("README.md")
+TOLERANCE = 1e-6  # relative: the last digits of a mean follow the CPU's vector width
+
+
+def cause_pages() -> dict[Path, str]:
+    """Path → text of every cause's page and of their list."""
+    pages = {CAUSES / f"{cause.slug}.md": _generated(cause.explain(), f"postmortem/hypotheses/{cause.slug}.py")
+             for cause in causes()}
+    listed = "\n".join(f"- [{cause.title}]({cause.slug}.md) (`{cause.slug}`)" for cause in causes())
+    head = "# Causes\n\nWhat a run is examined for, one page each; `postmortem explain SLUG` prints the same.\n\n"
+    return pages | {CAUSES / "README.md": _generated(f"{head}{listed}\n", "the causes' docstrings")}
+
+
+def draft_sample(out: Path) -> None:
+    """Draft the sample run into `out`, named as a reader of the repository would name it."""
+    kept = ("--out", str(out), "--lessons", str(out.parent / "lessons.md"))
+    command = (sys.executable, "-m", "postmortem", "draft", SAMPLE, *kept)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
+
+
+def excerpt(report: str) -> str:
+    """What fits on a first screen: title, verdict, sentence and picture, and the lists of §1 and §2."""
+    head, symptoms, hypotheses = re.split(r"^## \d\. ", report, flags=re.MULTILINE)[:3]
+    title, *paragraphs = head.split("\n\n")
+    shown = [f"**{title.removeprefix('# ')}**"]
+    for paragraph in paragraphs:
+        shown.append(paragraph.replace("](panels/", f"]({REPORT}/panels/"))
+        if paragraph.startswith("!["):
+            break
+    for section in (symptoms, hypotheses):
+        name, *rest = section.splitlines()
+        items = [re.sub(r" \[[a-z]\]$", "", line) for line in rest if re.match(r"(- |\d+\. )", line)]
+        shown += [f"**{name}**", "\n".join(items)]
+    return "\n\n".join(shown)
+
+
+def with_excerpt(readme: str, text: str) -> str:
+    """README with `text` between its markers, as a quotation."""
+    begin, end = "<!-- begin excerpt -->", "<!-- end excerpt -->"
+    before, _, rest = readme.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{README}: no {begin} … {end}")
+    quoted = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
+    return f"{before}{begin}\n{quoted}\n{end}{after}"
+
+
+def same_json(a: object, b: object) -> bool:
+    """Equal up to TOLERANCE in every number."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same_json(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same_json(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12)
+    return a == b
+
+
+def stale_report(fresh: Path) -> list[str]:
+    """What in the committed sample report differs from `fresh`."""
+    kept = ROOT / REPORT
+    names = {path.relative_to(folder) for folder in (fresh, kept) for path in folder.rglob("*") if path.is_file()}
+    stale: list[str] = []
+    for name in sorted(names):
+        a, b = kept / name, fresh / name
+        if not (a.exists() and b.exists()):
+            stale.append(f"{REPORT / name}: {'missing' if b.exists() else 'no longer made'}")
+        elif name.suffix == ".json":
+            if not same_json(json.loads(a.read_text()), json.loads(b.read_text())):
+                stale.append(f"{REPORT / name}: differs")
+        elif name.suffix != ".png" and a.read_text() != b.read_text():
+            stale.append(f"{REPORT / name}: differs")
+    return stale
+
+
+def stale_pages(pages: dict[Path, str]) -> list[str]:
+    """Which of `pages` differ from their files, and which cause pages belong to no cause."""
+    stale = [f"{path}: differs" for path, text in pages.items() if not _equals(ROOT / path, text)]
+    orphans = {path.relative_to(ROOT) for path in (ROOT / CAUSES).glob("*.md")} - pages.keys()
+    return stale + [f"{path}: belongs to no cause" for path in sorted(orphans)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is stale")
+    check: bool = parser.parse_args().check
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / "report"
+        draft_sample(fresh)
+        pages = cause_pages()
+        pages[README] = with_excerpt((ROOT / README).read_text(), excerpt((fresh / "report.md").read_text()))
+        stale = stale_pages(pages) + stale_report(fresh)
+        if check and stale:
+            sys.exit("\n".join((*stale, "Write them with: make docs")))
+        if not check:
+            for orphan in set((ROOT / CAUSES).glob("*.md")) - {ROOT / path for path in pages}:
+                orphan.unlink()
+            (ROOT / CAUSES).mkdir(parents=True, exist_ok=True)
+            for path, text in pages.items():
+                (ROOT / path).write_text(text)
+            shutil.rmtree(ROOT / REPORT, ignore_errors=True)
+            shutil.copytree(fresh, ROOT / REPORT)
+    print("fresh" if check else "\n".join(stale) or "nothing was stale")
+
+
+def _generated(text: str, source: str) -> str:
+    return f"<!-- Written by `make docs` from {source}: change it there. -->\n\n{text}"
+
+
+def _equals(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The commands from outside: what they print, write and exit with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postmortem import cli, pipeline, sources
+from postmortem.errors import UnreadableInput
+from tests.report.factory import CASES, clean, several, spike
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run `postmortem …` in an empty directory: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["postmortem", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def diagnosed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make every run be diagnosed as one of the factory's cases."""
+
+    class Opened:
+        def __init__(self, path: Path) -> None:
+            self.path = path
+
+    def as_case(name: str) -> None:
+        def diagnose(run: Opened, *, text: bool = True) -> Any:
+            return CASES[name]()
+
+        monkeypatch.setattr(sources, "open_run", lambda path, mapping=None: Opened(Path(path)))
+        monkeypatch.setattr(pipeline, "diagnose", diagnose)
+
+    return as_case
+
+
+def test_draft_writes_report_and_lesson_and_says_where(
+    call: Call, diagnosed: Callable[[str], None], tmp_path: Path
+) -> None:
+    diagnosed("spike")
+    code, out, err = call("draft", "metrics.csv")
+    assert (code, err) == (0, "")
+    assert "19-spike-001  supported" in out and "\x1b" not in out
+    assert out.endswith("report  metrics.postmortem/report.md\nlesson  lessons.md\n")
+    assert (tmp_path / "metrics.postmortem" / "diagnosis.json").is_file()
+    assert "metrics.postmortem/report.md" in (tmp_path / "lessons.md").read_text(encoding="utf-8")
+    assert call("draft", "metrics.csv")[1].endswith("report  metrics.postmortem/report.md\n")
+
+
+def test_json_is_alone_on_stdout_and_writes_nothing(
+    call: Call, diagnosed: Callable[[str], None], tmp_path: Path
+) -> None:
+    diagnosed("spike")
+    code, out, err = call("draft", "metrics.csv", "--json")
+    assert (code, err) == (0, "") and json.loads(out)["run_id"] == "19-spike-001"
+    assert not list(tmp_path.iterdir())
+    code, out, err = call("draft", "metrics.csv", "--json", "--out", "there", "--lessons", "mine.md")
+    assert json.loads(out)["verdict"] == "supported" and "report  there/report.md" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.md", "there"]
+
+
+@pytest.mark.parametrize(("case", "code"), [("spike", 1), ("clean", 0)])
+def test_check(call: Call, diagnosed: Callable[[str], None], case: str, code: int) -> None:
+    diagnosed(case)
+    assert call("draft", "x.csv", "--check")[0] == code
+    assert call("draft", "x.csv")[0] == 0
+
+
+def test_incident_and_at(call: Call, diagnosed: Callable[[str], None], tmp_path: Path) -> None:
+    diagnosed("several")
+    call("draft", "x.csv", "--at", "700")
+    assert "about incident 2" in (tmp_path / "x.postmortem" / "report.md").read_text(encoding="utf-8")
+    code, out, err = call("draft", "x.csv", "--incident", "7")
+    assert (
+        code == 2
+        and out == ""
+        and err.startswith("postmortem: There is no incident 7: there are 1 (loss_spike at step 312)")
+    )
+
+
+@pytest.mark.parametrize("mapping", ["loss", "loss=", "=x", "loss=a,loss=b"])
+def test_a_bad_map_is_a_usage_error(call: Call, mapping: str) -> None:
+    code, _, err = call("draft", "x.csv", "--map", mapping)
+    assert code == 2 and err.startswith("postmortem: --map: ") and err.count("\n") == 1
+
+
+def test_errors_are_one_line_with_their_exit_code(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(error: BaseException) -> Callable[..., Any]:
+        def open_run(path: object, mapping: object = None) -> Any:
+            raise error
+
+        return open_run
+
+    for error, code, words in (
+        (UnreadableInput("is torn.\x1b[31m", file="a\nb.csv", line=3), 3, "postmortem: a b.csv:3: is torn.\ufffd[31m"),
+        (ZeroDivisionError("oops"), 70, "postmortem: internal error, please report it (ZeroDivisionError: oops)"),
+        (KeyboardInterrupt(), 130, ""),
+    ):
+        monkeypatch.setattr(sources, "open_run", fails(error))
+        got, out, err = call("draft", "x.csv")
+        assert got == code and out == "" and err.lstrip().startswith(words) and "Traceback" not in err
+
+
+def test_a_traceback_only_when_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_run(path: object, mapping: object = None) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sources, "open_run", open_run)
+    monkeypatch.setenv("POSTMORTEM_DEBUG", "1")
+    assert "Traceback" in call("draft", "x.csv")[2]
+
+
+def test_a_bad_lessons_file_stops_before_anything_is_written(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "lessons.md").write_bytes(b"\xff")
+    code, _, err = call("draft", "x.csv")
+    assert code == 2 and "lessons.md:1: is not UTF-8" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["lessons.md"]
+
+
+def test_report_renders_a_diagnosis_alone(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(several().to_json(), encoding="utf-8")
+    code, out, _ = call("report", "d.json", "--incident", 2)
+    assert code == 0 and out.startswith("# Training post-mortem — 2026-11-20 — three-things")
+    code, out, _ = call("report", "d.json", "--out", "there")
+    assert out == "report  there/report.md\n" and (tmp_path / "there" / "panels" / "overview.png").is_file()
+    assert call("report", "d.json", "--format", "pdf")[0] == 2
+    assert call("report", "d.json", "--format", "pdf", "--out", "x")[0] == 2
+    assert call("report", "absent.json")[0] == 3
+    (tmp_path / "d.json").write_text(clean().to_json().replace('"schema_version": 1', '"schema_version": 99'))
+    assert "schema_version 99" in call("report", "d.json")[2]
+
+
+def test_explain(call: Call) -> None:
+    code, out, _ = call("explain")
+    slugs = [line.split()[0] for line in out.splitlines()]
+    assert code == 0 and {"long_tail_tokens", "benign", "unknown"} <= set(slugs)
+    for slug in slugs:
+        code, out, err = call("explain", slug)
+        assert (code, err) == (0, "") and f"`{slug}`" in out and "\x1b" not in out
+    code, _, err = call("explain", "long_tail_token")
+    assert code == 2 and "Did you mean long_tail_tokens" in err
+
+
+@pytest.mark.parametrize("command", [[], ["draft"], ["report"], ["explain"], ["lab"]])
+def test_help_has_an_example(call: Call, command: list[str]) -> None:
+    code, out, _ = call(*command, "--help")
+    assert code == 0 and "Example" in out and f"postmortem {' '.join(command)}".strip() in out
+
+
+def test_usage_errors_exit_with_2(call: Call) -> None:
+    assert call("draft")[0] == 2 and call("drafft")[0] == 2 and call("draft", "x", "--incident", "one")[0] == 2
+    assert call("--version") == (0, "postmortem 0.1.0\n", "")
+
+
+def run(*words: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, *words], env={**os.environ, **(env or {})}, capture_output=True, timeout=120, **options
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nsys.argv = ['postmortem', '--help']\nfrom postmortem.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'pandas', 'matplotlib', 'pyarrow', 'numpy', 'jinja2'} & set(sys.modules)))"
+    )
+    assert run("-c", code).stdout.splitlines()[-1] == b"[]"
+
+
+def test_report_and_drawing_import_neither_torch_nor_pandas(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(spike().to_json(), encoding="utf-8")
+    code = (
+        f"import sys\nsys.argv = ['postmortem', 'report', {str(tmp_path / 'd.json')!r}, '--out', {str(tmp_path / 'o')!r}]\n"
+        "from postmortem.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    )
+    assert run("-c", code).stdout.splitlines()[-1] == b"[]"
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(spike().to_json(), encoding="utf-8")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "postmortem", "report", str(tmp_path / "d.json")],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert done.stderr == b"" and done.returncode == 0
+
+
+def test_json_stays_utf8_where_the_terminal_is_not(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(spike().to_json(), encoding="utf-8")
+    done = run("-m", "postmortem", "report", str(tmp_path / "d.json"), env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+def test_runs_diff_says_not_yet() -> None:
+    done = run("-c", "from postmortem.cli.runs_diff import main; main()")
+    assert done.returncode == 2 and b"not yet" in done.stderr

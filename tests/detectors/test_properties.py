@@ -1,0 +1,62 @@
+"""What must not change an incident."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from postmortem.detectors import Incident, find_incidents
+from tests.detectors.helpers import telemetry
+from tests.detectors.scenarios import FAULTS, scenario
+
+
+def _steps(incidents: tuple[Incident, ...]) -> list[tuple[str, int, int, int | None, str]]:
+    return [(i.kind, i.onset_step, i.peak_step, i.recovery_step, i.outcome) for i in incidents]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from(FAULTS), st.integers(0, 1000), st.floats(1e-6, 1e6))
+def test_scaling_the_loss_changes_nothing(name: str, seed: int, factor: float) -> None:
+    loss, _ = scenario(name, seed)
+    assert _steps(find_incidents(telemetry(loss=loss * factor))) == _steps(find_incidents(telemetry(loss=loss)))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 1000), st.integers(-20, 20))
+def test_scaling_a_signed_loss_changes_nothing(seed: int, power: int) -> None:
+    loss = 0.1 * np.random.default_rng(seed).standard_normal(1500)
+    loss[900:904] += 3.0
+    (incident,) = find_incidents(telemetry(loss=loss))
+    assert incident.onset_step == 900
+    assert _steps(find_incidents(telemetry(loss=loss * 2.0**power))) == _steps((incident,))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.sampled_from(FAULTS), st.integers(0, 1000), st.text(min_size=1, max_size=8))
+def test_unknown_columns_change_nothing(name: str, seed: int, column: str) -> None:
+    loss, _ = scenario(name, seed)
+    noise = np.random.default_rng(seed).standard_cauchy(loss.size)
+    plain = telemetry(loss=loss)
+    extra = telemetry(**{"loss": loss, f"my own {column}".replace("__", "_"): noise})
+    assert _steps(find_incidents(extra)) == _steps(find_incidents(plain))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.floats(allow_nan=True, allow_infinity=True, width=64) | st.sampled_from((0.0, -1.0, 5e-324, 1e308)),
+        min_size=1,
+        max_size=120,
+    ),
+    st.integers(1, 50),
+)
+def test_any_values_at_all_give_ordered_steps(values: list[float], every: int) -> None:
+    t = telemetry(every=every, **{name: values for name in ("loss", "grad_norm", "lr", "adam_v_norm", "param_norm")})
+    for incident in find_incidents(t):
+        assert incident.onset_step <= incident.peak_step
+        assert incident.recovery_step is None or incident.recovery_step > incident.onset_step
+        for f in incident.findings:
+            assert replace(f).onset_step >= incident.onset_step

@@ -1,0 +1,84 @@
+"""The detector scenarios, 20 seeds each."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from postmortem.detectors import find_incidents
+from tests.detectors.helpers import telemetry
+from tests.detectors.scenarios import FAULTS, SCENARIOS, alarm_lag, at_fault, scenario
+
+SHARED = Path(__file__).parents[3] / "shared" / "detector_scenarios.py"
+SEEDS = range(20)
+LARGEST_LAG = {"slow_divergence": 60}
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared scenarios are not here")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_own_generator_equals_the_shared_one(name: str) -> None:
+    spec = importlib.util.spec_from_file_location("shared_scenarios", SHARED)
+    assert spec is not None and spec.loader is not None
+    shared = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shared)
+    for seed in (0, 7):
+        theirs, fault = shared.scenario(name, seed)
+        ours, own_fault = scenario(name, seed)
+        np.testing.assert_array_equal(ours, theirs)
+        assert own_fault == fault
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_is_found_where_it_is(name: str) -> None:
+    for seed in SEEDS:
+        loss, fault = scenario(name, seed)
+        assert fault is not None
+        found = at_fault(find_incidents(telemetry(loss=loss)), fault)
+        assert len(found) == 1, f"seed {seed}: {found}"
+        if name != "slow_divergence":
+            assert found[0].onset_step == fault, f"seed {seed}"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_nothing_else_is_found(name: str) -> None:
+    others = {"spike_after_nan": 1, "second_spike": 1}.get(name, 0)
+    for seed in SEEDS:
+        loss, _ = scenario(name, seed)
+        assert len(find_incidents(telemetry(loss=loss))) == 1 + others, f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "outcome"),
+    [
+        ("one_step", "loss_spike", "recovered"),
+        ("decaying", "loss_spike", "recovered"),
+        ("slow_divergence", "divergence", "diverged"),
+        ("level_shift", "level_shift", "lingering"),
+    ],
+)
+def test_kind_and_outcome(name: str, kind: str, outcome: str) -> None:
+    for seed in SEEDS:
+        (incident,) = find_incidents(telemetry(loss=scenario(name, seed)[0]))
+        assert (incident.kind, incident.outcome) == (kind, outcome), f"seed {seed}"
+
+
+def test_clean_gaussian_noise_raises_nothing() -> None:
+    for seed in SEEDS:
+        assert find_incidents(telemetry(loss=scenario("clean_gaussian", seed)[0])) == ()
+
+
+def test_heavy_tailed_noise_raises_less_than_one_in_two_runs() -> None:
+    counts = [len(find_incidents(telemetry(loss=scenario("clean_t4", seed)[0]))) for seed in SEEDS]
+    assert np.mean(counts) <= 0.5
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_alarm_lag(name: str) -> None:
+    for seed in range(4):
+        loss, fault = scenario(name, seed)
+        assert fault is not None
+        lag = alarm_lag(loss, fault)
+        assert lag is not None and lag <= LARGEST_LAG.get(name, 5), f"seed {seed}: {lag}"

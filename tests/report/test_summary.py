@@ -1,0 +1,40 @@
+"""The terminal summary."""
+
+from __future__ import annotations
+
+import pytest
+
+from postmortem.report import summarize
+from postmortem.report.summary import Line
+from tests.report.factory import CASES, clean, hostile, nan, several, spike
+
+
+def text(lines: tuple[Line, ...]) -> list[str]:
+    return ["".join(span.text for span in line).rstrip() for line in lines]
+
+
+def test_what_when_and_why() -> None:
+    lines = text(summarize(spike()))
+    assert lines[0] == "19-spike-001  supported: the panels support one cause; only a replay can confirm it"
+    assert "loss spike  onset 312 → peak 313 → recovery 360" in lines
+    assert any(line.startswith("██████████████▌   strong    long_tail_tokens  Long-tail") for line in lines)
+
+
+def test_other_outcomes() -> None:
+    assert any(line.endswith("peak 312 → did not recover") for line in text(summarize(nan())))
+    assert any("2 (learning-rate discontinuity, step 700), 3" in line for line in text(summarize(several())))
+    assert text(summarize(clean())) == ["clean-000  no incident: nothing in the log departs from its own baseline"]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("width", [40, 80])
+def test_lines_fit_the_terminal(case: str, width: int) -> None:
+    assert all(len(line) <= width for line in text(summarize(CASES[case](), width=width)))
+
+
+def test_ascii_where_the_terminal_knows_no_more() -> None:
+    assert all(line.isascii() for line in text(summarize(spike(), unicode=False)))
+
+
+def test_nothing_from_the_run_reaches_the_terminal() -> None:
+    assert not any("\x1b" in line or "\n" in line or "\u202e" in line for line in text(summarize(hostile())))

@@ -1,0 +1,247 @@
+"""From a run directory to a diagnosis: the worked example of the template, and one run for each known cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from postmortem import diagnosis
+from postmortem.pipeline import diagnose
+from postmortem.sources import open_run
+from tests.makers import STEPS, healthy, healthy_batches, noise, worked_example, write_run
+
+
+def of(path: Path) -> diagnosis.Diagnosis:
+    return diagnose(open_run(path))
+
+
+def test_worked_example_has_the_symptoms_of_its_text(tmp_path: Path) -> None:
+    d = of(worked_example(tmp_path / "19-spike-001"))
+    worst = d.incidents[0]
+    assert (worst.onset_step, worst.peak_step, worst.recovery_step, worst.outcome) == (312, 313, 360, "lingering")
+    by_key = {s.key: s for s in worst.symptoms}
+    assert by_key["onset_step"].value == 312
+    assert by_key["pre_spike_loss"].value == pytest.approx(2.31, abs=0.005)
+    assert (by_key["peak_loss"].value, by_key["peak_loss"].step) == (5.84, 313)
+    assert (by_key["recovery_loss"].value, by_key["recovery_loss"].step) == (pytest.approx(3.40), 360)
+    assert by_key["grad_norm"].value == 47.2
+    assert "0.6" in by_key["grad_norm"].text
+    assert by_key["lr"].value == pytest.approx(2.94e-4)
+    assert by_key["dtype"].value == "fp32"
+    assert by_key["batch_index"].value == 312
+    assert "tten" in str(by_key["unusual_tokens"].value)
+
+
+def test_worked_example_is_a_long_tail_batch(tmp_path: Path) -> None:
+    worst = of(worked_example(tmp_path / "19-spike-001")).incidents[0]
+    assert worst.hypotheses[0].cause == "long_tail_tokens"
+    assert worst.verdict == "supported"
+    ruled_out = {h.cause: h.ruled_out_by for h in worst.hypotheses}
+    assert 2 in ruled_out["lr_discontinuity"]
+    assert 11 in ruled_out["repeated_batch"]
+    assert 9 in ruled_out["fp16_overflow"]
+    assert worst.skip_window == (312, 313)
+    assert [t.text for t in worst.samples[0].tokens if t.marked].count("tten") == 2
+
+
+def test_a_healthy_run_is_no_incident(tmp_path: Path) -> None:
+    d = of(write_run(tmp_path / "run", healthy(), batches=healthy_batches()))
+    assert d.verdict == "no_incident"
+    assert d.incidents == ()
+    assert {p.number for p in d.quiet_panels} == set(range(1, 14))
+
+
+def test_no_samples_where_text_is_not_wanted(tmp_path: Path) -> None:
+    run = open_run(worked_example(tmp_path / "run"))
+    assert diagnose(run, text=True).incidents[0].samples
+    assert diagnose(run, text=False).incidents[0].samples == ()
+
+
+Break = Callable[[dict[str, np.ndarray], dict[str, list[object]]], dict[str, object]]
+
+
+def _garbage(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    c["loss"][300:310] = np.log(512) + noise(0.05, 10)
+    for name, factor in (("token_loss_p50", 2.6), ("token_loss_p99", 1.8), ("token_loss_max", 1.6)):
+        c[name][300:310] *= factor
+    c["grad_norm"][300:310] *= 4
+    b["source"][300:310] = ["shard-9"] * 10
+    return {"vocab_size": 512}
+
+
+def _repeat(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    c["loss"][300:330] -= np.linspace(0.3, 1.6, 30)
+    c["grad_norm"][300:330] *= 0.5
+    b["batch_hash"][300:330] = [b["batch_hash"][299]] * 30
+    return {}
+
+
+def _lr(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    c["lr"][300:] *= 20
+    c["loss"][301:] += 0.8 * np.exp(-np.arange(STEPS - 301) / 60)
+    return {}
+
+
+def _reset(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    c["adam_m_norm"][300:320] *= np.linspace(0.1, 1, 20)
+    c["adam_v_norm"][300:] = 1e-3 * np.arange(STEPS - 300) / 200
+    c["optimizer_step"][300:] -= 300
+    c["update_rms"][300:310] = 1.0
+    c["loss"][301:330] += 0.6
+    return {"journal": [{"event": "resume", "step": 300, "from_step": 300}]}
+
+
+def _empty(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    b["valid_labels"][300] = 0
+    for name in ("loss", "grad_norm", "param_norm", "token_loss_p50", "token_loss_p99", "token_loss_max"):
+        c[name][300:] = np.nan
+    return {}
+
+
+def _nan(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    c["grad_norm"][300:] = np.nan
+    c["param_norm"][300:] = np.nan
+    for name in ("loss", "token_loss_p50", "token_loss_p99", "token_loss_max"):
+        c[name][301:] = np.nan
+    return {}
+
+
+def _flip(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    c["param_norm"][300:] += 9.0
+    rise = np.exp(-np.arange(STEPS - 301) / 30)
+    c["loss"][301:] += 2 * rise
+    c["grad_norm"][301:] *= 1 + 9 * rise
+    for name in ("token_loss_p50", "token_loss_p99", "token_loss_max"):
+        c[name][301:] += 2 * rise
+    return {}
+
+
+def _log(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    c["loss"][300] *= 3
+    return {}
+
+
+def _overflow(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    scale = np.full(STEPS, 65536.0)
+    scale[300:310] = 65536.0 / 2.0 ** np.arange(1, 11)
+    scale[310:] = 64.0
+    skipped = np.zeros(STEPS)
+    skipped[300:310] = 1
+    c["loss_scale"], c["skipped"] = scale, skipped
+    c["grad_norm"][300:310] = np.inf
+    c["loss"][311:360] += 1.5
+    return {"dtype": "fp16"}
+
+
+def _recurring(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+    for at in (150, 240, 330, 420):
+        rise = np.exp(-np.arange(30) / 8)
+        c["loss"][at : at + 30] += 1.5 * rise
+        c["grad_norm"][at : at + 30] *= 1 + 12 * rise
+        for name in ("token_loss_p50", "token_loss_p99", "token_loss_max"):
+            c[name][at : at + 30] += 1.5 * rise
+    return {}
+
+
+CASES: dict[str, Break] = {
+    "garbage_data": _garbage,
+    "repeated_batch": _repeat,
+    "lr_discontinuity": _lr,
+    "optimizer_reset": _reset,
+    "empty_labels": _empty,
+    "nan_propagation": _nan,
+    "bit_flip": _flip,
+    "logging_artifact": _log,
+    "fp16_overflow": _overflow,
+    "lr_too_high": _recurring,
+}
+
+
+def make(cause: str, root: Path) -> Path:
+    columns, batches = healthy(), healthy_batches()
+    facts = CASES[cause](columns, batches)
+    journal = facts.pop("journal", [])
+    return write_run(root, columns, batches=batches, manifest=facts, journal=journal)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cause", CASES)
+def test_the_textbook_case_of_each_cause_is_ranked_first(cause: str, tmp_path: Path) -> None:
+    d = of(make(cause, tmp_path / "run"))
+    worst = d.incidents[0]
+    assert worst.hypotheses[0].cause == cause, [(h.cause, h.score) for h in worst.hypotheses[:4]]
+    assert worst.verdict == "supported"
+    assert worst.root_cause.endswith(".")
+    assert worst.changes
+
+
+@pytest.mark.parametrize("cause", CASES)
+def test_a_diagnosis_survives_its_json(cause: str, tmp_path: Path) -> None:
+    d = of(make(cause, tmp_path / "run"))
+    file = tmp_path / "diagnosis.json"
+    file.write_text(d.to_json())
+    assert diagnosis.load(file).to_json() == d.to_json()
+
+
+@pytest.mark.parametrize("cause", ["nan_propagation", "empty_labels"])
+def test_what_never_recovers_reverts_to_a_checkpoint_from_before(cause: str, tmp_path: Path) -> None:
+    root = make(cause, tmp_path / "run")
+    (root / "rollback").mkdir()
+    for step in (200, 290, 400):
+        (root / "rollback" / f"step-{step:08d}.pt").write_bytes(b"x")
+    worst = of(root).incidents[0]
+    assert worst.outcome == "diverged"
+    assert "290" in worst.checkpoint
+    assert any("290" in change.text for change in worst.changes)
+    assert any("did not recover" in s.text for s in worst.symptoms)
+    assert "nan_propagation" in [h.cause for h in worst.hypotheses[:3]]
+
+
+def test_a_rolled_back_spike_is_still_found(tmp_path: Path) -> None:
+    columns = healthy(400)
+    columns["loss"][350:] += 3.0
+    columns["grad_norm"][350:] *= 20
+    again = healthy(STEPS)
+    joined = {name: np.concatenate([columns[name], again[name][300:]]) for name in columns}
+    steps = np.concatenate([np.arange(400), np.arange(300, STEPS)])
+    attempt = np.concatenate([np.zeros(400, int), np.ones(STEPS - 300, int)])
+    worst = of(write_run(tmp_path / "run", joined, steps=steps, attempt=attempt)).incidents[0]
+    assert (worst.onset_step, worst.attempt, worst.discarded) == (350, 0, True)
+
+
+def test_loss_only_abstains(tmp_path: Path) -> None:
+    loss = healthy()["loss"]
+    loss[300] += 2
+    d = of(write_run(tmp_path / "run", {"loss": loss}))
+    assert d.verdict == "undecided"
+    assert "Not known yet" in d.incidents[0].not_known
+    assert d.incidents[0].root_cause == ""
+
+
+def test_an_unresolved_spike_says_what_to_watch_for(tmp_path: Path) -> None:
+    loss = healthy()["loss"]
+    loss[-5:] += 2
+    worst = of(write_run(tmp_path / "run", {"loss": loss})).incidents[0]
+    assert worst.outcome == "unresolved"
+    assert "Watch for a loss under" in worst.watch
+
+
+def test_sparse_rows_give_an_onset_interval(tmp_path: Path) -> None:
+    loss = healthy()["loss"]
+    loss[300] += 2
+    worst = of(write_run(tmp_path / "run", {"loss": loss}, steps=np.arange(STEPS) * 10)).incidents[0]
+    assert worst.onset_interval == (2990, 3000)
+
+
+@pytest.mark.parametrize("cause", ["garbage_data", "repeated_batch"])
+def test_names_of_sources_do_not_matter(cause: str, tmp_path: Path) -> None:
+    columns, batches = healthy(), healthy_batches()
+    facts = CASES[cause](columns, batches)
+    plain = of(write_run(tmp_path / "a", columns, batches=batches, manifest=facts)).incidents[0]
+    names = {name: f"\x1b[31m`{{{{x}}}}` <b>{i}" for i, name in enumerate(dict.fromkeys(batches["source"]))}
+    batches["source"] = [names[s] for s in batches["source"]]
+    renamed = of(write_run(tmp_path / "b", columns, batches=batches, manifest=facts)).incidents[0]
+    assert [(h.cause, h.score) for h in plain.hypotheses] == [(h.cause, h.score) for h in renamed.hypotheses]
+    assert "\x1b" not in renamed.root_cause
