@@ -1,14 +1,16 @@
-"""§6: what a fixed run must show, as figures that the tool can check itself."""
+"""§6: what a fixed run must show, as figures, and the check of another run against them."""
 
 from __future__ import annotations
 
-import shlex
+import operator
+from dataclasses import dataclass
 
 import numpy as np
 
-from postmortem.assess.symptoms import before
+from postmortem.assess.symptoms import EMA_ROWS, before
 from postmortem.case import Case
 from postmortem.diagnosis import Check, Verification
+from postmortem.run import Run
 from postmortem.text import number
 
 MARGIN = 0.05  # a figure that is checked allows five per cent, however quiet the loss was
@@ -53,7 +55,7 @@ def verification(case: Case) -> Verification:
         checks.append(
             Check("loss", case.onset, through, "finite", None, f"loss finite from step {case.onset} through {through}")
         )
-    command = f"postmortem verify diagnosis.json --against {shlex.quote('RUN')}"
+    command = "postmortem verify diagnosis.json --against RUN"
     epsilon = None if noise is None or level is None else max(3 * noise, MARGIN / 2 * abs(level))
     return Verification(case.run.manifest.seed, epsilon, level, through, tuple(checks), command)
 
@@ -64,3 +66,47 @@ def _noise(case: Case) -> float | None:
     if past is None:
         return None
     return 1.4826 * float(np.median(np.abs(np.diff(past.value)))) / float(np.sqrt(2))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure of §6 held against a run. `measured` is None where the run did not log it, which is no pass."""
+
+    text: str
+    measured: float | None
+    passed: bool
+
+
+RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, ...]:
+    """Each expected figure with the one measured in `run`, worst value in the window first asked about.
+
+    The loss curve is read as its 50-row mean from the onset through `through_step`, and may lie below the baseline:
+    a run that trains better does not fail.
+    """
+    found: list[Result] = []
+    if expected.seed is not None and run.manifest.seed is not None:
+        found.append(Result(f"seed {expected.seed}", run.manifest.seed, run.manifest.seed == expected.seed))
+    if expected.epsilon is not None and expected.baseline_loss is not None:
+        limit = expected.baseline_loss + expected.epsilon
+        series = run.series("loss")
+        inside = np.empty(0) if series is None else series.window(onset_step, expected.through_step + 1).value
+        rows = max(1, min(EMA_ROWS, inside.size))
+        worst = float(np.convolve(inside, np.full(rows, 1 / rows), "valid").max()) if inside.size else None
+        text = f"loss curve at most {number(limit)} from step {onset_step} through {expected.through_step}"
+        found.append(Result(text, worst, worst is not None and worst <= limit))
+    return (*found, *(_measured(check, run) for check in expected.checks))
+
+
+def _measured(check: Check, run: Run) -> Result:
+    series = run.series(check.column)
+    window = None if series is None else series.window(check.first_step, check.last_step + 1)
+    if window is None or not len(window):
+        return Result(check.text, None, False)
+    if not np.isfinite(window.value).all():
+        return Result(check.text, float("nan"), False)
+    worst = float(window.value.min() if check.relation in (">", ">=") else window.value.max())
+    passed = check.bound is None or RELATIONS[check.relation](worst, check.bound)
+    return Result(check.text, worst, bool(passed))

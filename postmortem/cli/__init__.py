@@ -12,6 +12,7 @@ from postmortem.cli.draft import draft
 from postmortem.cli.explain import explain
 from postmortem.cli.lab import lab
 from postmortem.cli.report import report
+from postmortem.cli.verify import verify
 
 app = typer.Typer(
     name="postmortem",
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (draft, report, explain, lab):
+for command in (draft, report, verify, explain, lab):
     app.command()(command)
 
 

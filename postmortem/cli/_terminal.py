@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -62,7 +62,7 @@ def show_markdown(text: str) -> None:
 
 
 @contextmanager
-def stage(text: str) -> Iterator[None]:
+def stage(text: str) -> Generator[None]:
     """Say on stderr what is going on while it goes on; nothing where stderr is no terminal."""
     if not styled(sys.stderr):
         yield
@@ -75,14 +75,16 @@ def stage(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, moved by calling (done, total); nothing where stderr is no terminal."""
+def progress(text: str) -> Generator[Callable[[int, int, float], None]]:
+    """A bar on stderr, moved by calling (step, steps, loss); nothing where stderr is no terminal."""
     if not styled(sys.stderr):
-        yield lambda done, total: None
+        yield lambda step, steps, loss: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task(text, total=None, loss=float("nan"))
+        yield lambda step, steps, loss: bar.update(task, completed=step + 1, total=steps, loss=loss)

@@ -1,8 +1,8 @@
 """Batches by absolute index: a pure function of config and index.
 
 Each epoch visits the shards in a new order, and each shard's sentences in a new order, batch by batch. A stream takes
-the place of the batches in its stretch [first, first + batches) of positions. `data.order` maps index to position: [[0, 1]] is the
-identity, and a piece [k, stride] moves on by `stride` positions per index from index k on.
+the place of the batches in its stretch [first, first + batches) of positions. `data.order` maps index to position:
+[[0, 1]] is the identity, and a piece [k, stride] moves on by `stride` positions per index from index k on.
 """
 
 from __future__ import annotations
@@ -110,9 +110,7 @@ class Loader:
             rng = np.random.default_rng(int(stream["seed"]))
             shape = (count, self._context // 2)
             return [_Sample(tuple(row)) for row in rng.integers(3, len(self.tokenizer.pieces), shape).tolist()]
-        texts = corpus.stream_sentences(
-            stream["recipe"], count, int(stream["seed"]), int(stream["share"]), self._texts
-        )
+        texts = corpus.stream_sentences(stream["recipe"], count, int(stream["seed"]), int(stream["share"]), self._texts)
         return [self._sample(text, question=self._context if stream["recipe"] == "e" else 0) for text in texts]
 
     def _sample(self, text: str, question: int = 0) -> _Sample:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import xxhash
 from torch import Tensor
+from torch.utils import deterministic
 
 from postmortem.lab.config import interpolate, learning_rate
 from postmortem.lab.data import LabBatch, Loader
@@ -28,7 +29,7 @@ def build(config: Config) -> LabProgram:
     """A fresh lab training of `config` (see `postmortem.lab.config`). Pins torch to one deterministic thread."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # half the time of a tiny model's operations
+    setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - torch does not declare it
     return LabProgram(config)
 
 

@@ -80,7 +80,7 @@ def _few_tokens(case: Case, step: int) -> list[Observation]:
     share = sum(n for _, n in counted) / len(ids)
     vocabulary = case.run.vocab()
     names = [
-        f"`{plain(vocabulary[i], 30)}`" if vocabulary and 0 <= i < len(vocabulary) else f"id {i}" for i, _ in counted
+        f"“{plain(vocabulary[i], 30)}”" if vocabulary and 0 <= i < len(vocabulary) else f"id {i}" for i, _ in counted
     ]
     text = f"{number(100 * share)} % of the worst tokens are {' and '.join(names)}"
     slug = "token_loss.few_ids" if share >= 0.6 else "token_loss.many_ids"

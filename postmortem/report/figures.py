@@ -101,7 +101,7 @@ def _drawable(panels: Sequence[PanelReading]) -> list[PanelReading]:
 
 
 def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Path, draw: DrawPanel) -> dict[int, str]:
-    """All panels above each other, drawn once; each panel's own picture is cut out of that, which costs next to nothing.
+    """All panels above each other, drawn once; each panel's own picture is cut out of that at no cost.
 
     The result maps a panel's number to its picture's path, relative to `out`.
     """

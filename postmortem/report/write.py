@@ -84,7 +84,7 @@ def _put_in_place(stage: Path, out: Path, earlier: set[str]) -> None:
     (out / "panels").mkdir(exist_ok=True)
     new = {path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()}
     for name in sorted(new, key=lambda n: (n == REPORT, n == DIAGNOSIS, n)):  # pictures, diagnosis, then the report
-        os.replace(stage / name, out / name)
+        (stage / name).replace(out / name)
     for name in earlier - new:
         (out / name).unlink(missing_ok=True)
 

@@ -37,17 +37,6 @@ def require_file(path: Path, name: str) -> None:
         raise UnreadableInput("the file is empty (0 bytes).", file=name)
 
 
-def head(path: Path, size: int = 4096) -> bytes:
-    """The first bytes of a regular file; none where it cannot be read."""
-    try:
-        if not path.is_file():
-            return b""
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError:
-        return b""
-
-
 def require_text(path: Path, name: str) -> None:
     """Refuse what is no UTF-8 text, naming the line.
 

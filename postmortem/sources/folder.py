@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from postmortem.errors import UnreadableInput
@@ -15,6 +15,13 @@ from postmortem.sources._source import Source
 from postmortem.text import plain
 
 _NO_ROWS = {"journal.jsonl", "vocab.json", *MANIFESTS}
+# What a folder's log may be called, best first; other .json files are mostly configurations.
+_TIERS: tuple[Callable[[Path], bool], ...] = (
+    lambda path: path.stem == "metrics",
+    lambda path: path.name == "trainer_state.json",
+    lambda path: path.suffix.lower() != ".json",
+    lambda _: True,
+)
 
 
 def sniff(path: Path) -> bool:
@@ -30,15 +37,18 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
     """
     logs = {p: source for p in sorted(path.iterdir()) if (source := _row_source(p)) is not None}
     labels = label_names(mapping)
-    named = [p for p in logs if p.stem == "metrics"]
     batches = [p for p in logs if p.stem == "batches"]
-    others = [p for p in logs if p.stem not in ("metrics", "batches") and p.name not in _NO_ROWS]
-    chosen = named or others
+    others = [p for p in logs if p.stem != "batches" and p.name not in _NO_ROWS]
+    chosen = next((tier for wanted in _TIERS if (tier := [p for p in others if wanted(p)])), [])
     if len(chosen) != 1:
         what = f"several logs: {listing(p.name for p in chosen)}." if chosen else "no log of a run in this folder."
         hint = "Give the path of one of them." if chosen else "Expected metrics.csv, metrics.jsonl or metrics.parquet."
         raise UnreadableInput(what, file=plain(path), hint=hint)
-    notes = [] if named else [f"{plain(chosen[0].name)} is the only log in the folder and was read as its metrics"]
+    notes = (
+        []
+        if chosen[0].stem == "metrics"
+        else [f"{plain(chosen[0].name)} is the only log of its kind in the folder and was read as its metrics"]
+    )
     if len(batches) > 1:
         raise UnreadableInput(f"several logs of batches: {listing(p.name for p in batches)}.", file=plain(path))
     other = _table(batches[0], logs[batches[0]], labels) if batches and batches[0].stat().st_size else None

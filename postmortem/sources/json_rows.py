@@ -10,7 +10,7 @@ from postmortem.errors import UnreadableInput
 from postmortem.run.rows import Collector
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import MANIFESTS, row_source
-from postmortem.sources._files import head, require_text, shown, suffix
+from postmortem.sources._files import require_text, shown, suffix
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -45,18 +45,6 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     return table_of(collector.chunks, name, notes)
 
 
-def _sniff(path: Path) -> bool:
-    """A .json file that begins like a list, or that is a trainer state: configurations and vocabularies are neither."""
-    if not suffix(path, ".json") or path.name in MANIFESTS:
-        return False
-    start = head(path)
-    return (
-        path.name == "trainer_state.json"
-        or b'"log_history"' in start
-        or start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
-    )
-
-
 def _parse(text: str) -> object:
     try:
         return json.loads(text)
@@ -69,6 +57,6 @@ def _parse(text: str) -> object:
 SOURCE = row_source(
     "json",
     "Hugging Face's trainer_state.json, or a JSON list of objects (.json)",
-    _sniff,
+    lambda path: suffix(path, ".json") and path.name not in MANIFESTS,
     read_table,
 )

@@ -187,9 +187,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_report_and_drawing_import_neither_torch_nor_pandas(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(spike().to_json(), encoding="utf-8")
+    words = ["postmortem", "report", str(tmp_path / "d.json"), "--out", str(tmp_path / "o")]
     code = (
-        f"import sys\nsys.argv = ['postmortem', 'report', {str(tmp_path / 'd.json')!r}, '--out', {str(tmp_path / 'o')!r}]\n"
-        "from postmortem.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+        f"import sys\nsys.argv = {words!r}\nfrom postmortem.cli import main\ntry: main()\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     )
     assert run("-c", code).stdout.splitlines()[-1] == b"[]"

@@ -17,7 +17,7 @@ from tests.report.factory import spike
 from postmortem.cli._terminal import progress, show, show_markdown, stage, width
 from postmortem.report import summarize
 with stage("Reading"), progress("Training") as advance:
-    advance(1, 2)
+    advance(1, 2, 3.5)
 show(summarize(spike(), width=width(sys.stdout)))
 show_markdown("# Title")
 """

@@ -55,7 +55,7 @@ def test_rows_come_back_with_null_and_nan_apart(tmp_path: Path) -> None:
     hashes, ids, worst = read.labels("batch_hash"), read.labels("token_ids"), read.labels("worst_token_losses")
     assert hashes is not None and ids is not None and worst is not None
     assert hashes.at(2) == "0012" and ids.at(2) == [[1, 2], [3, 4]]
-    assert math.isnan(worst.at(2)[0]) and worst.at(2)[1] == 1.0  # pyright: ignore
+    assert math.isnan(worst.at(2)[0]) and worst.at(2)[1] == 1.0
     assert read.manifest.seed == 7 and read.id == "run"
     assert [event.event for event in read.journal] == ["run_start"]
     assert read.notes == ()

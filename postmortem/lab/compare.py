@@ -1,0 +1,103 @@
+"""Are two recorded runs the same, bit for bit, but for clocks and environment?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+CLOCKS = frozenset({"time", "step_time_s", "tokens_per_s"})
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What differs between run directories, one line each; empty where they are equal.
+
+    Compared are every column of metrics and batches but the clocks, the journal without its times, the manifest without
+    its environment, the vocabulary, and each tensor and number of each checkpoint.
+    """
+    found: list[str] = []
+    for folder in ("metrics", "batches"):
+        found += _tables(folder, _table(a / folder), _table(b / folder))
+    if _journal(a) != _journal(b):
+        found.append("journal.jsonl: the events differ")
+    if _manifest(a) != _manifest(b):
+        found.append("run.json: a key other than the environment differs")
+    if (a / "vocab.json").read_bytes() != (b / "vocab.json").read_bytes():
+        found.append("vocab.json differs")
+    names = [sorted(path.name for path in (run / "rollback").glob("*.pt")) for run in (a, b)]
+    if names[0] != names[1]:
+        found.append(f"rollback: {names[0]} against {names[1]}")
+    for name in sorted(set(names[0]) & set(names[1])):
+        found += [f"rollback/{name}: {key}" for key in _checkpoint(a / "rollback" / name, b / "rollback" / name)]
+    return found
+
+
+def same_arithmetic(a: Path, b: dict[str, Any]) -> bool:
+    """Whether the run in `a` was made with the CPU capability and torch version of the environment `b`."""
+    environment: dict[str, Any] = json.loads((a / "run.json").read_text("utf-8"))["environment"]
+    return all(environment.get(key) == b.get(key) for key in ("cpu_capability", "torch"))
+
+
+def _table(folder: Path) -> pa.Table:
+    parts = [pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
+    return pa.concat_tables(parts, promote_options="permissive").sort_by(
+        [("attempt", "ascending"), ("step", "ascending")]
+    )
+
+
+def _tables(folder: str, a: pa.Table, b: pa.Table) -> list[str]:
+    names = [set(table.column_names) - CLOCKS for table in (a, b)]
+    found = [f"{folder}: only one run has {', '.join(sorted(names[0] ^ names[1]))}"] if names[0] != names[1] else []
+    if a.num_rows != b.num_rows:
+        return [*found, f"{folder}: {a.num_rows} rows against {b.num_rows}"]
+    for name in sorted(names[0] & names[1]):
+        step = _first_difference(a.column(name), b.column(name))
+        if step is not None:
+            found.append(f"{folder}: column {name} differs, first at step {a.column('step')[step]}")
+    return found
+
+
+def _first_difference(a: pa.ChunkedArray, b: pa.ChunkedArray) -> int | None:
+    """The first row that differs, as a number; NaN equals NaN."""
+    if a.type != b.type:
+        return 0
+    if not pa.types.is_floating(a.type):
+        left, right = a.to_pylist(), b.to_pylist()
+        return next((row for row, (x, y) in enumerate(zip(left, right, strict=True)) if repr(x) != repr(y)), None)
+    same = np.equal(a.is_null().to_numpy(), b.is_null().to_numpy())
+    left, right = (column.to_numpy(zero_copy_only=False).astype(np.float64) for column in (a, b))
+    same &= (left == right) | (np.isnan(left) & np.isnan(right))
+    return None if same.all() else int(np.argmin(same))
+
+
+def _journal(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "journal.jsonl").read_text("utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "time"} for line in lines]
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
+    return {key: value for key, value in manifest.items() if key != "environment"}
+
+
+def _checkpoint(a: Path, b: Path) -> list[str]:
+    from postmortem.lab.checkpoints import load
+
+    left, right = _flat(load(a)), _flat(load(b))
+    return [key for key in sorted(left.keys() | right.keys()) if left.get(key) != right.get(key)]
+
+
+def _flat(state: dict[str, Any], above: str = "") -> dict[str, object]:
+    """Dotted key → plain value, a tensor as its bytes."""
+    out: dict[str, object] = {}
+    for key, value in state.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict):
+            out |= _flat(cast(dict[str, Any], value), f"{name}.")
+        else:
+            out[name] = value.numpy().tobytes() if hasattr(value, "numpy") else value
+    return out

@@ -1,0 +1,92 @@
+"""Regenerate sample_runs/, or check that regeneration gives the same runs bit for bit.
+
+    python scripts/make_sample_runs.py [ID …]            write them (all of them without ID)
+    python scripts/make_sample_runs.py --check [ID …]    exit 1 where a regenerated run differs
+
+The check compares with the committed run where that was made with this machine's CPU capability and torch version;
+elsewhere it regenerates twice and compares the two. Clocks and the environment are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from postmortem.lab import make_run
+from postmortem.lab.compare import differences, same_arithmetic
+
+ROOT = Path(__file__).resolve().parent.parent / "sample_runs"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample run: what to order, and the steps whose checkpoints stay."""
+
+    fault: str
+    seed: int
+    at: int | None
+    keep: tuple[int, ...]
+
+
+SAMPLES = {
+    "19-spike-001": Sample("long_tail_tokens", 42, 312, (200, 300, 400)),
+    "clean-001": Sample("none", 7, None, (1000,)),
+    "20-run-002": Sample("lr_discontinuity", 11, 700, (600, 700, 800)),
+    "20-run-003": Sample("optimizer_reset", 5, 540, (500, 540, 600)),
+    "20-run-004": Sample("nan_propagation", 8, 905, (800, 900, 1000)),
+}
+
+
+def make(name: str, out: Path, truth: Path) -> Path:
+    """Train the sample run `name` into `out`."""
+    sample = SAMPLES[name]
+    truth.parent.mkdir(parents=True, exist_ok=True)
+    return make_run(
+        out,
+        fault=sample.fault,
+        seed=sample.seed,
+        at=sample.at,
+        keep_checkpoints=sample.keep,
+        run_id=name,
+        truth=truth,
+    )
+
+
+def check(name: str, scratch: Path) -> list[str]:
+    """What differs between the run `name` and its regeneration."""
+    from postmortem.lab.session import environment
+
+    again = make(name, scratch / f"{name}-a", scratch / f"{name}-a.truth.json")
+    committed = ROOT / name
+    if same_arithmetic(committed, environment()):
+        return differences(committed, again)
+    print(f"{name}: made on another CPU or torch; comparing two regenerations instead")
+    return differences(again, make(name, scratch / f"{name}-b", scratch / f"{name}-b.truth.json"))
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    parser.add_argument("names", nargs="*", metavar="ID", help=f"of {', '.join(SAMPLES)}")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - SAMPLES.keys()
+    if unknown:
+        parser.error(f"no sample run is called {', '.join(sorted(unknown))}")
+    failed = False
+    for name in arguments.names or SAMPLES:
+        if not arguments.check:
+            print(make(name, ROOT / name, ROOT / "truth" / f"{name}.json"))
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            found = check(name, Path(scratch))
+        print(f"{name}: {'; '.join(found) if found else 'the same, bit for bit'}")
+        failed = failed or bool(found)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
