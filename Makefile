@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 # A Python without ensurepip (some distributions split it off) still has pip itself, which can fill the environment.
 .venv/made:
@@ -80,7 +80,11 @@ goldens: .venv/test ## Rewrite the tests' golden files; read the diff before you
 
 .PHONY: samples
 samples: .venv/test ## Train the sample runs again, bit for bit where the machine allows it
-	@$(PY) scripts/make_samples.py
+	@$(PY) scripts/make_sample_runs.py
+
+.PHONY: samples-check
+samples-check: .venv/test ## Check that training the sample runs again gives the same runs
+	@$(PY) scripts/make_sample_runs.py --check
 
 .PHONY: bench
 bench: .venv/bench ## Measure drafting and detection, and update docs/benchmarks.md (minutes)

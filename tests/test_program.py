@@ -47,9 +47,7 @@ def test_import_happens_only_on_resolving() -> None:
         (3, [(2, 8), (4, 6)], 8),
     ],
 )
-def test_next_index_leaves_half_open_windows_out(
-    position: int, skip: list[tuple[int, int]], expected: int
-) -> None:
+def test_next_index_leaves_half_open_windows_out(position: int, skip: list[tuple[int, int]], expected: int) -> None:
     assert next_index(position, skip) == expected
 
 

@@ -78,7 +78,7 @@ CAUSE = Cause(
         "moments.reset": -3.0,
         "weights.unprovoked_jump": -3.0,
         "weights.nonfinite_unprovoked": -3.0,
-        "grad_norm.flat": -2.0,
+        "grad_norm.flat": -1.0,
         "grad_norm.drop": -3.0,
         "grad_norm.nonfinite_first": -2.0,
         "numerics.scale_drop_first": -2.0,

@@ -95,7 +95,11 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
     above = series.window(up.step, up.step + 6 * case.row_step).value
     if above.size >= 3 and (above[1:] < up.baseline + 0.25 * (up.value - up.baseline)).all():
         seen.append(Observation("loss.one_row", "one row departs, the next is back", "loss", up.step))
-    witnesses = {name: d.moved for name in WITNESSES if (d := case.departure(name)) is not None}
+    witnesses = {
+        name: d.moved or (name.startswith("token_loss") and d.value - d.baseline > 0.25 * (up.value - up.baseline))
+        for name in WITNESSES
+        if (d := case.departure(name)) is not None
+    }
     others = any(f.column != "loss" for f in case.incident.findings)
     if len(witnesses) >= 2 and not others and not any(witnesses.values()):
         text = f"the loss departs and nothing else that was logged does: {', '.join(witnesses)} stay as they were"

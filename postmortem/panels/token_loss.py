@@ -18,36 +18,33 @@ if TYPE_CHECKING:
 
     from postmortem.diagnosis import Incident, PanelReading
 
+AGREES, DISAGREES = 0.5, 0.25  # of the rise of the mean: what a quantile that saw it shows at least, or not at all
 QUANTILES = ("token_loss_p50", "token_loss_p90", "token_loss_p99", "token_loss_max")
 
 
 def _measure(case: Case) -> list[Observation]:
-    loss = case.departure("loss", sign=1)
-    worst = max(filter(None, (case.departure(name) for name in QUANTILES)), key=lambda d: abs(d.z), default=None)
+    departures = [d for name in QUANTILES if (d := case.departure(name)) is not None]
+    worst = max(departures, key=lambda d: abs(d.z), default=None)
     if worst is None or not np.isfinite(worst.value):
         return []
-    step = worst.step  # one row for all quantiles: its shape is what tells a tail from a shift
-    seen = {name: d for name in QUANTILES if (d := case.departure(name, (step, step + 1))) is not None}
-    middle, tails = seen.get("token_loss_p50"), [seen[n] for n in QUANTILES[1:] if n in seen]
-    if not tails or any(not np.isfinite(d.value) for d in seen.values()):
+    loss = case.departure("loss", sign=1)
+    rise = loss.value - loss.baseline if loss and loss.moved and np.isfinite(loss.value) and case.loss_moved() else None
+    tail = max(departures, key=lambda d: d.value - d.baseline)
+    # In nats, not sigmas: a maximum is noisy, yet if the mean rose by one nat then some quantile must have risen, too.
+    if rise is not None and tail.value - tail.baseline < DISAGREES * rise:
+        text = f"does not show the departure of the loss ({number(rise)} nats): {tail.column} {compared(tail)}"
+        return [Observation("token_loss.disagrees", text, tail.column, tail.step, figures(tail), moved=False)]
+    agrees = rise is not None and tail.value - tail.baseline >= AGREES * rise
+    if not agrees and not any(d.moved for d in departures):
+        text = f"did not move: {tail.column} {compared(tail)}"
+        return [Observation("token_loss.flat", text, tail.column, tail.step, figures(tail), moved=False)]
+    step = tail.step if agrees else worst.step  # one row for all quantiles: its shape tells a tail from a shift
+    here = {name: d for name in QUANTILES if (d := case.departure(name, (step, step + 1))) is not None}
+    tails = [here[name] for name in QUANTILES[1:] if name in here]
+    if not tails:
         return []
     tail = max(tails, key=lambda d: d.value - d.baseline)
-    rose = loss is not None and loss.moved and np.isfinite(loss.value) and case.loss_moved()
-    if not tail.moved and not (middle and middle.moved):
-        if rose:
-            text = f"does not show the departure of the loss in the same row: {tail.column} {compared(tail)}"
-            return [Observation("token_loss.disagrees", text, tail.column, step, figures(tail), moved=False)]
-        return [
-            Observation(
-                "token_loss.flat",
-                f"did not move: {tail.column} {compared(tail)}",
-                tail.column,
-                step,
-                figures(tail),
-                moved=False,
-            )
-        ]
-    return [_shape(middle, tail, step), *_few_tokens(case, step)]
+    return [_shape(here.get("token_loss_p50"), tail, step), *_few_tokens(case, step)]
 
 
 def _shape(middle: Departure | None, tail: Departure, step: int) -> Observation:

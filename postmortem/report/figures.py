@@ -35,6 +35,7 @@ ROW = 1.6  # inches a panel takes, of which the axes have AXES, under a title an
 AXES = 1.0
 BELOW = 0.3
 COLORS = 64  # of the palette; lines and antialiased text need no more, and a picture takes a third of the bytes
+LEGEND_CHARACTERS = 70  # in one line beside the title; members of a family lose its name where there are more
 LEFT, RIGHT = 0.075, 0.985  # share of the width
 MOST_DRAWN = 6  # panels drawn: the loss and the first that moved; a report with more pictures is not read
 
@@ -154,12 +155,14 @@ def _panel(axes: Axes, panel: PanelReading, incident: Incident | None, draw: Dra
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
         names = [plain(label, 40) for label in labels]
+        if sum(map(len, names)) > LEGEND_CHARACTERS:
+            names = [name.rpartition("/")[2] for name in names]
         legend = axes.legend(
             handles,
             names,
             loc="lower right",
             bbox_to_anchor=(1.0, 0.98),
-            ncols=min(len(names), 5),
+            ncols=len(names),
             borderaxespad=0.0,
             handlelength=1.2,
             columnspacing=1.2,

@@ -7,7 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from string import ascii_lowercase
 
-from postmortem.diagnosis import UNKNOWN, Diagnosis, Evidence, Hypothesis, Incident, PanelReading, Sample, Symptom
+from postmortem.diagnosis import (
+    UNKNOWN,
+    Diagnosis,
+    Evidence,
+    Hypothesis,
+    Incident,
+    PanelReading,
+    Sample,
+    Symptom,
+    Token,
+)
 from postmortem.report import words
 from postmortem.report.markdown import Safe, code, escape, listing
 
@@ -16,6 +26,8 @@ FAVORS = 0.3  # log-odds over which an observation is said to favour a cause
 LISTED = 3  # hypotheses in full, at least; others only with a share of LISTED_SHARE, and LISTED_MOST altogether
 LISTED_SHARE = 0.03
 LISTED_MOST = 6
+
+SPACES = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": " "})
 
 _IMAGE = re.compile(r"panels/[a-z0-9-]+\.png")
 
@@ -105,7 +117,8 @@ class IncidentView:
 
     @property
     def evidence_sources(self) -> Safe:
-        return self.sources.legend(e.origin for e in self.incident.evidence)
+        told = [e.origin for e in self.incident.evidence if self._evidence(e).verdict]
+        return self.sources.legend(told)
 
     @property
     def hypotheses(self) -> list[HypothesisLine]:
@@ -120,7 +133,8 @@ class IncidentView:
 
     @property
     def evidence(self) -> list[EvidenceLine]:
-        return [self._evidence(e) for e in self.incident.evidence]
+        """Observations that speak for or against a cause; the others stand with the calm panels."""
+        return [line for line in map(self._evidence, self.incident.evidence) if line.verdict]
 
     @property
     def moved(self) -> list[PanelReading]:
@@ -182,7 +196,7 @@ class IncidentView:
             evidence.panel,
             self.titles.get(evidence.panel, ""),
             text,
-            Safe(said or "decides nothing"),
+            Safe(said),
             self.sources.mark(evidence.origin),
         )
 
@@ -232,17 +246,22 @@ def _sample_text(sample: Sample) -> Safe:
     """The pieces joined; a marked piece keeps its outer spaces outside the brackets."""
     parts: list[str] = []
     for token in sample.tokens:
-        core = token.text.strip()
+        text = _piece(token)
+        core = text.strip()
         if token.marked and core:
-            lead = " " if token.text[:1].isspace() else ""
-            tail = " " if token.text[-1:].isspace() else ""
-            parts.append(f"{lead}⟦{core}⟧{tail}")
-        else:
-            parts.append(token.text)
+            lead = " " if text[:1].isspace() else ""
+            tail = " " if text[-1:].isspace() else ""
+            text = f"{lead}⟦{core}⟧{tail}"
+        parts.append(text)
     return escape("".join(parts).strip())
 
 
 def _worst(sample: Sample) -> Safe:
     losses = [t for t in sample.tokens if t.marked and t.loss is not None]
     losses.sort(key=lambda t: -(t.loss or 0.0))
-    return listing(Safe(f"⟦{escape(t.text.strip())}⟧ {words.figure(t.loss)}") for t in losses)
+    return listing(Safe(f"⟦{escape(_piece(t).strip())}⟧ {words.figure(t.loss)}") for t in losses)
+
+
+def _piece(token: Token) -> str:
+    """A piece's text; SentencePiece and GPT-2 write a word's leading space as a letter of its own."""
+    return token.text.translate(SPACES)

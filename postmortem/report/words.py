@@ -62,9 +62,7 @@ def recovery(incident: Incident) -> str:
     """The recovery step, or why there is none."""
     if incident.recovery_step is not None:
         return str(incident.recovery_step)
-    return {"unresolved": "the log ends before it", "lingering": "settled higher"}.get(
-        incident.outcome, "did not recover"
-    )
+    return {"unresolved": "the log ends before it", "lingering": "lingers"}.get(incident.outcome, "did not recover")
 
 
 def verdict(word: str) -> str:

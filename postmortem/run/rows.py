@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from postmortem.errors import UnreadableInput
@@ -40,7 +41,7 @@ class Collector:
 
     def add(self, row: Mapping[str, object]) -> None:
         """Append one row; nested objects are flattened one level with `/`, deeper ones ignored."""
-        if any(isinstance(value, dict) for value in row.values()):
+        if dict in set(map(type, row.values())):
             row = _flat(row)
         if not row.keys() <= self._known:
             row = self._within_limit(row)
@@ -69,11 +70,11 @@ class Collector:
         """Turn the rows that are held into a chunk."""
         if not self._held:
             return
-        names = dict.fromkeys(name for row in self._held for name in row)
         columns: dict[str, Cells] = {}
-        for name in names:
+        for name in dict.fromkeys(chain.from_iterable(self._held)):
+            values = [row.get(name) for row in self._held]
             label = name in self.labels or is_label(name)
-            columns[name], dropped = cells_of([row.get(name) for row in self._held], label=label)
+            columns[name], dropped = cells_of(values, label=label)
             if dropped:
                 self.dropped[name] = self.dropped.get(name, 0) + dropped
         self.chunks.append(Chunk(len(self._held), columns))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from postmortem.errors import UnreadableInput
+from postmortem.run.arrow import from_arrow
 from postmortem.run.naming import is_label
-from postmortem.run.rows import CHUNK_ROWS, Chunk, dropped_notes
+from postmortem.run.rows import Chunk, dropped_notes
 from postmortem.run.table import Table, table_of
-from postmortem.run.values import Cells, cells_of
+from postmortem.run.values import NULL_TOKENS, Cells, Things, cells_of
 from postmortem.sources._assemble import row_source
 from postmortem.sources._files import require_text, shown, suffix
 from postmortem.text import plain
 
 _MOST_COLUMNS = 10_000
-_CELLS_HELD = 4_000_000
+_BLOCK = 8 * 2**20
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+_BLANK_TEXT = " \t\r\n"
+_NULLS = [token for word in sorted(NULL_TOKENS) for token in {word, word.upper(), word.capitalize()}]
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -28,39 +33,119 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     name = shown(path)
     require_text(path, name)
     notes: list[str] = []
-    chunks: list[Chunk] = []
-    dropped: dict[str, int] = {}
-    bad: list[int] = []
-    with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
-        header_line, header = next(((n, line) for n, line in enumerate(file, 1) if line.strip()), (0, ""))
-        if not header:
+    with path.open("rb") as file:
+        header_line, header = next(((n, line) for n, line in enumerate(file, 1) if line.strip(_BLANK)), (0, b""))
+        text = header.decode("utf-8-sig", errors="replace")
+        if not text.strip():
             raise UnreadableInput("holds no header and no rows.", file=name)
-        delimiter = max(",;\t", key=header.count)
-        names = _names(_fields(header, delimiter), name, header_line, notes)
-        held: list[list[str]] = []
-        last = header_line
-        ended = True
-        for last, line in enumerate(file, header_line + 1):
-            ended = line.endswith("\n")
-            fields = _fields(line, delimiter)
-            if len(fields) == len(names):
-                held.append(fields)
-            elif line.strip():
-                bad.append(last)
-            if len(held) == CHUNK_ROWS or len(held) * len(names) > _CELLS_HELD:
-                chunks.append(_chunk(names, held, labels, dropped))
-                held.clear()
-        if held:
-            chunks.append(_chunk(names, held, labels, dropped))
-    if bad and bad[-1] == last and not ended:
-        notes.append(f"{name}:{bad.pop()}: the last line is torn and was skipped")
-    if bad:
-        what = "row has" if len(bad) == 1 else "rows have"
-        notes.append(f"{name}:{bad[0]}: {len(bad)} {what} another number of fields than the header and was skipped")
-    notes += dropped_notes(name, dropped)
-    if not chunks:
+        delimiter = max(",;\t", key=text.count)
+        names = _names(_fields(text, delimiter), name, header_line, notes)
+        reader = _Reader(names, delimiter, labels, header_line + 1)
+        while block := file.read(_BLOCK):
+            reader.add(block + file.readline())
+    if not reader.chunks:
         raise UnreadableInput("holds a header and no rows.", file=name)
-    return table_of(chunks, name, notes)
+    return table_of(reader.chunks, name, [*notes, *reader.notes(name)])
+
+
+@dataclass
+class _Reader:
+    """Blocks of whole lines in, chunks of columns out."""
+
+    names: list[str]
+    delimiter: str
+    labels: frozenset[str]
+    line: int
+    chunks: list[Chunk] = field(default_factory=list[Chunk])
+    _dropped: dict[str, int] = field(default_factory=dict[str, int])
+    _words: set[str] = field(default_factory=set[str])
+    _bad: int = 0
+    _first_bad: int = 0
+    _torn: int = 0
+
+    def add(self, block: bytes) -> None:
+        """Read the next lines of the file."""
+        cells = self._at_once(block)
+        columns = self._line_by_line(block) if cells is None else cells
+        self._words |= {name for name, column in columns.items() if isinstance(column, Things)}
+        size = next((column.value.size for column in columns.values()), 0)
+        if size:
+            self.chunks.append(Chunk(size, columns))
+        self.line += block.count(b"\n")
+
+    def notes(self, shown: str) -> list[str]:
+        """What was read around, one sentence each."""
+        notes: list[str] = []
+        if self._torn:
+            notes.append(f"{shown}:{self._torn}: the last line is torn and was skipped")
+        if self._bad:
+            rows = "row with" if self._bad == 1 else "rows with"
+            notes.append(
+                f"{shown}:{self._first_bad}: {self._bad} {rows} another number of fields than the header skipped"
+            )
+        return notes + dropped_notes(shown, self._dropped)
+
+    def _is_label(self, name: str) -> bool:
+        return name in self.labels or is_label(name)
+
+    def _at_once(self, block: bytes) -> Mapping[str, Cells] | None:
+        """A block without quotes, ragged rows and words among numbers, ten times as fast; None where it has any."""
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        if b'"' in block or block.count(b"\r") != block.count(b"\r\n"):
+            return None
+        text = {name for name in self.names if name in self._words or self._is_label(name)}
+        ragged: list[str] = []
+
+        def skip(row: arrow_csv.InvalidRow) -> str:
+            ragged.append(row.text)
+            return "skip"
+
+        try:
+            table = arrow_csv.read_csv(
+                pa.py_buffer(block),
+                arrow_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=self.names),
+                arrow_csv.ParseOptions(delimiter=self.delimiter, quote_char=False, invalid_row_handler=skip),
+                arrow_csv.ConvertOptions(
+                    column_types={name: pa.string() if name in text else pa.float64() for name in self.names},
+                    null_values=_NULLS,
+                ),
+            )
+        except pa.ArrowInvalid:
+            return None
+        if ragged:
+            return None
+        return {
+            name: self._cells(name, column.to_pylist()) if name in text else from_arrow(column, label=False)
+            for name, column in ((name, table.column(name).combine_chunks()) for name in self.names)
+        }
+
+    def _line_by_line(self, block: bytes) -> Mapping[str, Cells]:
+        rows: list[list[str]] = []
+        for number, line in enumerate(block.decode(errors="replace").split("\n"), self.line):
+            fields = _fields(line, self.delimiter)
+            if len(fields) == len(self.names) and line.strip(_BLANK_TEXT):
+                rows.append(fields)
+            elif line.strip(_BLANK_TEXT):
+                self._spoiled(number, torn=not block.endswith(b"\n") and number == self.line + block.count(b"\n"))
+        if not rows:
+            return {}
+        columns = zip(*rows, strict=True)
+        return {name: self._cells(name, column) for name, column in zip(self.names, columns, strict=True)}
+
+    def _cells(self, name: str, values: Sequence[object]) -> Cells:
+        cells, lost = cells_of(values, label=self._is_label(name))
+        if lost:
+            self._dropped[name] = self._dropped.get(name, 0) + lost
+        return cells
+
+    def _spoiled(self, number: int, *, torn: bool) -> None:
+        if torn:
+            self._torn = number
+        else:
+            self._first_bad = self._first_bad or number
+            self._bad += 1
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
@@ -93,15 +178,6 @@ def _names(header: Sequence[str], shown: str, line: int, notes: list[str]) -> li
 def _numbered(name: str) -> Iterator[str]:
     for n in range(2, _MOST_COLUMNS + 2):
         yield f"{name}#{n}"
-
-
-def _chunk(names: list[str], rows: list[list[str]], labels: frozenset[str], dropped: dict[str, int]) -> Chunk:
-    columns: dict[str, Cells] = {}
-    for name, cells in zip(names, zip(*rows, strict=True), strict=True):
-        columns[name], lost = cells_of(cells, label=name in labels or is_label(name))
-        if lost:
-            dropped[name] = dropped.get(name, 0) + lost
-    return Chunk(len(rows), columns)
 
 
 SOURCE = row_source("csv", "a CSV file (.csv, .tsv)", lambda path: suffix(path, ".csv", ".tsv"), read_table)
