@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -228,7 +229,8 @@ class Diagnosis:
 
     def to_json(self) -> str:
         """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""
-        return json.dumps(_plain(self), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        text = json.dumps(_plain(self), indent=1, allow_nan=False, ensure_ascii=False)
+        return _NUMBERS.sub(lambda m: "[" + ", ".join(m[1].replace(",", " ").split()) + "]", text) + "\n"
 
 
 def load(path: Path) -> Diagnosis:
@@ -267,6 +269,8 @@ def strength(probability: float) -> Strength:
     return "strong" if probability >= 0.8 else "moderate" if probability >= 0.4 else "weak"
 
 
+# A list of numbers stands on one line: a trace has hundreds. Inside a string a newline is escaped, so none can match.
+_NUMBERS = re.compile(r'\[\n((?:\s*(?:-?\d[^\s,]*|"-?(?:NaN|Infinity)"),?\n)+)\s*\]')
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 T = TypeVar("T")
 

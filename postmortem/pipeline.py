@@ -83,6 +83,7 @@ def _incident(case: Case, ident: int, text: bool) -> diagnosis.Incident:
     decided = verdict(ranked, weighed)
     cause = cause_of(ranked)
     by_slug = {o.slug: o for _, o in seen}
+    window = case.batch_window(cause.skip_rows(case, by_slug) if cause else None)
     known = cause if cause is not None and decided == "supported" else None
     return diagnosis.Incident(
         id=ident,
@@ -111,10 +112,10 @@ def _incident(case: Case, ident: int, text: bool) -> diagnosis.Incident:
         root_cause=known.sentence(case, by_slug) if known else "",
         not_known="" if known else not_known(case, ranked),
         watch=watch(case),
-        changes=cause.changes(case, by_slug) if known and cause else careful(case, cause),
+        changes=cause.changes(case, by_slug) if known and cause else careful(case, cause, window),
         verification=verification(case),
         lesson=known.lesson if known else open_lesson(case, cause),
-        skip_window=case.batch_window(cause.skip_rows(case, by_slug)) if cause else None,
+        skip_window=window,
         checkpoint=str(case.checkpoint.path) if case.checkpoint else "",
         samples=samples(case) if text else (),
     )

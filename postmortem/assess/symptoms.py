@@ -20,6 +20,10 @@ def symptoms(case: Case) -> tuple[Symptom, ...]:
     return tuple(field(case) for field in _FIELDS)
 
 
+def _what(case: Case) -> str:
+    return "the spike" if case.loss_moved() and case.incident.kind == "loss_spike" else "the incident"
+
+
 def before(case: Case) -> float | None:
     """The loss before the incident: a 50-row EMA, read at the last finite row before the onset."""
     series = case.series("loss")
@@ -38,7 +42,7 @@ def before(case: Case) -> float | None:
 
 def _onset(case: Case) -> Symptom:
     interval = case.incident.onset_interval
-    label = "step where the incident began"
+    label = f"step where {_what(case)} began"
     if interval is None:
         return Symptom("onset_step", label, case.onset, case.onset, _origin(case, case.incident.findings[0].column))
     text = f"between {interval[0]} and {interval[1]} (no row in between)"
@@ -47,7 +51,7 @@ def _onset(case: Case) -> Symptom:
 
 def _before(case: Case) -> Symptom:
     level = before(case)
-    label = f"loss before ({EMA_ROWS}-row EMA)"
+    label = f"pre-{_what(case).removeprefix('the ')} loss ({EMA_ROWS}-{'step' if case.row_step == 1 else 'row'} EMA)"
     if level is None:
         return Symptom("pre_spike_loss", label, missing=_no_loss(case, "there is no finite loss before the onset"))
     return Symptom("pre_spike_loss", label, level, case.onset - case.row_step, _origin(case, "loss"))
@@ -99,7 +103,7 @@ def _recovery(case: Case) -> Symptom:
 
 
 def _grad_norm(case: Case) -> Symptom:
-    label, key = "grad norm, pre-clip", "grad_norm"
+    label, key = f"grad-norm pre-clip at {_what(case)}", "grad_norm"
     series = case.series("grad_norm")
     near = series.window(*case.span) if series is not None else None
     if near is None or not len(near):
@@ -117,8 +121,8 @@ def _lr(case: Case) -> Symptom:
     value = series.at(case.onset) if series is not None else None
     if series is None or value is None:
         why = "lr is not logged: log it each step" if series is None else "lr has no row at the onset"
-        return Symptom("lr", "learning rate", missing=why)
-    return Symptom("lr", "learning rate", value, case.onset, _origin(case, "lr"), f"{value:.3g}")
+        return Symptom("lr", f"LR at {_what(case)}", missing=why)
+    return Symptom("lr", f"LR at {_what(case)}", value, case.onset, _origin(case, "lr"), f"{value:.3g}")
 
 
 def _dtype(case: Case) -> Symptom:
@@ -139,19 +143,24 @@ def _batch(case: Case) -> Symptom:
     if value is None:
         return Symptom(
             "batch_index",
-            "batch index at the onset",
+            f"batch index in the step where {_what(case)} began",
             missing="batch_index is not logged: log it with a hash of the batch",
         )
     labels = case.labels("source")
     source = labels.at(case.onset) if labels is not None else None
     text = f"{int(value)}" + (f", from {plain(source, 40)}" if source else "")
     return Symptom(
-        "batch_index", "batch index at the onset", int(value), case.onset, _origin(case, "batch_index"), text
+        "batch_index",
+        f"batch index in the step where {_what(case)} began",
+        int(value),
+        case.onset,
+        _origin(case, "batch_index"),
+        text,
     )
 
 
 def _tokens(case: Case) -> Symptom:
-    label, key = "unusual tokens in that batch", "unusual_tokens"
+    label, key = "corpus tokens in that batch that look unusual", "unusual_tokens"
     labels, vocabulary = case.labels("worst_token_ids"), case.run.vocab()
     ids = labels.at(case.onset) if labels is not None else None
     if not isinstance(ids, (list, tuple, np.ndarray)):

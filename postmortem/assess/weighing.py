@@ -11,6 +11,7 @@ from postmortem.hypotheses import Cause, causes
 UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here": what every cause has to beat
 SUPPORTED_SHARE = 0.5  # the best cause must hold more than half of the probability, or the tool abstains
 SUPPORTED_WEIGHT = 2.0  # … and one observation at least must speak for it by itself
+FAVORS, RULES_OUT = 0.3, 1.5  # log-odds from which a panel is said to support a cause, or to speak against it
 ALIKE = 0.7  # log-odds: rivals that close to the best predict the panels equally well
 
 
@@ -61,12 +62,12 @@ def cause_of(ranked: Sequence[Hypothesis]) -> Cause | None:
 
 
 def _panels(weighed: Sequence[Evidence], cause: str, sign: int) -> tuple[int, ...]:
-    strongest: dict[int, float] = {}
+    """Panels that speak for (sign +1) or against (−1) a cause on balance, strongest first."""
+    balance: dict[int, float] = {}
     for e in weighed:
-        weight = sign * e.weights.get(cause, 0.0)
-        if weight >= 0.3 if sign > 0 else weight >= 1.5:
-            strongest[e.panel] = max(weight, strongest.get(e.panel, 0.0))
-    return tuple(sorted(strongest, key=lambda panel: -strongest[panel]))
+        balance[e.panel] = balance.get(e.panel, 0.0) + sign * e.weights.get(cause, 0.0)
+    enough = FAVORS if sign > 0 else RULES_OUT
+    return tuple(sorted((p for p, weight in balance.items() if weight >= enough), key=lambda p: -balance[p]))
 
 
 def _origin(case: Case, column: str) -> str:

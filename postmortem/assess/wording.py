@@ -48,7 +48,7 @@ def watch(case: Case) -> str:
     )
 
 
-def careful(case: Case, cause: Cause | None) -> tuple[Change, ...]:
+def careful(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Change, ...]:
     """§5 without a root cause: what does no harm, and what was not proposed on a guess."""
     if case.incident.outcome == "diverged":
         return (
@@ -59,12 +59,12 @@ def careful(case: Case, cause: Cause | None) -> tuple[Change, ...]:
     first = Change(
         "Change nothing yet; run the replay of section 4 first.", "one replay from the checkpoint before the onset"
     )
-    window = skip(case, case.batch_window())
+    skipped = skip(case, window)
     return (
         first,
         Change(
-            window.text,
-            window.side_effect,
+            skipped.text,
+            skipped.side_effect,
             declined="a skip removes any spike that a batch brought, and would not say why",
         ),
         Change(f"A remedy{guess}.", declined="the evidence does not carry it yet"),

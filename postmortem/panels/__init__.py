@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from postmortem.case import Case, Observation
-from postmortem.diagnosis import Incident, PanelReading, Trace
+from postmortem.diagnosis import PanelReading, Trace
 from postmortem.discovery import discover
 from postmortem.panels._drawing import lines
 from postmortem.run import Run
@@ -50,7 +50,7 @@ class Panel:
     log_scale: bool = False
     constant_is_silent: bool = True
     without_columns: Callable[[Case], bool] = _always_measurable
-    draw: Callable[[Axes, PanelReading, Incident | None], None] = lines
+    draw: Callable[[Axes, PanelReading], None] = lines
 
     def read(self, case: Case) -> tuple[PanelReading, list[Observation]]:
         """What the panel has to say about `case`, and the observations to weigh (none where it is silent)."""
@@ -102,9 +102,9 @@ def panels() -> tuple[Panel, ...]:
     return tuple(found)
 
 
-def draw_panel(ax: Axes, reading: PanelReading, incident: Incident | None) -> None:
-    """Draw `reading` on `ax`, the onset marked where there is an incident, by the panel that it came from."""
-    {panel.slug: panel for panel in panels()}[reading.slug].draw(ax, reading, incident)
+def draw_panel(ax: Axes, reading: PanelReading) -> None:
+    """Draw `reading` on `ax`, by the panel that it came from."""
+    {panel.slug: panel for panel in panels()}[reading.slug].draw(ax, reading)
 
 
 def _expand(run: Run, column: str) -> tuple[str, ...]:

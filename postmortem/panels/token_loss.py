@@ -16,7 +16,7 @@ from postmortem.text import number, plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from postmortem.diagnosis import Incident, PanelReading
+    from postmortem.diagnosis import PanelReading
 
 AGREES, DISAGREES = 0.5, 0.25  # of the rise of the mean: what a quantile that saw it shows at least, or not at all
 QUANTILES = ("token_loss_p50", "token_loss_p90", "token_loss_p99", "token_loss_max")
@@ -84,7 +84,7 @@ def _few_tokens(case: Case, step: int) -> list[Observation]:
     return [Observation(slug, text, "worst_token_ids", step, {"share": share}, moved=share >= 0.6)]
 
 
-def _draw(ax: Axes, reading: PanelReading, incident: Incident | None) -> None:
+def _draw(ax: Axes, reading: PanelReading) -> None:
     """The median as a line, the band up to the 99th percentile shaded, the maximum as dots."""
     by_name = {trace.name: trace for trace in reading.traces}
     for (upper, shade), lower in zip(
@@ -106,7 +106,7 @@ def _draw(ax: Axes, reading: PanelReading, incident: Incident | None) -> None:
         ax.plot(
             by_name["token_loss_max"].step, by_name["token_loss_max"].value, ".", color=COLOURS[1], ms=3, label="max"
         )
-    finish(ax, reading, incident)
+    finish(ax, reading)
 
 
 PANEL = Panel(

@@ -26,7 +26,7 @@ from postmortem.text import plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DrawPanel = Callable[["Axes", PanelReading, "Incident | None"], None]
+DrawPanel = Callable[["Axes", PanelReading], None]
 
 WIDTH = 9.0  # inches; at DPI a picture is 990 px wide: a README shows it without scaling it up
 OVERVIEW = "panels/overview.png"
@@ -118,7 +118,7 @@ def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Pa
         for row, panel in enumerate(panels):
             bottom = height - ROW * (row + 1) + BELOW
             axes = figure.add_axes((LEFT, bottom / height, RIGHT - LEFT, AXES / height))
-            _panel(axes, panel, incident, draw)
+            _panel(axes, panel, draw)
             axes.set_xlim(*span)
             if incident is not None:
                 _marks(axes, incident)
@@ -139,8 +139,8 @@ def _save(picture: Image.Image, path: Path) -> None:
     picture.save(path, dpi=(DPI, DPI))
 
 
-def _panel(axes: Axes, panel: PanelReading, incident: Incident | None, draw: DrawPanel) -> None:
-    draw(axes, panel, incident)
+def _panel(axes: Axes, panel: PanelReading, draw: DrawPanel) -> None:
+    draw(axes, panel)
     axes.set(xlabel="", ylabel="")  # the unit stands in the title, and every panel is over steps
     if axes.get_yscale() == "linear":
         axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))

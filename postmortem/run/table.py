@@ -151,14 +151,13 @@ def parquet_part(path: Path, shown: str, labels: frozenset[str]) -> Part:
     leaves = _leaves(metadata)
 
     def load(name: str) -> Cells:
+        label = name in labels or is_label(name)
         try:
             with pq.ParquetFile(path, metadata=metadata) as file:
                 table = file.read(columns=[name], use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+            return from_arrow(table.column(table.column_names.index(name)).combine_chunks(), label=label)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UnreadableInput(f"damaged Parquet file ({_first_line(error)}).", file=shown) from error
-        return from_arrow(
-            table.column(table.column_names.index(name)).combine_chunks(), label=name in labels or is_label(name)
-        )
 
     def bounds(name: str) -> Bounds | None:
         leaf = leaves.get(name)

@@ -96,10 +96,10 @@ class _Reader:
         if b'"' in block or block.count(b"\r") != block.count(b"\r\n"):
             return None
         text = {name for name in self.names if name in self._words or self._is_label(name)}
-        ragged: list[str] = []
+        ragged: list[object] = []
 
-        def skip(row: arrow_csv.InvalidRow) -> str:
-            ragged.append(row.text)
+        def skip(row: object) -> str:
+            ragged.append(row)
             return "skip"
 
         try:

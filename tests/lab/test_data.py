@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("xxhash")
-
 from postmortem.lab import bpe, corpus
 from postmortem.lab.config import default_config, interpolate, learning_rate
 from postmortem.lab.data import IGNORED, Loader, batch_hash, repeated_tokens

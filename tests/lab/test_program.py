@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 from postmortem.lab.config import ENTRY_POINT, default_config
 from postmortem.lab.program import LabProgram, build

@@ -85,8 +85,8 @@ def test_what_is_drawn_lies_in_the_reading(panel: Panel, case: Case) -> None:
 
     reading, _ = panel.read(case)
     ax = Figure().subplots()
-    draw_panel(ax, reading, diagnose(case.run).incidents[0])
-    assert ax.get_title(loc="left").startswith(str(panel.number))
+    draw_panel(ax, reading)
+    assert bool(ax.lines or ax.collections) == bool(reading.traces)
     for trace in reading.traces:
         assert case.run.series(trace.name) is not None
         assert trace.origin

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from postmortem.diagnosis import Incident, PanelReading, load
+from postmortem.diagnosis import PanelReading, load
 from postmortem.errors import UsageError
 from postmortem.report import default_out, write_report
 from tests.report.factory import clean, hostile, nan, several, spike
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw(axes: Axes, reading: PanelReading, incident: Incident | None) -> None:
+def draw(axes: Axes, reading: PanelReading) -> None:
     for trace in reading.traces:
         axes.plot(trace.step, trace.value, label=trace.name)
 
@@ -141,7 +141,7 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path, earlier: bool) ->
         write_report(spike(), out, draw=draw)
     before = contents(tmp_path)
 
-    def broken(axes: Axes, reading: PanelReading, incident: Incident | None) -> None:
+    def broken(axes: Axes, reading: PanelReading) -> None:
         raise RuntimeError("a panel that cannot draw")
 
     with pytest.raises(RuntimeError):

@@ -76,6 +76,15 @@ def test_corrupt_parquet(tmp_path: Path) -> None:
         run.series("loss")
 
 
+def test_parquet_text_that_is_no_utf8(tmp_path: Path) -> None:
+    pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    offsets, data = np.array([0, 2, 4], np.int32), b"\xff\xfeok"
+    text = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    pq.write_table(pa.table({"step": [0, 1], "loss": [1.0, 2.0], "source": text}), tmp_path / "x.parquet")
+    with pytest.raises(UnreadableInput, match=r"x\.parquet"):
+        open_run(tmp_path / "x.parquet").labels("source")
+
+
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
 def test_text_that_is_not_utf8_names_the_line(tmp_path: Path, name: str) -> None:
     data = {

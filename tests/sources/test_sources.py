@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from postmortem.errors import PostmortemError, UnreadableInput
 from postmortem.record.writer import RunWriter
 from postmortem.run import Run
-from postmortem.sources import open_run, sources
+from postmortem.sources import csv_rows, open_run, sources
 
 REAL_LOGS = Path(__file__).parents[3] / "shared" / "real_logs"
 ROWS = [{"step": t, "loss": 3.0 - t / 10, "lr": 1e-3, "grad_norm": 1.0 + t % 3} for t in range(12)]
@@ -291,6 +292,58 @@ def test_any_bytes_end_in_a_run_or_one_message(tmp_path: Path, data: bytes, name
                 assert run.series(column) is not None or run.labels(column) is not None
         except PostmortemError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("block", [1, 40, 1_000])
+def test_csv_reads_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    lines = [f"{t},{t / 7!r},{'' if t % 5 else 'NaN'},w{t}" for t in range(60)]
+    lines[7] = '7,"1.5",inf,"a,b"'
+    lines[20] = "20,1"
+    lines[30] = "30,oops,1,w30"
+    path = tmp_path / "x.csv"
+    path.write_text("step,loss,grad_norm,note\n" + "\n".join(lines) + "\n60,1")
+    whole = open_run(path)
+    monkeypatch.setattr(csv_rows, "_BLOCK", block)
+    blocks = open_run(path)
+    np.testing.assert_equal(_values(whole), _values(blocks))
+    assert "x.csv:22: 1 row" in "".join(whole.notes) and "x.csv:62: the last line is torn" in "".join(whole.notes)
+    assert [note for note in whole.notes if "number" not in note] == [n for n in blocks.notes if "number" not in n]
+    notes = whole.labels("note"), blocks.labels("note")
+    assert notes[0] is not None and notes[1] is not None
+    assert notes[0].at(7) == notes[1].at(7) == "a,b"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_mutated_run_directory_ends_in_a_run_or_one_message(tmp_path: Path, data: st.DataObject) -> None:
+    root = tmp_path / "m"
+    shutil.rmtree(root, ignore_errors=True)
+    for attempt in range(2):
+        run = RunWriter(root, {"seed": 1, "vocab": "vocab.json"}, attempt=attempt)
+        run.event("resume", 3, time=1.0, from_step=3, checkpoint="rollback/step-00000003.pt", restored=[])
+        for t in range(attempt * 3, 8):
+            run.log(t, {"loss": float(t), "lr": float("nan")})
+            run.batch(t, {"batch_hash": str(t), "token_ids": [[1, 2]], "worst_token_losses": [1.0, float("inf")]})
+        if data.draw(st.booleans()):
+            run.close()
+    (root / "vocab.json").write_text('{"tokens": ["a"]}')
+    target = data.draw(st.sampled_from(sorted(p for p in root.rglob("*") if p.is_file())))
+    content = bytearray(target.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(len(content) - 1, 0)))
+        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    target.write_bytes(
+        bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
+    )
+    try:
+        read = open_run(root)
+        read.vocab()
+        for column in (*read.columns, *read.other_columns):
+            for attempt in (None, 0, 1, 99):
+                read.series(column, attempt=attempt)
+                read.labels(column, attempt=attempt)
+    except PostmortemError as error:
+        assert "\n" not in str(error)
 
 
 def _real_logs() -> list[dict[str, object]]:
