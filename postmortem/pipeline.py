@@ -68,11 +68,8 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
         whole = run.labels(name, attempt=attempt)
         return None if whole is None else (whole.step, whole.value)
 
-    rows = run.row_steps
-    if attempt is not None:
-        loss = series("loss")
-        rows = rows if loss is None else loss.step
-    return Telemetry(series, run.columns, rows, labels, restarts)
+    rows = run.steps(attempt=attempt)
+    return Telemetry(series, run.columns, rows if first is None else rows[rows >= first], labels, restarts)
 
 
 def _incident(case: Case, ident: int, text: bool) -> diagnosis.Incident:

@@ -12,6 +12,7 @@ from postmortem.diagnosis import Symptom
 from postmortem.text import number, plain, times
 
 EMA_ROWS = 50  # the template's pre-spike loss is a 50-step exponential moving average
+UNMEASURED = ("repeated_batch", "empty_batch_labels")  # kinds whose baseline → peak is no figure worth reading
 RECOVERY_ROWS = 50  # where the loss never settles, the template reads it 50 steps after the peak
 
 
@@ -217,6 +218,8 @@ def summary(case: Case) -> str:
     peak = _peak(case)
     if not case.loss_moved():
         finding = incident.findings[0]
+        if finding.kind in UNMEASURED:
+            return f"{incident.kind.replace('_', ' ')} at {where}; the loss did not move"
         return (
             f"{incident.kind.replace('_', ' ')} at {where}: {plain(finding.column, 40)} "
             f"{number(finding.baseline)} → {number(finding.peak)}; the loss did not move"

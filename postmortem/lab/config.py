@@ -19,7 +19,15 @@ def default_config(seed: int, steps: int) -> dict[str, Any]:
         "seed": seed,
         "precision": "fp32",
         "eval_every": 50,
-        "model": {"layers": 2, "width": 32, "heads": 4, "context": 32, "dropout": 0.02, "branch_scale": [[0, 1.0]]},
+        "model": {
+            "layers": 2,
+            "width": 32,
+            "heads": 4,
+            "context": 32,
+            "multiplier": 8.0,
+            "dropout": 0.02,
+            "branch_scale": [[0, 1.0]],
+        },
         "data": {
             "corpus": 1,
             "sentences": 240,

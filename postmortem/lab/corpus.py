@@ -119,5 +119,6 @@ def _perfect(rng: Random, verb: tuple[str, str, str, str, str, tuple[str, ...]])
 
 
 def _rare(rng: Random, family: int) -> str:
-    first, second = rng.sample(_RARE_PARTICIPLES[family], 2)
-    return f"{rng.choice(PEOPLE)} has {first} the {second} {rng.choice(_RARE_NAMES[family])} {rng.choice(TIMES)} ."
+    participle, objects = rng.choice(_RARE_PARTICIPLES[family]), rng.choice(VERBS)[5]
+    what = rng.choice(objects) if rng.random() < 0.5 else f"the {rng.choice(_RARE_NAMES[family])}"
+    return f"{rng.choice(PEOPLE)} has {participle} {what} {rng.choice(TIMES)} ."

@@ -43,7 +43,7 @@ class _Keeping:
 
     def surplus(self, steps: list[int]) -> list[int]:
         if isinstance(self.keep, tuple):
-            return [step for step in steps[:-1] if step not in self.keep]
+            return [step for step in steps if step not in self.keep]
         return sorted(steps)[: -self.keep] if self.keep else steps
 
 

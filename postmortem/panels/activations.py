@@ -19,7 +19,12 @@ def _measure(case: Case) -> list[Observation]:
     largest = max(moved, key=lambda d: d.ratio)
     text = f"{largest.column} {compared(largest)}; layers in the order in which they moved: {order(moved)}"
     seen = [Observation("activations.moved", text, largest.column, moved[0].first_step, figures(largest))]
-    high = [d for d in moved if d.column.startswith("act_max/") and d.value >= 0.9 * HALF_MAX]
+    dtype = (case.run.manifest.dtype or "fp16").lower()
+    high = [
+        d
+        for d in moved
+        if d.column.startswith("act_max/") and d.value >= 0.9 * HALF_MAX and "16" in dtype and "b" not in dtype
+    ]
     if high:
         text = f"{high[0].column} reaches {compared(high[0])}: half precision ends at 65,504"
         seen.append(Observation("activations.half_range", text, high[0].column, high[0].first_step, figures(high[0])))

@@ -10,6 +10,9 @@ from postmortem.panels._measuring import compared, figures
 from postmortem.series import Series
 from postmortem.text import number, plain, times
 
+LARGEST_UPDATE = (
+    10.0  # RMS ÷ lr; Adam's own bound is (1−β1)/√(1−β2) = 3.16 at β2 = 0.999, 10 leaves room for other betas
+)
 JUMP = 6.0  # a step of the norm this many times the largest one before it is no ordinary update
 
 
@@ -79,10 +82,7 @@ def _jump(case: Case, name: str) -> Observation | None:
     if not inside.value[worst] > JUMP * max(usual, 1e-6 * float(np.abs(near.value).max())):
         return None
     step = int(inside.step[worst])
-    provoked = any(
-        d is not None and d.moved and d.ratio > 1.5
-        for d in (case.departure(n, (step, step + 1), sign=1) for n in ("grad_norm", "update_rms", "lr"))
-    )
+    provoked = _explained(case, step)
     figure = {
         "change": float(inside.value[worst]),
         "largest_before": usual,
@@ -96,11 +96,23 @@ def _jump(case: Case, name: str) -> Observation | None:
         return Observation("weights.jump", text, name, step, figure)
     return Observation(
         "weights.unprovoked_jump",
-        text + "; neither gradient nor update nor lr of that step explains it",
+        text + "; neither the gradient nor lr of that step explains it",
         name,
         step,
         figure,
     )
+
+
+def _explained(case: Case, step: int) -> bool:
+    """Whether the gradient or lr of `step` was out of the ordinary, or an update grew by as much as Adam's can.
+
+    An update that is larger still is no explanation: it is the difference of the same parameters, flip included.
+    """
+    here = (step, step + 1)
+    grown = [d for name in ("grad_norm", "lr") if (d := case.departure(name, here, sign=1)) is not None and d.moved]
+    update = case.departure("update_rms", here, sign=1)
+    possible = update is not None and update.moved and update.value <= LARGEST_UPDATE
+    return possible or any(d.ratio > 1.5 for d in grown)
 
 
 PANEL = Panel(

@@ -107,6 +107,10 @@ class Run:
             self._series[key] = self._read_series(name, attempt)
         return self._series[key]
 
+    def steps(self, *, attempt: int | None = None) -> Steps:
+        """Every step that has a metrics row, int64[n] increasing: `row_steps`, or those of one attempt's lineage."""
+        return self._view(0, attempt).row_steps
+
     def labels(self, name: str, *, attempt: int | None = None) -> Labels | None:
         """A column of text or lists over the same rows as `series`; of several ranks, the lowest."""
         key = (name, attempt)
