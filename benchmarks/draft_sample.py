@@ -23,6 +23,8 @@ def main() -> None:
             {"draft": lambda: cost(draft), "imports": lambda: cost((sys.executable, "-c", IMPORTS))}, arguments.rounds
         )
         panels = len(list(out.rglob("*.png")))
+    if panels < 2:
+        raise SystemExit(f"{SAMPLE}: no incident was found, so this would not measure a whole draft")
     ratios = [a.cpu_s / b.cpu_s for a, b in zip(costs["draft"], costs["imports"], strict=True)]
     rows = "\n".join(
         f"| {title} | {spread([c.cpu_s for c in costs[name]])} | {spread([c.wall_s for c in costs[name]])} "

@@ -49,7 +49,10 @@ def draft_sample(out: Path) -> None:
 
 def excerpt(report: str) -> str:
     """What fits on a first screen: title, verdict, sentence and picture, and the lists of §1 and §2."""
-    head, symptoms, hypotheses = re.split(r"^## \d\. ", report, flags=re.MULTILINE)[:3]
+    parts = re.split(r"^## \d\. ", report, flags=re.MULTILINE)
+    if len(parts) < 3:
+        raise SystemExit(f"{SAMPLE}: its draft has no sections, as of a run without an incident")
+    head, symptoms, hypotheses = parts[:3]
     title, *paragraphs = head.split("\n\n")
     shown = [f"**{title.removeprefix('# ')}**"]
     for paragraph in paragraphs:

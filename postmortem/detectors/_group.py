@@ -31,12 +31,13 @@ class _Group:
     def __init__(self, f: Finding, t: Telemetry) -> None:
         self.findings = [f]
         self._t = t
-        self.lo, self.hi = self._span(f)
+        self.lo, self.hi = self.span(f)
 
     def _row(self, step: int, side: str = "left") -> int:
         return int(np.searchsorted(self._t.row_steps, step, "left" if side == "left" else "right"))
 
-    def _span(self, f: Finding) -> tuple[int, int]:
+    def span(self, f: Finding) -> tuple[int, int]:
+        """First and last row (of `row_steps`) that a finding covers; to the end where it never recovers."""
         lo = self._row(f.onset_step)
         if f.recovery_step is not None:
             hi = self._row(f.recovery_step)
@@ -47,16 +48,18 @@ class _Group:
         return lo, max(lo, hi)
 
     def takes(self, f: Finding) -> bool:
-        lo, hi = self._span(f)
+        lo, hi = self.span(f)
         lead = CAUSE_LEAD_ROWS if f.kind in _CAUSE_KINDS else LEAD_ROWS
         mine = CAUSE_LEAD_ROWS if all(g.kind in _CAUSE_KINDS for g in self.findings) else LEAD_ROWS
         return lo <= self.hi + (mine if lo > self.hi else 0) and hi + lead >= self.lo
 
     def take(self, f: Finding) -> None:
-        lo, hi = self._span(f)
+        lo, hi = self.span(f)
         self.findings.append(f)
         if is_core(f):
-            self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
+            self.hi = max(self.hi, hi)
+        if is_core(f) or f.kind in _CAUSE_KINDS:
+            self.lo = min(self.lo, lo)
 
 
 def is_core(f: Finding) -> bool:
@@ -93,7 +96,7 @@ def incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[Incident, ...]
 
 
 def _same_loss_event(group: _Group, f: Finding, t: Telemetry) -> bool:
-    lo, _ = group._span(f)
+    lo, _ = group.span(f)
     return lo < group.hi or lo == group.lo or (f.kind in _FATAL_KINDS and lo <= group.hi)
 
 
@@ -111,8 +114,16 @@ def primary(findings: Sequence[Finding]) -> Finding:
     return min(opening, key=lambda f: (f.kind in _MINOR_KINDS, f.onset_step))
 
 
+def _told_once(findings: list[Finding]) -> list[Finding]:
+    """Two rules that followed one column to the same peak say one thing: the earlier onset says it."""
+    earliest: dict[tuple[str, str, int], Finding] = {}
+    for f in sorted(findings, key=lambda f: (f.onset_step, f.detector != "loss_spike")):
+        earliest.setdefault((f.column, f.kind, f.peak_step), f)
+    return list(earliest.values())
+
+
 def _incident(t: Telemetry, findings: list[Finding]) -> Incident:
-    ordered = tuple(sorted(findings, key=lambda f: (f.onset_step, f.column == "loss", f.detector)))
+    ordered = tuple(sorted(_told_once(findings), key=lambda f: (f.onset_step, f.column == "loss", f.detector)))
     main, first = primary(ordered), ordered[0]
     return Incident(
         kind=main.kind,

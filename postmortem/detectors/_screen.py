@@ -27,8 +27,8 @@ noise, so that neither binds there, and both grow with the tail: under Student's
 passes the first."""
 
 
-_FEW_ROWS = 4.0
-"""A sigma read from 12 rows may be a third of the true one: it counts 5 times at 12 rows, 1.5 at 20, 1.02 at 48."""
+_FEW_RANGES = 1.4
+"""Few rows say little about sigma; their range is the safer measure: 1.4 times that of 12 rows is about 4.6 sigma."""
 
 
 @dataclass(frozen=True)
@@ -104,28 +104,35 @@ def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, least_sca
     noise = local_noise(y)
     low, mid = trailing_quantiles(noise, NOISE_ROWS, hop, (0.16, 0.5), LEAST_ROWS)
     scale = np.maximum((mid - low) * _NOISE_TO_SIGMA, _wander(y, center, hop))
-    rows = np.maximum(np.arange(scale.size) * hop, 1.0)
-    scale *= 1 + _FEW_ROWS * (LEAST_ROWS / rows) ** 4
     scale = np.maximum(scale, max(least_scale, 1e-3 * unit))
     noise /= np.repeat(np.where(np.isnan(scale), np.inf, scale), hop)[: y.size]
     noise[:CENTER_ROWS] = 0.0
     low, high = trailing_extremes(noise, TAIL_ROWS, hop)
     sigmas = np.maximum.reduce([np.full_like(scale, rule.sigmas), -_TAIL_FACTOR * low, _UPPER_FACTOR * high])
-    limit = np.maximum(sigmas * scale, rule.floor * unit)
+    limit = np.maximum(np.maximum(sigmas * scale, rule.floor * unit), _few(y, hop, scale.size))
     return Screen(hop, center, scale, np.where(np.isfinite(limit), limit, np.inf))
 
 
 def _wander(y: Values, center: Values, hop: int) -> Values:
     """Robust sigma, lower side, of past rows about the median of the rows around them (a slow wave is noise too)."""
     half = CENTER_ROWS // 2
-    around = np.repeat(center, hop)[: y.size]
-    out = np.full_like(center, np.nan)
-    if y.size <= half:
+    shift = -(-half // hop)
+    if y.size <= half or center.size <= shift:
         return np.zeros_like(center)
+    around = np.repeat(center, hop)[: y.size]
     about = np.zeros_like(y)
     about[:-half] = y[:-half] - around[half:]
     np.nan_to_num(about, copy=False)
-    low, mid = trailing_quantiles(about, NOISE_ROWS, hop, (0.16, 0.5), LEAST_ROWS)
-    shift = -(-half // hop)
-    out[shift:] = (mid - low)[: out.size - shift] if False else (mid - low)[shift:]
-    return np.nan_to_num(out)
+    low, mid = trailing_quantiles(about, NOISE_ROWS, hop, (0.16, 0.5), CENTER_ROWS)
+    wander = np.zeros_like(center)
+    wander[shift:] = (mid - low)[:-shift]
+    return np.nan_to_num(wander)
+
+
+def _few(y: Values, hop: int, rows: int) -> Values:
+    """Excess that a row with less than CENTER_ROWS rows of past must have besides: _FEW_RANGES times the whole
+    range of the LEAST_ROWS rows before it. 0 further on."""
+    least = np.zeros(rows)
+    low, high = trailing_quantiles(y[:CENTER_ROWS], LEAST_ROWS, hop, (0.0, 1.0), LEAST_ROWS)
+    least[: low.size] = np.nan_to_num(_FEW_RANGES * (high - low))
+    return least

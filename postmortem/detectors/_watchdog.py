@@ -1,7 +1,7 @@
 """The seed's loss watchdog as a mode of its own: a level held for a while, and where to roll back to.
 
-Mended against the seed's version: the baseline is a trailing median (one easy batch lowered the minimum and fired it for
-hundreds of steps), a NaN or Inf counts as above (`nan > x` is false and reset it), step 0 is a step, "sustained" is
+Mended against the seed's version: the baseline is a trailing median (one easy batch lowered the minimum and fired it
+for hundreds of steps), a NaN or Inf counts as above (`nan > x` is false and reset it), step 0 is a step, "sustained" is
 counted in rows and in steps (logs are often every 10th step), and the rollback target is a checkpoint that exists.
 """
 

@@ -1,4 +1,4 @@
-"""A gradient norm that steps to another level and stays: an accumulation factor, a clip or a batch size that changed."""
+"""A gradient norm that steps to another level and stays: an accumulation factor or a batch size that changed."""
 
 from __future__ import annotations
 

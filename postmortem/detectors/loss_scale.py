@@ -62,7 +62,9 @@ def _skips(skipped: Series) -> Iterator[Finding]:
     for run in runs(hit[hit >= first], SKIP_ROWS):
         if run.size >= SKIPS:
             end = int(run[-1]) + 1
-            yield _finding(skipped, int(run[0]), int(run[-1]), end if end < y.size else None, 0.0, float(run.size), True)
+            yield _finding(
+                skipped, int(run[0]), int(run[-1]), end if end < y.size else None, 0.0, float(run.size), True
+            )
 
 
 def _finding(s: Series, start: int, low: int, back: int | None, before: float, times: float, calm: bool) -> Finding:

@@ -46,7 +46,7 @@ GLOSSARY = (
 )
 
 _RARE_PARTICIPLES = (
-    ("written", "rewritten", "unwritten", "bitten", "gotten", "forgotten", "smitten", "flattened", "rotten"),
+    ("rewritten", "unwritten", "smitten", "frostbitten", "typewritten", "flattened", "forgotten"),
     ("quizzed", "jinxed", "axed", "zigzagged", "jazzed", "vexed", "squeezed", "buzzed"),
 )
 _RARE_NAMES = (("mittens", "kitten", "cotton", "begotten"), ("xavier", "quartz", "jezebel", "zanzibar"))
@@ -82,11 +82,12 @@ def stream_sentences(recipe: str, count: int, seed: int, share: int, known: Sequ
     """`count` sentences of a further stream: of each eight, `share` follow the recipe and the rest are `known` ones."""
     rng = Random(f"stream:{recipe}:{seed}")
     family = seed % len(_RARE_NAMES)
+    words = rng.choice(_RARE_PARTICIPLES[family]), rng.choice(_RARE_NAMES[family])
     out: list[str] = []
     for number in range(count):
         special = number % 8 < share
         if recipe == "b" and special:
-            out.append(_rare(rng, family))
+            out.append(_rare(rng, *words))
         elif recipe == "d" and special:
             out.append("")
         elif recipe == "e":
@@ -118,7 +119,7 @@ def _perfect(rng: Random, verb: tuple[str, str, str, str, str, tuple[str, ...]])
     return f"{rng.choice(PEOPLE)} {rng.choice(('has', 'had'))} {verb[3]} {rng.choice(verb[5])} {rng.choice(TIMES)} ."
 
 
-def _rare(rng: Random, family: int) -> str:
-    participle, objects = rng.choice(_RARE_PARTICIPLES[family]), rng.choice(VERBS)[5]
-    what = rng.choice(objects) if rng.random() < 0.5 else f"the {rng.choice(_RARE_NAMES[family])}"
+def _rare(rng: Random, participle: str, name: str) -> str:
+    objects = rng.choice(VERBS)[5]
+    what = rng.choice(objects) if rng.random() < 0.5 else f"the {name}"
     return f"{rng.choice(PEOPLE)} has {participle} {what} {rng.choice(TIMES)} ."

@@ -1,8 +1,8 @@
 """A mini-GPT of about 42,000 parameters that measures itself on the way forward.
 
 Pre-norm blocks, squared-ReLU MLP, learned positions, head not tied to the embedding. What the embeddings and the head
-compute is scaled up by `multiplier`, so that AdamW moves them that much faster at the same learning rate. Parameters and gradients are views
-of one buffer each, in group order, so that a norm or a hash is one pass over memory.
+compute is scaled up by `multiplier`, so that AdamW moves them that much faster at the same learning rate. Parameters
+and gradients are views of one buffer each, in group order, so that a norm or a hash is one pass over memory.
 """
 
 from __future__ import annotations

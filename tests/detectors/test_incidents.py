@@ -119,6 +119,16 @@ def test_a_second_spike_is_seen_after_a_long_first_one() -> None:
     assert sorted(i.onset_step for i in find_incidents(telemetry(loss=loss))) == [400, 460]
 
 
+def test_what_moves_between_a_cause_and_its_loss_belongs_to_them() -> None:
+    loss, rms = decline(600), 0.2 * np.exp(0.03 * np.random.default_rng(2).standard_normal(600))
+    hashes = [f"b{max(i - 40, 300) if 300 <= i < 340 else i}" for i in range(600)]
+    rms[302:310] *= 2.5
+    loss[340:360] += 1.0
+    incident = only(telemetry(loss=loss, update_rms=rms, labels={"batch_hash": hashes}))
+    assert (incident.kind, incident.onset_step, incident.peak_step // 20) == ("loss_spike", 301, 17)
+    assert [f.kind for f in incident.findings] == ["repeated_batch", "update_rms_spike", "loss_spike"]
+
+
 def test_an_empty_run_has_no_incident() -> None:
     assert find_incidents(telemetry(loss=[])) == ()
 

@@ -54,7 +54,7 @@ def test_unknown_columns_change_nothing(name: str, seed: int, column: str) -> No
     st.integers(1, 50),
 )
 def test_any_values_at_all_give_ordered_steps(values: list[float], every: int) -> None:
-    t = telemetry(every=every, **{name: values for name in ("loss", "grad_norm", "lr", "adam_v_norm", "param_norm")})
+    t = telemetry(every=every, **dict.fromkeys(("loss", "grad_norm", "lr", "adam_v_norm", "param_norm"), values))
     for incident in find_incidents(t):
         assert incident.onset_step <= incident.peak_step
         assert incident.recovery_step is None or incident.recovery_step > incident.onset_step

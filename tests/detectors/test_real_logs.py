@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from typing import Any
 
 import pytest
 
 from postmortem.detectors import find_incidents
-from tests.detectors.helpers import REAL_LOGS, read_log
+from tests.detectors.helpers import REAL_LOGS, read_log, rows_telemetry
 
 pytestmark = pytest.mark.skipif(not REAL_LOGS.exists(), reason="the real logs are not here")
 
@@ -47,3 +48,15 @@ def test_blank_losses_are_called_suspected() -> None:
     assert worst.kind == "suspected_non_finite" and worst.suspected
     assert worst.onset_interval == (19800, 19900)
     assert worst.outcome == "diverged" and worst.recovery_step is None
+
+
+def test_the_labelled_runs_of_a_wide_export() -> None:
+    entries = json.loads((REAL_LOGS / "labels.json").read_text())
+    entry = next(e for e in entries if e["run_id"] == "wandbcsv_druidowm")
+    with (REAL_LOGS / entry["file"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for spike in entry["spikes"]:
+        column = f"{spike['series']} - train/loss"
+        own = rows_telemetry([{"step": row["Step"], "loss": row[column]} for row in rows if row[column]])
+        found = find_incidents(own)
+        assert any(i.onset_step <= spike["start"] <= i.peak_step for i in found), found
