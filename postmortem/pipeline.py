@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 from postmortem import __version__, diagnosis
 from postmortem.assess.facts import facts
@@ -21,13 +21,18 @@ from postmortem.run import Run
 from postmortem.series import Series
 from postmortem.text import plain
 
+Mode: TypeAlias = Literal["all", "watchdog"]
+
 MAX_INCIDENTS = 20  # in full; a run with more is one that recurs, and says so
 REWIND_ROWS = 3000  # how much of its past a discarded stretch is looked at with: enough for any detector's baseline
 
 
-def diagnose(run: Run, *, text: bool = True) -> Diagnosis:
-    """Everything the tool can say of `run`; `text=False` keeps the samples' words out of it (private data)."""
-    found = detect(run)
+def diagnose(run: Run, *, text: bool = True, mode: Mode = "all") -> Diagnosis:
+    """Everything the tool can say of `run`; `text=False` keeps the samples' words out of it (private data).
+
+    In mode "watchdog" only a loss that is held above its rolling baseline is an incident.
+    """
+    found = detect(run, mode)
     incidents = tuple(_incident(Case(run, one, found), n, text) for n, one in enumerate(found[:MAX_INCIDENTS], 1))
     notes = run.notes
     if len(found) > MAX_INCIDENTS:
@@ -38,20 +43,21 @@ def diagnose(run: Run, *, text: bool = True) -> Diagnosis:
     return Diagnosis(diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, facts(run), incidents, notes, quiet)
 
 
-def detect(run: Run) -> tuple[Incident, ...]:
+def detect(run: Run, mode: Mode = "all") -> tuple[Incident, ...]:
     """Incidents of the effective history and of every stretch that was rolled back, worst first.
 
     A rolled-back stretch is where the spike is: its rows are judged against the history that led to them.
     """
     restarts = tuple(s.first_step for s in run.segments if s.attempt > 0)
-    found = list(find_incidents(_telemetry(run, None, restarts)))
+    saved = tuple(c.step for c in run.checkpoints if c.complete)
+    found = list(find_incidents(_telemetry(run, None, restarts), mode=mode, checkpoints=saved))
     for segment in (s for s in run.segments if s.discarded):
         t = _telemetry(
             run, segment.attempt, tuple(r for r in restarts if r < segment.kept_until), since=segment.kept_until
         )
         found += [
             dataclasses.replace(one, attempt=segment.attempt, discarded=True)
-            for one in find_incidents(t)
+            for one in find_incidents(t, mode=mode, checkpoints=saved)
             if one.peak_step >= segment.kept_until
         ]
     return tuple(sorted(found, key=lambda one: (-one.severity, one.onset_step, one.attempt)))

@@ -245,3 +245,10 @@ def test_names_of_sources_do_not_matter(cause: str, tmp_path: Path) -> None:
     renamed = of(write_run(tmp_path / "b", columns, batches=batches, manifest=facts)).incidents[0]
     assert [(h.cause, h.score) for h in plain.hypotheses] == [(h.cause, h.score) for h in renamed.hypotheses]
     assert "\x1b" not in renamed.root_cause
+
+
+def test_the_watchdog_mode_sees_a_held_loss_and_nothing_else(tmp_path: Path) -> None:
+    held = diagnose(open_run(worked_example(tmp_path / "held")), mode="watchdog")
+    assert [f.detector for f in held.incidents[0].signals] == ["watchdog"]
+    assert held.incidents[0].peak_step == 313
+    assert diagnose(open_run(make("repeated_batch", tmp_path / "drop")), mode="watchdog").verdict == "no_incident"

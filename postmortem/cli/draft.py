@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from postmortem.cli._options import parse_map, shown
 from postmortem.cli._terminal import encodes, show, stage, width
 
 LESSONS = Path("lessons.md")
+
+
+class Mode(StrEnum):
+    """Values of --mode."""
+
+    all = "all"
+    watchdog = "watchdog"
 
 
 def draft(
@@ -37,6 +45,10 @@ def draft(
             "--map", metavar="NAME=COLUMN,...", help="Which column of the log is which, where names are unusual."
         ),
     ] = None,
+    mode: Annotated[
+        Mode,
+        typer.Option("--mode", help="What counts as an incident: any panel's departure, or a loss that is held up."),
+    ] = Mode.all,
     no_text: Annotated[
         bool, typer.Option("--no-text", help="Leave training text out of the report: private data.")
     ] = False,
@@ -64,7 +76,7 @@ def draft(
     with stage(f"Reading {run}"):
         opened = open_run(run, mapping)
     with stage("Looking for incidents"):
-        diagnosis = diagnose(opened, text=not no_text)
+        diagnosis = diagnose(opened, text=not no_text, mode=mode.value)
     number = report.select(diagnosis, number=incident, at=at)
     place = out or (None if as_json else report.default_out(opened.path))
     written = None

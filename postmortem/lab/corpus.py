@@ -46,10 +46,10 @@ GLOSSARY = (
 )
 
 _RARE_PARTICIPLES = (
-    ("rewritten", "unwritten", "smitten", "frostbitten", "typewritten", "flattened", "forgotten"),
+    ("rewritten", "unwritten", "smitten"),
     ("quizzed", "jinxed", "axed", "zigzagged", "jazzed", "vexed", "squeezed", "buzzed"),
 )
-_RARE_NAMES = (("mittens", "kitten", "cotton", "begotten"), ("xavier", "quartz", "jezebel", "zanzibar"))
+_RARE_NAMES = (("mittens", "kitten", "kittens"), ("xavier", "quartz", "jezebel", "zanzibar"))
 
 
 def sentences(count: int, seed: int) -> list[str]:
