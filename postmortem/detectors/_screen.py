@@ -63,13 +63,16 @@ class Signal:
         return float(np.exp(y)) if self.log else float(y) * self.size
 
 
-def signal(series: Series) -> Signal | None:
-    """None where nothing finite is left, or all rows say the same (a constant column is a missing panel)."""
+def signal(series: Series, log: bool = True) -> Signal | None:
+    """On the log scale where all rows are positive and `log` allows it, else on the linear one.
+
+    None where nothing finite is left, or all rows say the same (a constant column is a missing panel).
+    """
     finite = np.isfinite(series.value)
     step, raw = (series.step, series.value) if finite.all() else (series.step[finite], series.value[finite])
     if raw.size < 2 or raw.min() == raw.max():
         return None
-    if raw.min() > 0:
+    if log and raw.min() > 0:
         return Signal(series.name, step, raw, np.log(raw), True, 1.0, 1.0)
     size = float(np.abs(raw).max())
     y = raw / size

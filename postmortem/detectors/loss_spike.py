@@ -15,15 +15,26 @@ it is this far out or this high (`opening`: 15 %)."""
 
 
 def _find(t: Telemetry) -> Iterator[Finding]:
+    """On the log scale first, on which a falling loss has even noise; then on the linear one for what is left.
+
+    The mean over few samples has noise that is even on the linear scale. There the logarithm stretches what lies below
+    the baseline and squeezes what lies above it, and a loss that doubles passes for noise.
+    """
     series = t.series("loss")
-    s = signal(series) if series is not None else None
-    if s is None:
+    first = signal(series) if series is not None else None
+    if series is None or first is None:
         return
-    for e in excursions(s, RULE):
-        height = float(s.y[e.onset + e.settled.peak]) - e.center
-        brief = e.settled.outcome == RECOVERED and (e.settled.recovery or 0) <= _BRIEF_ROWS
-        opens = not brief or height >= RULE.opening * s.unit or height >= _SURE_SIGMAS * e.scale
-        yield finding(s, e, "loss_spike", shape_kind(e, "loss_spike", "level_shift", "divergence"), opens)
+    seen: list[tuple[int, int]] = []
+    for s in filter(None, (first, signal(series, log=False) if first.log else None)):
+        for e in excursions(s, RULE):
+            rows = e.onset, e.onset + max(e.settled.end, 1)
+            if any(rows[0] < end and start < rows[1] for start, end in seen):
+                continue
+            seen.append(rows)
+            height = float(s.y[e.onset + e.settled.peak]) - e.center
+            brief = e.settled.outcome == RECOVERED and (e.settled.recovery or 0) <= _BRIEF_ROWS
+            opens = not brief or height >= RULE.opening * s.unit or height >= _SURE_SIGMAS * e.scale
+            yield finding(s, e, "loss_spike", shape_kind(e, "loss_spike", "level_shift", "divergence"), opens)
 
 
 DETECTOR = Detector("loss_spike", ("loss_spike", "level_shift", "divergence"), _find)

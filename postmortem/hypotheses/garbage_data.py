@@ -54,6 +54,7 @@ CAUSE = Cause(
     title="Garbage data from one source",
     prior=-2.5,
     weights={
+        "loss.diverges": -1.0,
         "data.new_source": 2.5,
         "data.new_source_once": 1.0,
         "token_loss.whole": 2.0,

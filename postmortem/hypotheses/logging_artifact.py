@@ -31,6 +31,7 @@ CAUSE = Cause(
     title="Logging artifact",
     prior=-2.5,
     weights={
+        "loss.diverges": -4.0,
         "loss.alone": 4.5,
         "token_loss.disagrees": 2.0,
         "loss.stays_up": -4.0,

@@ -53,6 +53,7 @@ CAUSE = Cause(
     title="Long-tail tokens concentrated in one batch",
     prior=-2.5,
     weights={
+        "loss.diverges": -2.0,
         "data.rare_tokens": 3.0,
         "token_loss.tail": 2.5,
         "token_loss.few_ids": 1.0,

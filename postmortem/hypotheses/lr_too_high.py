@@ -41,9 +41,11 @@ CAUSE = Cause(
     title="Learning rate too high",
     prior=-2.5,
     weights={
+        "lr.extreme": 1.5,
+        "loss.diverges": 2.0,
         "loss.recurring": 2.5,
         "grad_norm.stays_up": 1.0,
-        "lr.near_peak": 0.7,
+        "lr.near_peak": 1.0,
         "update.large": 0.3,
         "dead_units.moved": 1.0,
         "data.same_batch_harmless": 1.0,

@@ -9,7 +9,7 @@ from postmortem.panels import Panel
 from postmortem.panels._measuring import compared, figures
 from postmortem.text import number, plain
 
-COUNT_SIGMAS = 3.0
+NORMAL_SIGMAS, COUNT_SIGMAS, SURE_SIGMAS = 2.0, 2.5, 4.0  # of a count: ordinary, raised, beyond doubt
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -126,12 +126,12 @@ def _composition(case: Case) -> list[Observation]:
             continue
         # Counts: the square root makes Poisson noise even (σ ≈ 1/2 at any level), so 2 (√a − √b) is in sigmas.
         sigmas = 2 * (max(d.value, 0.0) ** 0.5 - max(d.baseline, 0.0) ** 0.5)
+        observed = f"{what}: {compared(d)}"
         if sigmas >= COUNT_SIGMAS and d.beyond > 1:
-            seen.append(Observation(f"data.{slug}", f"{what}: {compared(d)}", column, d.step, figures(d)))
-        else:
-            seen.append(
-                Observation(f"data.{slug}_normal", f"{what}: {compared(d)}", column, d.step, figures(d), moved=False)
-            )
+            sure = min(1.0, sigmas / SURE_SIGMAS)
+            seen.append(Observation(f"data.{slug}", observed, column, d.step, figures(d), sure))
+        elif sigmas < NORMAL_SIGMAS:
+            seen.append(Observation(f"data.{slug}_normal", observed, column, d.step, figures(d), moved=False))
     return seen
 
 

@@ -6,6 +6,8 @@ from postmortem.case import Case, Observation
 from postmortem.panels import Panel
 from postmortem.text import number, times
 
+EXTREME_ADAM_LR = 0.05  # published Adam recipes peak between 1e-5 and 6e-3
+
 
 def _measure(case: Case) -> list[Observation]:
     series = case.series("lr")
@@ -40,6 +42,9 @@ def _measure(case: Case) -> list[Observation]:
         seen.append(
             Observation("lr.near_peak", text, "lr", case.onset, {"value": value, "highest": highest}, moved=False)
         )
+    if value >= EXTREME_ADAM_LR and case.series("adam_v_norm") is not None:
+        text = f"{number(value)} is ten times what Adam trains well with anywhere in the literature"
+        seen.append(Observation("lr.extreme", text, "lr", case.onset, {"value": value}, moved=False))
     return seen
 
 

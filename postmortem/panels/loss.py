@@ -8,14 +8,12 @@ import numpy as np
 
 from postmortem.case import Case, Departure, Observation
 from postmortem.panels import Panel
-from postmortem.panels._measuring import compared, figures
+from postmortem.panels._measuring import compared, figures, token_share_of_rise
 from postmortem.text import number
 
 # What a real change of the loss moves in the same row or the next: computed by other code than the loss itself.
 WITNESSES = (
     "grad_norm",
-    "token_loss_p50",
-    "token_loss_max",
     "update_rms",
     "param_norm",
     "adam_m_norm",
@@ -72,7 +70,8 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
     assert series is not None
     if case.incident.outcome in ("lingering", "diverged"):
         text = f"the loss does not come back: {case.incident.outcome}"
-        seen.append(Observation("loss.stays_up", text, "loss", case.incident.recovery_step or up.step))
+        slug = "loss.stays_up" if case.incident.outcome == "lingering" else "loss.diverges"
+        seen.append(Observation(slug, text, "loss", case.incident.recovery_step or up.step))
     peers = [i for i in case.incidents if i is not case.incident and any(f.column == "loss" for f in i.findings)]
     if len(peers) >= 2:
         text = f"the loss departs again and again: {len(peers) + 1} incidents on it in this run"
@@ -95,16 +94,15 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
     above = series.window(up.step, up.step + 6 * case.row_step).value
     if above.size >= 3 and (above[1:] < up.baseline + 0.25 * (up.value - up.baseline)).all():
         seen.append(Observation("loss.one_row", "one row departs, the next is back", "loss", up.step))
-    witnesses = {
-        name: d.moved or (name.startswith("token_loss") and d.value - d.baseline > 0.25 * (up.value - up.baseline))
-        for name in WITNESSES
-        if (d := case.departure(name)) is not None
-    }
+    witnesses = {name: d.moved for name in WITNESSES if (d := case.departure(name)) is not None}
+    share = token_share_of_rise(case)
+    if share is not None:
+        witnesses["token_loss_*"] = share[0] >= 0.3
     others = any(f.column != "loss" for f in case.incident.findings)
     if len(witnesses) >= 2 and not others and not any(witnesses.values()):
         text = f"the loss departs and nothing else that was logged does: {', '.join(witnesses)} stay as they were"
         # The token quantiles are the same loss, summed up elsewhere; other columns could miss a harmless batch.
-        sure = 1.0 if any(name.startswith("token_loss") for name in witnesses) else 0.6
+        sure = 1.0 if share is not None else 0.6
         seen.append(Observation("loss.alone", text, "loss", up.step, {"witnesses": len(witnesses)}, sure))
     return seen
 

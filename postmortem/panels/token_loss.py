@@ -10,7 +10,7 @@ import numpy as np
 from postmortem.case import Case, Departure, Observation
 from postmortem.panels import Panel
 from postmortem.panels._drawing import COLOURS, finish
-from postmortem.panels._measuring import compared, figures
+from postmortem.panels._measuring import QUANTILES, compared, figures, token_share_of_rise
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from postmortem.diagnosis import PanelReading
 
-AGREES, DISAGREES = 0.5, 0.25  # of the rise of the mean: what a quantile that saw it shows at least, or not at all
-QUANTILES = ("token_loss_p50", "token_loss_p90", "token_loss_p99", "token_loss_max")
+AGREES, DISAGREES = 0.5, 0.3  # shares of the rise of the loss that the quantiles account for
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -27,20 +26,21 @@ def _measure(case: Case) -> list[Observation]:
     worst = max(departures, key=lambda d: abs(d.z), default=None)
     if worst is None or not np.isfinite(worst.value):
         return []
-    loss = case.departure("loss", sign=1)
-    rise = loss.value - loss.baseline if loss and loss.moved and np.isfinite(loss.value) and case.loss_moved() else None
     tail = max(departures, key=lambda d: d.value - d.baseline)
-    # In nats, not sigmas: a maximum is noisy, yet if the mean rose by one nat then some quantile must have risen, too.
-    if rise is not None and tail.value - tail.baseline < DISAGREES * rise:
-        text = f"does not show the departure of the loss ({number(rise)} nats): {tail.column} {compared(tail)}"
-        return [Observation("token_loss.disagrees", text, tail.column, tail.step, figures(tail), moved=False)]
-    agrees = rise is not None and tail.value - tail.baseline >= AGREES * rise
+    share = token_share_of_rise(case) if case.loss_moved() else None
+    if share is not None and share[0] < DISAGREES:
+        text = (
+            f"accounts for {number(100 * max(share[0], 0.0))} % of the rise of the loss: {tail.column} {compared(tail)}"
+        )
+        figure = {**figures(tail), "share_of_rise": share[0]}
+        return [Observation("token_loss.disagrees", text, tail.column, share[1], figure, moved=False)]
+    agrees = share is not None and share[0] >= AGREES
     if not agrees and not any(d.moved for d in departures):
         text = f"did not move: {tail.column} {compared(tail)}"
         return [Observation("token_loss.flat", text, tail.column, tail.step, figures(tail), moved=False)]
-    step = tail.step if agrees else worst.step  # one row for all quantiles: its shape tells a tail from a shift
+    step = share[1] if share is not None and agrees else worst.step  # one row: its shape tells a tail from a shift
     here = {name: d for name in QUANTILES if (d := case.departure(name, (step, step + 1))) is not None}
-    tails = [here[name] for name in QUANTILES[1:] if name in here]
+    tails = [here[name] for name in list(QUANTILES)[1:] if name in here]
     if not tails:
         return []
     tail = max(tails, key=lambda d: d.value - d.baseline)
@@ -113,7 +113,7 @@ PANEL = Panel(
     7,
     "token_loss",
     "Per-token loss",
-    QUANTILES,
+    tuple(QUANTILES),
     _measure,
     (
         "whether few tokens carried the loss (long tail) or the whole batch did (garbage): log token_loss_p50, "

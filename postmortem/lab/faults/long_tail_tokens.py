@@ -4,7 +4,7 @@ from postmortem.lab.order import Fault, Plan
 
 
 def _arrange(plan: Plan) -> None:
-    sentences = plan.rng.randrange(5, 8)
+    sentences = plan.rng.randrange(4, 6)
     name = f"shard-{plan.rng.randrange(10):02d}" if plan.rng.random() < 0.5 else None
     plan.stream("b", 1, name=name, share=sentences)
     plan.onset = plan.at
