@@ -1,8 +1,9 @@
 """The fault bench: train lab runs with a fault each on seeds the weights never saw, draft them, and count.
 
 Resumable: a row per (fault, seed) is kept in benchmarks/results/lab_faults.parquet as soon as it is known, and made
-again only where the code that trains or diagnoses has changed since (`code` is a hash of it). A fault's slug is its
-cause's.
+again only where the code that trains or diagnoses has changed since (`code` is a hash of it). The runs themselves stay
+in benchmarks/results/runs (not in git, 3 MB each) and are trained again only where the code that trains has changed. A
+fault's slug is its cause's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -31,10 +33,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "lab_faults.parquet"
 FIRST_SEED = 1_000
 SURE = 0.8  # a probability that people see as "strong"
 CLEAN = "none"
-CODE = (
-    "assess", "case.py", "detectors", "diagnosis.py", "hypotheses", "lab", "panels", "pipeline.py", "program.py",
-    "record", "run", "series.py", "sources",
-)
+RUNS = ROOT / "benchmarks" / "results" / "runs"
+TRAINS = ("lab", "program.py")
+DIAGNOSES = ("assess", "case.py", "detectors", "hypotheses", "panels", "pipeline.py")
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 SCHEMA = pa.schema([(field.name, _TYPES[str(field.type).partition(" ")[0]]) for field in fields(Row)])
 
 
-def code_hash() -> str:
-    """First 12 hex digits of a SHA-256 over the source that decides a row."""
+def code_hash(parts: Sequence[str]) -> str:
+    """First 12 hex digits of a SHA-256 over the source in `parts` of the package."""
     digest = hashlib.sha256()
-    for name in CODE:
+    for name in parts:
         path = ROOT / "postmortem" / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
@@ -100,16 +101,27 @@ def save(rows: Sequence[Row]) -> None:
     write_bytes(RESULTS, buffer.getvalue().to_pybytes())
 
 
-def make(fault: str, seed: int, code: str) -> Row:
-    """Train, draft, and compare with the truth, which lies beside the run's folder."""
-    with tempfile.TemporaryDirectory() as name:
-        run, out = Path(name) / "run", Path(name) / "out"
+def trained(fault: str, seed: int) -> tuple[Path, float]:
+    """(folder, CPU seconds) of a run, trained where it is not there yet; its truth lies beside the folder."""
+    run = RUNS / code_hash(TRAINS) / f"{fault}-{seed}"
+    spent = run.with_suffix(".cpu_s")
+    if not spent.exists():
+        shutil.rmtree(run, ignore_errors=True)
+        run.parent.mkdir(parents=True, exist_ok=True)
         order = ("--fault", fault, "--seed", str(seed), "--out", str(run))
-        train = cost((*POSTMORTEM, "lab", *order), OMP_NUM_THREADS="1")
+        spent.write_text(str(cost((*POSTMORTEM, "lab", *order), OMP_NUM_THREADS="1").cpu_s))
+    return run, float(spent.read_text())
+
+
+def make(fault: str, seed: int, code: str) -> Row:
+    """Train, draft, and compare with the truth."""
+    run, train_cpu_s = trained(fault, seed)
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "out"
         kept = ("--out", str(out), "--lessons", str(Path(name) / "lessons.md"))
         draft = cost((*POSTMORTEM, "draft", str(run), *kept), OMP_NUM_THREADS="1")
         diagnosis = json.loads((out / "diagnosis.json").read_text())
-        onset = json.loads(run.with_name("run.truth.json").read_text())["onset_step"]
+    onset = json.loads(run.with_name(f"{run.name}.truth.json").read_text())["onset_step"]
     worst = diagnosis["incidents"][0] if diagnosis["incidents"] else None
     causes = {h["cause"]: float(h["probability"]) for h in worst["hypotheses"]} if worst else {}
     top = next(iter(causes), None)
@@ -117,7 +129,7 @@ def make(fault: str, seed: int, code: str) -> Row:
         fault=fault,
         seed=seed,
         code=code,
-        train_cpu_s=train.cpu_s,
+        train_cpu_s=train_cpu_s,
         draft_cpu_s=draft.cpu_s,
         verdict=worst["verdict"] if worst else diagnosis["verdict"],
         incidents=len(diagnosis["incidents"]),
@@ -163,7 +175,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs in parallel (default 2)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     arguments = parser.parse_args()
-    code = code_hash()
+    code = code_hash(TRAINS + DIAGNOSES)
     rows = {(row.fault, row.seed): row for row in load() if row.code == code}
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     todo = [(f, s) for s in seeds for f in arguments.fault or sorted(list_faults()) if (f, s) not in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from postmortem import __version__, diagnosis
@@ -119,7 +120,7 @@ def _incident(case: Case, ident: int, text: bool) -> diagnosis.Incident:
         verification=verification(case),
         lesson=known.lesson if known else open_lesson(case, cause),
         skip_window=window,
-        checkpoint=str(case.checkpoint.path) if case.checkpoint else "",
+        checkpoint=_inside(run=case.run, path=case.checkpoint.path) if case.checkpoint else "",
         samples=samples(case) if text else (),
     )
 
@@ -133,3 +134,8 @@ def _look(case: Case) -> tuple[tuple[PanelReading, ...], list[tuple[int, Observa
         readings.append(reading)
         seen += [(panel.number, o) for o in observations]
     return tuple(readings), seen
+
+
+def _inside(run: Run, path: Path) -> str:
+    """A path as the run's own directory sees it."""
+    return plain(path.relative_to(run.root) if run.root and path.is_relative_to(run.root) else path, 500)

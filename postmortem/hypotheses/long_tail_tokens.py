@@ -28,7 +28,7 @@ def _sentence(case: Case, seen: Seen) -> str:
         if rare
         else ""
     )
-    heavy = f", where the worst token cost {number(tail.figure('value'))} nats" if tail else ""
+    heavy = f", where the worst token cost {number(tail.figure('highest'))} nats" if tail else ""
     driven = f", and drove the gradient norm to {times(norm.figure('ratio'))} its usual size" if norm else ""
     return f"The batch of step {case.onset}{count} concentrates tokens the model has hardly seen{which}{heavy}{driven}."
 

@@ -46,7 +46,6 @@ CAUSE = Cause(
         "grad_norm.nonfinite_first": 2.5,
         "weights.nonfinite_first": 2.5,
         "weights.nonfinite": 0.3,
-        "data.labels_valid": 0.7,
         "loss.suspected_nonfinite": 1.0,
         "data.no_labels": -4.0,
         "loss.nonfinite": -4.0,

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
+from postmortem.panels._drawing import lines
 from postmortem.panels._measuring import compared, figures
 from postmortem.text import number, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from postmortem.diagnosis import PanelReading
 
 NORMAL_SIGMAS, COUNT_SIGMAS, SURE_SIGMAS = 2.0, 2.5, 4.0  # of a count: ordinary, raised, beyond doubt
 
@@ -135,6 +144,15 @@ def _composition(case: Case) -> list[Observation]:
     return seen
 
 
+def _draw(ax: Axes, reading: PanelReading) -> None:
+    """Rare and repeated tokens; valid labels only where a batch had none: they would flatten the others."""
+    shown = {"rare_tokens", "repeated_ngram_tokens"}
+    if any(0.0 in trace.value for trace in reading.traces if trace.name == "valid_labels"):
+        shown = {"valid_labels"}
+    chosen = tuple(trace for trace in reading.traces if trace.name in shown)
+    lines(ax, replace(reading, traces=chosen or reading.traces))
+
+
 PANEL = Panel(
     11,
     "data",
@@ -147,4 +165,5 @@ PANEL = Panel(
     ),
     unit="tokens",
     constant_is_silent=False,
+    draw=_draw,
 )

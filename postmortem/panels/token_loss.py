@@ -44,13 +44,13 @@ def _measure(case: Case) -> list[Observation]:
     if not tails:
         return []
     tail = max(tails, key=lambda d: d.value - d.baseline)
-    return [_shape(here.get("token_loss_p50"), tail, step), *_few_tokens(case, step)]
+    return [_shape(here.get("token_loss_p50"), tail, tails[-1], step), *_few_tokens(case, step)]
 
 
-def _shape(middle: Departure | None, tail: Departure, step: int) -> Observation:
+def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: int) -> Observation:
     tail_shift = tail.value - tail.baseline
     middle_shift = 0.0 if middle is None else middle.value - middle.baseline
-    figure = {**figures(tail), "median_shift": middle_shift, "tail_shift": tail_shift}
+    figure = {**figures(tail), "median_shift": middle_shift, "tail_shift": tail_shift, "highest": highest.value}
     if middle is not None and middle.z > 4 and middle_shift > 0.5 * tail_shift:
         text = (
             f"the whole histogram shifts: the median by {number(middle_shift)} nats, {tail.column} by "

@@ -109,8 +109,9 @@ def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Pa
     if not panels:
         return {}
     with matplotlib.rc_context():
-        matplotlib.rcParams.update(matplotlib.rcParamsDefault)  # whatever the person's own matplotlibrc says
-        matplotlib.rcParams.update(STYLE)
+        # Whatever the person's own matplotlibrc says; but for the backend, whose mention alone would import pyplot.
+        own = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
+        matplotlib.rcParams.update(own | STYLE)
         height = ROW * len(panels)
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         canvas = FigureCanvasAgg(figure)

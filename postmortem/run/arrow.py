@@ -39,6 +39,12 @@ def from_arrow(column: Array, *, label: bool) -> Cells:
         return Things(_objects(column.to_pylist()))
     if whole or pa.types.is_boolean(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _numbers(column.cast(pa.float64(), safe=False))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        leaf = kind.value_type
+        while pa.types.is_list(leaf) or pa.types.is_large_list(leaf):
+            leaf = leaf.value_type
+        if pa.types.is_integer(leaf) or pa.types.is_floating(leaf):  # token ids by the thousand: nothing to clean
+            return Things(_objects(column.to_pylist()))
     return cells_of(column.to_pylist(), label=label)[0]
 
 

@@ -91,7 +91,8 @@ class Run:
         self._series: dict[tuple[str, int | None], Series | None] = {}
         self._labels: dict[tuple[str, int | None], Labels | None] = {}
         self.row_steps: Steps = self._view(0, None).row_steps
-        found = {name for log in self._logs for name in log.names.own if _any_logged(log, name)}
+        self._held = tuple(frozenset(n for n in log.names.own if _any_logged(log, n)) for log in self._logs)
+        found = {name for held in self._held for name in held}
         per_rank = {f"loss/rank{r}" for r in self.ranks} if len(self.ranks) > 1 and "loss" in found else set[str]()
         self.columns: tuple[str, ...] = tuple(sorted(found | per_rank, key=canonical_order))
         self.other_columns: tuple[str, ...] = tuple(sorted({n for log in self._logs for n in log.names.unknown}))
@@ -125,9 +126,9 @@ class Run:
             KeyError: no such column.
         """
         for candidate, _ in self._candidates(name):
-            for log in self._logs:
+            for log, held in zip(self._logs, self._held, strict=True):
                 own = log.own(candidate)
-                if own is not None and _any_logged(log, candidate):
+                if own is not None and candidate in held:
                     return f"{log.table.shown}, column {plain(own, 80)}"
         raise KeyError(name)
 
