@@ -227,4 +227,4 @@ def summary(case: Case) -> str:
     if peak.value is None or level is None or not isinstance(peak.value, float):
         return f"{incident.kind.replace('_', ' ')} at {where}, {incident.outcome}"
     ratio = f" ({times(peak.value / level)})" if level > 0 and math.isfinite(peak.value) else ""
-    return f"loss {number(level)} → {number(peak.value)}{ratio} at {where}, {incident.outcome}"
+    return f"loss {number(level)} → {number(peak.value)}{ratio}, onset at {where}, {incident.outcome}"
