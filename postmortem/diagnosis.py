@@ -291,7 +291,7 @@ def _plain(value: Any) -> Any:
 def _build(kind: type[T], raw: Any) -> T:
     """The dataclass `kind` from its JSON, checked field by field; a missing field takes its default or is an error."""
     hints = typing.get_type_hints(kind)
-    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    names = {f.name for f in dataclasses.fields(typing.cast("type[Any]", kind))}
     return kind(**{name: _coerce(hints[name], raw[name]) for name in names if name in raw})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -60,10 +61,11 @@ def test_no_samples_where_text_is_not_wanted(tmp_path: Path) -> None:
     assert diagnose(run, text=False).incidents[0].samples == ()
 
 
-Break = Callable[[dict[str, np.ndarray], dict[str, list[object]]], dict[str, object]]
+Batches: TypeAlias = dict[str, list[Any]]
+Break: TypeAlias = Callable[[dict[str, np.ndarray], Batches], dict[str, Any]]
 
 
-def _garbage(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _garbage(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     c["loss"][300:310] = np.log(512) + noise(0.05, 10)
     for name, factor in (("token_loss_p50", 2.6), ("token_loss_p99", 1.8), ("token_loss_max", 1.6)):
         c[name][300:310] *= factor
@@ -72,20 +74,20 @@ def _garbage(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, 
     return {"vocab_size": 512}
 
 
-def _repeat(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _repeat(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     c["loss"][300:330] -= np.linspace(0.3, 1.6, 30)
     c["grad_norm"][300:330] *= 0.5
     b["batch_hash"][300:330] = [b["batch_hash"][299]] * 30
     return {}
 
 
-def _lr(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _lr(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     c["lr"][300:] *= 20
     c["loss"][301:] += 0.8 * np.exp(-np.arange(STEPS - 301) / 60)
     return {}
 
 
-def _reset(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _reset(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     c["adam_m_norm"][300:320] *= np.linspace(0.1, 1, 20)
     c["adam_v_norm"][300:] = 1e-3 * np.arange(STEPS - 300) / 200
     c["optimizer_step"][300:] -= 300
@@ -94,14 +96,14 @@ def _reset(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, ob
     return {"journal": [{"event": "resume", "step": 300, "from_step": 300}]}
 
 
-def _empty(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _empty(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     b["valid_labels"][300] = 0
     for name in ("loss", "grad_norm", "param_norm", "token_loss_p50", "token_loss_p99", "token_loss_max"):
         c[name][300:] = np.nan
     return {}
 
 
-def _nan(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _nan(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     c["grad_norm"][300:] = np.nan
     c["param_norm"][300:] = np.nan
     for name in ("loss", "token_loss_p50", "token_loss_p99", "token_loss_max"):
@@ -109,7 +111,7 @@ def _nan(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, obje
     return {}
 
 
-def _flip(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _flip(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     c["param_norm"][300:] += 9.0
     rise = np.exp(-np.arange(STEPS - 301) / 30)
     c["loss"][301:] += 2 * rise
@@ -119,12 +121,12 @@ def _flip(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, obj
     return {}
 
 
-def _log(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _log(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     c["loss"][300] *= 3
     return {}
 
 
-def _overflow(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _overflow(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     scale = np.full(STEPS, 65536.0)
     scale[300:310] = 65536.0 / 2.0 ** np.arange(1, 11)
     scale[310:] = 64.0
@@ -136,7 +138,7 @@ def _overflow(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str,
     return {"dtype": "fp16"}
 
 
-def _recurring(c: dict[str, np.ndarray], b: dict[str, list[object]]) -> dict[str, object]:
+def _recurring(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     for at in (150, 240, 330, 420):
         rise = np.exp(-np.arange(30) / 8)
         c["loss"][at : at + 30] += 1.5 * rise
@@ -164,7 +166,7 @@ def make(cause: str, root: Path) -> Path:
     columns, batches = healthy(), healthy_batches()
     facts = CASES[cause](columns, batches)
     journal = facts.pop("journal", [])
-    return write_run(root, columns, batches=batches, manifest=facts, journal=journal)  # type: ignore[arg-type]
+    return write_run(root, columns, batches=batches, manifest=facts, journal=journal)
 
 
 @pytest.mark.parametrize("cause", CASES)
