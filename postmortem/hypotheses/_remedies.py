@@ -41,11 +41,8 @@ def lower_clip(case: Case) -> Change:
     before = f"from {number(now)} " if now is not None and now > threshold else ""
     if now is not None and now <= threshold:
         late = 100 * float(np.mean(finite > now))
-        return Change(
-            f"Keep the clip threshold of {number(now)}.",
-            f"it engaged on {number(late)} % of the recorded steps",
-            declined="it already engages below twice the usual norm; lower would clip ordinary steps",
-        )
+        why = f"it engages on {number(late)} % of the recorded steps already; lower would clip ordinary steps harder"
+        return Change(f"Lower the clip threshold of {number(now)}.", declined=why)
     return Change(
         f"Lower the clip threshold {before}to {number(threshold)} (twice the usual pre-clip norm of {number(usual)}).",
         f"would have engaged on {number(share)} % of the {finite.size} recorded steps; it bounds the damage of the "

@@ -45,7 +45,7 @@ def render(diagnosis: Diagnosis, *, incident: int | None = None, format: str = "
         notes=diagnosis.notes[:READING_NOTES],
         more_notes=len(diagnosis.notes) - READING_NOTES,
         verdict=words.verdict(diagnosis.verdict if shown is None else shown.verdict),
-        verdict_means=words.VERDICTS[diagnosis.verdict if shown is None else shown.verdict],
+        verdict_means=words.verdict_means(diagnosis, shown),
     )
 
 

@@ -37,10 +37,10 @@ def summarize(
     shown = chosen(diagnosis, incident)
     word = diagnosis.verdict if shown is None else shown.verdict
     head = (
-        Span(plain(diagnosis.run_id), "bold"),
+        Span(plain(diagnosis.run_id, 200 if width is None else width // 2), "bold"),
         Span("  "),
         Span(words.verdict(word), VERDICT_STYLES.get(word, "bold red")),
-        Span(f": {words.VERDICTS[word]}"),
+        Span(f": {words.verdict_means(diagnosis, shown)}"),
     )
     if shown is None:
         lines = [head]

@@ -100,6 +100,11 @@ class IncidentView:
         return words.onset(self.incident)
 
     @property
+    def batches_assumed(self) -> bool:
+        """Whether the skip window counts steps, because no batch index is logged."""
+        return any(s.key == "batch_index" and s.missing for s in self.incident.symptoms)
+
+    @property
     def recovery(self) -> str:
         return words.recovery(self.incident)
 

@@ -35,8 +35,21 @@ VERDICTS = {
 }
 
 
+FEWEST_ROWS = 12  # before them no detector has a baseline: only non-finite values and empty batches are found
+
+
+def verdict_means(diagnosis: Diagnosis, incident: Incident | None) -> str:
+    """What the verdict says of the run, or of one incident, in a sentence's words."""
+    rows = diagnosis.run.rows
+    if incident is None and rows <= FEWEST_ROWS:
+        return f"too few rows for a baseline ({rows}): only non-finite values could be seen, and there are none"
+    return VERDICTS[diagnosis.verdict if incident is None else incident.verdict]
+
+
 def kind(incident: Incident) -> str:
     """The incident's kind in words."""
+    if incident.kind == "non_finite" and incident.signals and all(s.column != "loss" for s in incident.signals):
+        return f"non-finite {incident.signals[0].column}"
     return KINDS.get(incident.kind, incident.kind.replace("_", " "))
 
 
@@ -62,6 +75,8 @@ def recovery(incident: Incident) -> str:
     """The recovery step, or why there is none."""
     if incident.recovery_step is not None:
         return str(incident.recovery_step)
+    if incident.discarded and incident.outcome == "unresolved":
+        return "rolled back before it"
     return {"unresolved": "the log ends before it", "lingering": "lingers"}.get(incident.outcome, "did not recover")
 
 

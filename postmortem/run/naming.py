@@ -30,6 +30,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "step": tuple(normal(alias) for alias in STEP_ALIASES),
     **{c.name: tuple(normal(alias) for alias in c.aliases) for c in CANONICAL.values() if c.family is None},
 }
+STEP_NAMES = frozenset(_ALIASES["step"]) | {"step"}
 _SINGLE = frozenset(c.name for c in CANONICAL.values() if c.family is None)
 _LABELS = frozenset(
     alias for c in CANONICAL.values() if c.label for alias in (c.name, *(normal(other) for other in c.aliases))

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from postmortem.errors import UnreadableInput
-from postmortem.run.naming import is_label
+from postmortem.run.naming import STEP_NAMES, is_label, normal
 from postmortem.run.values import Cells, cells_of
 from postmortem.text import plain
 
@@ -35,6 +35,7 @@ class Collector:
     chunks: list[Chunk] = field(default_factory=list[Chunk])
     dropped: dict[str, int] = field(default_factory=dict[str, int])
     ignored: set[str] = field(default_factory=set[str])
+    spelled: dict[str, None] = field(default_factory=dict[str, None])
     rows: int = 0
     _known: set[str] = field(default_factory=set[str])
     _held: list[Mapping[str, object]] = field(default_factory=list[Mapping[str, object]])
@@ -62,6 +63,10 @@ class Collector:
     def notes(self, shown: str) -> list[str]:
         """What was read around, one sentence each."""
         notes = dropped_notes(shown, self.dropped)
+        notes += [
+            f"{shown}: column {plain(name, 60)} counts steps in text or with a decimal point: read as whole numbers"
+            for name in self.spelled
+        ]
         if self.ignored:
             notes.append(f"{shown}: columns beyond the first {MOST_COLUMNS} were ignored")
         return notes
@@ -75,6 +80,8 @@ class Collector:
             values = [row.get(name) for row in self._held]
             label = name in self.labels or is_label(name)
             columns[name], dropped = cells_of(values, label=label)
+            if normal(name) in STEP_NAMES and {str, float} & set(map(type, values)):
+                self.spelled.setdefault(name)
             if dropped:
                 self.dropped[name] = self.dropped.get(name, 0) + dropped
         self.chunks.append(Chunk(len(self._held), columns))

@@ -13,11 +13,12 @@ from postmortem.run.columns import KEYS, PLACEHOLDERS, describe
 from postmortem.run.journal import Event, read_journal, rewind_targets
 from postmortem.run.manifest import Manifest, read_manifest
 from postmortem.run.model import Log, Run
-from postmortem.run.naming import Names, assign, listing
+from postmortem.run.naming import Names, assign, is_label, listing
 from postmortem.run.table import Table
 from postmortem.sources import _wandb_export
 from postmortem.sources._files import require_file, shown
 from postmortem.sources._keys import read_keys
+from postmortem.sources._noticing import noticed
 from postmortem.sources._source import Source
 from postmortem.text import plain
 
@@ -73,7 +74,7 @@ def assemble(
         )
     other = None if batches is None or not batches.rows else _log(batches, manifest, mapping, journal, said)
     checkpoints, found = ((), []) if root is None else find_checkpoints(root, journal)
-    return Run(
+    run = Run(
         path=path,
         root=root,
         source=source,
@@ -84,6 +85,8 @@ def assemble(
         metrics=log,
         batches=other,
     )
+    run.notes = (*run.notes, *noticed(run, metrics.shown))
+    return run
 
 
 def _beside(root: Path | None) -> tuple[Manifest, tuple[Event, ...], list[str]]:
@@ -103,7 +106,7 @@ def _beside(root: Path | None) -> tuple[Manifest, tuple[Event, ...], list[str]]:
 
 
 def _check_mapping(mapping: Mapping[str, str], metrics: Table, batches: Table | None) -> None:
-    names = (*metrics.names, *(() if batches is None else batches.names))
+    names = tuple(dict.fromkeys((*metrics.names, *(() if batches is None else batches.names))))
     for canonical, own in mapping.items():
         if canonical not in KEYS and describe(canonical) is None:
             raise UsageError(
@@ -131,7 +134,24 @@ def _log(
         "read as not logged"
         for name in silent
     ]
+    notes += [
+        f"{table.shown}: {plain(own, 60)} holds text where {name} is a number, as in {example}: read as not logged"
+        for name, own, example in _wordy(table, names)
+    ]
     return Log(table, names, keys, frozenset(silent))
+
+
+def _wordy(table: Table, names: Names) -> list[tuple[str, str, str]]:
+    """(canonical name, own name, an example) of columns that should hold numbers and hold none, as with `2,31`."""
+    found: list[tuple[str, str, str]] = []
+    for name, own in names.own.items():
+        bounds = table.bounds(own)
+        if is_label(name) or (bounds is not None and (bounds.low is not None or bounds.nulls == table.rows)):
+            continue
+        if table.numbers(own) is None:
+            logged = [value for value in table.objects(own) if value is not None]
+            found += [(name, own, repr(plain(logged[0], 30)))] if logged else []
+    return found
 
 
 def _placeholders(table: Table, names: Names) -> list[str]:

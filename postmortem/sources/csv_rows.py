@@ -41,11 +41,16 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
         delimiter = max(",;\t", key=text.count)
         names = _names(_fields(text, delimiter), name, header_line, notes)
         reader = _Reader(names, delimiter, labels, header_line + 1)
+        ended = True
         while block := file.read(_BLOCK):
-            reader.add(block + file.readline())
+            block += file.readline()
+            reader.add(block)
+            ended = block.endswith(b"\n")
     if not reader.chunks:
-        raise UnreadableInput("holds a header and no rows.", file=name)
-    return table_of(reader.chunks, name, [*notes, *reader.notes(name)])
+        bare = b"\r" in header.rstrip(b"\r\n")
+        what = "its lines end in bare carriage returns." if bare else "holds a header and no rows."
+        raise UnreadableInput(what, file=name, hint="Convert them to \\n." if bare else "")
+    return table_of(reader.chunks, name, [*notes, *reader.notes(name, ended=ended)])
 
 
 @dataclass
@@ -73,11 +78,13 @@ class _Reader:
             self.chunks.append(Chunk(size, columns))
         self.line += block.count(b"\n")
 
-    def notes(self, shown: str) -> list[str]:
+    def notes(self, shown: str, *, ended: bool) -> list[str]:
         """What was read around, one sentence each."""
         notes: list[str] = []
         if self._torn:
             notes.append(f"{shown}:{self._torn}: the last line is torn and was skipped")
+        elif not ended:
+            notes.append(f"{shown}:{self.line}: the last line has no line end, so its last number may be torn")
         if self._bad:
             rows = "row with" if self._bad == 1 else "rows with"
             notes.append(

@@ -43,7 +43,7 @@ def diagnosed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             self.path = path
 
     def as_case(name: str) -> None:
-        def diagnose(run: Opened, *, text: bool = True) -> Any:
+        def diagnose(run: Opened, *, text: bool = True, mode: str = "all") -> Any:
             return CASES[name]()
 
         monkeypatch.setattr(sources, "open_run", lambda path, mapping=None: Opened(Path(path)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,14 @@ def test_hostile_names_become_text_in_html() -> None:
     )
     assert "<img src=x" not in html and 'href="' not in html and html.count("<h1>") == 1 and html.count("<h2>") == 7
     assert "<em>e</em>" not in html and "<strong>b</strong>" not in html and "`y`" in html
+
+
+def test_a_skip_window_without_batch_indices_says_what_it_counts() -> None:
+    case = CASES["spike"]()
+    assert "one batch a step is assumed" not in render(case)
+    one = case.incidents[0]
+    unlogged = tuple(
+        replace(s, value=None, missing="not logged") if s.key == "batch_index" else s for s in one.symptoms
+    )
+    text = render(replace(case, incidents=(replace(one, symptoms=unlogged),)))
+    assert "(absolute, half-open; no batch index is logged, so one batch a step is assumed)." in text

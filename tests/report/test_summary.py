@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from postmortem.diagnosis import Signal
 from postmortem.report import summarize
 from postmortem.report.summary import Line
 from tests.report.factory import CASES, clean, hostile, nan, several, spike
@@ -38,3 +41,33 @@ def test_ascii_where_the_terminal_knows_no_more() -> None:
 
 def test_nothing_from_the_run_reaches_the_terminal() -> None:
     assert not any("\x1b" in line or "\n" in line or "\u202e" in line for line in text(summarize(hostile())))
+
+
+def test_a_long_name_leaves_room_for_the_verdict() -> None:
+    named = replace(spike(), run_id="sweep-" + "x" * 150)
+    assert "…  supported: " in text(summarize(named, width=80))[0]
+    assert "x" * 150 in text(summarize(named))[0]
+
+
+def test_too_few_rows_are_no_clean_bill() -> None:
+    short = clean()
+    short = replace(short, run=replace(short.run, rows=2))
+    assert text(summarize(short)) == [
+        "clean-000  no incident: too few rows for a baseline (2): only non-finite values could be seen, and there are "
+        "none"
+    ]
+
+
+def test_what_was_rolled_back_did_not_just_end() -> None:
+    case = spike()
+    one = replace(case.incidents[0], outcome="unresolved", recovery_step=None)
+    ends = [replace(case, incidents=(replace(one, discarded=d),)) for d in (False, True)]
+    assert any(line.endswith("→ the log ends before it") for line in text(summarize(ends[0])))
+    assert any(line.endswith("→ rolled back before it") for line in text(summarize(ends[1])))
+
+
+def test_a_non_finite_gradient_is_no_non_finite_loss() -> None:
+    case = nan()
+    signal = Signal("non_finite", "non_finite", "grad_norm", 312, 312, float("nan"), 0.5, 1.0)
+    gradient = replace(case, incidents=(replace(case.incidents[0], kind="non_finite", signals=(signal,)),))
+    assert any(line.startswith("non-finite grad_norm  onset") for line in text(summarize(gradient)))

@@ -365,3 +365,50 @@ def test_a_broken_vocabulary(tmp_path: Path, make: Callable[[], object]) -> None
         open_run(tmp_path).vocab()
     _file(tmp_path, "vocab.json", '{"tokens": ["a", "b"]}')
     assert open_run(tmp_path).vocab() == ("a", "b")
+
+
+def test_steps_in_text_or_with_a_point_are_noted(tmp_path: Path) -> None:
+    rows = '{"global_step":"0","loss":1}\n{"global_step":1.0,"loss":2}\n'
+    run = _noted(_file(tmp_path, "x.jsonl", rows), "column global_step counts steps in text or with a decimal point")
+    assert _loss(run) == {0: 1.0, 1: 2.0}
+    assert open_run(_file(tmp_path, "y.jsonl", _rows())).notes == ()
+
+
+def test_blank_and_non_finite_losses_are_noted(tmp_path: Path) -> None:
+    rows = '{"step":0,"loss":1}\n{"step":1,"loss":null}\n{"step":2,"loss":"NaN"}\n{"step":3,"loss":"Infinity"}\n'
+    _noted(
+        _file(tmp_path, "x.jsonl", rows),
+        "x.jsonl: loss is blank in 1 of 4 steps, the first is 1",
+        "x.jsonl: loss is NaN or infinite in 2 of 3 steps, the first is 2",
+    )
+
+
+def test_gaps_are_noted_and_a_change_of_pace_is_none(tmp_path: Path) -> None:
+    def log(steps: list[int]) -> Path:
+        return _file(tmp_path, "x.csv", "step,loss\n" + "".join(f"{t},1\n" for t in steps))
+
+    _noted(log([*range(20), *range(50, 80)]), "no row between steps 19 and 50")
+    _noted(log([*range(20), *range(50, 80), *range(100, 120)]), "2 gaps in the steps, the widest between steps 19 and")
+    assert open_run(log([*range(20), *range(20, 400, 10)])).notes == ()
+
+
+def test_a_csv_without_a_last_line_end_may_be_torn(tmp_path: Path) -> None:
+    run = _noted(_file(tmp_path, "x.csv", "step,loss\n0,1.25\n1,1."), "x.csv:3: the last line has no line end")
+    assert _loss(run) == {0: 1.25, 1: 1.0}
+
+
+def test_bare_carriage_returns_are_named(tmp_path: Path) -> None:
+    _refused(_file(tmp_path, "x.csv", "step,loss\r0,1\r1,2\r"), "x.csv", "bare carriage returns")
+
+
+def test_map_lists_each_column_once(tmp_path: Path) -> None:
+    _file(tmp_path, "metrics.csv", "step,loss\n0,1\n1,2\n")
+    _file(tmp_path, "batches.csv", "step,batch_hash\n0,a\n1,b\n")
+    with pytest.raises(UsageError, match=r"It has: step, loss, batch_hash$"):
+        open_run(tmp_path, {"loss": "nope"})
+
+
+def test_text_where_a_number_belongs_is_noted(tmp_path: Path) -> None:
+    rows = "step;train/loss;source\n" + "".join(f"{t};2,{t};a\n" for t in range(5))
+    run = _noted(_file(tmp_path, "x.csv", rows), "x.csv: train/loss holds text where loss is a number, as in '2,0'")
+    assert run.columns == ("source",) and len(run.notes) == 1
