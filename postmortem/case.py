@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from postmortem.detectors import Incident
 from postmortem.diagnosis import Figure
 from postmortem.run import Checkpoint, Labels, Run
 from postmortem.series import Series
+from postmortem.text import plain
 
 BASELINE_ROWS = (
     100  # a rolling baseline as people read it off a dashboard: long enough for a MAD, short enough to be local
@@ -66,10 +67,20 @@ class Departure:
 
 
 class Case:
-    """One incident, its run, and all incidents beside it."""
+    """One incident, its run, and all incidents beside it. `text` says whether training text may be shown."""
 
-    def __init__(self, run: Run, incident: Incident, incidents: tuple[Incident, ...]) -> None:
-        self.run, self.incident, self.incidents = run, incident, incidents
+    def __init__(self, run: Run, incident: Incident, incidents: tuple[Incident, ...], text: bool = True) -> None:
+        self.run, self.incident, self.incidents, self.text = run, incident, incidents, text
+
+    def piece(self, token: int) -> str:
+        """A token as people may read it: its piece where a decode table is there and text is wanted, else its id."""
+        vocabulary = self._vocabulary
+        known = vocabulary is not None and 0 <= token < len(vocabulary)
+        return f"“{plain(vocabulary[token], 30)}”" if vocabulary is not None and known else f"id {token}"
+
+    @cached_property
+    def _vocabulary(self) -> Sequence[str] | None:
+        return self.run.vocab() if self.text else None
 
     def series(self, name: str) -> Series | None:
         """The column as the incident's attempt saw it (a discarded incident is read in its own lineage)."""
@@ -105,11 +116,11 @@ class Case:
     def span(self) -> tuple[int, int]:
         """[first, last) steps in which the other panels are searched: the onset to just after the peak.
 
-        The loss at step t is measured before update t, so a cause one row before the onset and a consequence two rows
+        The loss at step t is measured before update t, so a cause one step before the onset and a consequence two rows
         after the peak both belong to the incident; a slow rise is searched no further than one baseline's length.
         """
         last = min(self.incident.peak_step, self.onset + BASELINE_ROWS * self.row_step)
-        return self.onset - self.row_step, last + 3 * self.row_step + 1
+        return self.onset - (self.row_step == 1), last + 3 * self.row_step + 1
 
     def baseline(self, name: str) -> Series | None:
         """Finite rows of `name` before the onset (up to BASELINE_ROWS); None where fewer than MIN_BASELINE_ROWS."""
@@ -192,10 +203,17 @@ class Case:
         last = self.onset + (reach if rows is None else (rows - 1) * self.row_step)
         if rows is None and reach > 20 * self.row_step:  # a peak that far off is a consequence, not the batch
             last = self.onset
+        # Between sparse rows any batch since the last normal row may have done it.
+        first = self.incident.onset_interval[0] if self.incident.onset_interval else self.onset - 1
         index = self.series("batch_index")
-        used = index.window(self.onset, last + 1).value if index is not None else np.empty(0)
-        return (int(used.min()), int(used.max()) + 1) if used.size else (self.onset, last + 1)
+        before, used = (index.at(first), index.at(last)) if index is not None else (None, None)
+        return (int(before) if before is not None else first) + 1, (int(used) if used is not None else last) + 1
 
     def loss_moved(self) -> bool:
         """Whether any finding of the incident is on the loss itself."""
         return any(f.column == "loss" for f in self.incident.findings)
+
+    def loss_departed(self) -> bool:
+        """Whether the loss left its baseline at all, be it downward or too briefly for a finding."""
+        departure = self.departure("loss")
+        return self.loss_moved() or (departure is not None and departure.moved)

@@ -34,7 +34,7 @@ def diagnose(run: Run, *, text: bool = True, mode: Mode = "all") -> Diagnosis:
     In mode "watchdog" only a loss that is held above its rolling baseline is an incident.
     """
     found = detect(run, mode)
-    incidents = tuple(_incident(Case(run, one, found), n, text) for n, one in enumerate(found[:MAX_INCIDENTS], 1))
+    incidents = tuple(_incident(Case(run, one, found, text), n) for n, one in enumerate(found[:MAX_INCIDENTS], 1))
     notes = run.notes
     if len(found) > MAX_INCIDENTS:
         notes = (*notes, f"{len(found)} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
@@ -79,7 +79,7 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
     return Telemetry(series, run.columns, rows if first is None else rows[rows >= first], labels, restarts)
 
 
-def _incident(case: Case, ident: int, text: bool) -> diagnosis.Incident:
+def _incident(case: Case, ident: int) -> diagnosis.Incident:
     found = case.incident
     readings, seen = _look(case)
     weighed = evidence(case, seen)
@@ -87,7 +87,7 @@ def _incident(case: Case, ident: int, text: bool) -> diagnosis.Incident:
     decided = verdict(ranked, weighed)
     cause = cause_of(ranked)
     by_slug = {o.slug: o for _, o in seen}
-    window = case.batch_window(cause.skip_rows(case, by_slug) if cause else None)
+    window = case.batch_window(cause.skip_rows(case, by_slug) if cause and cause.skip_rows else None)
     known = cause if cause is not None and decided == "supported" else None
     return diagnosis.Incident(
         id=ident,
@@ -119,9 +119,9 @@ def _incident(case: Case, ident: int, text: bool) -> diagnosis.Incident:
         changes=cause.changes(case, by_slug) if known and cause else careful(case, cause, window),
         verification=verification(case),
         lesson=known.lesson if known else open_lesson(case, cause),
-        skip_window=window,
+        skip_window=None if known is not None and known.skip_rows is None else window,
         checkpoint=_inside(run=case.run, path=case.checkpoint.path) if case.checkpoint else "",
-        samples=samples(case) if text else (),
+        samples=samples(case) if case.text else (),
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from postmortem import diagnosis
@@ -254,3 +258,96 @@ def test_the_watchdog_mode_sees_a_held_loss_and_nothing_else(tmp_path: Path) -> 
     assert [f.detector for f in held.incidents[0].signals] == ["watchdog"]
     assert held.incidents[0].peak_step == 313
     assert diagnose(open_run(make("repeated_batch", tmp_path / "drop")), mode="watchdog").verdict == "no_incident"
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _texts(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_no_piece_of_training_text_is_left_without_text(tmp_path: Path) -> None:
+    """Panels and symptoms name tokens, too, and not only the samples."""
+    d = diagnose(open_run(worked_example(tmp_path / "run")), text=False)
+    assert not [text for text in _texts(json.loads(d.to_json())) if re.search(r"\btten\b", text)]
+    assert "id 3" in str({s.key: s for s in d.incidents[0].symptoms}["unusual_tokens"].value)
+
+
+def test_the_histogram_of_the_onset_counts_not_that_of_the_damage(tmp_path: Path) -> None:
+    """The batch of the onset made the gradient; every histogram after it was read with damaged parameters."""
+    root = worked_example(tmp_path / "run")
+    part = root / "metrics" / "part-000000.parquet"
+    table = pq.read_table(part)
+    for name, factor in (("token_loss_p50", 0.9), ("token_loss_p99", 2.0), ("token_loss_max", 2.6)):
+        values = table[name].to_numpy().copy()
+        values[313:] = factor * table["loss"].to_numpy()[313:]
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    pq.write_table(table, part)
+    assert of(root).incidents[0].hypotheses[0].cause == "long_tail_tokens"
+
+
+def test_one_slow_divergence_alone_proves_no_learning_rate(tmp_path: Path) -> None:
+    loss = healthy()["loss"]
+    loss[300:] += np.minimum(0.02 * np.arange(STEPS - 300), 3.0)
+    worst = of(write_run(tmp_path / "run", {"loss": loss, "lr": np.full(STEPS, 6e-4)})).incidents[0]
+    assert worst.outcome in ("diverged", "unresolved")
+    assert worst.verdict == "undecided"
+
+
+def test_a_memorised_stretch_is_the_repeats_doing_and_recovers(tmp_path: Path) -> None:
+    worst = of(make("repeated_batch", tmp_path / "run")).incidents[0]
+    assert (worst.kind, worst.onset_step, worst.outcome) == ("repeated_batch", 300, "recovered")
+    assert any("30 rows on end" in e.text for e in worst.evidence)
+    assert worst.skip_window is None
+
+
+def test_one_repeated_hash_beside_a_spike_is_not_believed(tmp_path: Path) -> None:
+    columns, batches = healthy(), healthy_batches()
+    batches["batch_hash"][300] = batches["batch_hash"][299]
+    columns["loss"][301] *= 2.2
+    columns["grad_norm"][300] *= 49
+    worst = of(write_run(tmp_path / "run", columns, batches=batches)).incidents[0]
+    assert not (worst.verdict == "supported" and worst.hypotheses[0].cause == "repeated_batch")
+
+
+@pytest.mark.parametrize("calm, outcome", [(False, "diverged"), (True, "unresolved")])
+def test_a_loss_that_turns_to_exact_zero_is_suspected(calm: bool, outcome: str, tmp_path: Path) -> None:
+    columns = {name: healthy()[name] for name in ("loss", "grad_norm")}
+    columns["loss"][300:] = 0.0
+    if not calm:
+        columns["grad_norm"][300:] = np.nan
+    worst = of(write_run(tmp_path / "run", columns)).incidents[0]
+    assert (worst.kind, worst.onset_step, worst.suspected, worst.outcome) == (
+        "suspected_non_finite",
+        300,
+        True,
+        outcome,
+    )
+
+
+def test_a_rolled_back_incident_is_not_to_be_rolled_back_again(tmp_path: Path) -> None:
+    first, again = healthy(353), healthy(STEPS)
+    first["loss"][350:] += 3.0
+    joined = {name: np.concatenate([first[name], again[name][300:]]) for name in first}
+    steps = np.concatenate([np.arange(353), np.arange(300, STEPS)])
+    attempt = np.concatenate([np.zeros(353, int), np.ones(STEPS - 300, int)])
+    worst = of(write_run(tmp_path / "run", joined, steps=steps, attempt=attempt)).incidents[0]
+    assert worst.discarded
+    assert worst.watch == ""
+    assert "rolled back later" in worst.summary
+
+
+def test_nan_from_the_first_row_has_nothing_to_go_back_to(tmp_path: Path) -> None:
+    worst = of(write_run(tmp_path / "run", {"loss": np.full(STEPS, np.nan)})).incidents[0]
+    assert (worst.onset_step, worst.outcome, worst.verdict) == (0, "diverged", "undecided")
+    assert "initialisation" in worst.changes[0].text
+
+
+def test_between_sparse_rows_any_batch_may_have_done_it(tmp_path: Path) -> None:
+    loss = healthy()["loss"]
+    loss[300] += 2
+    worst = of(write_run(tmp_path / "run", {"loss": loss}, steps=np.arange(STEPS) * 10)).incidents[0]
+    assert worst.skip_window == (2991, 3001)
+    assert worst.symptoms[1].step == 2990

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from postmortem.diagnosis import Symptom
 from postmortem.text import number, plain, times
 
 EMA_ROWS = 50  # the template's pre-spike loss is a 50-step exponential moving average
+LOSS_KINDS = ("loss_spike", "level_shift", "divergence", "non_finite", "suspected_non_finite")  # peak is the loss's
 UNMEASURED = ("repeated_batch", "empty_batch_labels")  # kinds whose baseline → peak is no figure worth reading
 RECOVERY_ROWS = 50  # where the loss never settles, the template reads it 50 steps after the peak
 
@@ -55,7 +57,10 @@ def _before(case: Case) -> Symptom:
     label = f"pre-{_what(case).removeprefix('the ')} loss ({EMA_ROWS}-{'step' if case.row_step == 1 else 'row'} EMA)"
     if level is None:
         return Symptom("pre_spike_loss", label, missing=_no_loss(case, "there is no finite loss before the onset"))
-    return Symptom("pre_spike_loss", label, level, case.onset - case.row_step, _origin(case, "loss"))
+    series = case.series("loss")
+    assert series is not None
+    last = int(series.step[(series.step < case.onset) & np.isfinite(series.value)][-1])
+    return Symptom("pre_spike_loss", label, level, last, _origin(case, "loss"))
 
 
 def _peak(case: Case) -> Symptom:
@@ -64,7 +69,7 @@ def _peak(case: Case) -> Symptom:
         return Symptom("peak_loss", label, missing=_no_loss(case, ""))
     step = case.incident.peak_step
     value = series.at(step)
-    if value is None or not case.loss_moved():
+    if value is None or case.incident.kind not in LOSS_KINDS:
         near = series.window(case.onset, max(step, case.onset) + 3 * case.row_step)
         if not len(near):
             why = (
@@ -75,7 +80,7 @@ def _peak(case: Case) -> Symptom:
             return Symptom("peak_loss", label, step=step, missing=why)
         worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
         step, value = int(near.step[worst]), float(near.value[worst])
-    text = "" if case.loss_moved() else f"{number(value)} (the loss did not move)"
+    text = "" if case.loss_departed() else f"{number(value)} (the loss did not move)"
     return Symptom("peak_loss", label, value, step, _origin(case, "loss"), text)
 
 
@@ -162,20 +167,15 @@ def _batch(case: Case) -> Symptom:
 
 def _tokens(case: Case) -> Symptom:
     label, key = "corpus tokens in that batch that look unusual", "unusual_tokens"
-    labels, vocabulary = case.labels("worst_token_ids"), case.run.vocab()
+    labels = case.labels("worst_token_ids")
     ids = labels.at(case.onset) if labels is not None else None
     if not isinstance(ids, (list, tuple, np.ndarray)):
         why = "token ids are not recorded: record worst_token_ids, or token_ids and a decode table"
         return Symptom(key, label, missing=why)
     rare, d = case.series("rare_tokens"), case.departure("rare_tokens", (case.onset, case.onset + 1), sign=1)
     flagged = rare is not None and d is not None and d.moved
-    names: dict[str, int] = {}
-    for i in ids:
-        name = plain(vocabulary[int(i)], 30) if vocabulary and 0 <= int(i) < len(vocabulary) else f"id {int(i)}"
-        names[name] = names.get(name, 0) + 1
-    listed = ", ".join(
-        f"{name} ×{n}" if n > 1 else name for name, n in sorted(names.items(), key=lambda item: -item[1])[:6]
-    )
+    names = Counter(case.piece(int(i)).strip("“”") for i in ids)
+    listed = ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in names.most_common(6))
     count = f"; {number(d.value)} rare tokens, {number(d.baseline)} being usual" if flagged and d else ""
     text = (f"highest loss: {listed}" if flagged else f"none flagged (highest loss: {listed})") + count
     return Symptom(
@@ -213,18 +213,18 @@ def summary(case: Case) -> str:
     where = (
         f"step {case.onset}"
         if incident.onset_interval is None
-        else f"steps {incident.onset_interval[0]}–{incident.onset_interval[1]}"
+        else f"steps {incident.onset_interval[0] + 1}–{incident.onset_interval[1]}"
     )
-    peak = _peak(case)
+    peak, outcome = _peak(case), "rolled back later" if incident.discarded else incident.outcome
+    kind = incident.kind.replace("_", " ")
     if not case.loss_moved():
         finding = incident.findings[0]
+        also = f", {outcome}" if case.loss_departed() else "; the loss did not move"
         if finding.kind in UNMEASURED:
-            return f"{incident.kind.replace('_', ' ')} at {where}; the loss did not move"
-        return (
-            f"{incident.kind.replace('_', ' ')} at {where}: {plain(finding.column, 40)} "
-            f"{number(finding.baseline)} → {number(finding.peak)}; the loss did not move"
-        )
-    if peak.value is None or level is None or not isinstance(peak.value, float):
-        return f"{incident.kind.replace('_', ' ')} at {where}, {incident.outcome}"
-    ratio = f" ({times(peak.value / level)})" if level > 0 and math.isfinite(peak.value) else ""
-    return f"loss {number(level)} → {number(peak.value)}{ratio}, onset at {where}, {incident.outcome}"
+            return f"{kind} at {where}{also}"
+        since = f"{number(finding.baseline)} → " if math.isfinite(finding.baseline) else ""
+        return f"{kind} at {where}: {plain(finding.column, 40)} {since}{number(finding.peak)}{also}"
+    if level is None or not isinstance(peak.value, float):
+        return f"{kind} at {where}, {outcome}"
+    ratio = f" ({times(peak.value / level)})" if level > 0 and math.isfinite(peak.value / level) else ""
+    return f"loss {number(level)} → {number(peak.value)}{ratio}, onset at {where}, {outcome}"

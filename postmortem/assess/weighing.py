@@ -9,7 +9,7 @@ from postmortem.diagnosis import UNKNOWN, Evidence, Hypothesis, Verdict, rank, s
 from postmortem.hypotheses import Cause, causes
 
 UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here": what every cause has to beat
-SUPPORTED_SHARE = 0.5  # the best cause must hold more than half of the probability, or the tool abstains
+SUPPORTED_SHARE = 0.6  # the best cause must hold more than this of the probability, or the tool abstains
 SUPPORTED_WEIGHT = 2.0  # … and one observation at least must speak for it by itself
 FAVORS, RULES_OUT = 0.3, 1.5  # log-odds from which a panel is said to support a cause, or to speak against it
 ALIKE = 0.7  # log-odds: rivals that close to the best predict the panels equally well

@@ -23,7 +23,7 @@ def not_known(case: Case, ranked: Sequence[Hypothesis]) -> str:
     known = [h for h in ranked if h.cause in by_slug]
     best = known[0]
     close = [h for h in known[1:3] if h.probability >= CLOSE * best.probability]
-    names = " and ".join(f"{h.title.lower()} ({h.cause})" for h in [best, *close])
+    names = " and ".join(f"“{h.title}” ({h.cause})" for h in [best, *close])
     lead = f"the evidence is too thin to choose; {names} {'lead' if close else 'leads'}"
     absent = [c for c in TELLING if c not in case.run.columns]
     log = f" Log {', '.join(absent[:4])} next time." if absent else ""
@@ -32,7 +32,7 @@ def not_known(case: Case, ranked: Sequence[Hypothesis]) -> str:
 
 def watch(case: Case) -> str:
     """Unresolved only: the level to watch for, and what would make it a rollback now."""
-    if case.incident.outcome != "unresolved":
+    if case.incident.outcome != "unresolved" or case.incident.discarded:
         return ""
     level, past = before(case), case.baseline("loss")
     if level is None or past is None:
@@ -50,6 +50,9 @@ def watch(case: Case) -> str:
 
 def careful(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Change, ...]:
     """§5 without a root cause: what does no harm, and what was not proposed on a guess."""
+    if case.level("loss") is None and case.onset <= int(case.run.row_steps[0]):
+        first = "Look at the initialisation, the first batch and the dtype: no finite row precedes the incident."
+        return (Change(first, "none"), Change("Roll back or skip.", declined="there is nothing healthy to go back to"))
     if case.incident.outcome == "diverged":
         return (
             roll_back(case, "replay it unchanged first"),

@@ -124,7 +124,7 @@ def _told_once(findings: list[Finding]) -> list[Finding]:
 
 def _incident(t: Telemetry, findings: list[Finding]) -> Incident:
     ordered = tuple(sorted(_told_once(findings), key=lambda f: (f.onset_step, f.column == "loss", f.detector)))
-    main, first = primary(ordered), ordered[0]
+    main, first = primary([f for f in ordered if not _comes_back(t, f, ordered)]), ordered[0]
     return Incident(
         kind=main.kind,
         onset_step=first.onset_step,
@@ -140,11 +140,25 @@ def _incident(t: Telemetry, findings: list[Finding]) -> Incident:
     )
 
 
+def _comes_back(t: Telemetry, f: Finding, findings: Sequence[Finding]) -> bool:
+    """Whether a loss excursion is only the return from a repeated batch that was memorised: it starts from the lower
+    level, and ends near what was usual before the repeat."""
+    repeat = next((g for g in findings if g.kind == "repeated_batch" and g.onset_step <= f.onset_step), None)
+    loss = t.series("loss")
+    if repeat is None or loss is None or not is_core(f) or f.kind in _FATAL_KINDS:
+        return False
+    before = loss.window(0, repeat.onset_step).value[-48:]
+    before = before[np.isfinite(before)]
+    return before.size > 0 and f.peak <= float(before.max()) + 3 * f.scale
+
+
 def _severity(f: Finding) -> float:
     if f.kind in _FATAL_KINDS:
         if f.outcome == RECOVERED:
             return 3.5 if is_core(f) else 1.9
-        return 4.9 if f.suspected else 5.99
+        if f.suspected:
+            return 2.5 if f.outcome == UNRESOLVED else 4.9
+        return 5.99
     if f.kind in _MINOR_KINDS:
         return 0.5
     size = 0.98 * float(1 - np.exp(-abs(f.figures.get("height", 1.0))))

@@ -34,7 +34,7 @@ def _find(t: Telemetry) -> Iterator[Finding]:
 
 def _gaps(labels: Labels) -> NDArray[np.int64]:
     """Rows since the same hash was last seen, 0 where it is new (or not logged)."""
-    codes = np.fromiter((hash(v) for v in labels[1]), dtype=np.int64, count=labels[0].size)
+    codes = np.fromiter((hash(v if v is None else str(v)) for v in labels[1]), dtype=np.int64, count=labels[0].size)
     order = np.argsort(codes, kind="stable")
     same = codes[order][1:] == codes[order][:-1]
     gap = np.zeros(codes.size, dtype=np.int64)

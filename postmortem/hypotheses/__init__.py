@@ -25,7 +25,8 @@ class Cause:
     """One named cause. `prior` is its log-odds against `unknown` before any evidence is seen.
 
     `sentence` is §4 in one sentence with its figures, `changes` §5 (smallest first, then what was declined), `replay`
-    the experiment that would prove it, `lesson` §7. `rivals` are causes that predict the same panels.
+    the experiment that would prove it, `lesson` §7. `rivals` are causes that predict the same panels;
+    `skip_rows` is None where skipping batches is no remedy.
     """
 
     slug: str
@@ -37,9 +38,7 @@ class Cause:
     replay: str
     lesson: str
     rivals: tuple[str, ...] = ()
-    skip_rows: Callable[[Case, Seen], int | None] = lambda case, seen: (
-        None
-    )  # rows of suspect batches, None: up to the peak
+    skip_rows: Callable[[Case, Seen], int | None] | None = None  # of suspect batches (see `batch_window`)
     doc: str | None = None
 
     def explain(self) -> str:

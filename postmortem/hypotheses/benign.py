@@ -32,6 +32,7 @@ CAUSE = Cause(
     title="Benign",
     prior=-2.0,
     weights={
+        "loss.never_finite": -6.0,
         "loss.diverges": -4.0,
         "loss.one_row": 0.7,
         "loss.flat": 1.0,

@@ -31,6 +31,9 @@ CAUSE = Cause(
     title="Logging artifact",
     prior=-2.5,
     weights={
+        "grad_norm.flat": 1.0,
+        "loss.suspected_nonfinite": 1.0,
+        "loss.never_finite": -3.0,
         "loss.diverges": -4.0,
         "loss.alone": 4.5,
         "token_loss.disagrees": 2.0,

@@ -26,13 +26,14 @@ def _sentence(case: Case, seen: Seen) -> str:
 
 def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
     lr = case.level("lr")
+    again = "the incidents recur on other batches" if "loss.recurring" in seen else "no batch stands out"
     to = f" from {number(lr)} to {number(lr / 2)}" if lr else ""
     return (
         Change(
             f"Halve the peak learning rate{to}, or double the warmup.", "slower progress per step while it was stable"
         ),
         lower_clip(case),
-        Change("Skip the batches.", declined="the incidents recur on other batches"),
+        Change("Skip the batches.", declined=again),
     )
 
 
@@ -41,8 +42,8 @@ CAUSE = Cause(
     title="Learning rate too high",
     prior=-2.5,
     weights={
-        "lr.extreme": 1.5,
-        "loss.diverges": 2.0,
+        "lr.extreme": 2.0,
+        "loss.diverges": 1.5,
         "loss.recurring": 2.5,
         "grad_norm.stays_up": 1.0,
         "lr.near_peak": 1.0,

@@ -42,6 +42,7 @@ CAUSE = Cause(
     title="A destructive update wrote a NaN that propagates",
     prior=-2.5,
     weights={
+        "loss.never_finite": -2.0,
         "loss.stays_nonfinite": 2.0,
         "grad_norm.nonfinite_first": 2.5,
         "weights.nonfinite_first": 2.5,
@@ -67,5 +68,6 @@ CAUSE = Cause(
         "Never apply an update whose gradient norm is not finite; checkpoint often enough to have a NaN-free "
         "state to return to."
     ),
+    skip_rows=lambda case, seen: 1,
     doc=__doc__,
 )

@@ -40,6 +40,7 @@ CAUSE = Cause(
     prior=-3.0,
     weights={
         "data.repeat": 6.0,
+        "grad_norm.spike": -1.0,
         "loss.drop": 1.5,
         "grad_norm.drop": 1.0,
         "data.unique": -4.0,

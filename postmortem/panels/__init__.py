@@ -56,7 +56,7 @@ class Panel:
         """What the panel has to say about `case`, and the observations to weigh (none where it is silent)."""
         blank = PanelReading(self.number, self.slug, self.title, self.unit, log_scale=self.log_scale)
         logged = [name for column in self.columns for name in _expand(case.run, column)]
-        reason = self._silence(case, logged)
+        reason = self._silence(case.run, logged)
         if reason and not self.without_columns(case):
             return replace(blank, silent=reason, would_tell=self.would_tell), []
         seen = self.measure(case)
@@ -71,8 +71,9 @@ class Panel:
         """The panel over a whole run in which nothing went wrong."""
         blank = PanelReading(self.number, self.slug, self.title, self.unit, log_scale=self.log_scale)
         logged = [name for column in self.columns for name in _expand(run, column)]
-        if not logged:
-            return replace(blank, silent="not logged: " + ", ".join(self.columns), would_tell=self.would_tell)
+        reason = self._silence(run, logged)
+        if reason:
+            return replace(blank, silent=reason, would_tell=self.would_tell)
         named = ", ".join(logged[:MAX_TRACES]) + (
             f" and {len(logged) - MAX_TRACES} more" if len(logged) > MAX_TRACES else ""
         )
@@ -80,13 +81,13 @@ class Panel:
         traces = tuple(Trace(n, *_thin(s, keep=()), run.origin(n)) for n, s in whole)
         return replace(blank, summary=f"nothing departed in {named}", traces=traces)
 
-    def _silence(self, case: Case, logged: list[str]) -> str:
+    def _silence(self, run: Run, logged: list[str]) -> str:
         if not logged:
             return "not logged: " + ", ".join(self.columns)
         if not self.constant_is_silent:
             return ""
         for name in logged:
-            series = case.series(name)
+            series = run.series(name)
             if series is None or len(series) < 2 or np.ptp(series.value) != 0:  # NaN != 0 holds, too
                 return ""
         return "constant in every row: " + ", ".join(logged[:MAX_TRACES])

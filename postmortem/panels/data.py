@@ -57,9 +57,11 @@ def _labels(case: Case) -> list[Observation]:
 def _repeats(case: Case) -> list[Observation]:
     for finding in case.incident.findings:
         if finding.kind == "repeated_batch":
-            rows = int(finding.figures.get("repeats", finding.peak))
-            text = f"the same batch hash comes again from step {finding.onset_step} ({rows} repeats)"
-            return [Observation("data.repeat", text, "batch_hash", finding.onset_step, {"repeats": rows})]
+            rows = int(finding.figures["rows"])
+            many = f"{rows} rows on end" if rows > 1 else "once"
+            text = f"a batch hash seen before comes again from step {finding.onset_step}, {many}"
+            sure = min(1.0, 0.25 + rows / 4)  # one repeat may be chance or an epoch's seam
+            return [Observation("data.repeat", text, "batch_hash", finding.onset_step, {"rows": rows}, sure)]
     hashes = case.labels("batch_hash")
     here = hashes.at(case.onset) if hashes is not None else None
     if hashes is None or here is None:

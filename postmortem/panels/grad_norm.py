@@ -49,12 +49,9 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
         )
     loss = case.departure("loss", sign=1)
     if loss is not None and loss.moved and up.first_step < loss.first_step:
-        text = f"moves {loss.first_step - up.first_step} steps before the loss does"
-        seen.append(
-            Observation(
-                "grad_norm.leads", text, "grad_norm", up.first_step, {"lead_steps": loss.first_step - up.first_step}
-            )
-        )
+        lead = loss.first_step - up.first_step
+        text = f"moves {lead} step{'s' if lead > 1 else ''} before the loss does"
+        seen.append(Observation("grad_norm.leads", text, "grad_norm", up.first_step, {"lead_steps": lead}))
     series = case.series("grad_norm")
     after = series.window(up.step + case.row_step, up.step + 21 * case.row_step).value if series else np.empty(0)
     if after.size >= 10 and float(np.median(after)) > 2 * up.baseline:

@@ -8,7 +8,7 @@ import numpy as np
 
 from postmortem.case import Case, Departure, Observation
 from postmortem.panels import Panel
-from postmortem.panels._measuring import compared, figures, token_share_of_rise
+from postmortem.panels._measuring import QUANTILES, compared, figures, token_share_of_rise
 from postmortem.text import number
 
 # What a real change of the loss moves in the same row or the next: computed by other code than the loss itself.
@@ -28,7 +28,9 @@ def _measure(case: Case) -> list[Observation]:
         return []
     broken = series.window(case.onset, case.span[1])
     if case.incident.suspected:
-        text = f"the loss is blank from step {case.onset} on while steps go on: suspected non-finite, not proven"
+        zero = any("zeros" in f.figures for f in case.incident.findings)
+        how = "exactly 0, as some loggers write NaN," if zero else "blank"
+        text = f"the loss is {how} from step {case.onset} on while steps go on: suspected non-finite, not proven"
         return [Observation("loss.suspected_nonfinite", text, "loss", case.onset)]
     if len(broken) and not np.isfinite(broken.value).all():
         return [_nonfinite(case)]
@@ -61,6 +63,8 @@ def _nonfinite(case: Case) -> Observation:
     text = f"the loss is non-finite from step {first}" + (
         " to the last row" if stays else f" in {int(bad.sum())} rows, then finite again"
     )
+    if stays and not np.isfinite(series.value[series.step < first]).any():
+        return Observation("loss.never_finite", "the loss is non-finite in every row", "loss", first, figure)
     return Observation("loss.stays_nonfinite" if stays else "loss.nonfinite", text, "loss", first, figure)
 
 
@@ -97,7 +101,8 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
     witnesses = {name: d.moved for name in WITNESSES if (d := case.departure(name)) is not None}
     share = token_share_of_rise(case)
     if share is not None:
-        witnesses["token_loss_*"] = share[0] >= 0.3
+        at_onset = [case.departure(name, (case.onset, case.onset + 1)) for name in QUANTILES]
+        witnesses["token_loss_*"] = share[0] >= 0.3 or any(d is not None and d.moved for d in at_onset)
     others = any(f.column != "loss" for f in case.incident.findings)
     if len(witnesses) >= 2 and not others and not any(witnesses.values()):
         text = f"the loss departs and nothing else that was logged does: {', '.join(witnesses)} stay as they were"
@@ -119,5 +124,4 @@ PANEL = Panel(
     _measure,
     "how large the incident was, how long it lasted and whether it left a level shift: log the training loss each step",
     unit="nats per token",
-    constant_is_silent=False,
 )

@@ -34,7 +34,7 @@ def _measure(case: Case) -> list[Observation]:
             step, total = int(bad.step[bad.value > 0][0]), float(bad.value[bad.value > 0].sum())
             slug = "numerics.skipped" if column == "skipped" else "numerics.nonfinite_gradient"
             seen.append(
-                Observation(slug, f"{number(total)} {what}, first at step {step}", column, step, {"total": total})
+                Observation(slug, f"{what}: {number(total)}, the first at step {step}", column, step, {"total": total})
             )
     if dtype:
         slug = "numerics.half" if dtype in HALF else "numerics.wide_range"

@@ -11,7 +11,7 @@ from postmortem.case import Case, Departure, Observation
 from postmortem.panels import Panel
 from postmortem.panels._drawing import COLOURS, finish
 from postmortem.panels._measuring import QUANTILES, compared, figures, token_share_of_rise
-from postmortem.text import number, plain
+from postmortem.text import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,24 +27,30 @@ def _measure(case: Case) -> list[Observation]:
     if worst is None or not np.isfinite(worst.value):
         return []
     tail = max(departures, key=lambda d: d.value - d.baseline)
+    at_onset = any(d.moved for d in _row(case, case.onset).values())
     share = token_share_of_rise(case) if case.loss_moved() else None
-    if share is not None and share[0] < DISAGREES:
-        text = (
-            f"accounts for {number(100 * max(share[0], 0.0))} % of the rise of the loss: {tail.column} {compared(tail)}"
-        )
+    if share is not None and share[0] < DISAGREES and not at_onset:
+        part = number(round(100 * max(share[0], 0.0)))
+        text = f"accounts for {part} % of the rise of the loss: {tail.column} {compared(tail)}"
         figure = {**figures(tail), "share_of_rise": share[0]}
         return [Observation("token_loss.disagrees", text, tail.column, share[1], figure, moved=False)]
     agrees = share is not None and share[0] >= AGREES
     if not agrees and not any(d.moved for d in departures):
         text = f"did not move: {tail.column} {compared(tail)}"
         return [Observation("token_loss.flat", text, tail.column, tail.step, figures(tail), moved=False)]
-    step = share[1] if share is not None and agrees else worst.step  # one row: its shape tells a tail from a shift
-    here = {name: d for name in QUANTILES if (d := case.departure(name, (step, step + 1))) is not None}
+    # The batch of the onset made the gradient; what comes after it is read with damaged parameters.
+    step = case.onset if at_onset else share[1] if share is not None and agrees else worst.step
+    here = _row(case, step)
     tails = [here[name] for name in list(QUANTILES)[1:] if name in here]
     if not tails:
         return []
     tail = max(tails, key=lambda d: d.value - d.baseline)
     return [_shape(here.get("token_loss_p50"), tail, tails[-1], step), *_few_tokens(case, step)]
+
+
+def _row(case: Case, step: int) -> dict[str, Departure]:
+    """The quantiles of one row: its shape tells a tail from a shift."""
+    return {name: d for name in QUANTILES if (d := case.departure(name, (step, step + 1))) is not None}
 
 
 def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: int) -> Observation:
@@ -75,10 +81,7 @@ def _few_tokens(case: Case, step: int) -> list[Observation]:
         return []
     counted = Counter(int(i) for i in ids).most_common(2)
     share = sum(n for _, n in counted) / len(ids)
-    vocabulary = case.run.vocab()
-    names = [
-        f"“{plain(vocabulary[i], 30)}”" if vocabulary and 0 <= i < len(vocabulary) else f"id {i}" for i, _ in counted
-    ]
+    names = [case.piece(i) for i, _ in counted]
     text = f"{number(100 * share)} % of the worst tokens are {' and '.join(names)}"
     slug = "token_loss.few_ids" if share >= 0.6 else "token_loss.many_ids"
     return [Observation(slug, text, "worst_token_ids", step, {"share": share}, moved=share >= 0.6)]

@@ -34,12 +34,29 @@ def open_run(path: str | Path, mapping: Mapping[str, str] | None = None) -> Run:
     """
     path = Path(path)
     try:
+        return _open(path, dict(mapping or {}))
+    except UnreadableInput as error:
+        error.args = (_located(str(error), path),)
+        raise
+
+
+def _located(message: str, path: Path) -> str:
+    """A message about a file of the run, with the path that the user gave: in a loop over runs it says which."""
+    shown = plain(path, 1000)
+    if message.startswith(shown):
+        return message
+    base = shown if path.is_dir() else plain(path.parent, 1000)
+    return message if base == "." else f"{base}/{message.removeprefix(path.name + '/') if path.is_dir() else message}"
+
+
+def _open(path: Path, mapping: dict[str, str]) -> Run:
+    try:
         path.stat()
         if path.is_dir() and not any(path.iterdir()):
             raise UnreadableInput("the folder is empty.", file=plain(path))
         for source in sources():
             if source.sniff(path):
-                return source.read(path, dict(mapping or {}))
+                return source.read(path, mapping)
     except OSError as error:
         raise UnreadableInput(f"{_reason(error)}.", file=plain(error.filename or path)) from error
     except ValueError as error:

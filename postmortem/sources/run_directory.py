@@ -7,6 +7,7 @@ from pathlib import Path
 
 from postmortem.errors import UnreadableInput
 from postmortem.run import Run
+from postmortem.run.manifest import inside
 from postmortem.run.parts import parts, tails
 from postmortem.run.rows import read_jsonl
 from postmortem.run.table import Part, Table, memory_part, parquet_part
@@ -40,9 +41,10 @@ def _store(folder: Path, labels: frozenset[str]) -> Table:
     live: list[Part] = []
     notes: list[str] = []
     for tail in tails(folder):
+        shown = f"{folder.name}/{tail.name}"
+        inside(folder.parent, shown, shown)
         if not tail.is_file():
             continue
-        shown = f"{folder.name}/{tail.name}"
         try:
             chunks, said = read_jsonl(tail, shown, strict_text=False, labels=labels)
         except FileNotFoundError:
@@ -51,8 +53,10 @@ def _store(folder: Path, labels: frozenset[str]) -> Table:
         notes += said
     stored: list[Part] = []
     for part in parts(folder):
-        require_file(part, f"{folder.name}/{part.name}")
-        stored.append(parquet_part(part, f"{folder.name}/{part.name}", labels))
+        shown = f"{folder.name}/{part.name}"
+        inside(folder.parent, shown, shown)
+        require_file(part, shown)
+        stored.append(parquet_part(part, shown, labels))
     return Table(f"{folder.name}/", (*stored, *live), tuple(notes))
 
 

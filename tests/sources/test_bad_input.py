@@ -412,3 +412,21 @@ def test_text_where_a_number_belongs_is_noted(tmp_path: Path) -> None:
     rows = "step;train/loss;source\n" + "".join(f"{t};2,{t};a\n" for t in range(5))
     run = _noted(_file(tmp_path, "x.csv", rows), "x.csv: train/loss holds text where loss is a number, as in '2,0'")
     assert run.columns == ("source",) and len(run.notes) == 1
+
+
+def test_a_part_that_leads_outside_the_run_is_refused(tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere.parquet"
+    outside.write_bytes(b"PAR1")
+    (tmp_path / "run" / "metrics").mkdir(parents=True)
+    (tmp_path / "run" / "metrics" / "part-000001.parquet").symlink_to(outside)
+    with pytest.raises(UnreadableInput, match=r"run/metrics/part-000001\.parquet: .*leads outside the run"):
+        open_run(tmp_path / "run")
+
+
+def test_a_message_names_the_run_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "exp7").mkdir()
+    (tmp_path / "exp7" / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UnreadableInput, match=r"exp7/metrics\.csv: no step column"):
+        open_run(tmp_path / "exp7")
+    with pytest.raises(UnreadableInput, match=r"exp7/metrics\.csv: no step column"):
+        open_run(tmp_path / "exp7" / "metrics.csv")
