@@ -35,7 +35,10 @@ SURE = 0.8  # a probability that people see as "strong"
 CLEAN = "none"
 RUNS = ROOT / "benchmarks" / "results" / "runs"
 TRAINS = ("lab", "program.py")
-DIAGNOSES = ("assess", "case.py", "detectors", "hypotheses", "panels", "pipeline.py")
+DIAGNOSES = (
+    "assess", "case.py", "detectors", "diagnosis.py", "hypotheses", "panels", "pipeline.py",
+    "run", "series.py", "sources",
+)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
@@ -90,6 +91,16 @@ class Case:
         """`series` for columns of strings and lists."""
         return self.run.labels(name, attempt=self.incident.attempt if self.incident.discarded else None)
 
+    def numbers_at(self, column: str, step: int) -> tuple[float, ...] | None:
+        """The list of numbers that `column` holds at `step`; None where not all are finite numbers."""
+        labels = self.labels(column)
+        value = labels.at(step) if labels is not None else None
+        if not isinstance(value, (list, tuple, np.ndarray)):
+            return None
+        held = cast("list[object]", list(value))
+        sound = [v for v in held if isinstance(v, (int, float, np.number)) and np.isfinite(float(v))]
+        return tuple(float(v) for v in sound) if len(sound) == len(held) else None
+
     def family(self, prefix: str) -> tuple[str, ...]:
         """Columns logged per group or layer, e.g. `family("act_rms/")`."""
         return tuple(name for name in self.run.columns if name.startswith(prefix))
@@ -107,10 +118,13 @@ class Case:
     @cached_property
     def healthy_before(self) -> int:
         """First step that an earlier incident does not spoil: the baseline starts here at the earliest."""
+        return self.past_from(BASELINE_ROWS + 1)
+
+    def past_from(self, rows: int) -> int:
+        """First of up to `rows` rows before the onset that no earlier incident spoils."""
         ends = [i.recovery_step or i.peak_step for i in self.incidents if i.peak_step < self.onset]
-        start = self.onset - (BASELINE_ROWS + 1) * self.row_step
         usable = [e + 1 for e in ends if e < self.onset - 20 * self.row_step]
-        return max([start, *usable])
+        return max([self.onset - rows * self.row_step, *usable])
 
     @cached_property
     def span(self) -> tuple[int, int]:
@@ -186,11 +200,24 @@ class Case:
         near = [s for s in starts if 0 <= self.onset - s <= 10 * self.row_step]
         return max(near, default=None)
 
+    @property
+    def sound_state(self) -> int:
+        """The last step whose state, before its update, cannot hold the damage.
+
+        The loss of the onset is measured on that step's state: where the loss moved first, only the state of the last
+        normal row is sound. What an update measures (gradient, parameters, moments) comes after it.
+        """
+        if self.incident.onset_interval:
+            return self.incident.onset_interval[0]
+        return self.onset - (self.incident.findings[0].column in ("loss", "eval_loss"))
+
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
         """The newest complete checkpoint whose state precedes the onset: nothing that moved is in it."""
         return max(
-            (c for c in self.run.checkpoints if c.complete and c.step <= self.onset), key=lambda c: c.step, default=None
+            (c for c in self.run.checkpoints if c.complete and c.step <= self.sound_state),
+            key=lambda c: c.step,
+            default=None,
         )
 
     def batch_window(self, rows: int | None = None) -> tuple[int, int]:
@@ -207,7 +234,9 @@ class Case:
         first = self.incident.onset_interval[0] if self.incident.onset_interval else self.onset - 1
         index = self.series("batch_index")
         before, used = (index.at(first), index.at(last)) if index is not None else (None, None)
-        return (int(before) if before is not None else first) + 1, (int(used) if used is not None else last) + 1
+        if before is None or used is None or not np.isfinite([before, used]).all():
+            return first + 1, last + 1
+        return int(before) + 1, int(used) + 1
 
     def loss_moved(self) -> bool:
         """Whether any finding of the incident is on the loss itself."""

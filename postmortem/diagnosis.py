@@ -50,6 +50,12 @@ class Trace:
     value: tuple[float, ...]
     origin: str = ""
 
+    def __post_init__(self) -> None:
+        if len(self.step) != len(self.value):
+            raise ValueError(f"{self.name}: {len(self.step)} steps and {len(self.value)} values")
+        if any(abs(step) >= 2**63 for step in self.step):
+            raise ValueError(f"{self.name}: a step of more than 64 bits")
+
 
 @dataclass(frozen=True)
 class PanelReading:
@@ -239,7 +245,7 @@ def load(path: Path) -> Diagnosis:
         raw = json.loads(path.read_bytes())
     except OSError as error:
         raise UnreadableInput(f"cannot be read ({error.strerror}).", file=path) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableInput(
             f"is not JSON ({error}).", file=path, hint="Draft it anew: postmortem draft RUN."
         ) from error
@@ -252,7 +258,7 @@ def load(path: Path) -> Diagnosis:
         )
     try:
         return _build(Diagnosis, raw)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise UnreadableInput(f"is not a diagnosis ({error}).", file=path, hint="Draft it anew.") from error
 
 

@@ -51,7 +51,10 @@ def detect(run: Run, mode: Mode = "all") -> tuple[Incident, ...]:
     """
     restarts = tuple(s.first_step for s in run.segments if s.attempt > 0)
     saved = tuple(c.step for c in run.checkpoints if c.complete)
-    found = list(find_incidents(_telemetry(run, None, restarts), mode=mode, checkpoints=saved))
+    found = [
+        dataclasses.replace(one, attempt=_attempt(run, one.onset_step))
+        for one in find_incidents(_telemetry(run, None, restarts), mode=mode, checkpoints=saved)
+    ]
     for segment in (s for s in run.segments if s.discarded):
         t = _telemetry(
             run, segment.attempt, tuple(r for r in restarts if r < segment.kept_until), since=segment.kept_until
@@ -59,9 +62,14 @@ def detect(run: Run, mode: Mode = "all") -> tuple[Incident, ...]:
         found += [
             dataclasses.replace(one, attempt=segment.attempt, discarded=True)
             for one in find_incidents(t, mode=mode, checkpoints=saved)
-            if one.peak_step >= segment.kept_until
+            if one.peak_step >= max(segment.kept_until, segment.first_step)
         ]
     return tuple(sorted(found, key=lambda one: (-one.severity, one.onset_step, one.attempt)))
+
+
+def _attempt(run: Run, step: int) -> int:
+    """The attempt whose row of `step` is in the effective history."""
+    return max((s.attempt for s in run.segments if s.first_step <= step), default=0)
 
 
 def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: int | None = None) -> Telemetry:

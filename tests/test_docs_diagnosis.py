@@ -1,4 +1,4 @@
-"""docs/diagnosis.md names every key of the schema, and none that is not there."""
+"""docs/diagnosis.md names every key of the schema."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from postmortem.cli._guard import guarded
 
 ROWS = 90
+EXAMPLES = int(os.environ.get("POSTMORTEM_FUZZ_EXAMPLES", "60"))
 WEIRD = [
     "",
     "NaN",
@@ -97,9 +98,57 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
     return f"metrics.{kind}", data
 
 
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=8,
+)
+LABELS = (
+    "batch_index",
+    "batch_hash",
+    "source",
+    "sample_ids",
+    "token_ids",
+    "param_hash",
+    "valid_labels",
+    "rare_tokens",
+    "worst_token_ids",
+    "worst_token_losses",
+    "worst_token_rows",
+    "worst_token_cols",
+    "tokens",
+)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(LABELS), st.integers(55, 65), ODD), max_size=12), st.sampled_from(LABELS), ODD
+)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+def test_odd_batches_are_drafted_or_refused(
+    capsys: pytest.CaptureFixture[str], odd: list[tuple[str, int, object]], everywhere: str, value: object
+) -> None:
+    from postmortem.cli import app
+
+    rows: list[dict[str, object]] = [{"step": i, "batch_hash": f"{i:x}", everywhere: value} for i in range(ROWS)]
+    for column, step, cell in odd:
+        rows[step][column] = cell
+    with TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        run.mkdir()
+        (run / "metrics.jsonl").write_text("\n".join(_jsonl(_rows())) + "\n")
+        (run / "batches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run / "vocab.json").write_text('{"tokens": ["a", "b"]}')
+        (run / "run.json").write_text('{"vocab": "vocab.json", "vocab_size": 300}')
+        with pytest.raises(SystemExit) as end:
+            guarded(lambda: app(["draft", str(run), "--json"], prog_name="postmortem"))
+        printed = capsys.readouterr()
+        assert end.value.code in (0, None, 3), printed.err
+        assert "Traceback" not in printed.err
+
+
 @given(mutated())
 @settings(
-    max_examples=int(os.environ.get("POSTMORTEM_FUZZ_EXAMPLES", "60")),
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -41,11 +40,10 @@ def samples(case: Case) -> tuple[Sample, ...]:
 
 def _marks(case: Case) -> dict[tuple[int, int], float]:
     """(sample, position) → loss in nats of the batch's worst tokens."""
-    columns = [_at(case, f"worst_token_{part}") for part in ("rows", "cols", "losses")]
-    if any(column is None for column in columns):
+    rows, cols, losses = (case.numbers_at(f"worst_token_{part}", case.onset) for part in ("rows", "cols", "losses"))
+    if rows is None or cols is None or losses is None:
         return {}
-    listed: Iterable[Any] = zip(*(column for column in columns if column is not None), strict=False)
-    return {(int(row), int(col)): float(loss) for row, col, loss in listed}
+    return {(int(row), int(col)): loss for row, col, loss in zip(rows, cols, losses, strict=False)}
 
 
 def _at(case: Case, column: str) -> Any:

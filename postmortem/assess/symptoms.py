@@ -32,7 +32,7 @@ def before(case: Case) -> float | None:
     series = case.series("loss")
     if series is None:
         return None
-    past = series.window(case.healthy_before - 4 * EMA_ROWS * case.row_step, case.onset)
+    past = series.window(case.past_from(4 * EMA_ROWS), case.onset)
     value = past.value[np.isfinite(past.value)]
     if not value.size:
         return None
@@ -146,7 +146,7 @@ def _dtype(case: Case) -> Symptom:
 def _batch(case: Case) -> Symptom:
     series = case.series("batch_index")
     value = series.at(case.onset) if series is not None else None
-    if value is None:
+    if value is None or not math.isfinite(value):
         return Symptom(
             "batch_index",
             f"batch index in the step where {_what(case)} began",
@@ -167,9 +167,8 @@ def _batch(case: Case) -> Symptom:
 
 def _tokens(case: Case) -> Symptom:
     label, key = "corpus tokens in that batch that look unusual", "unusual_tokens"
-    labels = case.labels("worst_token_ids")
-    ids = labels.at(case.onset) if labels is not None else None
-    if not isinstance(ids, (list, tuple, np.ndarray)):
+    ids = case.numbers_at("worst_token_ids", case.onset)
+    if ids is None:
         why = "token ids are not recorded: record worst_token_ids, or token_ids and a decode table"
         return Symptom(key, label, missing=why)
     rare, d = case.series("rare_tokens"), case.departure("rare_tokens", (case.onset, case.onset + 1), sign=1)

@@ -99,6 +99,9 @@ def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, .
         worst = float(np.convolve(inside, np.full(rows, 1 / rows), "valid").max()) if inside.size else None
         text = f"loss curve at most {number(limit)} from step {onset_step} through {expected.through_step}"
         found.append(Result(text, worst, worst is not None and worst <= limit))
+    last = int(run.row_steps[-1]) if run.row_steps.size else -1
+    if last < expected.through_step:
+        found.append(Result(f"rows through step {expected.through_step}", last, False))
     return (*found, *(_measured(check, run) for check in expected.checks))
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from postmortem.text import plain
+
 if TYPE_CHECKING:
     from postmortem.report.summary import Line
 
@@ -70,7 +72,7 @@ def stage(text: str) -> Generator[None]:
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status(Text(text), refresh_per_second=4):
+    with Console(stderr=True).status(Text(plain(text, 1000)), refresh_per_second=4):
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -49,9 +50,10 @@ def verify(
         results = measure(known.verification, known.onset_step, run)
     passed = all(result.passed for result in results)
     if as_json:
-        rows = [
-            asdict(r) | {"measured": number(r.measured) if r.measured != r.measured else r.measured} for r in results
-        ]
+        rows = [asdict(r) for r in results]
+        for row in rows:  # strict JSON has no NaN and no infinity
+            if row["measured"] is not None and not math.isfinite(row["measured"]):
+                row["measured"] = number(row["measured"])
         typer.echo(json.dumps({"passed": passed, "results": rows}, indent=1))
     else:
         for result in results:

@@ -13,7 +13,6 @@ LEAD_ROWS, CAUSE_LEAD_ROWS = 8, 50
 """How far ahead of the loss a symptom may move (papers report 1 to 8 steps), and a cause (optimizer, schedule, data,
 loss scale: GLM-130B's fell about 30 steps ahead)."""
 
-_LOSS_KINDS = ("loss_spike", "level_shift", "divergence")
 _FATAL_KINDS = ("non_finite", "suspected_non_finite")
 _CAUSE_KINDS = (
     "lr_discontinuity",
@@ -33,8 +32,8 @@ class _Group:
         self._t = t
         self.lo, self.hi = self.span(f)
 
-    def _row(self, step: int, side: str = "left") -> int:
-        return int(np.searchsorted(self._t.row_steps, step, "left" if side == "left" else "right"))
+    def _row(self, step: int) -> int:
+        return int(np.searchsorted(self._t.row_steps, step))
 
     def span(self, f: Finding) -> tuple[int, int]:
         """First and last row (of `row_steps`) that a finding covers; to the end where it never recovers."""
@@ -72,7 +71,7 @@ def incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[Incident, ...]
     ordered = sorted(findings, key=lambda f: (f.onset_step, f.detector, f.column))
     groups: list[_Group] = []
     for f in [f for f in ordered if is_core(f)]:
-        home = next((g for g in groups if _same_loss_event(g, f, t)), None)
+        home = next((g for g in groups if _same_loss_event(g, f)), None)
         if home is None:
             groups.append(_Group(f, t))
         else:
@@ -95,7 +94,7 @@ def incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[Incident, ...]
     return tuple(sorted(made, key=lambda i: (-i.severity, i.onset_step)))
 
 
-def _same_loss_event(group: _Group, f: Finding, t: Telemetry) -> bool:
+def _same_loss_event(group: _Group, f: Finding) -> bool:
     lo, _ = group.span(f)
     return lo < group.hi or lo == group.lo or (f.kind in _FATAL_KINDS and lo <= group.hi)
 

@@ -75,9 +75,8 @@ def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: 
 
 def _few_tokens(case: Case, step: int) -> list[Observation]:
     """Whether the worst tokens of the batch are few distinct ids, which is what a long-tail batch looks like."""
-    labels = case.labels("worst_token_ids")
-    ids = labels.at(step) if labels is not None else None
-    if not isinstance(ids, (list, tuple, np.ndarray)) or len(ids) < 4:
+    ids = case.numbers_at("worst_token_ids", step)
+    if ids is None or len(ids) < 4:
         return []
     counted = Counter(int(i) for i in ids).most_common(2)
     share = sum(n for _, n in counted) / len(ids)

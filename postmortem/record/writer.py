@@ -18,11 +18,10 @@ from typing import Any, Self, cast
 
 from postmortem.atomic import write_text
 from postmortem.run.arrow import merged
-from postmortem.run.manifest import read_mapping
+from postmortem.run.manifest import FORMAT_VERSION, read_mapping
 from postmortem.run.parts import arrow_table, tail_key, tails, write_part
 from postmortem.run.rows import read_jsonl
 
-FORMAT_VERSION = 1
 _TAIL_LIMIT = 16 * 2**20
 
 

@@ -39,7 +39,7 @@ def render(diagnosis: Diagnosis, *, incident: int | None = None, format: str = "
         diagnosis=diagnosis,
         run=diagnosis.run,
         incident=shown,
-        title=words.title(diagnosis, shown),
+        title=words.title(shown),
         view=view.IncidentView(shown) if shown else None,
         rows=view.incident_rows(diagnosis, shown) if shown else [],
         notes=diagnosis.notes[:READING_NOTES],

@@ -29,7 +29,7 @@ LISTED_MOST = 6
 
 SPACES = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": " "})
 
-_IMAGE = re.compile(r"panels/[a-z0-9-]+\.png")
+PICTURE = re.compile(r"panels/[a-z0-9-]+\.png")
 
 
 @dataclass
@@ -230,7 +230,7 @@ def image(panel: PanelReading) -> Safe:
 
 def safe_image(path: str) -> Safe:
     """`path` if it lies in panels/ under a plain name, else nothing."""
-    return Safe(path) if _IMAGE.fullmatch(path) else Safe("")
+    return Safe(path) if PICTURE.fullmatch(path) else Safe("")
 
 
 def _ranges(numbers: Iterable[int]) -> Safe:

@@ -85,7 +85,7 @@ def verdict(word: str) -> str:
     return word.replace("_", " ")
 
 
-def title(diagnosis: Diagnosis, incident: Incident | None) -> str:
+def title(incident: Incident | None) -> str:
     """The report's title without date and run."""
     if incident is None:
         return "Training check"

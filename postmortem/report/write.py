@@ -21,6 +21,7 @@ from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UsageError
 from postmortem.report.render import render
 from postmortem.report.select import select
+from postmortem.report.view import PICTURE
 
 if TYPE_CHECKING:
     from postmortem.report.figures import DrawPanel
@@ -30,7 +31,6 @@ DIAGNOSIS = "diagnosis.json"
 MARKER = b"<!-- Yours: a re-draft rewrites everything above this section and keeps everything in it. -->"
 
 _NOTES = re.compile(rb"^## Notes[ \t]*\r?$\n?|" + re.escape(MARKER), re.MULTILINE)
-_PICTURE = re.compile(r"panels/[a-z0-9-]+\.png")
 
 
 def default_out(path: Path) -> Path:
@@ -116,7 +116,7 @@ def _pictures(raw: Any) -> Iterator[str]:
     """Every picture a diagnosis names, of any version of its schema."""
     if isinstance(raw, dict):
         for key, value in cast("dict[str, Any]", raw).items():
-            if key in ("image", "overview") and isinstance(value, str) and _PICTURE.fullmatch(value):
+            if key in ("image", "overview") and isinstance(value, str) and PICTURE.fullmatch(value):
                 yield value
             yield from _pictures(value)
     elif isinstance(raw, list):

@@ -23,6 +23,7 @@ from postmortem.series import Series, Steps
 from postmortem.text import plain
 
 _RANK = re.compile(r"(.+)/rank(\d+)")
+TEXTS = frozenset({"batch_hash", "source", "param_hash"})
 _KEY_NAMES = frozenset({"attempt", "step", "rank"})
 
 
@@ -185,7 +186,7 @@ class Run:
                     continue
                 step, value = self._view(i, attempt).objects(log.table.objects(own), rank)
                 if step.size:
-                    return Labels(name, step, value)
+                    return Labels(name, step, _texts(value) if candidate in TEXTS else value)
         return None
 
 
@@ -196,6 +197,15 @@ def _spans(metrics: Keys, batches: Keys | None) -> dict[int, tuple[int, int]]:
         return spans
     other = batches.spans()
     return {a: (min(first, other[a][0]), last) for a, (first, last) in spans.items()}
+
+
+def _texts(values: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Labels that are compared as text: a log may hold lists in their place, which do not compare or hash."""
+    if all(v is None or isinstance(v, str) for v in values):
+        return values
+    out = np.full(values.size, None, np.object_)
+    out[:] = [v if v is None else str(v) for v in values]
+    return out
 
 
 def _any_logged(log: Log, name: str) -> bool:

@@ -147,7 +147,7 @@ def read_objects(path: Path, lines: Lines, *, strict_text: bool) -> Iterator[tup
             if not raw.strip():
                 continue
             try:
-                value = _parse(raw.decode())
+                value = parse_json(raw.decode())
             except UnicodeDecodeError as error:
                 if strict_text and ended:
                     raise UnreadableInput("not UTF-8 text.", file=lines.file, line=number) from error
@@ -165,12 +165,13 @@ def read_objects(path: Path, lines: Lines, *, strict_text: bool) -> Iterator[tup
                 lines.torn = number
 
 
-def _parse(text: str) -> object:
+def parse_json(text: str) -> object:
+    """`json.loads` that also takes integers of more digits than Python converts, as floats: large, or infinite."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # an integer of more digits than Python converts; as a float it is large or infinite
+    except ValueError:
         return json.loads(text, parse_int=float)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from postmortem.errors import UnreadableInput
-from postmortem.run.rows import Collector
+from postmortem.run.rows import Collector, parse_json
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import MANIFESTS, row_source
 from postmortem.sources._files import require_text, shown, suffix
@@ -22,7 +22,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     name = shown(path)
     require_text(path, name)
     try:
-        value = _parse(path.read_bytes().decode("utf-8-sig", errors="replace"))
+        value = parse_json(path.read_bytes().decode("utf-8-sig", errors="replace"))
     except json.JSONDecodeError as error:
         raise UnreadableInput(f"not JSON ({error.msg}).", file=name, line=error.lineno) from error
     except RecursionError as error:
@@ -43,15 +43,6 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     if collector.rows < len(entries):
         notes.append(f"{name}: {len(entries) - collector.rows} entries are no objects and were skipped")
     return table_of(collector.chunks, name, notes)
-
-
-def _parse(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:  # an integer of more digits than Python converts
-        return json.loads(text, parse_int=float)
 
 
 SOURCE = row_source(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from postmortem.errors import PostmortemError, UnreadableInput
 from postmortem.record.writer import RunWriter
 from postmortem.run import Run
-from postmortem.sources import csv_rows, open_run, sources
+from postmortem.sources import Source, csv_rows, open_run, sources
 
 REAL_LOGS = Path(__file__).parents[3] / "shared" / "real_logs"
 ROWS = [{"step": t, "loss": 3.0 - t / 10, "lr": 1e-3, "grad_norm": 1.0 + t % 3} for t in range(12)]
@@ -113,26 +113,23 @@ def test_exactly_one_source_claims_an_example(tmp_path: Path, example: str) -> N
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
 class TestContract:
-    def test_it_names_itself(self, source: object) -> None:
-        found = next(s for s in sources() if s is source)
-        assert found.name and found.accepts
-        assert sum(s.name == found.name for s in sources()) == 1
+    def test_it_names_itself(self, source: Source) -> None:
+        assert source.name and source.accepts
+        assert sum(s.name == source.name for s in sources()) == 1
 
-    def test_it_claims_nothing_absent_and_sniffs_without_raising(self, source: object, tmp_path: Path) -> None:
-        found = next(s for s in sources() if s is source)
+    def test_it_claims_nothing_absent_and_sniffs_without_raising(self, source: Source, tmp_path: Path) -> None:
         (tmp_path / "junk.bin").write_bytes(bytes(range(256)))
         (tmp_path / "noext").write_text("step,loss\n")
-        assert not found.sniff(tmp_path / "junk.bin") and not found.sniff(tmp_path / "noext")
-        assert not found.sniff(tmp_path / "absent")
+        assert not source.sniff(tmp_path / "junk.bin") and not source.sniff(tmp_path / "noext")
+        assert not source.sniff(tmp_path / "absent")
 
-    def test_it_refuses_junk_with_one_message(self, source: object, tmp_path: Path) -> None:
-        found = next(s for s in sources() if s is source)
+    def test_it_refuses_junk_with_one_message(self, source: Source, tmp_path: Path) -> None:
         for name in ("x.csv", "x.jsonl", "x.json", "x.parquet", "trainer_state.json"):
             path = tmp_path / name
             path.write_bytes(b"[\xff\x00junk" * 50)
-            if found.sniff(path):
+            if source.sniff(path):
                 with pytest.raises(UnreadableInput) as caught:
-                    found.read(path, {})
+                    source.read(path, {})
                 assert name in str(caught.value)
 
 
