@@ -33,6 +33,8 @@ def test_labelled_events_are_found(label: dict[str, Any]) -> None:
             assert any(covers(incident, spike["peak_step"]) for incident in found), spike
     for step in label["resets"]:
         assert any(covers(incident, step) for incident in found), step
+    for spike in label["grad_norm"]["spikes"]:
+        assert any(f.column == "grad_norm" and f.onset_step == spike["step"] for i in found for f in i.findings), spike
     if label["nan_onset"] is not None:
         fatal = [f for i in found for f in i.findings if f.kind in ("non_finite", "suspected_non_finite")]
         assert any(f.column == "loss" and f.onset_step == label["nan_onset"] for f in fatal)
@@ -47,3 +49,10 @@ def test_clean_logs_stay_quiet(label: dict[str, Any]) -> None:
 def test_a_run_of_an_export_is_read_by_its_column(file: str, spike: dict[str, Any]) -> None:
     run = open_run(LOGS / file, {"loss": f"{spike['series']} - train/loss"})
     assert any(covers(incident, spike["peak_step"]) for incident in detect(run))
+
+
+@pytest.mark.skipif(not LABELS, reason="the real logs are not here")
+def test_a_loss_that_goes_blank_is_called_suspected() -> None:
+    worst = detect(open_run(LOGS / "ap_nadamp_s3_deepspeech_t4" / "measurements.csv"))[0]
+    assert (worst.kind, worst.suspected, worst.outcome) == ("suspected_non_finite", True, "diverged")
+    assert worst.onset_interval == (19800, 19900)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._model import DIVERGED, LINGERING, UNRESOLVED, Finding, onset_interval
-from postmortem.detectors._screen import LEAST_ROWS, REACH, Rule, Signal, screen
+from postmortem.detectors._model import DIVERGED, LINGERING, UNRESOLVED, Finding, Telemetry, onset_interval
+from postmortem.detectors._screen import LEAST_ROWS, REACH, Rule, Signal, screen, signal
 from postmortem.detectors._settle import Settled, settle
 
 _LOOK_AHEAD = REACH
@@ -145,6 +145,17 @@ def finding(s: Signal, e: Excursion, detector: str, kind: str, opens: bool = Tru
         figures={"height": height / s.unit, "ratio": float(s.raw[peak]) / baseline if baseline else float("nan")},
         opens=opens,
     )
+
+
+def spikes(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -> Iterator[Finding]:
+    """The excursions of one column as findings; from `rule.opening` up they open an incident by themselves."""
+    series = t.series(column)
+    s = signal(series) if series is not None else None
+    if s is None:
+        return
+    for e in excursions(s, rule):
+        height = float(s.y[e.onset + e.settled.peak]) - e.center
+        yield finding(s, e, detector, kind, opens=height >= rule.opening * s.unit)
 
 
 def shape_kind(e: Excursion, spike: str, shift: str, drift: str) -> str:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from postmortem.detectors import Finding, Incident, Telemetry, find_incidents
 from postmortem.series import Series
-
-REAL_LOGS = Path(__file__).parents[3] / "shared" / "real_logs"
-_OWN_NAMES = {"global_step": "step", "learning_rate": "lr"}
-_COLUMNS = ("loss", "grad_norm", "lr", "param_norm")
 
 
 def telemetry(
@@ -62,29 +55,3 @@ def calm_norm(rows: int, seed: int = 1) -> np.ndarray:
     """An uneventful gradient norm around 0.6, high in the first rows."""
     rng = np.random.default_rng(seed)
     return 0.6 * np.exp(0.12 * rng.standard_normal(rows)) * (1 + 4 * np.exp(-np.arange(rows) / 15))
-
-
-def read_log(path: Path) -> Telemetry:
-    """A CSV, JSONL or trainer_state.json log; a blank cell and a null are "not logged"."""
-    if path.suffix == ".csv":
-        with path.open(newline="") as file:
-            return rows_telemetry(csv.DictReader(file))
-    if path.suffix == ".jsonl":
-        return rows_telemetry(json.loads(line) for line in path.read_text().splitlines())
-    return rows_telemetry(json.loads(path.read_text())["log_history"])
-
-
-def rows_telemetry(rows: Iterable[Mapping[str, object]]) -> Telemetry:
-    """Dict rows as telemetry; rows of one step are merged."""
-    by_step: dict[int, dict[str, float]] = {}
-    for row in rows:
-        named = {_OWN_NAMES.get(key, key): value for key, value in row.items()}
-        kept = by_step.setdefault(int(float(str(named["step"]))), {})
-        kept.update({c: float(str(named[c])) for c in _COLUMNS if named.get(c) not in ("", None)})
-    series: dict[str, Series] = {}
-    for column in _COLUMNS:
-        points = [(step, row[column]) for step, row in sorted(by_step.items()) if column in row]
-        if points:
-            step, value = zip(*points, strict=True)
-            series[column] = Series(column, np.array(step, dtype=np.int64), np.array(value))
-    return Telemetry(series.get, tuple(series), np.array(sorted(by_step), dtype=np.int64), lambda _: None)
