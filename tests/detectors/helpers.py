@@ -1,4 +1,4 @@
-"""Arrays and small log files as telemetry."""
+"""Arrays as telemetry, and what is asked of it."""
 
 from __future__ import annotations
 
