@@ -34,15 +34,15 @@ help: ## List the targets
 
 .venv/test: .venv/made pyproject.toml
 	@echo "Installing postmortem, torch and the test tools into .venv (once; about 1.5 GB) …"
-	@$(PIP) install --quiet --editable '.[train,test]'
+	@$(PIP) install --quiet --editable '.[train,huggingface,lightning,test]'
 	@touch .venv/core $@
 
 .venv/dev: .venv/test
-	@$(PIP) install --quiet --editable '.[train,test,dev]'
+	@$(PIP) install --quiet --editable '.[train,huggingface,lightning,test,dev]'
 	@touch $@
 
 .venv/bench: .venv/test
-	@$(PIP) install --quiet --editable '.[train,test,bench]'
+	@$(PIP) install --quiet --editable '.[train,huggingface,lightning,test,bench]'
 	@touch $@
 
 .PHONY: demo

@@ -7,7 +7,7 @@ and gradients are views of one buffer each, in group order, so that a norm or a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,42 @@ class Forward:
     statistics: dict[str, Tensor]
 
 
+class Block(nn.Module):
+    """Attention and squared-ReLU MLP, each on a normed copy of the residual stream."""
+
+    def __init__(self, width: int, heads: int, layers: int, weight: Callable[..., nn.Parameter]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.Parameter(torch.ones(width))
+        self.qkv = weight(3 * width, width, std=width**-0.5)
+        self.out = weight(width, width, std=(2 * layers * width) ** -0.5)
+        self.norm2 = nn.Parameter(torch.ones(width))
+        self.up = weight(4 * width, width, std=width**-0.5)
+        self.down = weight(width, 4 * width, std=(8 * layers * width) ** -0.5)
+
+    def forward(
+        self, x: Tensor, hidden: Tensor, scale: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, length, width] → (x, attention scores [n, heads, length, length], MLP units [n, length, 4·width])."""
+        n, length, width = x.shape
+        normed = F.layer_norm(x, (width,), self.norm1.to(dtype))
+        mixed = (normed @ self.qkv.to(dtype).t()).view(n, length, 3, self.heads, width // self.heads)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4).contiguous().unbind()
+        scores = (query @ key.transpose(-1, -2)) * (width // self.heads) ** -0.5
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        x = x + (weights @ value).transpose(1, 2).reshape(n, length, width) @ self.out.to(dtype).t()
+        normed = F.layer_norm(x, (width,), self.norm2.to(dtype))
+        inner = F.relu(normed @ self.up.to(dtype).t() * scale).square()
+        return x + (inner @ self.down.to(dtype).t()) * scale**-2, scores, inner
+
+
 class MiniGPT(nn.Module):
     """`forward` takes ids and labels int64[n, length]."""
 
     def __init__(self, config: Mapping[str, Any], vocab: int, generator: torch.Generator) -> None:
         super().__init__()
         width, layers = int(config["width"]), int(config["layers"])
-        self.heads, self.dropout, self.layers = int(config["heads"]), float(config["dropout"]), layers
+        self.dropout, self.layers = float(config["dropout"]), layers
 
         def weight(*shape: int, std: float) -> nn.Parameter:
             return nn.Parameter(torch.randn(*shape, generator=generator) * std)
@@ -46,16 +75,7 @@ class MiniGPT(nn.Module):
         self.multiplier = float(config["multiplier"])
         self.tokens = weight(vocab, width, std=0.4 / self.multiplier)
         self.positions = weight(int(config["context"]), width, std=0.2 / self.multiplier)
-        self.blocks = nn.ModuleList()
-        for _ in range(layers):
-            block = nn.Module()
-            block.norm1 = nn.Parameter(torch.ones(width))
-            block.qkv = weight(3 * width, width, std=width**-0.5)
-            block.out = weight(width, width, std=(2 * layers * width) ** -0.5)
-            block.norm2 = nn.Parameter(torch.ones(width))
-            block.up = weight(4 * width, width, std=width**-0.5)
-            block.down = weight(width, 4 * width, std=(8 * layers * width) ** -0.5)
-            self.blocks.append(block)
+        self.blocks = nn.ModuleList(Block(width, int(config["heads"]), layers, weight) for _ in range(layers))
         self.norm = nn.Parameter(torch.ones(width))
         self.head = weight(vocab, width, std=0.5 * width**-0.5 / self.multiplier)
 
@@ -88,7 +108,7 @@ class MiniGPT(nn.Module):
         for number, block in enumerate(self.blocks):
             name = f"layer{number}"
             scale = branch_scale if number == 0 else 1 / branch_scale if number == self.layers - 1 else 1.0
-            x, scores, inner = self._block(block, x, hidden, scale, dtype)
+            x, scores, inner = block(x, hidden, scale, dtype)
             self._activation(stats, name, x, kept, inner.detach())
             self._attention(stats, name, scores.detach(), hidden, real, biggest)
             alive = inner.detach().view(-1, inner.shape[-1])[kept].amax(0) > 0
@@ -105,20 +125,6 @@ class MiniGPT(nn.Module):
         stats["max_output_logit"] = logits.detach().view(-1, logits.shape[-1])[kept].amax()
         stats["log_z"] = log_z.detach().view(-1)[kept].mean()
         return Forward(loss, _spread(embedded, real), token_loss.detach(), valid, stats)
-
-    def _block(
-        self, block: Any, x: Tensor, hidden: Tensor, scale: float, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        n, length, width = x.shape
-        normed = F.layer_norm(x, (width,), block.norm1.to(dtype))
-        mixed = (normed @ block.qkv.to(dtype).t()).view(n, length, 3, self.heads, width // self.heads)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4).contiguous().unbind()
-        scores = (query @ key.transpose(-1, -2)) * (width // self.heads) ** -0.5
-        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
-        x = x + (weights @ value).transpose(1, 2).reshape(n, length, width) @ block.out.to(dtype).t()
-        normed = F.layer_norm(x, (width,), block.norm2.to(dtype))
-        inner = F.relu(normed @ block.up.to(dtype).t() * scale).square()
-        return x + (inner @ block.down.to(dtype).t()) * scale**-2, scores, inner
 
     @staticmethod
     def _activation(stats: dict[str, Tensor], name: str, x: Tensor, kept: Tensor, inner: Tensor | None = None) -> None:
