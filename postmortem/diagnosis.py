@@ -215,6 +215,7 @@ class RunFacts:
     dtype: str
     world_size: int | None
     date: str  # the run's end (or start) as YYYY-MM-DD, "" where nothing says when
+    resumes: tuple[str, ...] = ()  # "resumed from step 540", oldest first
     segments: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()

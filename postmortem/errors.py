@@ -11,6 +11,7 @@ A message says what is wrong, where (file and line), and what to do next. It is 
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 
@@ -31,6 +32,12 @@ class MissingExtra(UsageError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the '{extra}' extra. Install it: pip install 'training-postmortem[{extra}]'")
+
+
+def require(feature: str, extra: str, *modules: str) -> None:
+    """Raise MissingExtra where one of `modules`, which `feature` needs and `extra` installs, cannot be imported."""
+    if not all(importlib.util.find_spec(module) for module in modules):
+        raise MissingExtra(feature, extra)
 
 
 class UnreadableInput(PostmortemError):

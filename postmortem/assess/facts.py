@@ -8,6 +8,8 @@ import numpy as np
 
 from postmortem.diagnosis import RunFacts
 from postmortem.run import Run
+from postmortem.run.journal import whole
+from postmortem.run.naming import listing
 from postmortem.text import plain
 
 
@@ -26,10 +28,25 @@ def facts(run: Run) -> RunFacts:
         dtype=plain(manifest.dtype or "", 20),
         world_size=manifest.world_size,
         date=_date(run),
+        resumes=_resumes(run),
         segments=tuple(_segment(s.attempt, s.first_step, s.last_step, s.discarded) for s in run.segments),
         checkpoints=tuple(f"{c.role} step {c.step}" + ("" if c.complete else " (incomplete)") for c in run.checkpoints),
         columns=tuple(plain(name, 80) for name in run.columns),
     )
+
+
+def _resumes(run: Run) -> tuple[str, ...]:
+    """Every resume that the journal tells of, or else the rows: from which step, from what, and what it left out."""
+    told: list[str] = []
+    for event in run.journal:
+        step = whole(event.keys.get("from_step"))
+        if event.event != "resume" or step is None:
+            continue
+        path, missing = event.keys.get("checkpoint"), event.keys.get("missing")
+        said = [plain(path, 100)] if isinstance(path, str) else []
+        said += [f"without {listing(missing)}"] if isinstance(missing, list) and missing else []
+        told.append(f"resumed from step {step}" + (f" ({', '.join(said)})" if said else ""))
+    return tuple(told) or tuple(f"resumed from step {s.first_step}" for s in run.segments[1:])
 
 
 def _segment(attempt: int, first: int, last: int, discarded: bool) -> str:

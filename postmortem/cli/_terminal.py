@@ -64,16 +64,16 @@ def show_markdown(text: str) -> None:
 
 
 @contextmanager
-def stage(text: str) -> Generator[None]:
-    """Say on stderr what is going on while it goes on; nothing where stderr is no terminal."""
+def stage(text: str) -> Generator[Callable[[str], None]]:
+    """Say on stderr what is going on while it goes on, and what next when called; nothing where it is no terminal."""
     if not styled(sys.stderr):
-        yield
+        yield lambda text: None
         return
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status(Text(plain(text, 1000)), refresh_per_second=4):
-        yield
+    with Console(stderr=True).status(Text(plain(text, 1000)), refresh_per_second=4) as status:
+        yield lambda text: status.update(Text(plain(text, 1000)))
 
 
 @contextmanager

@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from postmortem.errors import MissingExtra
+from postmortem.errors import require
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 
@@ -43,8 +42,7 @@ def make_run(
     made it. Raises MissingExtra without torch or xxhash, UsageError for an unknown fault, a step out of range, or a
     folder that something else made. Returns `out`.
     """
-    if not all(importlib.util.find_spec(name) for name in ("torch", "xxhash")):
-        raise MissingExtra("the lab", "train")
+    require("the lab", "train", "torch", "xxhash")
     from postmortem.lab.faults import find_fault
     from postmortem.lab.order import place
     from postmortem.lab.session import record

@@ -28,7 +28,7 @@ def differences(a: Path, b: Path) -> list[str]:
         found.append("run.json: a key other than the environment differs")
     if (a / "vocab.json").read_bytes() != (b / "vocab.json").read_bytes():
         found.append("vocab.json differs")
-    names = [sorted(path.name for path in (run / "rollback").glob("*.pt")) for run in (a, b)]
+    names = [sorted(path.name for path in (run / "rollback").glob("step-*")) for run in (a, b)]
     if names[0] != names[1]:
         found.append(f"rollback: {names[0]} against {names[1]}")
     for name in sorted(set(names[0]) & set(names[1])):
@@ -74,9 +74,11 @@ def _first_difference(a: pa.ChunkedArray, b: pa.ChunkedArray) -> int | None:
     return None if same.all() else int(np.argmin(same))
 
 
-def _journal(run: Path) -> list[dict[str, Any]]:
+def _journal(run: Path) -> list[list[tuple[str, Any]]]:
+    """The events without clocks and sizes of files, sorted: what the recorder's thread notices comes when it comes."""
     lines = (run / "journal.jsonl").read_text("utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "time"} for line in lines]
+    left_out = CLOCKS | {"seconds", "bytes"}
+    return sorted((sorted((k, v) for k, v in json.loads(line).items() if k not in left_out) for line in lines), key=repr)
 
 
 def _manifest(run: Path) -> dict[str, Any]:
@@ -85,19 +87,7 @@ def _manifest(run: Path) -> dict[str, Any]:
 
 
 def _checkpoint(a: Path, b: Path) -> list[str]:
-    from postmortem.lab.checkpoints import load
+    from postmortem.checkpoint.load import load_checkpoint
+    from postmortem.anatomy import differing, outline
 
-    left, right = _flat(load(a)), _flat(load(b))
-    return [key for key in sorted(left.keys() | right.keys()) if left.get(key) != right.get(key)]
-
-
-def _flat(state: dict[str, Any], above: str = "") -> dict[str, object]:
-    """Dotted key → plain value, a tensor as its bytes."""
-    out: dict[str, object] = {}
-    for key, value in state.items():
-        name = f"{above}{key}"
-        if isinstance(value, dict):
-            out |= _flat(cast(dict[str, Any], value), f"{name}.")
-        else:
-            out[name] = value.numpy().tobytes() if hasattr(value, "numpy") else value
-    return out
+    return [piece.path for piece in differing(outline(load_checkpoint(a)), outline(load_checkpoint(b)))]

@@ -6,10 +6,8 @@ import json
 import os
 import platform
 import shutil
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,34 +15,20 @@ import torch
 import xxhash
 
 from postmortem.atomic import write_text
+from postmortem.checkpoint import Checkpointer, Policy
+from postmortem.checkpoint.retention import step_name
+from postmortem.drive import drive
 from postmortem.errors import UsageError
-from postmortem.lab import checkpoints
 from postmortem.lab.config import ENTRY_POINT
 from postmortem.lab.order import EVERYTHING, Order
 from postmortem.lab.program import LabProgram, build
-from postmortem.program import next_index, select
-from postmortem.record.writer import RunWriter
+from postmortem.program import Measured, Program
+from postmortem.record import Recorder
 
 if TYPE_CHECKING:
     from postmortem.lab import Progress
 
-VOCAB = "vocab.json"
-
-
-@dataclass(frozen=True)
-class _Keeping:
-    """Which checkpoints are made and which stay: the newest `keep`, or exactly those of the steps in it."""
-
-    every: int
-    keep: int | tuple[int, ...]
-
-    def due(self, step: int) -> bool:
-        return step > 0 and (step % self.every == 0 or (isinstance(self.keep, tuple) and step in self.keep))
-
-    def surplus(self, steps: list[int]) -> list[int]:
-        if isinstance(self.keep, tuple):
-            return [step for step in steps if step not in self.keep]
-        return sorted(steps)[: -self.keep] if self.keep else steps
+VOCAB, ROLE = "vocab.json", "rollback"
 
 
 def record(
@@ -62,87 +46,83 @@ def record(
     program = build(order.config)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / VOCAB, json.dumps({"tokens": program.loader.tokenizer.pieces}, ensure_ascii=False) + "\n")
-    session = _Session(out, order, _Keeping(every, keep), on_progress)
-    with session.attempt(0, _manifest(order, program, run_id)):
-        session.writer.event("run_start", 0)
-        session.drive(program, order.steps if order.stop is None else order.stop.step + order.stop.lost)
-        if order.stop is None:
+    session = _Session(out, order, keep, every, on_progress)
+    stop = order.stop
+    with session.attempt(program, _manifest(order, program, run_id)):
+        if stop is not None:
+            session.drive(program, stop.step)
+            session.save(stop.step)
+        session.drive(program, order.steps if stop is None else stop.step + stop.lost)
+        if stop is None:
             session.finish()
-    if order.stop is not None:
+    if stop is not None:
         program = build(order.config)
-        with session.attempt(1, None):
-            session.resume(program)
+        with session.attempt(program, {}):
+            session.checkpointer.resume(out / ROLE / step_name(stop.step), parts=stop.restored)
             session.drive(program, order.steps)
             session.finish()
     write_text(truth, json.dumps(_truth(order, session.onset), indent=2) + "\n")
 
 
 class _Session:
-    """The attempts of one run."""
+    """The attempts of one run. Which checkpoints stay is settled at the end: a resume may need any of them."""
 
-    def __init__(self, out: Path, order: Order, keeping: _Keeping, on_progress: Progress | None) -> None:
-        self._out, self._order, self._keeping, self._on_progress = out, order, keeping, on_progress
-        self._saved: list[int] = []
+    def __init__(
+        self, out: Path, order: Order, keep: int | tuple[int, ...], every: int, on_progress: Progress | None
+    ) -> None:
+        self._out, self._order, self._keep, self._on_progress = out, order, keep, on_progress
+        self._policy = Policy(rollback_every=every, rollback_keep=order.steps, recovery_every=0, best_k=0)
+        self._extra = {step for step in keep if step % every} if isinstance(keep, tuple) else set[int]()
         self.onset = None if callable(order.onset) else order.onset
 
     @contextmanager
-    def attempt(self, number: int, manifest: dict[str, Any] | None) -> Generator[None]:
-        with RunWriter(self._out, manifest, attempt=number) as self.writer:
+    def attempt(self, program: LabProgram, manifest: dict[str, Any]) -> Generator[None]:
+        """One process's part of the run. Provenance is left out: the command that ordered the run is not its own."""
+        config = self._order.config
+        with Recorder(
+            self._out, config=config, manifest=manifest, token_ids="never", provenance=False, on_error="raise"
+        ) as self.recorder, Checkpointer(self.recorder, program, self._policy, asynchronous=False) as self.checkpointer:
             yield
 
     def drive(self, program: LabProgram, until: int) -> None:
-        order = self._order
-        while program.updates < until:
-            step = program.updates
-            self._checkpoint(program, step)
-            if order.before_step is not None:
-                order.before_step(step, program)
-            measured = program.step(program.batch(next_index(program.position)))
-            row = {**measured.metrics, "time": time.time()}
-            if self.onset is None and callable(order.onset) and step >= order.at and order.onset(row):
-                self.onset = step
-            self.writer.log(step, row if order.rewrite is None else order.rewrite(step, row))
-            self.writer.batch(step, measured.batch)
-            if self._on_progress is not None:
-                self._on_progress(step, order.steps, float(measured.metrics["loss"] or 0.0))
-        if until < order.steps:
-            self._checkpoint(program, until)
-
-    def resume(self, program: LabProgram) -> None:
-        stop = self._order.stop
-        assert stop is not None
-        path = checkpoints.checkpoint_path(self._out, stop.step)
-        program.load_state_dict(select(checkpoints.load(path), stop.restored))
-        self.writer.event(
-            "resume",
-            stop.step,
-            from_step=stop.step,
-            checkpoint=path.relative_to(self._out).as_posix(),
-            restored=list(stop.restored),
+        """Train until `until` updates are done, doing to the program what the order says."""
+        drive(
+            program,
+            until,
+            rows=self.recorder,
+            checkpointer=self.checkpointer,
+            before_step=self._before,
+            rewrite=self._order.rewrite,
+            after_step=self._after,
         )
 
+    def save(self, step: int) -> None:
+        """Save now, whatever the cadence."""
+        self.checkpointer.save(step, ROLE)
+
     def finish(self) -> None:
-        self._discard()
-        self.writer.event("run_end", self._order.steps, status="completed")
+        """Remove the checkpoints that shall not stay."""
+        saved = sorted((self._out / ROLE).glob("step-*.dcp"))
+        if isinstance(self._keep, tuple):
+            kept = {step_name(step) for step in self._keep}
+        else:
+            kept = {path.name for path in saved[len(saved) - self._keep :]}
+        for path in saved:
+            if path.name not in kept:
+                self.checkpointer.delete(path)
 
-    def _checkpoint(self, program: LabProgram, step: int) -> None:
-        stop = self._order.stop
-        at_stop = stop is not None and step == stop.step
-        if step in self._saved or not (at_stop or self._keeping.due(step)):
-            return
-        path = checkpoints.save(self._out, step, program.state_dict())
-        self._saved.append(step)
-        self.writer.event("checkpoint", step, role=checkpoints.ROLE, path=path.relative_to(self._out).as_posix())
-        if stop is None or step > stop.step + stop.lost:
-            self._discard()
+    def _before(self, step: int, program: Program) -> None:
+        if step in self._extra:
+            self.save(step)
+        if self._order.before_step is not None:
+            self._order.before_step(step, program)
 
-    def _discard(self) -> None:
-        for step in self._keeping.surplus(self._saved):
-            path = checkpoints.checkpoint_path(self._out, step)
-            path.unlink()
-            self._saved.remove(step)
-            name = path.relative_to(self._out).as_posix()
-            self.writer.event("checkpoint_deleted", step, role=checkpoints.ROLE, path=name)
+    def _after(self, step: int, measured: Measured) -> None:
+        order = self._order
+        if self.onset is None and callable(order.onset) and step >= order.at and order.onset(dict(measured.metrics)):
+            self.onset = step
+        if self._on_progress is not None:
+            self._on_progress(step, order.steps, float(measured.metrics["loss"] or 0.0))
 
 
 def _clear(out: Path) -> None:

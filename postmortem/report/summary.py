@@ -42,15 +42,21 @@ def summarize(
         Span(words.verdict(word), VERDICT_STYLES.get(word, "bold red")),
         Span(f": {words.verdict_means(diagnosis, shown)}"),
     )
-    if shown is None:
-        lines = [head]
-    else:
-        lines = [head, *_wrapped(plain(shown.summary, 1000), width), (), _path(shown)]
+    lines = [head, *_resumes(diagnosis, width)]
+    if shown is not None:
+        lines += [*_wrapped(plain(shown.summary, 1000), width), (), _path(shown)]
         lines += [(), *_bars(shown.hypotheses[:MOST_BARS], unicode)] if shown.hypotheses else []
         if shown.watch:
             lines += [(), *_wrapped(f"Watch: {plain(shown.watch, 1000)}", width)]
         lines += _others(diagnosis, shown, width)
     return tuple(_fitted(line, width, unicode) for line in lines)
+
+
+def _resumes(diagnosis: Diagnosis, width: int | None) -> list[Line]:
+    """The newest resume, which is the first thing to know of a run that has one."""
+    resumes = diagnosis.run.resumes
+    more = f", and {len(resumes) - 1} before" if len(resumes) > 1 else ""
+    return _wrapped(plain(resumes[-1], 300) + more, width) if resumes else []
 
 
 def _path(incident: Incident) -> Line:

@@ -76,11 +76,11 @@ def test_another_seed_is_seen_as_a_difference(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_goes_on_as_the_run_did(tmp_path: Path) -> None:
-    from postmortem.lab.checkpoints import load
+    from postmortem.checkpoint.load import load_checkpoint
 
     out = make(tmp_path, "none", 3)
     program = build(json.loads((out / "run.json").read_text("utf-8"))["config"])
-    program.load_state_dict(load(out / "rollback" / "step-00000040.pt"))
+    program.load_state_dict(load_checkpoint(out / "rollback" / "step-00000040.dcp"))
     losses = column(out, "loss")
     hashes = open_run(out).labels("param_hash")
     assert hashes is not None
@@ -93,7 +93,7 @@ def test_a_checkpoint_goes_on_as_the_run_did(tmp_path: Path) -> None:
 
 def test_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
     out = make(tmp_path, "none", keep_checkpoints=(20, 35))
-    assert sorted(path.name for path in (out / "rollback").iterdir()) == ["step-00000020.pt", "step-00000035.pt"]
+    assert sorted(path.name for path in (out / "rollback").iterdir()) == ["step-00000020.dcp", "step-00000035.dcp"]
     out = make(tmp_path, "none", keep_checkpoints=1)
     assert [checkpoint.step for checkpoint in open_run(out).checkpoints] == [40]
 
