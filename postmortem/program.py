@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from postmortem.errors import UsageError
+from postmortem.text import plain
 
 Config: TypeAlias = Mapping[str, Any]
 State: TypeAlias = Mapping[str, Any]
@@ -124,7 +125,8 @@ def select(state: State, parts: Sequence[str]) -> dict[str, Any]:
     """
     chosen: dict[str, Any] = {}
     for part in parts:
-        source, target = state, chosen
+        source: Any = state
+        target = chosen
         *above, last = part.split(".")
         for key in above:
             source = _piece(source, key, part)
@@ -133,7 +135,9 @@ def select(state: State, parts: Sequence[str]) -> dict[str, Any]:
     return chosen
 
 
-def _piece(source: State, key: str, part: str) -> Any:
-    if key not in source:
-        raise UsageError(f"the state holds no {part!r}; it has {', '.join(sorted(source)) or 'nothing'}")
-    return source[key]
+def _piece(source: Any, key: str, part: str) -> Any:
+    held = cast(Mapping[str, Any], source) if isinstance(source, Mapping) else {}
+    if key not in held:
+        there = plain(", ".join(sorted(map(str, held)))) or "nothing"
+        raise UsageError(f"the state holds no {plain(part)!r}; there it has {there}")
+    return held[key]

@@ -14,7 +14,7 @@ def plain(text: object, limit: int = 200) -> str:
     Escape sequences lose their ESC byte and become harmless letters; a newline or tab becomes a space.
     """
     out: list[str] = []
-    for char in str(text):
+    for char in str(text)[: limit + 1]:
         if char in "\t\n\r\v\f\x85\u2028\u2029":
             out.append(" ")
         elif char in _ZERO_WIDTH_JOINERS or unicodedata.category(char)[0] != "C":

@@ -8,10 +8,14 @@ import typer
 
 from postmortem import __version__
 from postmortem.cli._guard import guarded
+from postmortem.cli.checkpoints import checkpoints
+from postmortem.cli.doctor import doctor
 from postmortem.cli.draft import draft
 from postmortem.cli.explain import explain
 from postmortem.cli.lab import lab
+from postmortem.cli.plan import plan
 from postmortem.cli.report import report
+from postmortem.cli.test_resume import test_resume
 from postmortem.cli.verify import verify
 
 app = typer.Typer(
@@ -22,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (draft, report, verify, explain, lab):
+for command in (draft, report, verify, explain, lab, plan, checkpoints, doctor, test_resume):
     app.command()(command)
 
 

@@ -1,6 +1,6 @@
 """Where errors become messages and exit codes, once for every command.
 
-0 done · 1 an incident was found, only with --check · 2 usage · 3 unreadable input · 70 our own bug · 130 interrupted
+0 done · 1 the answer of a check or a test is no · 2 usage · 3 unreadable input · 70 our own bug · 130 interrupted
 """
 
 from __future__ import annotations

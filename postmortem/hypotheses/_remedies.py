@@ -58,7 +58,8 @@ def roll_back(case: Case, then: str) -> Change:
             f"loses all {case.onset} steps; write a rollback checkpoint every 100 steps next time",
         )
     lost = int(case.run.row_steps[-1]) - case.checkpoint.step + 1
+    reset = "; it holds parameters only, so that restoring it resets the optimizer"
     return Change(
         f"Revert to the checkpoint at step {case.checkpoint.step}, the last one before the onset, and {then}.",
-        f"re-trains the {lost} steps since",
+        f"re-trains the {lost} steps since{reset if case.checkpoint.parameters_only else ''}",
     )

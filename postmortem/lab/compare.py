@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,7 +78,8 @@ def _journal(run: Path) -> list[list[tuple[str, Any]]]:
     """The events without clocks and sizes of files, sorted: what the recorder's thread notices comes when it comes."""
     lines = (run / "journal.jsonl").read_text("utf-8").splitlines()
     left_out = CLOCKS | {"seconds", "bytes"}
-    return sorted((sorted((k, v) for k, v in json.loads(line).items() if k not in left_out) for line in lines), key=repr)
+    events = [sorted((k, v) for k, v in json.loads(line).items() if k not in left_out) for line in lines]
+    return sorted(events, key=repr)
 
 
 def _manifest(run: Path) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _manifest(run: Path) -> dict[str, Any]:
 
 
 def _checkpoint(a: Path, b: Path) -> list[str]:
-    from postmortem.checkpoint.load import load_checkpoint
     from postmortem.anatomy import differing, outline
+    from postmortem.checkpoint.load import load_checkpoint
 
     return [piece.path for piece in differing(outline(load_checkpoint(a)), outline(load_checkpoint(b)))]

@@ -45,11 +45,11 @@ def main(file: Path) -> None:
     import torch
 
     torch.set_num_threads(leg.threads)
+    from postmortem.anatomy import digest
     from postmortem.checkpoint import Checkpointer, Policy
     from postmortem.drive import drive
     from postmortem.program import resolve
     from postmortem.record import Recorder
-    from postmortem.anatomy import digest
 
     program = resolve(leg.program)(leg.config)
     folder = Path(leg.folder)

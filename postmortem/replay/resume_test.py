@@ -203,8 +203,8 @@ def _first_difference(
 def _acting(what: str, *, first: bool) -> tuple[str, ...]:
     """Kinds of state that can act where the runs part: blamed before those that cannot.
 
-    A batch comes from the loader. The loss of the first resumed step knows the parameters, what is drawn from generators
-    and the batch, but no optimizer; where it is equal and the state after it is not, the update was another.
+    A batch comes from the loader. The loss of the first resumed step knows the parameters, what generators give and the
+    batch, but no optimizer; where it is equal and the state after it is not, the update was another.
     """
     if what == "batch":
         return "loader position", "random number generator"

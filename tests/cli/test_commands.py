@@ -159,7 +159,10 @@ def test_explain(call: Call) -> None:
     assert code == 2 and "Did you mean long_tail_tokens" in err
 
 
-@pytest.mark.parametrize("command", [[], *([c.callback.__name__] for c in cli.app.registered_commands if c.callback)])
+COMMANDS = [c.callback.__name__.replace("_", "-") for c in cli.app.registered_commands if c.callback]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_has_an_example(call: Call, command: list[str]) -> None:
     code, out, _ = call(*command, "--help")
     assert code == 0 and "Example" in out and f"postmortem {' '.join(command)}".strip() in out

@@ -32,7 +32,10 @@ def modules_after(*words: str, cwd: Path) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("words", [("--help",), ("draft", "--help"), ("lab", "--help"), ("report", "--help")])
+HELPED = ((), ("draft",), ("lab",), ("report",), ("checkpoints",), ("plan",), ("doctor",), ("test-resume",))
+
+
+@pytest.mark.parametrize("words", [(*words, "--help") for words in HELPED])
 def test_help_is_light(words: tuple[str, ...], tmp_path: Path) -> None:
     assert not modules_after(*words, cwd=tmp_path) & {"torch", "pandas", "matplotlib", "pyarrow", "jinja2"}
 

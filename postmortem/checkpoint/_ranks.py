@@ -1,0 +1,62 @@
+"""The ranks that save and load together, on a process group of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch.distributed as dist
+
+from postmortem.errors import PostmortemError
+from postmortem.text import plain
+
+T = TypeVar("T")
+
+
+class RankFailed(PostmortemError):
+    """Another rank could not do its part; what it says of it is in the message."""
+
+    exit_code = 3
+
+
+class Ranks:
+    """All ranks of the default process group, or this process alone.
+
+    The group is gloo's and nobody else's: its collectives run beside the training's, in another thread. All ranks have
+    to construct theirs together.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        self.rank, self.world = 0, 1
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            self._group = dist.new_group(backend="gloo")
+            self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which writes what there is one of."""
+        return self.rank == 0
+
+    def together(self, part: Callable[[], T]) -> list[T]:
+        """What `part` returns on each rank, by rank. Where it raises on one rank, this raises on every rank."""
+        if self._group is None:
+            return [part()]
+        error: Exception | None = None
+        answer: tuple[Any, str | None]
+        try:
+            answer = part(), None
+        except Exception as raised:
+            error, answer = raised, (None, f"{type(raised).__name__}: {raised}")
+        answers: list[Any] = [None] * self.world
+        dist.all_gather_object(answers, answer, group=self._group)
+        if error is not None:
+            raise error
+        for rank, (_, said) in enumerate(answers):
+            if said is not None:
+                raise RankFailed(f"rank {rank}: {plain(said, 400)}")
+        return [cast(T, value) for value, _ in answers]
+
+    def first_says(self, part: Callable[[], T]) -> T:
+        """What `part` returns on rank 0, on every rank; the others do not run it."""
+        return cast(T, self.together(lambda: part() if self.first else None)[0])

@@ -1,0 +1,135 @@
+"""One checkpoint onto disk: wholly there under its name, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from postmortem.checkpoint import _dcp
+from postmortem.checkpoint import manifest as manifests
+from postmortem.checkpoint._ranks import Ranks
+from postmortem.checkpoint.manifest import Manifest
+from postmortem.checkpoint.retention import temporary
+from postmortem.checkpoint.staging import Staged
+
+Hashes: TypeAlias = Callable[[Mapping[str, Tensor]], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One save. `paths` are the final directories, each in its role's folder: the first is written, the others share
+    its files by hard links. `staged` is the state, or what went wrong in taking it."""
+
+    step: int
+    paths: tuple[Path, ...]
+    contents: Literal["full", "parameters"]
+    staged: Staged | Exception
+    metric: str | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What one rank wrote."""
+
+    files: dict[str, dict[str, Any]]
+    hashes: dict[str, str]
+
+
+def write(job: Job, ranks: Ranks, token: str, hashes: Hashes | None) -> int:
+    """Write a checkpoint, all ranks together; returns the size of all its files in bytes.
+
+    Raises:
+        Exception: it could not be written, on this rank or on another. Nothing of it stays behind.
+    """
+    folders = [temporary(path, token) for path in job.paths]
+    try:
+        ranks.together(lambda: _prepare(job, folders[0], ranks))
+        assert isinstance(job.staged, Staged)
+        staged = job.staged
+        _dcp.write(folders[0], staged.tensors, ranks)
+        reports = ranks.together(lambda: _write_own(staged, folders[0], ranks, hashes))
+        return ranks.first_says(lambda: _complete(job, staged, folders, reports))
+    except BaseException:
+        if ranks.first:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _prepare(job: Job, folder: Path, ranks: Ranks) -> None:
+    if isinstance(job.staged, Exception):
+        raise job.staged
+    if ranks.first:
+        folder.mkdir(parents=True)
+
+
+def _write_own(staged: Staged, folder: Path, ranks: Ranks, hashes: Hashes | None) -> _Report:
+    """This rank's document, and the checksums of what this rank wrote."""
+    file = folder / f"state-{ranks.rank}.json"
+    with file.open("x", encoding="ascii") as stream:
+        json.dump({"format": manifests.FORMAT, "rank": ranks.rank, "state": staged.document}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    own = [file, *folder.glob(f"__{ranks.rank}_*"), *([folder / ".metadata"] if ranks.first else [])]
+    found = {} if hashes is None else dict(hashes(staged.local))
+    return _Report({path.name: manifests.digest(path) for path in sorted(own)}, found)
+
+
+def _complete(job: Job, staged: Staged, folders: list[Path], reports: list[_Report]) -> int:
+    """Turn the temporary directories into checkpoints; the last thing that rank 0 does."""
+    files = {name: facts for report in reports for name, facts in report.files.items()}
+    for folder in folders[1:]:
+        folder.mkdir(parents=True)
+        for name in files:
+            _link(folders[0] / name, folder / name)
+    for folder, path in zip(folders, job.paths, strict=True):
+        manifest = Manifest(
+            role=path.parent.name,
+            step=job.step,
+            contents=job.contents,
+            sections=tuple(staged.document),
+            world_size=len(reports),
+            files=files,
+            tensors=staged.count,
+            torch=torch.__version__,
+            saved=time.time(),
+            hashes={str(rank): report.hashes for rank, report in enumerate(reports) if report.hashes},
+            metric=job.metric,
+            value=job.value,
+        )
+        manifests.write(folder, manifest)
+        _synchronise(folder)
+    for folder, path in zip(folders, job.paths, strict=True):
+        if path.exists():  # damaged, or set aside by a resume; `latest` leads elsewhere since then
+            gone = folder.with_name(f"{folder.name}_gone")
+            path.rename(gone)
+            shutil.rmtree(gone)
+        folder.rename(path)
+        _synchronise(path.parent)
+    return sum(int(facts["bytes"]) for facts in files.values())
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system has no hard links."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _synchronise(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,66 @@
+"""The checkpoints of a run, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from postmortem.run.checkpoints import find_checkpoints
+from postmortem.run.journal import Event
+
+
+def make(path: Path, *files: str) -> None:
+    path.mkdir(parents=True)
+    for file in files:
+        (path / file).write_bytes(b"1234")
+
+
+def test_a_save_in_progress_is_no_checkpoint(tmp_path: Path) -> None:
+    make(tmp_path / "rollback" / ".step-00000300.dcp.tmp-77", ".metadata", "__0_0.distcp")
+    make(tmp_path / "best-k" / ".dev-loss-2.341-step-00000450.dcp.tmp-77", ".metadata", "__0_0.distcp")
+    make(tmp_path / "recovery" / "step-00000200.dcp", ".metadata", "__0_0.distcp", "checkpoint.json")
+    found, notes = find_checkpoints(tmp_path, ())
+    assert [(c.role, c.step, c.complete, c.size_bytes) for c in found] == [("recovery", 200, True, 12)]
+    assert notes == []
+
+
+def test_the_step_of_a_best_k_name_is_its_last_number(tmp_path: Path) -> None:
+    make(tmp_path / "best-k" / "loss-step-3-2.341-step-00000450.dcp", ".metadata")
+    found, _ = find_checkpoints(tmp_path, ())
+    assert [c.step for c in found] == [450]
+
+
+def test_foreign_names_are_read_as_ever(tmp_path: Path) -> None:
+    make(tmp_path / "recovery" / "checkpoint-500", "model.pt")
+    make(tmp_path / "recovery" / "step-600.dcp", "__0_0.distcp")
+    (tmp_path / "rollback").mkdir()
+    (tmp_path / "rollback" / "ckpt_7.pt.tmp").write_bytes(b"x")
+    make(tmp_path / "elsewhere", "state.bin")
+    journal = [Event("checkpoint", 8, None, {"path": "elsewhere", "role": "mine"}, 1)]
+    found, _ = find_checkpoints(tmp_path, journal)
+    assert [(c.role, c.step, c.complete) for c in found] == [
+        *(("rollback", 7, False), ("mine", 8, True), ("recovery", 500, True), ("recovery", 600, False)),
+    ]
+
+
+def saved(step: int, line: int, contents: str = "full") -> Event:
+    keys = {"path": f"rollback/step-{step:08d}.dcp", "role": "rollback", "contents": contents}
+    return Event("checkpoint", step, None, keys, line)
+
+
+def test_what_a_resume_set_aside_is_offered_no_more_until_it_is_saved_again(tmp_path: Path) -> None:
+    for step in (100, 200, 300):
+        make(tmp_path / "rollback" / f"step-{step:08d}.dcp", ".metadata")
+    left = ["rollback/step-00000200.dcp", "rollback/step-00000300.dcp"]
+    keys = {"from_step": 100, "checkpoint": "rollback/step-00000100.dcp", "set_aside": left}
+    journal = [saved(100, 1), saved(200, 2), saved(300, 3), Event("resume", 100, None, keys, 4)]
+    assert [c.step for c in find_checkpoints(tmp_path, journal)[0]] == [100]
+    assert [c.step for c in find_checkpoints(tmp_path, [*journal, saved(200, 5)])[0]] == [100, 200]
+    back = Event("resume", 300, None, {"from_step": 300, "checkpoint": left[1], "set_aside": []}, 5)
+    assert [c.step for c in find_checkpoints(tmp_path, [*journal, back])[0]] == [100, 300]
+
+
+def test_parameters_only_is_known_from_the_journal(tmp_path: Path) -> None:
+    for step in (100, 200):
+        make(tmp_path / "rollback" / f"step-{step:08d}.dcp", ".metadata")
+    found, _ = find_checkpoints(tmp_path, [saved(100, 1), saved(200, 2, "parameters")])
+    assert [c.parameters_only for c in found] == [False, True]
