@@ -57,7 +57,7 @@ def make(name: str, out: Path, truth: Path) -> Path:
 
 def check(name: str, scratch: Path) -> list[str]:
     """What differs between the run `name` and its regeneration."""
-    from postmortem.lab.session import environment
+    from postmortem.record.provenance import environment
 
     again = make(name, scratch / f"{name}-a", scratch / f"{name}-a.truth.json")
     committed = ROOT / name

@@ -12,12 +12,15 @@ from postmortem.text import plain
 
 SAMPLES = 3
 TOKENS = 64  # of a sample: enough to recognise it by
+CHARACTERS = 300  # of one whose text alone is known
 
 
 def samples(case: Case) -> tuple[Sample, ...]:
     """Up to three samples of the batch consumed at the onset, most marked tokens first; () where not recorded."""
     vocabulary, rows = case.run.vocab(), _at(case, "token_ids")
-    if vocabulary is None or rows is None:
+    if vocabulary is None:
+        rows = _at(case, "sample_text")
+    if rows is None:
         return ()
     marks = _marks(case)
     names, source = _at(case, "sample_ids"), _at(case, "source")
@@ -27,12 +30,15 @@ def samples(case: Case) -> tuple[Sample, ...]:
         if marks and not any(key[0] == row for key in marks):
             continue
         ids = rows[row]
-        if not isinstance(ids, (list, tuple, np.ndarray)):
+        if vocabulary is None:  # a decode hook's text: tokens cannot be told apart in it
+            tokens = [Token(plain(ids, CHARACTERS))]
+        elif isinstance(ids, (list, tuple, np.ndarray)):
+            tokens = [
+                Token(_piece(vocabulary, i), (row, col) in marks, marks.get((row, col)))
+                for col, i in enumerate(ids[:TOKENS])
+            ]
+        else:
             return ()
-        tokens = [
-            Token(_piece(vocabulary, i), (row, col) in marks, marks.get((row, col)))
-            for col, i in enumerate(ids[:TOKENS])
-        ]
         name = plain(names[row], 60) if names is not None and row < len(names) else str(row)
         found.append(Sample(name, plain(source, 60) if isinstance(source, str) else "", tuple(tokens)))
     return tuple(found)

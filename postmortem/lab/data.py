@@ -15,10 +15,10 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from postmortem.lab import bpe, corpus
+from postmortem.record.hashing import batch_hash
 
 IGNORED = -100
 RARE_BELOW = 6
@@ -141,13 +141,6 @@ class Loader:
             "token_ids": [list(sample.ids) for sample in samples],
         }
         return LabBatch(index, ids, labels, lengths, row)
-
-
-def batch_hash(ids: Ids) -> str:
-    """xxh3_128 over dtype, shape and token ids, in hex."""
-    state = xxhash.xxh3_128(f"{ids.dtype.str}{ids.shape}".encode())
-    state.update(np.ascontiguousarray(ids).data)
-    return state.hexdigest()
 
 
 def repeated_tokens(ids: Ids) -> int:

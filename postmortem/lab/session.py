@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-import xxhash
 
 from postmortem.atomic import write_text
 from postmortem.checkpoint import Checkpointer, Policy
@@ -55,6 +50,8 @@ def record(
         session.drive(program, order.steps if stop is None else stop.step + stop.lost)
         if stop is None:
             session.finish()
+        else:
+            session.recorder.close()  # cut off: no word of how it ended
     if stop is not None:
         program = build(order.config)
         with session.attempt(program, {}):
@@ -146,25 +143,10 @@ def _manifest(order: Order, program: LabProgram, run_id: str) -> dict[str, Any]:
         "world_size": 1,
         "program": ENTRY_POINT,
         "config": order.config,
-        "environment": environment(),
         "lineage": None,
         "vocab": VOCAB,
         "vocab_size": len(program.loader.tokenizer.pieces),
         "tokens_per_step": program.loader.tokens_per_step,
-    }
-
-
-def environment() -> dict[str, Any]:
-    """What the bits of a run depend on besides its config."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "xxhash": xxhash.VERSION,
-        "platform": platform.platform(),
-        "cpu": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
     }
 
 

@@ -1,8 +1,9 @@
 """Writing a run directory, row by row, such that a `kill -9` at any instant loses nothing that was written.
 
-A row is one line, appended to a live tail by a single `os.write` (O_APPEND). Once a tail has grown, it is compacted
-into a Parquet part by temporary file, fsync and rename, and then removed. A crash between the rename and the removal
-leaves rows twice; readers keep one row per (attempt, step, rank).
+A row is one line; lines are appended to a live tail by a single `os.write` (O_APPEND), and a write that the system cut
+short is undone. Once a tail has grown, it is compacted into a Parquet part by temporary file, fsync and rename, and
+then removed. A crash between the rename and the removal leaves rows twice; readers keep one row per (attempt, step,
+rank). The journal is shared by all ranks, so that each append holds a lock.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 from postmortem.atomic import write_text
 from postmortem.run.arrow import merged
 from postmortem.run.manifest import FORMAT_VERSION, read_mapping
 from postmortem.run.parts import arrow_table, tail_key, tails, write_part
-from postmortem.run.rows import read_jsonl
+from postmortem.run.rows import Lines, read_jsonl, read_objects
+from postmortem.run.values import number
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: one rank at a time
+    fcntl = None
+
+Table = Literal["metrics", "batches", "journal"]
 _TAIL_LIMIT = 16 * 2**20
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class RunWriter:
@@ -50,24 +60,46 @@ class RunWriter:
         self.path, self.attempt, self.rank = path, attempt, rank
         path.mkdir(parents=True, exist_ok=True)
         if manifest is not None:
-            _write_manifest(path, manifest)
+            update_manifest(path, lambda before: {**before, **manifest})
         tail = f"tail-{attempt}-{rank}.jsonl"
         self._metrics = _Log(path / "metrics" / tail, tail_limit)
         self._batches = _Log(path / "batches" / tail, tail_limit)
-        self._journal = _Log(path / "journal.jsonl", None)
+        self._journal = _Log(path / "journal.jsonl", None, shared=True)
 
     def log(self, step: int, row: Mapping[str, float | int | str | None]) -> None:
         """One metrics row: canonical column → value; None or absent means not logged, NaN means non-finite."""
-        self._metrics.append({"attempt": self.attempt, "step": int(step), "rank": self.rank, **row})
+        self._append(self._metrics, {"attempt": self.attempt, "step": int(step), "rank": self.rank, **row})
 
     def batch(self, step: int, row: Mapping[str, Any]) -> None:
         """One row about the batch of `step`: hashes, ids, counts, lists."""
-        self._batches.append({"attempt": self.attempt, "step": int(step), "rank": self.rank, **row})
+        self._append(self._batches, {"attempt": self.attempt, "step": int(step), "rank": self.rank, **row})
 
     def event(self, event: str, step: int | None = None, **keys: Any) -> None:
         """One line of the journal; `time` (unix seconds) is added unless it is given."""
-        stamp = {"time": keys["time"] if "time" in keys else time.time()}
-        self._journal.append({"event": event, "step": step, **stamp, **keys})
+        self._append(self._journal, event_row(event, step, keys))
+
+    def _append(self, log: _Log, row: Mapping[str, object]) -> None:
+        log.write(encode(row))
+        if log.outgrown:
+            log.compact()
+
+    def write(self, table: Table, lines: Sequence[bytes]) -> None:
+        """Append lines that `encode` made, in one write.
+
+        Raises:
+            OSError: nothing of them was kept.
+        """
+        self._log(table).write(b"".join(lines))
+
+    def sync(self) -> None:
+        """fsync what was written, against a machine that goes down with its training."""
+        for table in ("metrics", "batches", "journal"):
+            self._log(table).sync()
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether a tail is due for compaction, after `write`."""
+        return self._metrics.outgrown or self._batches.outgrown
 
     def compact(self) -> None:
         """Turn this rank's tails, those of earlier attempts included, into Parquet parts."""
@@ -76,8 +108,14 @@ class RunWriter:
 
     def close(self) -> None:
         """Compact, and close the files."""
-        self.compact()
-        self._journal.close()
+        try:
+            self.compact()
+        finally:
+            for log in (self._metrics, self._batches, self._journal):
+                log.close()
+
+    def _log(self, table: Table) -> _Log:
+        return {"metrics": self._metrics, "batches": self._batches, "journal": self._journal}[table]
 
     def __enter__(self) -> Self:
         return self
@@ -89,31 +127,49 @@ class RunWriter:
 
 
 class _Log:
-    """One append-only JSONL file; with a size limit, a tail that compacts itself."""
+    """One append-only JSONL file; with a size limit, a tail that is compacted; where `shared`, locked at each write."""
 
-    def __init__(self, path: Path, limit: int | None) -> None:
-        self._path, self._limit = path, limit
+    def __init__(self, path: Path, limit: int | None, *, shared: bool = False) -> None:
+        self._path, self._limit, self._shared = path, limit, shared
         self._handle: int | None = None
         self._size = 0
 
-    def append(self, row: Mapping[str, object]) -> None:
-        data = json.dumps(plain_value(row), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    @property
+    def outgrown(self) -> bool:
+        return self._limit is not None and self._size > self._limit
+
+    def write(self, data: bytes) -> None:
         handle = self._open() if self._handle is None else self._handle
-        written = os.write(handle, data)
-        if written != len(data):
-            raise OSError(f"{self._path}: only {written} of {len(data)} bytes of a row were written")
-        self._size += written
-        if self._limit is not None and self._size > self._limit:
-            self.compact()
+        with _locked(handle) if self._shared else _unlocked():
+            before = os.fstat(handle).st_size
+            if (self._shared or not self._size) and before and os.pread(handle, 1, before - 1) != b"\n":
+                data = b"\n" + data  # a torn line of a killed writer must not swallow the next row
+            try:
+                written = os.write(handle, data)
+            except OSError:
+                self._undo(handle, before)
+                raise
+            if written != len(data):
+                self._undo(handle, before)
+                raise OSError(f"{self._path}: only {written} of {len(data)} bytes could be written")
+        self._size = before + written
+
+    def _undo(self, handle: int, size: int) -> None:
+        """Cut off what a failed write left, so that the next one begins on a line of its own."""
+        try:
+            os.ftruncate(handle, size)
+        except OSError:
+            self._size = 0  # looked at again before the next write
 
     def _open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        self._size = os.fstat(handle).st_size
-        if self._size and os.pread(handle, 1, self._size - 1) != b"\n":
-            os.write(handle, b"\n")  # a torn line of a killed writer must not swallow the next row
-        self._handle = handle
-        return handle
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._size = 0
+        return self._handle
+
+    def sync(self) -> None:
+        if self._handle is not None:
+            os.fsync(self._handle)
 
     def compact(self) -> None:
         self.close()
@@ -124,15 +180,48 @@ class _Log:
         for tail in tails(folder):
             key = tail_key(tail)
             if key[1] == rank and key[0] <= attempt:
-                chunks, _ = read_jsonl(tail, tail.name, strict_text=False)
+                chunks, _ = read_jsonl(tail, tail.name, strict_text=False, labels=_wordy(tail))
                 if chunks:
                     write_part(folder, merged([arrow_table(chunk) for chunk in chunks]))
                 tail.unlink()
+        self._size = 0
 
     def close(self) -> None:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _wordy(tail: Path) -> frozenset[str]:
+    """Columns of which any cell is a word: they stay as they were logged, however many numbers they hold besides."""
+    found: set[str] = set()
+    for _, row in read_objects(tail, Lines(tail.name), strict_text=False):
+        for name, value in row.items():
+            if isinstance(value, str) and name not in found and not _reads_as_number(value):
+                found.add(name)
+    return frozenset(found)
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        number(text)
+    except ValueError:
+        return False
+    return True
+
+
+def event_row(event: str, step: int | None, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the journal: `time` (unix seconds) is added unless it is among `keys`."""
+    return {"event": event, "step": step, "time": time.time(), **keys}
+
+
+def encode(row: Mapping[str, object]) -> bytes:
+    """`row` as one line of JSON, non-finite numbers by name."""
+    try:
+        text = _encode(row)
+    except (TypeError, ValueError):
+        text = _encode(plain_value(row))
+    return text.encode("utf-8", "replace") + b"\n"
 
 
 def plain_value(value: object) -> object:
@@ -151,8 +240,59 @@ def plain_value(value: object) -> object:
     return str(value) if listed is None else plain_value(listed())
 
 
-def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+def update_manifest(path: Path, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+    """Replace run.json by `change` of what it holds, while no other rank does so; return what it held before.
+
+    Raises:
+        UnreadableInput: it is there and holds no object. It is left as it is.
+        OSError: it cannot be written.
+    """
     file = path / "run.json"
-    before: dict[str, object] = read_mapping(file) if file.exists() else {}
-    merged_keys = {"format_version": FORMAT_VERSION, "id": path.name, **before, **manifest}
-    write_text(file, json.dumps(plain_value(merged_keys), indent=2, ensure_ascii=False) + "\n")
+    with locked(path / ".run.lock"):
+        before: dict[str, Any] = read_mapping(file) if file.exists() else {}
+        keys = {"format_version": FORMAT_VERSION, "id": path.name, **change(before)}
+        if keys != before:
+            write_text(file, json.dumps(plain_value(keys), indent=2, ensure_ascii=False) + "\n")
+    return before
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None]:
+    """Hold the lock file `path` against other processes, and remove it afterwards."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            with _locked(handle):
+                if is_at(handle, path):  # else its last holder removed it while we waited
+                    yield
+                    path.unlink(missing_ok=True)
+                    return
+        finally:
+            os.close(handle)
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Whether the open file is the one that `path` names now."""
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(handle)
+    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
+
+
+@contextmanager
+def _locked(handle: int) -> Generator[None]:
+    if fcntl is None:
+        yield
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _unlocked() -> Generator[None]:
+    yield

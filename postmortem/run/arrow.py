@@ -80,10 +80,56 @@ def to_arrow(cells: Cells, *, whole: bool) -> Array:
         exact = whole and bool((np.isfinite(cells.value) & (np.floor(cells.value) == cells.value)).all())
         return column.cast(pa.int64(), safe=False) if exact else column
     values = cells.value.tolist()
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if v is None else str(v) for v in values], pa.string())
+    made = _typed(values)
+    return made if made is not None else _words([None if v is None else str(v) for v in values])
+
+
+def _typed(values: Sequence[Any]) -> Array | None:
+    """Text, whole numbers, numbers, or lists of them to any depth as an Arrow array; None where they are mixed."""
+    import pyarrow as pa
+
+    kinds = {type(v) for v in values} - {type(None)}
+    if not kinds:
+        return pa.nulls(len(values))
+    if kinds == {str}:
+        return _words(values)
+    if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
+        return _buffered(values, np.int64, pa.int64())
+    if kinds <= {int, float}:
+        return _buffered(values, np.float64, pa.float64())
+    if kinds <= {list, tuple}:
+        inner = _typed([item for v in values if v is not None for item in v])
+        if inner is None:
+            return None
+        ends = np.cumsum([0, *(0 if v is None else len(v) for v in values)]).astype(np.int32)
+        kind = pa.list_(inner.type)
+        buffers = [_validity(values), pa.py_buffer(ends)]
+        return pa.Array.from_buffers(kind, len(values), buffers, children=[inner])
+    return None
+
+
+def _words(values: Sequence[str | None]) -> Array:
+    import pyarrow as pa
+
+    encoded = [b"" if v is None else v.encode("utf-8", "replace") for v in values]
+    ends = np.cumsum([0, *map(len, encoded)])
+    offset, kind = (np.int64, pa.large_string()) if ends[-1] >= 2**31 else (np.int32, pa.string())
+    buffers = [_validity(values), pa.py_buffer(ends.astype(offset)), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(kind, len(values), buffers)
+
+
+def _buffered(values: Sequence[Any], dtype: type[np.generic], kind: Any) -> Array:
+    import pyarrow as pa
+
+    data = pa.py_buffer(np.array([0 if v is None else v for v in values], dtype))
+    return pa.Array.from_buffers(kind, len(values), [_validity(values), data])
+
+
+def _validity(values: Sequence[object]) -> Any:
+    import pyarrow as pa
+
+    mask = np.array([v is not None for v in values], np.bool_)
+    return None if mask.all() else pa.py_buffer(_packed(mask))
 
 
 def _packed(mask: Mask) -> bytes:
@@ -106,10 +152,8 @@ def merged(tables: Sequence[ArrowTable]) -> ArrowTable:
 
 
 def _as_text(table: ArrowTable, names: Sequence[str]) -> ArrowTable:
-    import pyarrow as pa
-
     for name in names:
         if name in table.column_names:
-            text = pa.array([None if v is None else str(v) for v in table[name].to_pylist()], pa.string())
+            text = _words([None if v is None else str(v) for v in table[name].to_pylist()])
             table = table.set_column(table.column_names.index(name), name, text)
     return table

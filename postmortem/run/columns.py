@@ -128,6 +128,7 @@ _ALL = (
     Column("rare_tokens", "tokens", "tokens of the batch that are rare in the corpus", ("n_rare_tokens",)),
     Column("repeated_ngram_tokens", "tokens", "tokens that lie inside repeated n-grams", ("n_repeated_ngram_tokens",)),
     Column("token_ids", "list of lists", "the batch's token ids, one list per sample", ("input_ids",), label=True),
+    Column("sample_text", "list of text", "the batch's samples as text, where a decode hook gave it", label=True),
     Column("worst_token_ids", "list", "ids of the tokens with the largest losses, worst first", label=True),
     Column("worst_token_losses", "list, nats", "their losses", label=True),
     Column("worst_token_rows", "list", "number of the sample in the batch that holds each of them", label=True),

@@ -9,7 +9,7 @@ import pytest
 
 from postmortem.lab import bpe, corpus
 from postmortem.lab.config import default_config, interpolate, learning_rate
-from postmortem.lab.data import IGNORED, Loader, batch_hash, repeated_tokens
+from postmortem.lab.data import IGNORED, Loader, repeated_tokens
 
 
 def config(**data: Any) -> dict[str, Any]:
@@ -90,11 +90,6 @@ def test_labels_are_the_ids_one_position_on() -> None:
         assert labels[:length].tolist() == sample[1:]
         assert (labels[length:] == IGNORED).all()
 
-
-def test_hash_knows_shape_and_order() -> None:
-    ids = np.arange(6, dtype=np.int64)
-    hashes = {batch_hash(ids.reshape(2, 3)), batch_hash(ids.reshape(3, 2)), batch_hash(ids[::-1].copy().reshape(2, 3))}
-    assert len(hashes) == 3
 
 
 def test_repeated_tokens_counts_long_periodic_spans_only() -> None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from postmortem.errors import UnreadableInput
@@ -170,6 +171,46 @@ def test_the_manifest_keeps_what_is_not_given_anew(tmp_path: Path) -> None:
 def test_values_that_json_lacks() -> None:
     given = {"a": np.int64(3), "b": np.float32("nan"), "c": np.array([1.0, np.inf]), "d": (1, None), "e": Path("x")}
     assert plain_value(given) == {"a": 3, "b": "NaN", "c": [1.0, "Infinity"], "d": [1, None], "e": "x"}
+
+
+def test_a_column_with_a_word_stays_as_it_was_logged(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run") as run:
+        for step in range(50):
+            run.log(step, {"loss": 1.0, "phase": "warm" if step == 7 else step, "rest": "NaN" if step == 3 else "1.5"})
+            run.batch(step, {"source": "0012" if step % 2 else "b", "note": None if step else "-"})
+    (part,) = parts(tmp_path / "run" / "metrics")
+    table = pq.read_table(part)
+    assert table["phase"].to_pylist() == [str(step) if step != 7 else "warm" for step in range(50)]
+    assert str(table["rest"].type) == "double" and str(table["loss"].type) == "double"
+    assert pq.read_table(parts(tmp_path / "run" / "batches")[0])["source"].to_pylist() == ["b", "0012"] * 25
+
+
+def test_lists_text_and_nothing_survive_compaction(tmp_path: Path) -> None:
+    lists = [[[1, 2], [3]], None, [[]], [], [[4]]]
+    mixed = [[1.5, None], [2.5], None, [], [math.nan]]
+    words = ["é", None, "", "日本", "x" * 1000]
+    with RunWriter(tmp_path / "run") as run:
+        for step, (ids, losses, text) in enumerate(zip(lists, mixed, words, strict=True)):
+            run.batch(step, {"token_ids": ids, "worst_token_losses": losses, "source": text, "sample_ids": ["a", text]})
+            run.log(step, {"loss": 1.0})
+    table = pq.read_table(parts(tmp_path / "run" / "batches")[0])
+    assert table["token_ids"].to_pylist() == lists
+    assert repr(table["worst_token_losses"].to_pylist()) == repr(mixed)
+    assert table["source"].to_pylist() == [None if text == "" else text for text in words]
+    assert table["sample_ids"].to_pylist() == [["a", text] for text in words]
+
+
+def test_a_journal_that_another_rank_tore_is_gone_on_with(tmp_path: Path) -> None:
+    writers = [RunWriter(tmp_path / "run", rank=rank) for rank in range(2)]
+    for run in writers:
+        run.event("note", 0)
+    with (tmp_path / "run" / "journal.jsonl").open("ab") as file:
+        file.write(b'{"event":"torn')
+    for run in writers:
+        run.event("note", 1)
+        run.close()
+    lines = (tmp_path / "run" / "journal.jsonl").read_bytes().splitlines()
+    assert len(lines) == 5 and all(json.loads(line)["event"] == "note" for line in (*lines[:2], *lines[3:]))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")

@@ -1,0 +1,115 @@
+"""What watching adds to the lab's step: our watch at its default cadence, and trainscope at its smallest settings.
+
+Copies of one lab training live in one process and take blocks of 100 steps in turn. Each records a row per step with
+`Recorder`; what else they do differs. Counted is the CPU time of the whole process, background threads included.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _measure import machine, options, publish, say
+
+from postmortem.lab.config import default_config
+from postmortem.lab.program import LabProgram, build
+from postmortem.record import Recorder
+
+GOAL = 0.02  # CPU of the lab's step: what was asked for
+BLOCK = 100  # steps: ten samples of norms, two of layers, one hash
+MINIMAL, THINNED = "trainscope, profile `minimal`", "… and only every tenth step traced"
+ALONE, WATCH = "the lab's step, recorded", "`Recorder.watch`, default cadence"
+
+
+class Contender:
+    """One lab training with its recorder; `after` is called with the loss before each row is logged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program: LabProgram = build(default_config(0, 2_000))
+        self.recorder = Recorder(folder, provenance=False)
+        self.after: Callable[[float], object] = lambda loss: None
+
+    def block(self) -> float:
+        """CPU seconds per step over one block."""
+        begun = time.process_time()
+        for _ in range(BLOCK):
+            step = self.program.updates
+            measured = self.program.step(self.program.batch(self.program.position))
+            loss = measured.metrics["loss"]
+            assert isinstance(loss, float)
+            self.after(loss)
+            self.recorder.log(step, loss=loss, lr=measured.metrics["lr"])
+        self.recorder.flush()
+        return (time.process_time() - begun) / BLOCK
+
+
+def contenders(folder: Path) -> dict[str, Contender]:
+    """Name → contender, each with its watching in place."""
+    from trainscope.core.config import load_config  # pyright: ignore[reportMissingTypeStubs]
+    from trainscope.scope import TrainScope  # pyright: ignore[reportMissingTypeStubs]
+
+    found = {name: Contender(folder / f"run-{n}") for n, name in enumerate((ALONE, WATCH, MINIMAL, THINNED))}
+    watched = found[WATCH]
+    watched.recorder.watch(watched.program._model, watched.program._adam)
+    thinned = {"trace_every_n_steps": 10}
+    for name, more in ((MINIMAL, {}), (THINNED, thinned)):
+        settings: dict[str, Any] = {"profile": "minimal", "run_dir": str(folder), "run_name": f"scope-{len(more)}"}
+        program = found[name].program
+        found[name].after = TrainScope(program._model, program._adam, load_config(settings | more)).attach().step
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, and the bounds of its 95 % bootstrap interval over rounds."""
+    random_ = np.random.default_rng(0)
+    medians = np.median(random_.choice(np.asarray(values), (10_000, len(values))), axis=1)
+    return statistics.median(values), *(float(bound) for bound in np.quantile(medians, (0.025, 0.975)))
+
+
+def main() -> None:
+    arguments = options(__doc__ or "", rounds=30).parse_args()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as name:
+        running = contenders(Path(name))
+        spent: dict[str, list[float]] = {contender: [] for contender in running}
+        order = list(running)
+        for number in range(arguments.rounds + 1):
+            say(f"round {number} of {arguments.rounds}" + (" (warm-up)" if number == 0 else ""))
+            random.Random(number).shuffle(order)
+            for contender in order:
+                cpu = running[contender].block()
+                if number:
+                    spent[contender].append(cpu)
+        for contender in running.values():
+            contender.recorder.close()
+    lines = ["| loop | CPU per step, ms | added | 95 % interval |", "| --- | --- | --- | --- |"]
+    for contender, times in spent.items():
+        row = f"| {contender} | {statistics.median(times) * 1e3:.2f} "
+        if contender == ALONE:
+            lines.append(row + "| – | – |")
+            continue
+        added, low, high = interval([a / b - 1 for a, b in zip(times, spent[ALONE], strict=True)])
+        shown = f"**{added:.1%}**" if contender == WATCH else f"{added:.1%}"
+        lines.append(row + f"| {shown} | {low:.1%} to {high:.1%} |")
+    table = "\n".join(lines)
+    publish(
+        "watch-overhead",
+        f"""{table}
+
+At most {GOAL:.0%} was asked for. Medians of {arguments.rounds} rounds of {BLOCK} steps each, differences paired within
+a round, order shuffled; intervals by bootstrap over rounds. trainscope 1.8.1 measures all 16 parameters at every traced
+step; the profile's filter of activations, `attn` and `mlp`, meets no module of the lab's model. Measured on
+{machine()}.""",
+        write=arguments.write,
+    )
+
+
+if __name__ == "__main__":
+    main()

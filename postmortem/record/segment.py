@@ -1,0 +1,221 @@
+"""Going on with a run directory: which attempt this is, what run.json gains, and what changed since the last one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from postmortem.errors import MissingExtra, UnreadableInput, UsageError
+from postmortem.record import provenance as origin
+from postmortem.record.lock import WriterLock, attempt_of_holder
+from postmortem.record.writer import RunWriter, plain_value, update_manifest
+from postmortem.run.manifest import read_mapping
+from postmortem.run.parts import parts, tail_key, tails
+from postmortem.run.rows import Lines, read_objects
+from postmortem.text import plain
+
+Changes = list[tuple[str, dict[str, Any]]]
+_PATIENCE_S = 60.0
+_COMPARED = ("environment", "git", "world_size")
+_NAMES_ONLY = ("git.patch", "git.patch_truncated")  # the patch of each attempt has a file of its own
+_opened: dict[Path, int] = {}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the caller says of the run; `attempt` only where something else counts attempts."""
+
+    rank: int
+    world_size: int
+    attempt: int | None
+    config: Mapping[str, Any] | None
+    manifest: Mapping[str, Any] | None
+    provenance: bool
+
+
+def open_segment(run: Path, facts: Facts) -> tuple[WriterLock, RunWriter]:
+    """Make `run` where it is absent, take its lock and count the attempt.
+
+    Raises:
+        UsageError: another process writes this rank, or the path is a file.
+        OSError: the directory cannot be made or written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{plain(run, 1000)}: a file stands where the run's directory should be") from error
+    lock = WriterLock(run, facts.rank)
+    try:
+        attempt = agreed_attempt(run, facts.rank) if facts.attempt is None else facts.attempt
+        lock.announce(attempt)
+        return lock, RunWriter(run, attempt=attempt, rank=facts.rank)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def complete_manifest(run: Path, facts: Facts, attempt: int) -> Changes:
+    """Add what is known to run.json, and say which events tell of what changed against it.
+
+    Keys that stand there stay; rank 0 alone writes more than its place among `ranks`. Raises OSError or
+    UnreadableInput where run.json cannot be completed.
+    """
+    keys: dict[str, Any] = {}
+    if facts.rank == 0:
+        keys = {"world_size": facts.world_size, "hashes": _hashes(), "environment": origin.environment()}
+        if facts.provenance:
+            keys |= origin.provenance(run, attempt)
+        keys |= origin.redacted(dict(facts.manifest or {}))
+        if facts.config is not None:
+            keys["config"] = origin.redacted(facts.config)
+        keys = cast(dict[str, Any], plain_value(keys))
+    own: dict[str, Any] = {"attempt": attempt}
+    if facts.provenance:
+        own |= {"host": origin.host(), "device": origin.device(), "pid": os.getpid()}
+    before = update_manifest(run, lambda old: {**old, **keys, **_rank_entry(old, facts.rank, own)})
+    if attempt == 0:
+        return []
+    told: Changes = []
+    around = {
+        key: pair
+        for name in _COMPARED
+        for key, pair in _differences({name: before.get(name)}, {name: keys.get(name)}).items()
+        if key not in _NAMES_ONLY
+        and None not in pair  # known now and not then, such as a version before its package was imported: no change
+    }
+    if around:
+        told.append(("environment_change", {"changed": around}))
+    if "config" in before and "config" in keys:
+        for key, (old, new) in _differences({"": before["config"]}, {"": keys["config"]}).items():
+            told.append(("config_change", {"key": key.removeprefix("."), "old": old, "new": new}))
+    return told
+
+
+def name_device(run: Path, rank: int, device: str) -> None:
+    """Complete the place of `rank` in run.json by its device, once it is known. Raises OSError or UnreadableInput."""
+    update_manifest(run, lambda old: {**old, **_rank_entry(old, rank, {"device": origin.named_device(device)})})
+
+
+def _rank_entry(before: Mapping[str, Any], rank: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    ranks = before.get("ranks")
+    known = cast(dict[str, Any], ranks) if isinstance(ranks, dict) else {}
+    own = known.get(str(rank))
+    return {"ranks": {**known, str(rank): {**(cast(dict[str, Any], own) if isinstance(own, dict) else {}), **entry}}}
+
+
+def _hashes() -> dict[str, str]:
+    """Names of the hash functions in use; none where the extra that brings them is absent."""
+    try:
+        from postmortem.record.hashing import BATCH_HASH, LOCAL_STATE_HASH
+
+        found = {"batch": BATCH_HASH, "state_local": LOCAL_STATE_HASH}
+        if "torch" in sys.modules:  # what has no torch has no state
+            from postmortem.record.state_hash import STATE_HASH
+
+            found["state"] = STATE_HASH
+    except MissingExtra:
+        return {}
+    return found
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
+    """{dotted key: [old, new]} of what differs between two nested mappings; None where a key is absent."""
+    found: dict[str, list[Any]] = {}
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= _differences(cast(Mapping[str, Any], old), cast(Mapping[str, Any], new), f"{prefix}{key}.")
+        elif old != new:
+            found[f"{prefix}{key}"] = [old, new]
+    return found
+
+
+def ranks_of_process() -> tuple[int, int]:
+    """(rank, world size): torch.distributed's where it is initialised, else RANK and WORLD_SIZE, else (0, 1)."""
+    dist = _distributed()
+    if dist is not None:
+        return dist.get_rank(), dist.get_world_size()
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return (int(rank), int(size)) if rank.isdecimal() and size.isdecimal() and int(rank) < int(size) else (0, 1)
+
+
+def agreed_attempt(run: Path, rank: int) -> int:
+    """The number of the attempt that begins now: one more than the highest there is, the same on all ranks.
+
+    With torch.distributed initialised it is rank 0's, told by the group's store: no collective, so that a recorder on
+    rank 0 alone hangs nobody. Else each rank counts its own openings, unless rank 0 is at work here already.
+    """
+    store = _store()
+    if store is None:
+        own = _highest_attempt(run, rank) + 1
+        led = attempt_of_holder(run, 0) if rank else None
+        return own if led is None else led
+    from datetime import timedelta
+
+    _opened[run] = _opened.get(run, -1) + 1
+    key = f"postmortem/attempt/{run.resolve()}/{_opened[run]}"
+    if rank == 0:
+        attempt = _highest_attempt(run, 0) + 1
+        store.set(key, str(attempt))
+        return attempt
+    try:
+        store.wait([key], timedelta(seconds=_PATIENCE_S))
+        return int(store.get(key))
+    except (RuntimeError, ValueError):  # rank 0 records nothing
+        return _highest_attempt(run, rank) + 1
+
+
+def _highest_attempt(run: Path, rank: int) -> int:
+    """The highest attempt that `rank` has begun in the directory; -1 where it never wrote."""
+    file = run / "run.json"
+    try:
+        ranks = read_mapping(file).get("ranks") if file.exists() else None
+    except UnreadableInput:  # told of when run.json is to be completed
+        ranks = None
+    found = [-1]
+    if isinstance(ranks, dict):
+        entry = cast(dict[str, Any], ranks).get(str(rank))
+        if isinstance(entry, dict):
+            found.append(_attempt_in(cast(dict[str, Any], entry)))
+    elif (run / "metrics").is_dir():  # written by hand or by `RunWriter`: only the parts know
+        found += [_highest_in(part) for part in parts(run / "metrics")]
+    for folder in (run / "metrics", run / "batches"):
+        if folder.is_dir():
+            found += [a for a, r in map(tail_key, tails(folder)) if r == rank]
+    journal = run / "journal.jsonl"
+    if journal.exists():
+        events = read_objects(journal, Lines(journal.name), strict_text=False)
+        found += [_attempt_in(event) for _, event in events if event.get("rank", 0) == rank]
+    return max(found)
+
+
+def _attempt_in(entry: Mapping[str, Any]) -> int:
+    attempt = entry.get("attempt")
+    return attempt if isinstance(attempt, int) else -1
+
+
+def _highest_in(part: Path) -> int:
+    from postmortem.run.table import parquet_part
+
+    table = parquet_part(part, part.name, frozenset())
+    bounds = table.bounds("attempt") if "attempt" in table.names else None
+    return 0 if bounds is None or bounds.high is None else int(bounds.high)
+
+
+def _distributed() -> Any:
+    """`torch.distributed` where it is imported and initialised, else None."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
+
+
+def _store() -> Any:
+    """The key-value store of the default process group, where this version of torch gives it out."""
+    dist = _distributed()
+    if dist is None or dist.get_world_size() == 1:
+        return None
+    given = getattr(dist.group.WORLD, "get_group_store", None)
+    return None if given is None else given()
