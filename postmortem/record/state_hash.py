@@ -271,10 +271,8 @@ def _constant(first: int, second: int, device: torch.device) -> Tensor:
 
 
 def _at_once(device: torch.device) -> int:
-    """Elements that are widened to int64 at a time: what keeps an accelerator busy, or what a CPU's cache holds and
-    torch does not split over threads, which costs more than it gains.
-    """
-    return _BLOCK if device.type == "cpu" else 2**22
+    """Elements that are widened to int64 at a time: what a CPU's cache holds, or what keeps an accelerator busy."""
+    return 2**15 if device.type == "cpu" else 2**22
 
 
 def _signed(word: int) -> int:
