@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BATCH_HASH = "xxh3_128 seeded by dtype and shape, v1"
 LOCAL_STATE_HASH = "xxh3_128 tree, 4 MiB v1"
 
+_hexdigest: Callable[[Any, int], str] = xxh3_128_hexdigest  # it takes any buffer, and says so of few
+
 _CHUNK = 4 * 2**20  # bytes hashed at a time by one thread; part of the definition of the local state hash
 
 
@@ -42,14 +44,11 @@ def batch_hash(ids: Tensor | NDArray[np.generic] | ArrayLike) -> str:
     for what cannot be hashed, a tensor on an accelerator included: copying it is the caller's to plan.
     """
     array = ids if isinstance(ids, np.ndarray) else _array(ids)
-    dtype = array.dtype
-    if not dtype.isnative:
-        array = array.astype(dtype.newbyteorder("="))
-    seed = _seed(dtype, array.shape)
     try:
-        return xxh3_128_hexdigest(array.data, seed)
-    except (ValueError, BufferError):  # not in one piece
-        return xxh3_128_hexdigest(np.ascontiguousarray(array).data, seed)
+        return _hexdigest(array, _seed(array.dtype, array.shape))
+    except (ValueError, BufferError):  # not in one piece, or in another machine's byte order
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        return _hexdigest(array, _seed(array.dtype, array.shape))
 
 
 @lru_cache(maxsize=256)
@@ -57,6 +56,8 @@ def _seed(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> int:
     """A seed lets the bytes be hashed in one call, half the cost of a header and the bytes in two."""
     if dtype.kind not in "biufc":
         raise UsageError(f"a batch of dtype {dtype} cannot be hashed: it must hold numbers, in rows of one length")
+    if not dtype.isnative:
+        raise ValueError(f"{dtype} is not in this machine's byte order")
     return xxh3_64_intdigest(f"{dtype.name}{shape}".encode())
 
 

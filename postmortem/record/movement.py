@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _WINDOW = 128
@@ -22,6 +22,8 @@ class Window:
     that a value costs two comparisons. An outlier stays out of the window; when 16 follow each other the window begins
     anew at their level.
     """
+
+    __slots__ = ("_fresh", "_high", "_low", "_outliers", "_values")
 
     def __init__(self) -> None:
         self._values: deque[float] = deque(maxlen=_WINDOW)
@@ -60,29 +62,21 @@ class Movement:
     because their noise is multiplicative.
     """
 
-    columns = ("loss", "grad_norm")
-
     def __init__(self, calm: int = 50) -> None:
         self.calm = calm
-        self._windows = [(name, Window()) for name in self.columns]
+        self._loss, self._norm = Window(), Window()
         self._until: dict[str, int] = {}
 
-    def judge(self, step: int, row: Mapping[str, Any]) -> list[tuple[str, float]]:
-        """Take in a row; (column, value) of those of `columns` that open an episode. Non-finite ones are left out."""
-        found: list[tuple[str, float]] = []
-        for name, window in self._windows:
-            value = row.get(name)
-            if type(value) is not float or value - value != 0.0:
-                continue
-            if name == "grad_norm":
-                if value <= 0.0:
-                    continue
-                moved = window.outlier(math.log(value))
-            else:
-                moved = window.outlier(value)
-            if moved and self.opens(step, name):
-                found.append((name, value))
-        return found
+    def judge(self, step: int, row: Mapping[str, Any]) -> Sequence[tuple[str, float]]:
+        """Take in a row; (column, value) of those that open an episode. Non-finite ones are left out."""
+        loss, norm = row.get("loss"), row.get("grad_norm")
+        found: list[tuple[str, float]] | None = None
+        if type(loss) is float and loss - loss == 0.0 and self._loss.outlier(loss) and self.opens(step, "loss"):
+            found = [("loss", loss)]
+        if type(norm) is float and norm - norm == 0.0 < norm:
+            if self._norm.outlier(math.log(norm)) and self.opens(step, "grad_norm"):
+                found = [*(found or ()), ("grad_norm", norm)]
+        return found or ()
 
     def opens(self, step: int, kind: str) -> bool:
         """Something of `kind` was seen at `step`: whether it opens an episode rather than going on with one."""

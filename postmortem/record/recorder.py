@@ -143,7 +143,7 @@ class Recorder:
         self._closed = False
         self._lock: WriterLock | None = None
         self._background = Background(self._open, self._finished, self._arrived, self._ids_to_write, flush_interval_s)
-        self._queue = self._background.queue
+        self._queue, self._unsaid = self._background.queue, self._background.unsaid
         self._background.start()
         atexit.register(self.close)
         self._leave_to_parent_after_fork()
@@ -206,7 +206,7 @@ class Recorder:
             self._judge_odd(step, odd)
         for name, value in self._movement.judge(step, row):
             self._incident(step, name, {"value": value})
-        if self._background.unsaid:
+        if self._unsaid:
             self._speak()
 
     def batch(self, step: int, batch: object = None, *, index: int | None = None, **facts: Any) -> None:
@@ -234,7 +234,7 @@ class Recorder:
             except UsageError as error:
                 self._complain("batch", error)
         self._queue.append(Entry("batches", self._later, step, row, transfer))
-        if self._background.unsaid:
+        if self._unsaid:
             self._speak()
 
     def attach(self, values: Mapping[str, Any]) -> None:
@@ -409,13 +409,17 @@ class Recorder:
         self._background.hurry(sync=True)
 
     def _journal(self, event: str, step: int | None, keys: dict[str, Any]) -> None:
-        if self.rank:
-            keys.setdefault("rank", self.rank)
+        keys = {**self._origin(), **keys}
         self._queue.append(Entry("journal", self._later, step, event_row(event, step, keys)))
         self._background.write_now()
 
+    def _origin(self) -> dict[str, int]:
+        """What tells events of several ranks apart."""
+        return {"rank": self.rank} if self.rank else {}
+
     def _ids_to_write(self) -> Iterator[Entry]:
         """Rows with token ids, one at a time: called where nobody waits."""
+        self._ids.trim()
         for kept, row in self._ids.rows():
             yield Entry("batches", kept.later, kept.step, row)
         failure = self._ids.decode_failure
@@ -438,6 +442,10 @@ class Recorder:
                 }
         if self._settle is not None and entry.table == "metrics":
             entry.values = row = self._settle(row)
+            names = row.pop("nonfinite_parameters", None)
+            if names and entry.step is not None and self._movement.opens(entry.step, "nonfinite parameters"):
+                told = event_row("nonfinite_parameters", entry.step, {"names": names, **self._origin()})
+                self._queue.append(Entry("journal", entry.later, entry.step, told))
         return row
 
     def _arrived(self, entry: Entry) -> None:
@@ -459,7 +467,7 @@ class Recorder:
         try:
             self._changes = complete_manifest(self.path, self._facts, writer.attempt)
         except (OSError, PostmortemError) as error:  # rows are worth more than what stands beside them
-            self._background.unsaid.append(f"run.json is not completed: {plain(error, 1000)}")
+            self._unsaid.append(f"run.json is not completed: {plain(error, 1000)}")
         return writer
 
     def _know_device(self, device: str) -> None:
@@ -468,7 +476,7 @@ class Recorder:
             try:
                 name_device(self.path, self.rank, device)
             except (OSError, PostmortemError) as error:
-                self._background.unsaid.append(f"run.json is not completed: {plain(error, 1000)}")
+                self._unsaid.append(f"run.json is not completed: {plain(error, 1000)}")
 
     def _tell_changes(self, step: int | None) -> None:
         changes, self._changes = self._changes, []
@@ -479,13 +487,12 @@ class Recorder:
         """Say once what is wrong with what was handed over."""
         if about not in self._complaints:
             self._complaints.add(about)
-            self._background.unsaid.append(error)
+            self._unsaid.append(error)
 
     def _speak(self) -> None:
         """Say what went wrong since the last call: as one warning each, or as an error where that was asked for."""
-        unsaid = self._background.unsaid
-        while unsaid:
-            said = unsaid.popleft()
+        while self._unsaid:
+            said = self._unsaid.popleft()
             if self._raises:
                 if isinstance(said, UsageError):
                     raise said

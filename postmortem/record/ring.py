@@ -6,6 +6,7 @@ again, and what no longer has the hash it was trained on with is dropped.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,35 +38,44 @@ class Kept:
 
 
 class Ring:
-    """The newest batches: at most `most` of them, of at most `limit` bytes together."""
+    """The newest batches: at most `most` of them, of at most `limit` bytes together once it is trimmed.
+
+    `push` only appends: giving back a batch's memory takes longer than hashing it, and is left to the background.
+    """
 
     def __init__(self, most: int = 64, limit: int = 64 * 2**20) -> None:
         self._most, self._limit = most, limit
         self._kept: deque[Kept] = deque()
-        self._bytes = 0
+        self._untrimmed = 0  # bytes
+        self._lock = threading.Lock()
 
     def push(self, kept: Kept) -> None:
-        """Add one batch; the oldest leave."""
+        """Add one batch."""
         self._kept.append(kept)
-        self._bytes += kept.ids.nbytes
-        while len(self._kept) > self._most or self._bytes > self._limit:
-            self._bytes -= self._kept.popleft().ids.nbytes
+        self._untrimmed += kept.ids.nbytes
+        if self._untrimmed > self._limit:
+            self.trim()
+
+    def trim(self) -> None:
+        """Let the oldest leave."""
+        with self._lock:
+            self._untrimmed = 0
+            kept = self._kept
+            size = sum(one.ids.nbytes for one in tuple(kept))
+            while len(kept) > self._most or size > self._limit:
+                size -= kept.popleft().ids.nbytes
 
     def take(self) -> tuple[list[Kept], int]:
         """Empty it: (batches with copies of their ids, oldest first; how many are left out, their buffers reused)."""
         from postmortem.record.hashing import batch_hash
 
-        found: list[Kept] = []
-        reused = 0
-        while self._kept:
-            kept = self._kept.popleft()
-            self._bytes -= kept.ids.nbytes
-            ids = kept.ids.copy()
-            if batch_hash(ids) == kept.hash:
-                found.append(Kept(kept.later, kept.step, ids, kept.hash))
-            else:
-                reused += 1
-        return found, reused
+        self.trim()
+        with self._lock:
+            held = list(self._kept)
+            self._kept.clear()
+        copies = [Kept(one.later, one.step, one.ids.copy(), one.hash) for one in held]
+        found = [one for one in copies if batch_hash(one.ids) == one.hash]
+        return found, len(copies) - len(found)
 
 
 class TokenIds:
@@ -86,13 +96,17 @@ class TokenIds:
 
             self._hash = batch_hash
         digest = self._hash(ids)
-        if ids.dtype.kind not in "iu":  # pictures, sounds: what is kept is token ids
+        if self._which == "never" or ids.dtype.kind not in "iu":  # pictures, sounds: what is kept is token ids
             return digest
-        if self._which == "incidents" and step > self._until:
+        if step > self._until and self._which == "incidents":
             self._ring.push(Kept(later, step, ids, digest))
-        elif self._which != "never":
+        else:
             self._due.append(Kept(later, step, ids.copy(), digest))
         return digest
+
+    def trim(self) -> None:
+        """Let go of what is too old to be wanted; for the background."""
+        self._ring.trim()
 
     def incident(self, step: int) -> int:
         """Have the ring's batches and the next 16 steps' written. Returns how many were overwritten meanwhile."""
@@ -131,7 +145,7 @@ def ids_of(batch: object) -> Ids | Tensor:
         UsageError: there are none.
     """
     if is_tensor(batch):
-        tensor = cast("Tensor", batch)
+        tensor: Tensor = batch
         try:
             return tensor.numpy() if tensor.is_cpu else tensor
         except (TypeError, RuntimeError) as error:  # bfloat16, a tensor with a gradient: no token ids

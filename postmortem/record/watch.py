@@ -255,16 +255,18 @@ def settle(row: Mapping[str, Any]) -> dict[str, Any]:
     stays as it is.
 
     The watch sees gradients after clipping. Where the row has `grad_norm` from before, the group norms are scaled up to
-    it and what was seen becomes `grad_norm_clipped`; where it has not, what was seen is `grad_norm`. The words of the
-    state's hash become `param_hash`, those of shards `param_hash_part` (see `state_hash.joined`), and the names of
-    parameters that hold NaN or Inf the list `nonfinite_parameters`. Losses that do not count leave the worst tokens.
+    it and what was seen becomes `grad_norm_clipped`, as it does beside a `clip_threshold`; else it is `grad_norm`. The
+    words of the state's hash become `param_hash`, those of shards `param_hash_part` (see `state_hash.joined`), and the
+    names of parameters that hold NaN or Inf the list `nonfinite_parameters`. Losses that do not count leave the worst
+    tokens.
     """
     seen = {name.removeprefix(UNSETTLED): value for name, value in row.items() if name.startswith(UNSETTLED)}
     logged = {name: value for name, value in row.items() if not name.startswith(UNSETTLED)}
     found: dict[str, Any] = {}
     if "grad_norm" in seen:
         norm, before, scale = seen["grad_norm"], logged.get("grad_norm"), 1.0
-        found["grad_norm" if before is None else "grad_norm_clipped"] = norm
+        clipped = before is not None or bool(logged.get("clip_threshold"))
+        found["grad_norm_clipped" if clipped else "grad_norm"] = norm
         if isinstance(before, (int, float)) and norm > 0 and math.isfinite(norm) and math.isfinite(before):
             scale = before / norm
         found |= {name: value * scale for name, value in seen.items() if name.startswith("grad_norm/")}

@@ -133,6 +133,7 @@ _ALL = (
     Column("worst_token_losses", "list, nats", "their losses", label=True),
     Column("worst_token_rows", "list", "number of the sample in the batch that holds each of them", label=True),
     Column("worst_token_cols", "list", "position of each of them in its sample", label=True),
+    Column("param_hash_part", "text", "one rank's part of the hash of parameters that are sharded", label=True),
     Column("param_hash", "text", "hash of all parameters after the update", ("parameter_hash", "params_hash"),
            label=True),
     Column("tokens_per_s", "tokens/s", "training throughput",

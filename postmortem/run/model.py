@@ -23,7 +23,7 @@ from postmortem.series import Series, Steps
 from postmortem.text import plain
 
 _RANK = re.compile(r"(.+)/rank(\d+)")
-TEXTS = frozenset({"batch_hash", "source", "param_hash"})
+TEXTS = frozenset({"batch_hash", "source", "param_hash", "param_hash_part"})
 _KEY_NAMES = frozenset({"attempt", "step", "rank"})
 
 
