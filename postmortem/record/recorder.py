@@ -21,7 +21,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -49,17 +49,17 @@ if TYPE_CHECKING:
     from postmortem.record.watch import Watch
 
 _DENSE_STEPS = 50
-_NUMBERS = frozenset({float, int})
 _REWINDS = {"resume": "from_step", "rollback": "to_step"}
 
 
-def _finite(values: Iterable[float]) -> bool:
-    """Whether no value is NaN or infinite, by one sum. A sum that overflows says no: then each is looked at."""
+def _plain(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds finite numbers and nothing else, by one sum: what else there is makes it fail, makes it no
+    number of Python's, or makes it non-finite. A sum that overflows says no as well; then each value is looked at."""
     try:
-        total = sum(values)
-    except OverflowError:
+        total = sum(row.values())
+    except Exception:  # of any type that somebody logs
         return False
-    return total - total == 0
+    return type(total) is int or (type(total) is float and math.isfinite(total))
 
 
 class RecordingError(PostmortemError):
@@ -190,9 +190,8 @@ class Recorder:
         if self._attached:
             attached, self._attached = self._attached, {}
             columns = {**attached, **columns}
-        if _NUMBERS.issuperset(map(type, columns.values())) and _finite(columns.values()):
-            row, device, odd = columns, None, None
-        else:
+        row, device, odd = columns, None, None
+        if self._tensor is not None or not _plain(columns):
             row, device, odd = self._looked_at(columns)
         if "time" not in row:
             row["time"] = time.time()
