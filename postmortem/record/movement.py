@@ -73,9 +73,9 @@ class Movement:
         found: list[tuple[str, float]] | None = None
         if type(loss) is float and loss - loss == 0.0 and self._loss.outlier(loss) and self.opens(step, "loss"):
             found = [("loss", loss)]
-        if type(norm) is float and norm - norm == 0.0 < norm:
-            if self._norm.outlier(math.log(norm)) and self.opens(step, "grad_norm"):
-                found = [*(found or ()), ("grad_norm", norm)]
+        judged = type(norm) is float and norm - norm == 0.0 < norm
+        if judged and self._norm.outlier(math.log(norm)) and self.opens(step, "grad_norm"):
+            found = [*(found or ()), ("grad_norm", norm)]
         return found or ()
 
     def opens(self, step: int, kind: str) -> bool:
