@@ -73,8 +73,9 @@ class Movement:
         found: list[tuple[str, float]] | None = None
         if type(loss) is float and loss - loss == 0.0 and self._loss.outlier(loss) and self.opens(step, "loss"):
             found = [("loss", loss)]
-        judged = type(norm) is float and norm - norm == 0.0 < norm
-        if judged and self._norm.outlier(math.log(norm)) and self.opens(step, "grad_norm"):
+        if type(norm) is not float or norm - norm != 0.0 or norm <= 0.0:
+            return found or ()
+        if self._norm.outlier(math.log(norm)) and self.opens(step, "grad_norm"):
             found = [*(found or ()), ("grad_norm", norm)]
         return found or ()
 
