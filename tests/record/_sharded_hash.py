@@ -81,3 +81,4 @@ assert "param_hash" not in row and row["nonfinite_count"] == 0
 
 Path(sys.argv[1], f"rank-{rank}").write_text(whole.hex)
 destroy_process_group()
+os._exit(0)  # what was compared is equal: gloo's threads may abort a process that tears itself down beside them
