@@ -103,6 +103,8 @@ def _walk(value: object, path: str, kind: str | None, seen: set[int], depth: int
         yield path, "loader position", f"{left} left"
     elif isinstance(value, torch.optim.Optimizer):
         yield from _optimizer(value, path)
+    elif isinstance(value, torch.amp.GradScaler):  # its attributes differ by when it was first used
+        yield from _walk(value.state_dict(), path, "loss scaler", seen, depth + 1)
     elif isinstance(value, nn.Module):
         yield from _module(value, path, seen, depth)
     elif isinstance(value, Mapping):

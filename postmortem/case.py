@@ -213,10 +213,11 @@ class Case:
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The newest complete checkpoint whose state precedes the onset: nothing that moved is in it."""
+        """The newest complete checkpoint whose state precedes the onset: nothing that moved is in it. Of several of
+        one step, one that does not reset the optimizer."""
         return max(
             (c for c in self.run.checkpoints if c.complete and c.step <= self.sound_state),
-            key=lambda c: c.step,
+            key=lambda c: (c.step, not c.parameters_only),
             default=None,
         )
 

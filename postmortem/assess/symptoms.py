@@ -169,8 +169,10 @@ def _tokens(case: Case) -> Symptom:
     label, key = "corpus tokens in that batch that look unusual", "unusual_tokens"
     ids = case.numbers_at("worst_token_ids", case.onset)
     if ids is None:
-        why = "token ids are not recorded: record worst_token_ids, or token_ids and a decode table"
-        return Symptom(key, label, missing=why)
+        labels = case.labels("token_ids")
+        kept = labels is not None and labels.at(case.onset) is not None
+        why = "its token ids are in batches/, its losses by token are not" if kept else "token ids are not recorded"
+        return Symptom(key, label, missing=f"{why}: record worst_token_ids, see Watch.token_losses")
     rare, d = case.series("rare_tokens"), case.departure("rare_tokens", (case.onset, case.onset + 1), sign=1)
     flagged = rare is not None and d is not None and d.moved
     names = Counter(case.piece(int(i)).strip("“”") for i in ids)

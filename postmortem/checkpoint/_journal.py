@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Journal(Protocol):
@@ -24,6 +28,11 @@ class Journal(Protocol):
 
     def event(self, event: str, step: int | None = None, **keys: Any) -> None:
         """Append one event."""
+        ...
+
+
+    def state_hashes(self, tensors: Mapping[str, Tensor], /) -> Mapping[str, str]:
+        """Group → hash of the bytes that this rank holds, kept with every checkpoint."""
         ...
 
 

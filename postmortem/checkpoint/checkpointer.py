@@ -12,15 +12,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from postmortem.checkpoint._claim import Claim
 from postmortem.checkpoint._journal import CheckpointWarning, Journal
 from postmortem.checkpoint._ranks import Ranks
 from postmortem.checkpoint.load import read_state
 from postmortem.checkpoint.policy import Policy
-from postmortem.checkpoint.resume import Resumed, absent, changes, choose, hold_model, listed, settings, unsound
+from postmortem.checkpoint.resume import (
+    Resumed,
+    absent,
+    changes,
+    choose,
+    hold_model,
+    hold_optimizers,
+    listed,
+    settings,
+    unsound,
+)
 from postmortem.checkpoint.retention import Entry, Shelf, read_entry, step_name
 from postmortem.checkpoint.staging import SHARED, Staged, stage
 from postmortem.checkpoint.state import Stateful, TrainState
-from postmortem.checkpoint.writing import Hashes, Job, write
+from postmortem.checkpoint.writing import Job, write
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run.manifest import inside
 from postmortem.text import plain
@@ -36,7 +47,6 @@ class Checkpointer:
     journal: the run's `Recorder`, or whatever else keeps its journal. state: a `TrainState`, a
     `postmortem.program.Program`, or any object whose `state_dict()` is a nested mapping of sections.
     asynchronous: the training thread only copies the state; one background thread writes it, one save at a time.
-    hashes: `postmortem.record.hashing.local_state_hash`, to keep hashes of each rank's parameters with every save.
 
     A save that fails is journalled as `checkpoint_failed` and warned about at the next call; training goes on. With
     torch.distributed initialised, all ranks construct theirs and make every call together, and see one file system.
@@ -56,13 +66,13 @@ class Checkpointer:
         policy: Policy | None = None,
         *,
         asynchronous: bool = True,
-        hashes: Hashes | None = None,
     ) -> None:
         self._journal, self._state = journal, state
         self.policy = Policy() if policy is None else policy
-        self._hashes = hashes
         self._ranks = Ranks()
         self._shelf = Shelf(journal.path)
+        self._claim: Claim | None = None
+        self._ranks.first_says(self._make_claim)
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._pending: Future[None] | None = None
         self._troubles: list[str] = []
@@ -119,7 +129,7 @@ class Checkpointer:
 
         Raises:
             UnreadableInput: every checkpoint is damaged, or the one in `path` is.
-            UsageError: the checkpoint's model is another one, or a part is not in it.
+            UsageError: the checkpoint's model or optimizer is another one, or a part is not in it.
         """
         self.wait()
         entry = self._ranks.first_says(lambda: self._choose(path, verify))
@@ -133,6 +143,7 @@ class Checkpointer:
             loaded.update(read_state(entry.path, rank=self._ranks.rank, parts=parts, like=asked))
             if "model" in (loaded if parts is None else parts):
                 hold_model(entry.path, asked, loaded)
+            hold_optimizers(entry.path, asked, loaded)
 
         self._ranks.together(read)
         self._state.load_state_dict(loaded)
@@ -182,6 +193,8 @@ class Checkpointer:
         finally:
             if self._thread is not None:
                 self._thread.shutdown()
+            if self._claim is not None:
+                self._claim.release()
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +203,9 @@ class Checkpointer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _make_claim(self) -> None:
+        self._claim = Claim(self._journal.path)
 
     def _place(self, role: str, name: str) -> Path:
         return self._journal.path / role / name
@@ -230,7 +246,7 @@ class Checkpointer:
         """Runs in the background thread, on all ranks."""
         started = time.monotonic()
         try:
-            size = write(job, self._ranks, self._token, self._hashes)
+            size = write(job, self._ranks, self._token, self._journal.state_hashes)
         except Exception as error:
             if self._ranks.first:
                 self._report_failure(job, error)

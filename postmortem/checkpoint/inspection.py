@@ -27,7 +27,7 @@ CONTENTS = ("model", "moments", "schedule", "loader", "rng", "scaler")
 
 Progress = Callable[[int, int], None]
 _STEP = re.compile(r"(?:^|[-_.])(?:step|checkpoint|ckpt)[-_]?(\d{1,18})(?=\D|$)")
-_STATE_LIMIT = 256 * 2**20
+STATE_LIMIT = 256 * 2**20  # bytes of a state-<rank>.json
 _STATE = re.compile(r"state-\d+\.json")
 _MODEL_TOPS = frozenset({"model", "module", "state_dict", "model_state_dict", "net", "params", "parameters", "weights"})
 _SAYS = (
@@ -199,7 +199,8 @@ def _directory(look: _Look) -> None:
     if not (folder / METADATA).exists():
         raise UnreadableInput("the save was cut short, or this is no checkpoint.", file=METADATA, hint="It is missing.")
     if look.kind == "postmortem":
-        look.manifest = _manifest(folder)
+        regular(folder / manifests.NAME, manifests.NAME).close()
+        look.manifest = manifests.read(folder)
         for name, facts in look.manifest.files.items():
             file = inside(folder, name, manifests.NAME)
             if not file.is_file():
@@ -213,34 +214,6 @@ def _directory(look: _Look) -> None:
             look.sections |= _state_names(file)
 
 
-def _manifest(folder: Path) -> manifests.Manifest:
-    """checkpoint.json, every field of it of the type that it should have.
-
-    Raises:
-        UnreadableInput: it is none.
-    """
-    regular(folder / manifests.NAME, manifests.NAME).close()
-    said = manifests.read(folder)
-    keys = vars(said)
-    good = (
-        *(isinstance(keys[name], str) for name in ("role", "contents")),
-        *(type(keys[name]) is int and keys[name] >= 0 for name in ("step", "world_size")),
-        isinstance(keys["discarded"], (str, type(None))),
-        isinstance(keys["files"], dict),
-    )
-    if not all(good) or not all(_facts(facts) for facts in keys["files"].values()):
-        raise UnreadableInput("holds values of the wrong kind.", file=manifests.NAME)
-    return said
-
-
-def _facts(facts: object) -> bool:
-    """Whether `facts` are the size and the SHA-256 of a file."""
-    if not isinstance(facts, dict):
-        return False
-    known = cast(dict[str, object], facts)
-    return type(known.get("bytes")) is int and isinstance(known.get("sha256"), str)
-
-
 def _state_names(file: Path) -> set[str]:
     """`section.key` of the plain state in a state-<rank>.json, as far as it is not empty.
 
@@ -248,7 +221,7 @@ def _state_names(file: Path) -> set[str]:
         UnreadableInput: it is no such file.
     """
     try:
-        document: object = json.loads(read_small(file, file.name, _STATE_LIMIT))
+        document: object = json.loads(read_small(file, file.name, STATE_LIMIT))
     except (ValueError, RecursionError) as error:
         raise UnreadableInput("damaged, or nested deeper than any state is: no JSON.", file=file.name) from error
     state = cast(dict[str, object], document).get("state") if isinstance(document, dict) else None

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from postmortem.checkpoint.inspection import Inspection, Progress, inspect, step_of
 from postmortem.errors import UnreadableInput
-from postmortem.run.checkpoints import ROLES
+from postmortem.run.checkpoints import LATEST, ROLES
 from postmortem.run.journal import read_journal
 from postmortem.run.manifest import inside
 from postmortem.text import plain
-
-LATEST = "latest"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,6 @@ from postmortem.text import plain
 if TYPE_CHECKING:
     from postmortem.checkpoint.state import Stateful
 
-_LIMIT = 2**28  # as `inspection` has it
-
 
 @dataclass(frozen=True)
 class _Stored:
@@ -82,8 +80,8 @@ def _document(folder: Path, rank: int) -> dict[str, Any]:
     file = own if own.exists() else folder / "state-0.json"
     where = plain(file, 1000)
     try:
-        if file.stat().st_size > _LIMIT:
-            raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB.", file=where)
+        if file.stat().st_size > inspection.STATE_LIMIT:
+            raise UnreadableInput(f"larger than {inspection.STATE_LIMIT >> 20} MiB.", file=where)
         value = json.loads(file.read_bytes())
         state = encoding.decode(value["state"], _Stored)
     except OSError as error:

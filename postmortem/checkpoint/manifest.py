@@ -65,6 +65,8 @@ def read(folder: Path) -> Manifest:
     file = folder / NAME
     where = plain(file, 1000)
     try:
+        if not file.is_file():  # nor a pipe that nobody writes to
+            raise UnreadableInput("no file: the save was cut short, or this is none.", file=where)
         if file.stat().st_size > _LIMIT:
             raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB: no manifest.", file=where)
         keys = json.loads(file.read_bytes())
@@ -85,9 +87,33 @@ def _manifest(keys: dict[str, Any], where: str) -> Manifest:
     keys.pop("bytes", None)
     try:
         keys["sections"] = tuple(keys["sections"])
-        return Manifest(**keys)
+        said = Manifest(**keys)
     except (KeyError, TypeError) as error:
         raise UnreadableInput(f"lacks or has a key that it should not ({plain(error, 80)}).", file=where) from error
+    if not _of_their_kind(vars(said)):
+        raise UnreadableInput("holds values of the wrong kind.", file=where)
+    return said
+
+
+def _of_their_kind(keys: Mapping[str, Any]) -> bool:
+    """Whether every value that anything is decided by is of the type that it should have."""
+    files = keys["files"]
+    return (
+        all(isinstance(keys[name], str) for name in ("role", "contents"))
+        and all(type(keys[name]) is int and 0 <= keys[name] < 2**63 for name in ("step", "world_size"))
+        and all(isinstance(keys[name], (str, type(None))) for name in ("metric", "discarded"))
+        and (keys["value"] is None or type(keys["value"]) in (int, float))
+        and isinstance(files, dict)
+        and all(_facts(facts) for facts in cast(dict[str, object], files).values())
+    )
+
+
+def _facts(facts: object) -> bool:
+    """Whether `facts` are the size and the SHA-256 of a file."""
+    if not isinstance(facts, dict):
+        return False
+    known = cast(dict[str, object], facts)
+    return type(known.get("bytes")) is int and isinstance(known.get("sha256"), str)
 
 
 def _checksum(keys: Mapping[str, Any], where: str) -> str:

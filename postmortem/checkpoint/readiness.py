@@ -213,7 +213,7 @@ def _loader(facts: _Facts) -> Iterator[Check]:
         fix = "rec.batch(step, batch, index=…) with the absolute index of the batch"
         yield Check(name, "warn", "no batch_index is logged: a bad batch cannot be named, nor skipped", fix)
     elif not program:
-        fix = 'name it in the manifest: "program": "module:factory", see docs/run-format.md'
+        fix = 'Recorder(…, manifest={"program": "module:factory"}), see docs/run-format.md'
         yield Check(name, "warn", "batch_index is logged, but no program is named to drive", fix)
     else:
         yield Check(name, "ok", f"batch_index is logged, program {plain(program, 80)}")

@@ -21,6 +21,7 @@ _SETTINGS = frozenset(
     | {"total_iters", "total_steps", "backoff_factor", "growth_factor", "growth_interval"}
 )
 """What torch's schedulers and GradScaler keep in their state that is configuration and no progress."""
+_OF_SCHEDULERS = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"})
 _SHOWN = 6
 
 
@@ -134,6 +135,30 @@ def hold_model(path: Path, asked: Mapping[str, Any], loaded: Mapping[str, Any]) 
                 f"{plain(path, 1000)}: its model is not this one: it {problem} {listed(names)}. Build the model that "
                 "was saved, or name the parts to take over"
             )
+
+
+def hold_optimizers(path: Path, asked: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose optimizer is of another kind: torch would take its groups over, and step on with
+    moments that mean something else. Groups of one kind may have gained or lost settings between versions, not both.
+
+    Raises:
+        UsageError: both have settings that the other has not.
+    """
+    for section, given in loaded.items():
+        there, here = _group_keys(given), _group_keys(asked.get(section))
+        if there - here and here - there:
+            raise UsageError(
+                f"{plain(path, 1000)}: its {plain(section, 60)} is not this one: it has "
+                f"{listed(sorted(there - here))}, and this one has {listed(sorted(here - there))}. Build the one that "
+                "was saved, or name the parts to take over"
+            )
+
+
+def _group_keys(section: Any) -> set[str]:
+    """Settings of an optimizer's groups, but for those that schedulers put there."""
+    groups = cast(Mapping[str, Any], section).get("param_groups") if isinstance(section, Mapping) else None
+    named = [set(cast(dict[str, Any], one)) for one in cast(list[Any], groups or []) if isinstance(one, dict)]
+    return set[str]().union(*named) - _OF_SCHEDULERS if isinstance(groups, list) else set()
 
 
 def settings(state: Mapping[str, Any]) -> dict[str, Any]:

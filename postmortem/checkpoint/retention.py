@@ -14,10 +14,9 @@ from postmortem.checkpoint import manifest as manifests
 from postmortem.checkpoint.manifest import Manifest
 from postmortem.checkpoint.policy import Policy
 from postmortem.errors import UnreadableInput
-from postmortem.run.checkpoints import ROLES
+from postmortem.run.checkpoints import LATEST, ROLES
 from postmortem.text import plain
 
-LATEST = "latest"
 _TEMPORARY = re.compile(r"\..+\.dcp\.tmp-\w+")
 
 
@@ -133,7 +132,7 @@ def read_entry(path: Path) -> Entry:
     """
     manifest = manifests.read(path)
     if path.parent.name in ROLES and not (
-        manifest.role == path.parent.name and path.name.endswith(f"step-{manifest.step:08d}.dcp")
+        manifest.role == path.parent.name and path.name.endswith(step_name(manifest.step))
     ):
         raise UnreadableInput(
             f"says that it is {plain(manifest.role, 40)} step {manifest.step}, which is not its name.",

@@ -133,8 +133,7 @@ class _Optimizer:
     """
 
     def __init__(self, optimizer: Optimizer, model: nn.Module) -> None:
-        self._optimizer = optimizer
-        self._names = {id(parameter): name for name, parameter in parameter_names(model)}
+        self._optimizer, self._model = optimizer, model
 
     def state_dict(self) -> dict[str, Any]:
         native = self._optimizer.state_dict()
@@ -161,8 +160,9 @@ class _Optimizer:
     def _by_index(self) -> list[str]:
         """Names of the parameters in the order of the optimizer; those of no model are called by their place."""
         groups = self._optimizer.param_groups
+        names = {id(parameter): name for name, parameter in parameter_names(self._model)}
         return [
-            self._names.get(id(parameter), f"group{g}.{i}")
+            names.get(id(parameter), f"group{g}.{i}")
             for g, group in enumerate(groups)
             for i, parameter in enumerate(group["params"])
         ]

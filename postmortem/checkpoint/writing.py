@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from postmortem.atomic import sync_folder
 from postmortem.checkpoint import _dcp
 from postmortem.checkpoint import manifest as manifests
 from postmortem.checkpoint._ranks import Ranks
@@ -45,7 +46,7 @@ class _Report:
     hashes: dict[str, str]
 
 
-def write(job: Job, ranks: Ranks, token: str, hashes: Hashes | None) -> int:
+def write(job: Job, ranks: Ranks, token: str, hashes: Hashes) -> int:
     """Write a checkpoint, all ranks together; returns the size of all its files in bytes.
 
     Raises:
@@ -73,7 +74,7 @@ def _prepare(job: Job, folder: Path, ranks: Ranks) -> None:
         folder.mkdir(parents=True)
 
 
-def _write_own(staged: Staged, folder: Path, ranks: Ranks, hashes: Hashes | None) -> _Report:
+def _write_own(staged: Staged, folder: Path, ranks: Ranks, hashes: Hashes) -> _Report:
     """This rank's document, and the checksums of what this rank wrote."""
     file = folder / f"state-{ranks.rank}.json"
     with file.open("x", encoding="ascii") as stream:
@@ -81,8 +82,7 @@ def _write_own(staged: Staged, folder: Path, ranks: Ranks, hashes: Hashes | None
         stream.flush()
         os.fsync(stream.fileno())
     own = [file, *folder.glob(f"__{ranks.rank}_*"), *([folder / ".metadata"] if ranks.first else [])]
-    found = {} if hashes is None else dict(hashes(staged.local))
-    return _Report({path.name: manifests.digest(path) for path in sorted(own)}, found)
+    return _Report({path.name: manifests.digest(path) for path in sorted(own)}, dict(hashes(staged.local)))
 
 
 def _complete(job: Job, staged: Staged, folders: list[Path], reports: list[_Report]) -> int:
@@ -103,19 +103,19 @@ def _complete(job: Job, staged: Staged, folders: list[Path], reports: list[_Repo
             tensors=staged.count,
             torch=torch.__version__,
             saved=time.time(),
-            hashes={str(rank): report.hashes for rank, report in enumerate(reports) if report.hashes},
+            hashes={str(rank): report.hashes for rank, report in enumerate(reports)},
             metric=job.metric,
             value=job.value,
         )
         manifests.write(folder, manifest)
-        _synchronise(folder)
+        sync_folder(folder)
     for folder, path in zip(folders, job.paths, strict=True):
         if path.exists():  # damaged, or set aside by a resume; `latest` leads elsewhere since then
             gone = folder.with_name(f"{folder.name}_gone")
             path.rename(gone)
             shutil.rmtree(gone)
         folder.rename(path)
-        _synchronise(path.parent)
+        sync_folder(path.parent)
     return sum(int(facts["bytes"]) for facts in files.values())
 
 
@@ -125,11 +125,3 @@ def _link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _synchronise(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

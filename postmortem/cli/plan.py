@@ -76,7 +76,7 @@ def _lines(made: Plan, space: int | None) -> list[str]:
     width = kept.moment if moments.width is None else moments.width
     state = f" + {moments.moments} × {width:g} moments" if moments.moments else ""
     lines = [
-        f"{made.parameters:.4g} parameters, {made.dtype}, {made.optimizer}",
+        f"{made.parameters:,.0f} parameters, {made.dtype}, {made.optimizer}",
         f"full checkpoint: {made.bytes_per_parameter:g} bytes a parameter ({kept.weight} weight{master}{state}) = "
         f"{spelled(made.parameters * made.bytes_per_parameter)}",
     ]

@@ -28,7 +28,7 @@ def _find(t: Telemetry) -> Iterator[Finding]:
 
 
 def _falls(s: Signal) -> Iterator[Finding]:
-    c = changes(s.y)
+    c = changes(s.y, s.step)
     last = -50
     for row in np.flatnonzero((-c.change >= FALL_LOG) & (-c.change >= TIMES * c.usual)).tolist():
         if row - last < 50:

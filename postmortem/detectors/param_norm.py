@@ -25,7 +25,7 @@ def _find(t: Telemetry) -> Iterator[Finding]:
 
 
 def _jumps(s: Signal) -> Iterator[Finding]:
-    c = changes(s.y)
+    c = changes(s.y, s.step)
     size = np.abs(c.change)
     last = -50
     for row in np.flatnonzero((size >= FLOOR) & (size >= TIMES * c.usual)).tolist():

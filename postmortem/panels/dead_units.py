@@ -30,4 +30,5 @@ PANEL = Panel(
     _measure,
     "whether units died or saturated in the incident (an lr too high): log dead_frac/<layer>",
     unit="share",
+    constant_is_silent=False,  # no dead unit in any row is what a sound run shows
 )

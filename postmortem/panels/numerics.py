@@ -14,6 +14,7 @@ def _measure(case: Case) -> list[Observation]:
     dtype = (case.run.manifest.dtype or "").lower()
     drops = [f for f in case.incident.findings if f.kind == "loss_scale_drop"]
     scale = case.series("loss_scale")
+    counted = False
     if drops:
         first = drops[0]
         text = (
@@ -30,6 +31,7 @@ def _measure(case: Case) -> list[Observation]:
     for column, what in (("skipped", "steps skipped"), ("nonfinite_count", "non-finite values in the gradients")):
         series = case.series(column)
         bad = series.window(*case.span) if series is not None else None
+        counted = counted or bool(bad)
         if bad is not None and (bad.value > 0).any():
             step, total = int(bad.step[bad.value > 0][0]), float(bad.value[bad.value > 0].sum())
             slug = "numerics.skipped" if column == "skipped" else "numerics.nonfinite_gradient"
@@ -40,6 +42,9 @@ def _measure(case: Case) -> list[Observation]:
         slug = "numerics.half" if dtype in HALF else "numerics.wide_range"
         reach = "ends at 65,504" if dtype in HALF else "holds magnitudes up to 3e38: no overflow at 65,504"
         seen.append(Observation(slug, f"{plain(dtype, 20)} {reach}", step=case.onset, moved=False))
+    if counted and not seen:
+        text = "no step was skipped, and nothing non-finite was counted"
+        seen.append(Observation("numerics.finite", text, step=case.onset, moved=False))
     return seen
 
 

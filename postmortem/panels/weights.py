@@ -68,47 +68,50 @@ def _nonfinite(case: Case, name: str) -> tuple[str, int] | None:
 
 
 def _jump(case: Case, name: str) -> Observation | None:
-    """A change of a norm within one row beyond anything in the baseline, and whether a gradient explains it."""
+    """A change of a norm from one row to the next beyond anything in the baseline, and whether a gradient explains it.
+
+    Rows need not be evenly spaced: a row that is further from the last than those before it may have moved further.
+    """
     series = case.series(name)
     if series is None:
         return None
     near = series.window(case.healthy_before, case.span[1])
+    apart = np.diff(near.step)
     moved = Series(name, near.step[1:], np.abs(np.diff(near.value)))
     before, inside = moved.window(0, case.span[0]), moved.window(*case.span)
     if len(before) < BASELINE_ROWS // 4 or not len(inside):
         return None
-    worst = int(np.argmax(inside.value))
-    usual = float(before.value.max())
-    if not inside.value[worst] > JUMP * max(usual, 1e-6 * float(np.abs(near.value).max())):
+    first = int(np.searchsorted(moved.step, inside.step[0]))
+    per_step = float((before.value / apart[: len(before)]).max())
+    usual = np.maximum(float(before.value.max()), per_step * apart[first : first + len(inside)])
+    worst = int(np.argmax(inside.value / np.maximum(usual, 1e-300)))
+    if not inside.value[worst] > JUMP * max(usual[worst], 1e-6 * float(np.abs(near.value).max())):
         return None
     step = int(inside.step[worst])
-    provoked = _explained(case, step)
+    since = int(near.step[first + worst])
     figure = {
         "change": float(inside.value[worst]),
-        "largest_before": usual,
-        "ratio": float(inside.value[worst]) / max(usual, 1e-300),
+        "largest_before": float(usual[worst]),
+        "ratio": float(inside.value[worst] / max(usual[worst], 1e-300)),
     }
+    when, unit = (f"in step {step}", "a step") if step == since + 1 else (f"in steps {since + 1} to {step}", "a row")
     text = (
-        f"{plain(name)} moves by {number(figure['change'])} in step {step}, at most {number(usual)} a step "
+        f"{plain(name)} moves by {number(figure['change'])} {when}, at most {number(figure['largest_before'])} {unit} "
         f"before ({times(figure['ratio'])})"
     )
-    if provoked:
+    if _explained(case, (since + 1, step + 1)):
         return Observation("weights.jump", text, name, step, figure)
+    then = "that step" if step == since + 1 else "these steps"
     return Observation(
-        "weights.unprovoked_jump",
-        text + "; neither the gradient nor lr of that step explains it",
-        name,
-        step,
-        figure,
+        "weights.unprovoked_jump", f"{text}; neither the gradient nor lr of {then} explains it", name, step, figure
     )
 
 
-def _explained(case: Case, step: int) -> bool:
-    """Whether the gradient or lr of `step` was out of the ordinary, or an update grew by as much as Adam's can.
+def _explained(case: Case, here: tuple[int, int]) -> bool:
+    """Whether the gradient or lr of a step in `here` was out of the ordinary, or an update grew as much as Adam's can.
 
     An update that is larger still is no explanation: it is the difference of the same parameters, flip included.
     """
-    here = (step, step + 1)
     grown = [d for name in ("grad_norm", "lr") if (d := case.departure(name, here, sign=1)) is not None and d.moved]
     update = case.departure("update_rms", here, sign=1)
     possible = update is not None and update.moved and update.value <= LARGEST_UPDATE

@@ -143,7 +143,7 @@ def _norms(part: Bucket, optimizer: Optimizer, steps: dict[int, _Step], count: b
         spans = tuple(span for p, span in zip(part.parameters, spans, strict=True) if p.grad is not None)
         if not live:
             return _Norms(parameters)
-    gradient = _joined([cast(Tensor, p.grad) for p in live])
+    gradient = _joined([_dense(cast(Tensor, p.grad)) for p in live])
     norms = _by_group(gradient, spans, scale)
     elements = sum(p.numel() for p in live)
     nonfinite = torch.count_nonzero(gradient * 0) * part.shards if count else None  # 0 times a finite number is 0
@@ -202,6 +202,11 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
         tensors = [local_of(tensor) for tensor in tensors]
     flat = [tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors]
     return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """An embedding's sparse gradient as large as its parameter; any other as it is."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def _norm(flat: Tensor, scale: float) -> Tensor:

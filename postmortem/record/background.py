@@ -212,8 +212,8 @@ class Background:
             try:
                 row = self._finish(entry)
                 if entry.table != "journal":
-                    attempt = self.attempt + entry.later
-                    row = {"attempt": attempt, "step": entry.step, "rank": writer.rank, **row}
+                    place = {"attempt": self.attempt + entry.later, "step": entry.step, "rank": writer.rank}
+                    row = {**place, **row, **place}  # first in the line, and not to be moved by a column of that name
                 self._unsaved[entry.table].add(encode(row))
             except Exception as error:  # a value of which no row can be made costs this row only
                 self._lost()

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from postmortem.record.watch import Watch
 
 _DENSE_STEPS = 50
+_LAST_STEP = 2**53  # beyond it steps are not told apart as floats
 _REWINDS = {"resume": "from_step", "rollback": "to_step"}
 
 
@@ -195,7 +196,10 @@ class Recorder:
             row, device, odd = self._looked_at(columns)
         if "time" not in row:
             row["time"] = time.time()
-        step = self._begin(step)
+        known = self._begin(step)
+        if known is None:
+            return
+        self._logged = step = known
         transfer = None if device is None else self._transfer(device)
         if transfer is None or odd is not None:
             self._queue.append(Entry("metrics", self._later, step, row))
@@ -218,7 +222,10 @@ class Recorder:
         """
         if self._closed:
             return self._is_closed()
-        step = self._begin(step)
+        known = self._begin(step)
+        if known is None:
+            return
+        step = known
         row = {name: value for name, value in facts.items() if value is not None} if facts else facts
         if index is not None:
             row["batch_index"] = index
@@ -248,7 +255,8 @@ class Recorder:
         if self._closed:
             return self._is_closed()
         target = keys.get(_REWINDS.get(event, ""))
-        if isinstance(target, int) and target <= self._step:
+        if isinstance(target, (int, np.integer)) and target <= self._step:
+            target = int(target)
             self._later += 1
             self._step = target - 1
             self._dense_until = min(self._dense_until, target + self._dense_steps)
@@ -291,6 +299,8 @@ class Recorder:
         """
         from postmortem.record.watch import Watch, settle
 
+        if self._settle is not None:
+            self._complain("watch", UsageError("a second watch writes the columns of the first: record them apart"))
         self._dense_steps, self._settle = dense_steps, settle
         return Watch(
             self,
@@ -301,6 +311,12 @@ class Recorder:
             hash_every=hash_every,
             scaler=scaler,
         )
+
+    def state_hashes(self, tensors: Mapping[str, Tensor], /) -> dict[str, str]:
+        """Group → hash of what this rank holds of named parameters, see `record.hashing.local_state_hash`."""
+        from postmortem.record.hashing import local_state_hash
+
+        return local_state_hash(tensors)
 
     def flush(self) -> None:
         """Write everything that was handed over; waits for values on their way from a device."""
@@ -336,14 +352,26 @@ class Recorder:
             self.event("run_end", self._step + 1 if self._step >= 0 else None, **keys)
         self.close()
 
-    def _begin(self, step: int) -> int:
+    def _begin(self, step: int) -> int | None:
+        """`step` as an int; None, and a complaint, where it is none that a run can have."""
         if type(step) is not int:
-            step = operator.index(step)
+            try:
+                step = operator.index(step)
+            except TypeError:
+                return self._refuse(step)
         if step > self._step:
+            if step > _LAST_STEP:
+                return self._refuse(step)
             self._step = step
+        elif step < 0:
+            return self._refuse(step)
         if self._changes:
             self._tell_changes(step)
         return step
+
+    def _refuse(self, step: object) -> None:
+        self._complain("step", UsageError(f"a row of step {plain(step, 40)} is left out: steps are counted 0, 1, 2, …"))
+        self._speak()
 
     def _looked_at(
         self, columns: Mapping[str, Any]
@@ -384,7 +412,11 @@ class Recorder:
             return cell(name, value)
         except UsageError as error:
             self._complain(name, error)
-            return None
+        except Exception as error:  # of a type that does not let itself be read
+            reason = f"{type(error).__name__}: {plain(error)}"
+            said = f"{plain(name, 60)} is a {type(value).__name__} without a value ({reason})"
+            self._complain(name, UsageError(said))
+        return None
 
     def _transfer(self, tensors: dict[str, Tensor]) -> Transfer:
         self._background.poll()
@@ -393,7 +425,7 @@ class Recorder:
     def _judge_odd(self, step: int, odd: Sequence[str]) -> None:
         """Look whether the columns `odd`, which are not finite in a row, open an episode."""
         opened = [name for name in odd if self._movement.opens(step, f"nonfinite {name}")]
-        if any(describe(name) is not None for name in opened):
+        if any(describe(str(name)) is not None for name in opened):
             self._incident(step, "nonfinite", {"columns": opened})
         elif opened:  # a column of the user's own, such as a score of nothing: written at once, no incident
             self._background.write_now()
@@ -465,7 +497,7 @@ class Recorder:
             self._queue.appendleft(Entry("journal", 0, None, event_row(start, None, {"attempt": writer.attempt})))
         try:
             self._changes = complete_manifest(self.path, self._facts, writer.attempt)
-        except (OSError, PostmortemError) as error:  # rows are worth more than what stands beside them
+        except Exception as error:  # of a configuration that cannot be told, too: rows are worth more than run.json
             self._unsaid.append(f"run.json is not completed: {plain(error, 1000)}")
         return writer
 

@@ -153,19 +153,7 @@ class Watch:
         return every > 0 and (self._step % every == 0 or self._sink.moving)
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
-        """`hook`, without gradients; a failure ends the watch, not the training."""
-
-        def call(*arguments: Any) -> None:
-            try:
-                with torch.no_grad():
-                    hook(*arguments)
-            except Exception as error:
-                self.close()
-                warnings.warn(
-                    f"watching ends: {type(error).__name__}: {plain(error)}. The training goes on.", stacklevel=2
-                )
-
-        return call
+        return _Guarded(self, hook)
 
     def _synchronise(self) -> None:
         """Learn from the recorder which step this is."""
@@ -248,6 +236,33 @@ class Watch:
             self._values[f"dead_frac/{name}"] = torch.cat(dead).mean(dtype=torch.float32)
         self._sink.attach({**self._attached, **self._values})
         self._attached = dict.fromkeys(self._values)
+
+
+class _Guarded:
+    """A hook without gradients, whose failure ends the watch and not the training. What a copy or a pickle of a watched
+    model holds in its place does nothing: the copy is not watched."""
+
+    def __init__(self, watch: Watch, hook: Callable[..., None]) -> None:
+        self._watch, self._hook = watch, hook
+
+    def __call__(self, *arguments: Any) -> None:
+        try:
+            with torch.no_grad():
+                self._hook(*arguments)
+        except Exception as error:
+            self._watch.close()
+            warnings.warn(f"watching ends: {type(error).__name__}: {plain(error)}. The training goes on.", stacklevel=2)
+
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _no_hook, ()
+
+
+def _no_hook() -> Callable[..., None]:
+    return _nothing
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def settle(row: Mapping[str, Any]) -> dict[str, Any]:

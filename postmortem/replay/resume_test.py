@@ -41,8 +41,10 @@ _REMEDIES = {
 class ResumeTest:
     """What came out. `first_step` is the first step whose `what` (loss, batch or state) differs between the runs.
 
-    `pieces` are the (kind, path) of what the resume did not restore, the first to blame first; () where equal or where
-    nothing that can be looked into differs. `straight` and `resumed` are the two values at `first_step`.
+    `pieces` are the (kind, path) of what the resume did not restore, the first to blame first; () where nothing that
+    can be looked into differs. Beside "exact" they are what no loss, state or batch of these steps depended on:
+    averaged weights that `state_dict()` leaves out, or a schedule whose next change comes later. `straight` and
+    `resumed` are the two values at `first_step`.
     """
 
     verdict: Verdict
@@ -57,10 +59,15 @@ class ResumeTest:
     def lines(self) -> list[str]:
         """The result in sentences, the most important first."""
         if self.verdict == "exact":
-            return [
+            said = (
                 f"exact: killed at step {self.killed_at} and resumed, {self.steps - self.killed_at} steps to step "
                 f"{self.steps}: loss bits, state and batches are those of the straight run"
-            ]
+            )
+            if not self.pieces:
+                return [said]
+            first = dict(reversed(self.pieces))  # one path of each kind
+            unseen = ", ".join(f"{kind} ({plain(path)})" for kind, path in reversed(first.items()))
+            return [said, f"but    not restored, and without effect within these steps: {unseen}"]
         where = f"first at step {self.first_step}, in its {self.what}"
         if self.what == "loss":
             where += f" ({_readable(self.straight)} straight, {_readable(self.resumed)} {self._other})"
@@ -141,7 +148,7 @@ def compare(folder: Path, *, steps: int, at: int) -> ResumeTest:
         return ResumeTest("not repeatable", steps, at, *again)
     found = _first_difference(straight, resumed, range(at, steps))
     if found is None:
-        return ResumeTest("exact", steps, at)
+        return ResumeTest("exact", steps, at, pieces=_unrestored(folder, (), lasting_only=True))
     step, what = found[:2]
     return ResumeTest("differs", steps, at, *found, pieces=_unrestored(folder, _acting(what, first=step == at)))
 
@@ -170,7 +177,8 @@ def _run(leg: Leg, spec: Path) -> None:
     said = [line for line in done.stderr.strip().splitlines() if line.strip()]
     raise LegFailed(
         f"the {leg.name} leg of {plain(leg.program)} ended with {done.returncode}: "
-        f"{plain(said[-1], 400) if said else 'it said nothing'}. See it alone: python -m postmortem.replay._leg {spec}"
+        f"{plain(said[-1], 400) if said else 'it said nothing'}. "
+        f"To see it alone, keep the records (--keep DIR) and run: python -m postmortem.replay._leg DIR/{spec.name}"
     )
 
 
@@ -213,11 +221,12 @@ def _acting(what: str, *, first: bool) -> tuple[str, ...]:
     return ()
 
 
-def _unrestored(folder: Path, acting: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _unrestored(folder: Path, acting: tuple[str, ...], *, lasting_only: bool = False) -> tuple[tuple[str, str], ...]:
     """(kind, path) of the pieces that differ after the resume and still do one step later, kinds of `acting` first.
 
     A piece that the next step writes anew (a rate, a gradient buffer, a clock) heals; one that differs between two
-    straight runs is noise. Where every difference heals, those that healed are named: a step may read before it writes.
+    straight runs is noise. Where every difference heals, those that healed are named, unless `lasting_only`: a step may
+    read before it writes.
     """
     from postmortem.anatomy import Piece, differing
 
@@ -230,7 +239,7 @@ def _unrestored(folder: Path, acting: tuple[str, ...]) -> tuple[tuple[str, str],
     now, later = (differing(pieces("straight", number), pieces("resumed", number)) for number in (0, 1))
     lasting = {piece.path for piece in later}
     first = [piece for piece in now if piece.path not in noise]
-    found = [piece for piece in first if piece.path in lasting] or first
+    found = [piece for piece in first if piece.path in lasting] or ([] if lasting_only else first)
     found.sort(key=lambda piece: acting.index(piece.kind) if piece.kind in acting else len(acting))
     return tuple((piece.kind, piece.path.removeprefix("state_dict ")) for piece in found)
 

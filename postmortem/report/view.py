@@ -160,6 +160,11 @@ class IncidentView:
         return [(s, _sample_text(s), _worst(s)) for s in self.incident.samples]
 
     @property
+    def marked(self) -> bool:
+        """Whether any token of these samples is marked."""
+        return any(token.marked for sample in self.incident.samples for token in sample.tokens)
+
+    @property
     def _shown(self) -> int:
         known = self.incident.hypotheses
         worth = sum(h.probability >= LISTED_SHARE for h in known)

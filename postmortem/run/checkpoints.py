@@ -14,6 +14,7 @@ from postmortem.run.manifest import inside
 from postmortem.text import plain
 
 ROLES = ("rollback", "recovery", "best-k")
+LATEST = "latest"  # the link to the newest
 _OWN = re.compile(r"(?:^|-)step-(\d{8,18})\.dcp$")
 _STEP = re.compile(r"(?:^|[-_])(?:step|checkpoint|ckpt)[-_]?(\d{1,18})(?=\D|$)")
 
@@ -67,9 +68,9 @@ def find_checkpoints(root: Path, journal: Sequence[Event]) -> tuple[tuple[Checkp
         role = event.keys.get("role")
         with suppress(FileNotFoundError):
             found[target] = _checkpoint(plain(role, 40) if isinstance(role, str) else "other", step, target)
-    latest = root / "latest"
-    if latest.is_symlink() and not inside(root, "latest", root.name or str(root)).exists():
-        notes.append("latest: the link leads to nothing")
+    latest = root / LATEST
+    if latest.is_symlink() and not inside(root, LATEST, root.name or str(root)).exists():
+        notes.append(f"{LATEST}: the link leads to nothing")
     aside, bare = _told(base, journal)
     kept = [replace(one, parameters_only=target in bare) for target, one in found.items() if target not in aside]
     return tuple(sorted(kept, key=lambda c: (c.step, c.role, str(c.path)))), notes

@@ -70,18 +70,19 @@ def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
     unknown = [own for own, canonical in columns.items() if canonical not in KEYS and describe(canonical) is None]
     if unknown:
         notes.append(f"{file.name}: columns maps {listing(unknown)} on no canonical column: ignored")
-    lineage = take("lineage", dict)
+    config, lineage = take("config", dict) or {}, take("lineage", dict)
+    seed = whole("seed")
     ident = take("id", str)
     manifest = Manifest(
         id=plain(ident) if ident else None,
-        seed=whole("seed"),
+        seed=config["seed"] if seed is None and type(config.get("seed")) is int else seed,
         dtype=take("dtype", str),
         world_size=whole("world_size"),
         program=take("program", str),
         vocab=vocab,
         vocab_size=whole("vocab_size"),
         tokens_per_step=whole("tokens_per_step"),
-        config=MappingProxyType(take("config", dict) or {}),
+        config=MappingProxyType(config),
         environment=MappingProxyType(take("environment", dict) or {}),
         lineage=None if lineage is None else MappingProxyType(lineage),
         columns=MappingProxyType({own: name for own, name in columns.items() if own not in unknown}),

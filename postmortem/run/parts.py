@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from postmortem.atomic import sync_folder
 from postmortem.run.arrow import ArrowTable, to_arrow
 from postmortem.run.columns import KEYS
 from postmortem.run.rows import Chunk
@@ -81,12 +82,3 @@ def write_part(folder: Path, table: ArrowTable) -> Path:
         raise
     sync_folder(folder)
     return final
-
-
-def sync_folder(folder: Path) -> None:
-    """fsync a directory, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,6 +20,9 @@ class Notes:
         self.events: list[tuple[str, int | None, dict[str, Any]]] = []
         path.mkdir(parents=True, exist_ok=True)
 
+    def state_hashes(self, tensors: Any, /) -> dict[str, str]:
+        return {"all": ",".join(sorted(tensors))}
+
     def event(self, event: str, step: int | None = None, **keys: Any) -> None:
         self.events.append((event, step, keys))
 

@@ -19,7 +19,7 @@ from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy, load_
 from postmortem.checkpoint.manifest import NAME, read
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run.checkpoints import find_checkpoints
-from tests.checkpoint.helpers import Notes, Training, same
+from tests.checkpoint.helpers import Notes, Training
 
 POLICY = Policy(rollback_every=2, recovery_every=4, rollback_keep=3, recovery_keep=2)
 
@@ -240,17 +240,10 @@ def test_a_full_state_is_preferred_to_newer_parameters(tmp_path: Path) -> None:
 
 
 def test_hashes_of_each_ranks_parameters_are_kept(tmp_path: Path) -> None:
-    seen: list[dict[str, Any]] = []
-
-    def hashes(tensors: Any) -> dict[str, str]:
-        seen.append(dict(tensors))
-        return {"all": "ab"}
-
-    training = Training()
-    with Checkpointer(Notes(tmp_path), training.state(), Policy(), hashes=hashes) as saves:
+    training, notes = Training(), Notes(tmp_path)
+    with Checkpointer(notes, training.state(), Policy()) as saves:
         path = saves.save(1, "recovery")
-    assert read(path).hashes == {"0": {"all": "ab"}}
-    assert same(seen[0], dict(training.model.state_dict()))
+    assert read(path).hashes == {"0": notes.state_hashes(training.model.state_dict())}
 
 
 def test_other_roles_are_refused(tmp_path: Path) -> None:

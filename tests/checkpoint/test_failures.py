@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import resource
@@ -18,8 +19,9 @@ torch = pytest.importorskip("torch")
 import torch.distributed.checkpoint as dcp
 
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy, _dcp, load_checkpoint, manifest, writing
+from postmortem.checkpoint._claim import Claim
 from postmortem.checkpoint.retention import Shelf
-from postmortem.errors import UnreadableInput
+from postmortem.errors import UnreadableInput, UsageError
 from tests.checkpoint.helpers import Notes, Training, same
 
 POLICY = Policy(rollback_every=2, recovery_every=4)
@@ -46,7 +48,7 @@ STAGES: dict[str, tuple[Any, str, bool]] = {
     "before the manifest": (manifest, "write", False),
     "after the manifest": (manifest, "write", True),
     "at the links": (writing, "_link", False),
-    "before the rename": (writing, "_synchronise", True),
+    "before the rename": (writing, "sync_folder", True),
 }
 
 
@@ -227,3 +229,60 @@ def test_a_table_that_leads_outside_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "plain")
     with pytest.raises(UnreadableInput, match="leads outside"):
         _dcp.Shards(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("wrong", [{"step": "2"}, {"step": True}, {"role": 5}, {"value": "x"}, {"files": {"a": 1}}])
+def test_a_manifest_made_by_hand_is_refused_whatever_it_holds(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    notes = Notes(tmp_path)
+    with Checkpointer(notes, Training().state(), POLICY) as checkpoints:
+        paths = [checkpoints.save(step, "recovery") for step in (1, 2)]
+    keys = {key: value for key, value in vars(manifest.read(paths[1])).items() if value is not None} | wrong
+    keys |= {"format": manifest.FORMAT, "sections": list(keys["sections"])}
+    checksum = manifest._checksum(keys, "here")  # of somebody who knows how it is made
+    (paths[1] / manifest.NAME).write_text(json.dumps({**keys, "checksum": checksum}))
+    checkpoints = Checkpointer(notes, Training().state(), POLICY)
+    with checkpoints, pytest.warns(CheckpointWarning, match="wrong kind"):
+        resumed = checkpoints.resume()
+    assert resumed is not None and resumed.step == 1
+
+
+def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    place = tmp_path / "recovery" / "step-00000001.dcp"
+    place.mkdir(parents=True)
+    os.mkfifo(place / manifest.NAME)
+    with pytest.raises(UnreadableInput, match="no file"):
+        manifest.read(place)
+
+
+def test_a_second_checkpointer_is_kept_out_until_the_first_is_closed(tmp_path: Path) -> None:
+    with Checkpointer(Notes(tmp_path), Training().state(), POLICY) as first:
+        kept = first.save(1, "recovery")
+        first.wait()
+        left = kept.with_name(f".{kept.name}.tmp-1")
+        left.mkdir()
+        with pytest.raises(UsageError, match="saves checkpoints here"):
+            Checkpointer(Notes(tmp_path), Training().state(), POLICY)
+        assert left.exists() and kept.exists()
+    with Checkpointer(Notes(tmp_path), Training().state(), POLICY):
+        assert not left.exists()
+
+
+def test_a_killed_checkpointers_claim_ends_with_it(tmp_path: Path) -> None:
+    """A worker forked from it lives on, and holds nothing."""
+    script = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from postmortem.checkpoint._claim import Claim
+claim = Claim(Path({str(tmp_path)!r}))
+heard, said = os.pipe()
+if os.fork() == 0:
+    os.write(said, b"!")
+    time.sleep(5)
+    os._exit(0)
+os.read(heard, 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, stdout=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
+    Claim(tmp_path).release()

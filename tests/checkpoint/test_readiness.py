@@ -17,19 +17,18 @@ from postmortem.checkpoint import Policy, readiness
 from postmortem.checkpoint.readiness import Check, Readiness, examine
 from postmortem.record.writer import RunWriter
 from postmortem.sources import open_run
-from tests.checkpoint.helpers import Training
+from tests.checkpoint.helpers import Notes, Training
 from tests.checkpoint.makers import flipped
 
 STEPS = 35
 
 
-class Journal:
+class Journal(Notes):
     """The run's own journal, as the Checkpointer sees it."""
 
-    rank = 0
-
     def __init__(self, writer: RunWriter) -> None:
-        self.path, self.event = writer.path, writer.event
+        super().__init__(writer.path)
+        self.event = writer.event
 
 
 def record(path: Path, policy: Policy | None = None, *, ranks: int = 1, manifest: dict[str, Any] | None = None) -> Path:

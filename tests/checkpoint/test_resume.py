@@ -188,3 +188,15 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from(tmp_path: Path) -> None
     assert came is not None and came.step == 8
     assert same(fresh.state().state_dict(), straight.state().state_dict())
     assert notes.of("resume")[0]["checkpoint"] == str((tmp_path / "one/recovery/step-00000008.dcp").resolve())
+
+
+def test_an_optimizer_of_another_kind_is_refused(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    with Checkpointer(Notes(tmp_path), TrainState(model, torch.optim.AdamW(model.parameters()))) as checkpoints:
+        checkpoints.save(1, "recovery")
+    other = TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    with Checkpointer(Notes(tmp_path), other) as checkpoints:
+        with pytest.raises(UsageError, match=r"its optimizer is not this one: it has .*betas.* has dampening"):
+            checkpoints.resume()
+        resumed = checkpoints.resume(parts=["model"])
+    assert resumed is not None and resumed.step == 1

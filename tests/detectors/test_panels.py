@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from postmortem.detectors import find_incidents
+from postmortem.detectors import Incident, Telemetry, find_incidents
+from postmortem.series import Series
 from tests.detectors.helpers import calm_norm, decline, findings, only, telemetry
 
 ROWS = 600
@@ -167,6 +168,20 @@ def test_a_parameter_norm_that_jumps(column: str) -> None:
     norm[350:] += 1.0
     incident = only(telemetry(**{column: norm}))
     assert (incident.kind, incident.onset_step) == ("param_norm_jump", 350)
+
+
+def test_a_parameter_norm_that_is_looked_at_less_often_has_not_jumped() -> None:
+    dense = np.arange(200, 250)
+    step = np.unique(np.concatenate([np.arange(0, 800, 50), dense]))
+    norm = 20 + 0.02 * step + 1e-3 * np.random.default_rng(0).standard_normal(step.size)
+
+    def incidents(value: np.ndarray) -> tuple[Incident, ...]:
+        series = {"param_norm": Series("param_norm", step, value)}
+        return find_incidents(Telemetry(series.get, tuple(series), step, lambda _: None, ()))
+
+    assert incidents(norm) == ()
+    (incident,) = incidents(np.where(step >= 245, norm + 1.0, norm))
+    assert (incident.kind, incident.onset_step) == ("param_norm_jump", 245)
 
 
 def test_update_rms_and_token_loss_spikes() -> None:

@@ -119,6 +119,7 @@ def test_every_observation_that_a_case_makes_is_weighed_by_some_cause(tmp_path: 
         "weights.smooth",
         "grad_norm.flat",
         "loss.below_uniform",
+        "numerics.finite",
     }
     weighed = {slug for cause in causes() for slug in cause.weights}
     made: set[str] = set()

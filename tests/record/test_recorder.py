@@ -325,6 +325,50 @@ def test_what_no_cell_holds_is_said_once_and_costs_that_cell_only(tmp_path: Path
     assert loss is not None and len(loss) == 4
 
 
+class Unreadable:
+    def __float__(self) -> float:
+        raise ValueError("not computed yet")
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, None, "3", 2**70])
+def test_a_step_that_is_none_costs_its_row_and_no_training(tmp_path: Path, step: Any) -> None:
+    with Recorder(tmp_path / "run", provenance=False) as rec:
+        with pytest.warns(RecordingWarning, match="is left out: steps are counted") as said:
+            rec.log(step, loss=1.0)
+            rec.batch(step, [[1, 2]])
+        assert len(said) == 1
+        rec.log(0, loss=1.0)
+        assert rec.logged == 0
+    assert open_run(tmp_path / "run").row_steps.tolist() == [0]
+
+
+def test_a_value_that_cannot_be_read_costs_that_cell_only(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "run", provenance=False) as rec:
+        with pytest.warns(RecordingWarning, match="not computed yet"):
+            rec.log(0, loss=1.0, late=Unreadable())
+        odd: dict[Any, float] = {1: math.nan, "loss": 1.0}
+        rec.log(1, odd)
+    loss = open_run(tmp_path / "run").series("loss")
+    assert loss is not None and len(loss) == 2
+
+
+def test_columns_do_not_move_a_row(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "run", provenance=False) as rec:
+        rec.log(4, {"step": 77, "rank": 3, "attempt": "last", "loss": 1.0})
+    run = open_run(tmp_path / "run")
+    assert run.row_steps.tolist() == [4] and run.ranks == (0,)
+
+
+def test_a_config_that_cannot_be_told_costs_run_json_only(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"lr": 1.0}
+    config["self"] = config
+    with pytest.warns(RecordingWarning, match=r"run\.json is not completed"):
+        rec = Recorder(tmp_path / "run", config=config, provenance=False)
+    with rec:
+        rec.log(0, loss=1.0)
+    assert open_run(tmp_path / "run").row_steps.tolist() == [0]
+
+
 def test_a_closed_recorder_says_so_once(tmp_path: Path) -> None:
     rec = Recorder(tmp_path / "run", provenance=False)
     rec.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -444,3 +446,47 @@ def test_values_land_in_the_rows_of_their_steps_through_a_recorder(tmp_path: Pat
     assert series.step.tolist() == [0, 3, 4, 6] and layers.step.tolist() == [0, 4]
     assert series.value.tolist() == pytest.approx([norms[step] for step in series.step.tolist()], rel=1e-5)
     assert labels.at(0) == hashes[0]
+
+
+def test_a_copy_of_a_watched_model_is_not_watched(tmp_path: Path) -> None:
+    model = GPT()
+    with Recorder(tmp_path / "run", provenance=False) as rec:
+        rec.watch(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        stream = io.BytesIO()
+        torch.save(model, stream)
+        stream.seek(0)
+        ids = torch.zeros(1, 4, dtype=torch.long)
+        for twin in (copy.deepcopy(model), torch.load(stream, weights_only=False)):
+            twin.train()(ids)
+        rec.log(0, loss=1.0)
+    assert not [name for name in open_run(tmp_path / "run").columns if name.startswith("act_")]
+
+
+def test_sparse_gradients_are_measured_as_dense_ones(tmp_path: Path) -> None:
+    norms: list[float] = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH, sparse=sparse), nn.Linear(WIDTH, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with Recorder(tmp_path / str(sparse), provenance=False) as rec:
+            rec.watch(model, optimizer)
+            model(torch.tensor([1, 1, 3])).sum().backward()
+            optimizer.step()
+            rec.log(0, loss=1.0)
+        norm = open_run(tmp_path / str(sparse)).series("grad_norm")
+        assert norm is not None
+        norms.append(float(norm.value[0]))
+    assert norms[0] == pytest.approx(norms[1]) and norms[0] > 0
+
+
+def test_the_cadence_follows_the_steps_that_are_logged(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Recorder(tmp_path / "run", provenance=False) as rec:
+        rec.watch(model, optimizer)
+        for step in range(33, 52):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            rec.log(step, lr=0.1)
+    norm = open_run(tmp_path / "run").series("param_norm")
+    assert norm is not None and norm.step.tolist() == [33, 40, 50]

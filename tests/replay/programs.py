@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Training:
             "moments": {str(i): {k: v.clone() for k, v in one.items()} for i, one in optimizer["state"].items()},
             "betas": list(self._optimizer.param_groups[0]["betas"]),
             "rate": self._optimizer.param_groups[0]["lr"],
-            "scheduler": {"last_epoch": self._scheduler.last_epoch},
+            "scheduler": self._scheduler.state_dict(),
             "rng": {"torch": torch.get_rng_state(), "shuffle": repr(self._shuffle.getstate())},
             "loader": {"next": self._next},
             "updates": self._done,
@@ -84,7 +85,7 @@ class Training:
             self._optimizer.param_groups[0]["betas"] = tuple(state["betas"])
         self._optimizer.param_groups[0]["lr"] = state["rate"]
         if "scheduler" in state:
-            self._scheduler.last_epoch = state["scheduler"]["last_epoch"]
+            self._scheduler.load_state_dict(dict(state["scheduler"]))
         if "rng" in state:
             torch.set_rng_state(state["rng"]["torch"])
             self._shuffle.setstate(eval(state["rng"]["shuffle"]))
@@ -109,6 +110,26 @@ class Rewired(Training):
 def build_rewired(config: Mapping[str, Any]) -> Rewired:
     """A training whose betas are part of what was changed on the way."""
     return Rewired({**config, "forgets": "betas"})
+
+
+class Averaging(Training):
+    """It averages weights for an evaluation at its end, and its state dict does not know."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.averaged = copy.deepcopy(self._model[3])
+
+    def step(self, batch: Batch) -> Measured:
+        measured = super().step(batch)
+        with torch.no_grad():
+            for mean, now in zip(self.averaged.parameters(), self._model[3].parameters(), strict=True):
+                mean.lerp_(now, 0.1)
+        return measured
+
+
+def build_averaging(config: Mapping[str, Any]) -> Averaging:
+    """A training that forgets what no loss depends on."""
+    return Averaging(config)
 
 
 def build_broken(config: Mapping[str, Any]) -> Training:

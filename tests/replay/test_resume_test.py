@@ -47,8 +47,15 @@ def run(factory: str, tmp_path: Path, **config: Any) -> resume_test.ResumeTest:
 class TestForked:
     def test_a_complete_program_resumes_exactly(self, tmp_path: Path) -> None:
         result = run("build", tmp_path)
-        assert result.verdict == "exact", result.lines()
-        assert "bits" in result.lines()[0]
+        assert result.verdict == "exact" and not result.pieces, result.lines()
+        assert "bits" in result.lines()[0] and len(result.lines()) == 1
+
+    def test_what_was_forgotten_and_did_not_act_yet_is_told(self, tmp_path: Path) -> None:
+        """No loss, no batch and no state of the program's own telling shows it."""
+        result = run("build_averaging", tmp_path)
+        assert result.verdict == "exact"
+        assert result.pieces == (("parameters", "averaged.bias"), ("parameters", "averaged.weight"))
+        assert "not restored" in result.lines()[1] and "parameters (averaged.bias)" in result.lines()[1]
 
     @pytest.mark.parametrize(
         ("factory", "forgets", "kind"),
