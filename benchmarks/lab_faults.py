@@ -34,7 +34,7 @@ FIRST_SEED = 1_000
 SURE = 0.8  # a probability that people see as "strong"
 CLEAN = "none"
 RUNS = ROOT / "benchmarks" / "results" / "runs"
-TRAINS = ("lab", "program.py")
+TRAINS = ("lab", "program.py", "drive.py", "record", "checkpoint")
 DIAGNOSES = (
     "assess", "case.py", "detectors", "diagnosis.py", "hypotheses", "panels", "pipeline.py",
     "run", "series.py", "sources",
