@@ -11,6 +11,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or torch's threads spin on after each sum, on the hash's cores
+
 import numpy as np
 import torch
 import xxhash
