@@ -31,6 +31,10 @@ class Journal(Protocol):
         ...
 
 
+    def flush(self) -> None:
+        """Write the rows of every step so far: they must not be lost where a checkpoint behind them is not."""
+        ...
+
     def state_hashes(self, tensors: Mapping[str, Tensor], /) -> Mapping[str, str]:
         """Group → hash of the bytes that this rank holds, kept with every checkpoint."""
         ...

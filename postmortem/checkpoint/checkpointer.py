@@ -246,6 +246,7 @@ class Checkpointer:
         """Runs in the background thread, on all ranks."""
         started = time.monotonic()
         try:
+            self._ranks.together(self._journal.flush)
             size = write(job, self._ranks, self._token, self._journal.state_hashes)
         except Exception as error:
             if self._ranks.first:
