@@ -258,7 +258,7 @@ def load(path: Path) -> Diagnosis:
             hint="Draft it anew: postmortem draft RUN.",
         )
     try:
-        return _build(Diagnosis, raw)
+        return build_from(Diagnosis, raw)
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise UnreadableInput(f"is not a diagnosis ({error}).", file=path, hint="Draft it anew.") from error
 
@@ -295,7 +295,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _build(kind: type[T], raw: Any) -> T:
+def build_from(kind: type[T], raw: Any) -> T:
     """The dataclass `kind` from its JSON, checked field by field; a missing field takes its default or is an error."""
     hints = typing.get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(typing.cast("type[Any]", kind))}
@@ -305,7 +305,7 @@ def _build(kind: type[T], raw: Any) -> T:
 def _coerce(hint: Any, raw: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Any]", hint), raw)
+        return build_from(typing.cast("type[Any]", hint), raw)
     if origin is tuple:
         if not isinstance(raw, list):
             raise TypeError(f"expected a list, found {type(raw).__name__}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 from postmortem.checkpoint import Checkpointer
-from postmortem.program import Measured, Program, Scalar, SkipWindow, next_index
+from postmortem.program import Batch, Measured, Program, Scalar, SkipWindow, next_index
 
 Row: TypeAlias = dict[str, Scalar]
 
@@ -37,13 +37,15 @@ def drive(
     checkpointer: Checkpointer | None = None,
     skip: Iterable[SkipWindow] = (),
     before_step: Callable[[int, Program], None] | None = None,
+    edit: Callable[[int, Batch], Batch] | None = None,
     rewrite: Callable[[int, Row], Row] | None = None,
     after_step: Callable[[int, Measured], None] | None = None,
 ) -> None:
     """Train `program` until `until` updates are done, skipping the batches of the windows [first, last).
 
-    `before_step(step, program)` may change the program from outside, `rewrite(step, row)` what is logged of the step
-    and nothing else; `after_step(step, measured)` sees what was really measured.
+    `before_step(step, program)` may change the program from outside, `edit(step, batch)` the batch that is consumed,
+    `rewrite(step, row)` what is logged of the step and nothing else; `after_step(step, measured)` sees what was really
+    measured.
     """
     windows = tuple(skip)
     while program.updates < until:
@@ -53,6 +55,8 @@ def drive(
         if before_step is not None:
             before_step(step, program)
         batch = program.batch(next_index(program.position, windows))
+        if edit is not None:
+            batch = edit(step, batch)
         measured = program.step(batch)
         if rows is not None:
             row = {**measured.metrics, "time": time.time()}

@@ -13,6 +13,12 @@ the first skip and never meet again. So a plain run and a replay with skip windo
     while program.updates < until:
         measured = program.step(program.batch(next_index(program.position, skip)))
 
+A replay can change more of a program that also offers one of these:
+
+    program.optimizers                what steps its parameters: rates, clipping, betas and moments can be changed
+    program.edited(batch, edit)       its batches can be replaced, moved, masked
+    program.measure(batch)            loss and gradient without an update, for probes; else a step is taken and undone
+
 State is a nested mapping of named sections ("model", "optimizer", "loader", "rng", …) down to tensors and plain types,
 so that it can be written, compared and restored piece by piece. What a loaded state lacks is left as it was built:
 `load_state_dict(select(state, ["model", "loader"]))` is a resume that forgets the optimizer.
@@ -83,6 +89,50 @@ class Program(Protocol):
 
     def load_state_dict(self, state: State) -> None:
         """Take over what `state` holds; sections and keys that it lacks stay as they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change to one batch. `index` is the place it takes in the data order, where that is not its own;
+    `without_rows` are samples to leave out, `masked_tokens` label ids that shall count for nothing, and `unmask` asks
+    for one label, of a batch that has none, to count again."""
+
+    index: int | None = None
+    without_rows: frozenset[int] = frozenset()
+    masked_tokens: frozenset[int] = frozenset()
+    unmask: bool = False
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """A program that shows its optimizers."""
+
+    @property
+    def optimizers(self) -> Sequence[Any]:
+        """The `torch.optim.Optimizer`s whose `step()` makes an update, those of inner wrappers, not the wrappers."""
+        ...
+
+
+@runtime_checkable
+class Editable(Protocol):
+    """A program whose batches can be changed before they are consumed."""
+
+    def edited(self, batch: Batch, edit: Edit) -> Batch:
+        """A copy of `batch` with the edit in it, the facts that its row records included."""
+        ...
+
+    def labels(self, batch: Batch) -> Sequence[Sequence[int]]:
+        """The label ids that count, sample by sample: its length is the number of rows."""
+        ...
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """A program that can look at a batch without training on it."""
+
+    def measure(self, batch: Batch) -> Measured:
+        """Loss and `grad_norm` of `batch` in the present state, which stays as it is."""
         ...
 
 

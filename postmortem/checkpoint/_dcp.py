@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from torch.distributed.checkpoint.planner import ReadItem
 
 from postmortem.checkpoint import pickles
-from postmortem.checkpoint._ranks import Ranks
+from postmortem.checkpoint.ranks import Ranks
 from postmortem.errors import UnreadableInput
 from postmortem.run.manifest import inside
 from postmortem.text import plain

@@ -30,7 +30,6 @@ class Journal(Protocol):
         """Append one event."""
         ...
 
-
     def flush(self) -> None:
         """Write the rows of every step so far: they must not be lost where a checkpoint behind them is not."""
         ...

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-CLOCKS = frozenset({"time", "step_time_s", "tokens_per_s"})
+from postmortem.run.columns import CLOCKS
 
 
 def differences(a: Path, b: Path) -> list[str]:

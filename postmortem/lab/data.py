@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.lab import bpe, corpus
+from postmortem.program import Edit
 from postmortem.record.hashing import batch_hash
 
 IGNORED = -100
@@ -81,6 +82,36 @@ class Loader:
         texts = corpus.held_out_sentences(count, self._texts)
         return self._assemble(-1, [self._sample(text) for text in texts], "held-out", list(range(count)))
 
+    def edited(self, batch: LabBatch, edit: Edit) -> LabBatch:
+        """`batch` with the edit in it; the facts of its row are counted anew."""
+        kept = [row for row in range(len(batch.ids)) if row not in edit.without_rows]
+        longest = int(batch.lengths[kept].max(initial=1))
+        ids, labels = batch.ids[kept, :longest].copy(), batch.labels[kept, :longest].copy()
+        lengths = batch.lengths[kept]
+        if edit.masked_tokens:
+            labels[np.isin(labels, list(edit.masked_tokens))] = IGNORED
+        if edit.unmask and not (labels != IGNORED).any():
+            row = int(np.argmax(lengths))
+            last = int(lengths[row]) - 1
+            labels[row, last] = batch.row["token_ids"][kept[row]][last + 1]
+        samples = {key: [batch.row[key][row] for row in kept] for key in ("sample_ids", "token_ids")}
+        index = batch.index if edit.index is None else edit.index
+        row = {**batch.row, **samples, **self._facts(ids, labels, lengths), "batch_index": index}
+        return LabBatch(index, ids, labels, lengths, row)
+
+    def _facts(self, ids: Ids, labels: Ids, lengths: Ids) -> dict[str, Any]:
+        """What is counted of a batch."""
+        targets = labels[labels != IGNORED]
+        return {
+            "batch_hash": batch_hash(ids),
+            "tokens": int(lengths.sum()),
+            "valid_labels": int(targets.size),
+            "rare_tokens": int(self._rare[targets].sum()),
+            "repeated_ngram_tokens": sum(
+                repeated_tokens(ids[number, :length]) for number, length in enumerate(lengths.tolist())
+            ),
+        }
+
     def _position(self, index: int) -> int:
         position = 0
         for number, (first, stride) in enumerate(self._order):
@@ -126,18 +157,13 @@ class Loader:
             ids[number, :length] = sample.ids[:-1]
             labels[number, sample.question : length] = sample.ids[1 + sample.question :]
         lengths = np.array([len(sample.ids) - 1 for sample in samples], dtype=np.int64)
-        targets = labels[labels != IGNORED]
+        facts = self._facts(ids, labels, lengths)
         row = {
             "batch_index": index,
-            "batch_hash": batch_hash(ids),
+            "batch_hash": facts.pop("batch_hash"),
             "source": source,
             "sample_ids": [f"{source}:{number}" for number in rows],
-            "tokens": int(lengths.sum()),
-            "valid_labels": int(targets.size),
-            "rare_tokens": int(self._rare[targets].sum()),
-            "repeated_ngram_tokens": sum(
-                repeated_tokens(ids[number, :length]) for number, length in enumerate(lengths.tolist())
-            ),
+            **facts,
             "token_ids": [list(sample.ids) for sample in samples],
         }
         return LabBatch(index, ids, labels, lengths, row)

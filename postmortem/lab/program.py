@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils import deterministic
 
 from postmortem.lab.config import interpolate, learning_rate
-from postmortem.lab.data import LabBatch, Loader
+from postmortem.lab.data import IGNORED, LabBatch, Loader
 from postmortem.lab.model import Arena, Forward, MiniGPT
-from postmortem.program import Batch, Config, Measured, Scalar, State
+from postmortem.program import Batch, Config, Edit, Measured, Scalar, State
 
 _WORST = 8
 _HELD_OUT = 64
@@ -64,21 +64,39 @@ class LabProgram:
         """Index of the batch after the last one consumed."""
         return self._position
 
+    @property
+    def optimizers(self) -> tuple[torch.optim.AdamW]:
+        """AdamW over all parameters; its rate is set anew in every step."""
+        return (self._adam,)
+
     def batch(self, index: int) -> LabBatch:
         """The batch at an absolute index."""
         return self.loader.batch(index)
+
+    def edited(self, batch: Batch, edit: Edit) -> LabBatch:
+        """The batch with `edit` in it."""
+        return self.loader.edited(cast(LabBatch, batch), edit)
+
+    def labels(self, batch: Batch) -> list[list[int]]:
+        """The labels that count, sample by sample."""
+        return [[label for label in row if label != IGNORED] for row in cast(LabBatch, batch).labels.tolist()]
+
+    def measure(self, batch: Batch) -> Measured:
+        """Loss and gradient norm of a batch; parameters, moments and generators stay as they are."""
+        batch = cast(LabBatch, batch)
+        generator = torch.Generator()
+        generator.set_state(self._dropout.get_state())
+        forward = self._backward(batch, generator)
+        metrics: dict[str, Scalar] = {"loss": float(forward.loss.detach())}
+        self._gradients(metrics)
+        return Measured(metrics, batch.row)
 
     def step(self, batch: Batch) -> Measured:
         """One forward, backward and AdamW update on a batch of this program."""
         batch = cast(LabBatch, batch)
         started = time.perf_counter()
         step, rate = self._updates, learning_rate(self._schedule, self._updates)
-        forward = self._forward(batch, self._dropout)
-        self._arena.grad.zero_()
-        total = forward.loss + float(self._optimizer_config["spread_penalty"]) * forward.penalty
-        (total * self._scale).backward()  # pyright: ignore[reportUnknownMemberType]
-        if self._scale != 1.0:
-            self._arena.grad.mul_(1 / self._scale)
+        forward = self._backward(batch, self._dropout)
         metrics: dict[str, Scalar] = {"loss": float(forward.loss.detach()), "lr": rate}
         norm = self._gradients(metrics)
         self._update(metrics, rate, norm)
@@ -140,6 +158,16 @@ class LabProgram:
             adam.state[parameter] = {"step": torch.zeros(()), "exp_avg": m[name], "exp_avg_sq": v[name]}
         return adam
 
+    def _backward(self, batch: LabBatch, generator: torch.Generator) -> Forward:
+        """Forward and backward; the unscaled gradient is left in the arena."""
+        forward = self._forward(batch, generator)
+        self._arena.grad.zero_()
+        total = forward.loss + float(self._optimizer_config["spread_penalty"]) * forward.penalty
+        (total * self._scale).backward()  # pyright: ignore[reportUnknownMemberType]
+        if self._scale != 1.0:
+            self._arena.grad.mul_(1 / self._scale)
+        return forward
+
     def _forward(self, batch: LabBatch, generator: torch.Generator | None) -> Forward:
         scale = interpolate(self._config["model"]["branch_scale"], self._updates)
         ids, labels = torch.from_numpy(batch.ids), torch.from_numpy(batch.labels)
@@ -175,6 +203,7 @@ class LabProgram:
                 entry["step"].copy_(self._adam_step)
             self._adam.step()
             self._adam_step += 1
+            rate = metrics["lr"] = float(self._adam.param_groups[0]["lr"])  # a replay may have scaled it
         metrics["skipped"] = int(skip)
         if self._half:
             metrics["loss_scale"] = self._scale

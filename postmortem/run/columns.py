@@ -6,6 +6,7 @@ A name that ends in `/<…>` is a family: one column per layer, group or rank. A
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -161,6 +162,20 @@ STEP_ALIASES = (
 PLACEHOLDERS: Mapping[str, float] = MappingProxyType(
     {"grad_norm": 0.0, "grad_norm_clipped": 0.0, "param_norm": 0.0, "loss_scale": -1.0}
 )
+
+# What two runs of equal bits still log differently: measured on the machine, not on the training.
+CLOCKS = frozenset({"time", "step_time_s", "tokens_per_s"})
+_CLOCK_WORDS = frozenset((
+    "time", "timestamp", "runtime", "elapsed", "duration", "seconds", "sec", "throughput", "tps", "flops", "tflops",
+    "mfu", "memory", "mem", "utilization", "temperature", "power",
+))  # fmt: skip
+
+
+def is_clock(name: str) -> bool:
+    """Whether a column measures the machine: a canonical clock, or an unknown name one of whose words says so."""
+    if describe(name) is not None:
+        return name in CLOCKS
+    return not _CLOCK_WORDS.isdisjoint(re.split(r"[^a-z0-9]+", name.lower()))
 
 
 def describe(name: str) -> Column | None:

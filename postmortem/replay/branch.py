@@ -1,0 +1,98 @@
+"""A new run that begins as a copy of another one: its rows, its journal, and the checkpoint it goes on from.
+
+So a replay is a run like any other: it can be drafted, diffed, resumed and replayed, and its parent is never written.
+Parquet parts and checkpoint files are linked where the file system can: they are replaced, never changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from postmortem.atomic import write_text
+from postmortem.errors import UnreadableInput, UsageError
+from postmortem.record.writer import update_manifest
+from postmortem.replay.order import Order
+from postmortem.replay.recorded import Phase, Recorded
+from postmortem.run.manifest import inside
+from postmortem.text import plain
+
+ORDER = "replay.json"
+_TABLES = ("metrics", "batches")
+
+
+def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | None:
+    """Make the run directory `order.out`; the copy of `checkpoint` in it. A replay that broke off there is replaced.
+
+    Raises:
+        UsageError: the place holds something else, or the parent is no run directory.
+    """
+    root, out = recorded.run.root, Path(order.out)
+    if root is None or not (root / "metrics").is_dir():
+        raise UsageError(
+            f"{plain(recorded.run.path, 1000)}: only a run directory that a recorder wrote can be replayed; "
+            "this is a log alone"
+        )
+    if out.exists() and any(out.iterdir()) and not (out / ORDER).is_file():
+        raise UsageError(f"{plain(out, 1000)}: is there already and no replay; choose another folder with --out")
+    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    made.mkdir(parents=True)
+    try:
+        for table in _TABLES:
+            if (root / table).is_dir():
+                _copy(root, root / table, made / table)
+        for name in ("journal.jsonl", "run.json", recorded.run.manifest.vocab):
+            if name is not None and inside(root, name, "run.json").is_file():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / name, made / name)
+        copied = None
+        if checkpoint is not None:
+            copied = Path(checkpoint.parent.name) / checkpoint.name
+            _copy(root, checkpoint, made / copied)
+        lineage = _lineage(recorded, order)
+        update_manifest(made, lambda before: {**before, "id": out.name, "lineage": lineage})
+        write_text(made / ORDER, order.to_json())
+        if out.exists():
+            shutil.rmtree(out)
+        made.rename(out)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    return None if copied is None else out / copied
+
+
+def _lineage(recorded: Recorded, order: Order) -> Mapping[str, Any]:
+    """What run.json tells of where the run comes from; `phases` are all changes that it is driven under."""
+    phases = (*recorded.phases, Phase(order.from_step, order.changes))
+    return {
+        "run": recorded.run.id,
+        "from_step": order.from_step,
+        "reason": order.reason,
+        "changes": [str(change) for change in order.changes],
+        "phases": [asdict(phase) for phase in phases if phase.changes],
+    }
+
+
+def _copy(root: Path, source: Path, target: Path) -> None:
+    """The regular files of a folder of the run; a Parquet part or a checkpoint's file is linked."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        where = inside(root, str(file.relative_to(root)), plain(root, 1000))
+        if file.is_symlink() or where != file.resolve():
+            raise UnreadableInput("is a link; a run names files of its own only.", file=plain(file, 1000))
+        if file.is_dir():
+            _copy(root, file, target / file.name)
+        elif file.suffix == ".jsonl" or not _linked(file, target / file.name):
+            shutil.copyfile(file, target / file.name)
+
+
+def _linked(file: Path, target: Path) -> bool:
+    try:
+        os.link(file, target)
+    except OSError:  # another file system, or one that has no links
+        return False
+    return True

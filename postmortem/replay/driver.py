@@ -1,0 +1,297 @@
+"""Driving one order: the run's program, from its checkpoint, under the changes, into a new run.
+
+    branch the run → build the program → restore the checkpoint → drive, comparing with what was recorded
+
+Resumes in which the run left out a part of its state are done again where they were done: an optimizer that was reset
+is reset again. A fault of data or config is part of the program and is met again; what came from outside is not.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from postmortem.anatomy import digest
+from postmortem.atomic import write_text
+from postmortem.checkpoint import Checkpointer, Policy, inspection
+from postmortem.checkpoint.load import read_state
+from postmortem.checkpoint.ranks import Ranks
+from postmortem.drive import drive
+from postmortem.errors import UsageError
+from postmortem.program import Measured, Program, State, select
+from postmortem.record import Recorder
+from postmortem.replay.branch import branch
+from postmortem.replay.comparison import Comparison, Difference, other_arithmetic
+from postmortem.replay.interventions import Scene
+from postmortem.replay.order import Change, Order
+from postmortem.replay.recorded import Recorded
+from postmortem.replay.treatment import Treatment
+from postmortem.replay.trust import factory_of, trusted_program
+from postmortem.run import Checkpoint
+from postmortem.sources import open_run
+from postmortem.text import plain
+
+RESULT = "replayed.json"
+OnStep = Callable[[int, int, float, "float | None"], None]
+"""Called with (step, until, loss, the loss that the run recorded at that step)."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of an order. `differences` are the first of each column against the run, `departed` how many rows of
+    each differ; `compared` counts the rows that could be compared; `arithmetic` says what the bits depend on and was
+    other then; `state` is a hash of the final state; `startup_s` the seconds from the call to the first step."""
+
+    out: str
+    from_step: int
+    until: int
+    changes: tuple[str, ...]
+    steps: int
+    compared: int
+    columns: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    departed: Mapping[str, int]
+    arithmetic: tuple[str, ...]
+    state: str
+    startup_s: float
+    seconds: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether every compared row is the run's, bit for bit."""
+        return self.compared > 0 and not self.differences
+
+
+def replay(order: Order, *, on_step: OnStep | None = None) -> Replayed:
+    """Carry out `order`. Under torch.distributed, every rank calls it.
+
+    Raises:
+        UsageError: a step, a checkpoint or a program that is not there, or a program that must be trusted first.
+        UnreadableInput: the checkpoint is damaged.
+        DataChanged: the program's batches are not those that the run consumed.
+    """
+    started = time.perf_counter()
+    run = open_run(order.run)
+    ranks = Ranks()
+    recorded = Recorded(run, order.attempt, ranks.rank)
+    entry_point = trusted_program(run.manifest.program, order.program, trust=order.trusted)
+    if not 0 <= order.from_step < order.until:
+        raise UsageError(f"steps {order.from_step} to {order.until}: there is no step to drive")
+    checkpoint = find_checkpoint(recorded, order)
+    replays = _Replay(order, recorded, ranks, factory_of(entry_point), on_step, started)
+    copied = ranks.first_says(lambda: branch(recorded, order, checkpoint))
+    return replays.carry_out(copied)
+
+
+def find_checkpoint(recorded: Recorded, order: Order) -> Path | None:
+    """The directory of the checkpoint to start from; None for the fresh program of step 0.
+
+    Raises:
+        UsageError: the run holds none of that step; names those it has.
+    """
+    run = recorded.run
+    if order.checkpoint is not None:
+        for one in run.checkpoints:
+            if run.root is not None and one.path.resolve() == (run.root / order.checkpoint).resolve():
+                return one.path
+        raise UsageError(f"{plain(order.checkpoint, 300)}: the run holds no such checkpoint; {_held(recorded)}")
+    if order.from_step == 0:
+        return None
+    held = [one for one in usable(recorded) if one.step == order.from_step]
+    if not held:
+        raise UsageError(f"no complete checkpoint of step {order.from_step} is held; {_held(recorded)}")
+    return min(held, key=lambda one: one.parameters_only).path
+
+
+def usable(recorded: Recorded) -> list[Checkpoint]:
+    """Complete rollback and recovery checkpoints, by step."""
+    return [one for one in recorded.run.checkpoints if one.complete and one.role in ("rollback", "recovery")]
+
+
+def _held(recorded: Recorded) -> str:
+    steps = [str(step) for step in sorted({one.step for one in usable(recorded)})]
+    return f"there are those of steps {', '.join(['0 (from scratch)', *steps])}: choose one with --from-step"
+
+
+class _Replay:
+    """One order in the doing, on one rank."""
+
+    def __init__(
+        self, order: Order, recorded: Recorded, ranks: Ranks, factory: Any, on_step: OnStep | None, started: float
+    ) -> None:
+        self._order, self._recorded, self._ranks, self._factory = order, recorded, ranks, factory
+        self._on_step, self._started = on_step, started
+        self._scene = Scene(recorded, order.from_step, order.until, self._load)
+        self._earlier = tuple(c for phase in recorded.phases if phase.from_step <= order.from_step for c in phase.changes)
+        self._own = Treatment(order.changes, self._scene)
+        self._comparison = Comparison(recorded)
+        self._first_step: float | None = None
+
+    def carry_out(self, checkpoint: Path | None) -> Replayed:
+        """Drive from `checkpoint`, which lies in the new run already."""
+        order, out = self._order, Path(self._order.out)
+        threads = self._recorded.run.manifest.environment.get("threads")
+        if type(threads) is int and 0 < threads <= 1024:
+            torch.set_num_threads(threads)  # another number sums in another order
+        program = self._build(order.changes)
+        with Recorder(out, config=None, on_error="raise", token_ids="never") as recorder:
+            self._announce(recorder, checkpoint)
+            policy = Policy(rollback_every=0, recovery_every=0, best_k=0)
+            with Checkpointer(recorder, program, policy, asynchronous=False) as saves:
+                if checkpoint is not None:
+                    saves.resume(checkpoint)
+            if program.updates != order.from_step:
+                raise UsageError(
+                    f"the program stands at step {program.updates} after restoring the checkpoint of step "
+                    f"{order.from_step}: its load_state_dict() does not bring its step back"
+                )
+            program = self._drive(program, recorder)
+            state = digest(program.state_dict())
+        seconds = time.perf_counter() - self._started
+        startup = (self._first_step or time.perf_counter()) - self._started
+        compared = self._comparison
+        result = Replayed(
+            out=order.out,
+            from_step=order.from_step,
+            until=order.until,
+            changes=self._own.texts,
+            steps=order.until - order.from_step,
+            compared=compared.compared,
+            columns=tuple(sorted(compared.columns)),
+            differences=tuple(sorted(compared.first.values(), key=lambda one: one.step)),
+            departed=dict(compared.departed),
+            arithmetic=other_arithmetic(self._recorded, self._ranks.world),
+            state=state,
+            startup_s=round(startup, 3),
+            seconds=round(seconds, 3),
+        )
+        if self._ranks.first:
+            write_text(out / RESULT, to_json(result))
+        return result
+
+    def _build(self, changes: tuple[Change, ...]) -> Program:
+        """A fresh program under all changes that hold; the process's own generators are seeded before."""
+        config = Treatment((*self._earlier, *changes), self._scene).configured(self._recorded.config)
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(0)
+        try:
+            return self._factory(config)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"the program cannot be built of the run's config: {type(error).__name__}: {plain(error, 300)}"
+            ) from error
+
+    def _announce(self, recorder: Recorder, checkpoint: Path | None) -> None:
+        order = self._order
+        if self._ranks.first:
+            recorder.event(
+                "rollback",
+                order.from_step,
+                from_step=self._recorded.last_step,
+                to_step=order.from_step,
+                skip=[list(window) for window in self._own.windows],
+                reason=order.reason,
+                changes=list(self._own.texts),
+                checkpoint=None if checkpoint is None else checkpoint.relative_to(order.out).as_posix(),
+                attempt=recorder.attempt,
+            )
+
+    def _drive(self, program: Program, recorder: Recorder) -> Program:
+        """Drive in stretches: from one resume, phase or save of the run to the next."""
+        order = self._order
+        resumes = {one.step: one.parts for one in self._recorded.resumes if order.from_step <= one.step < order.until}
+        phases = {p.from_step: p for p in self._recorded.phases if order.from_step <= p.from_step < order.until}
+        later = {step for step in phases if step > order.from_step}
+        held: tuple[Change, ...] = (*self._earlier, *order.changes)
+        stops = sorted({order.from_step, *resumes, *later, *(s for s in order.save_at if s < order.until)})
+        for number, stop in enumerate(stops):
+            if stop in resumes:
+                program = self._resume_again(program, Treatment(held, self._scene).resumed(resumes[stop]))
+            if stop == order.from_step:
+                if stop in phases:
+                    Treatment(phases[stop].changes, self._scene).begin(program)
+                self._own.begin(program)
+            elif stop in later:
+                held = (*held, *phases[stop].changes)
+                Treatment(phases[stop].changes, self._scene).begin(program)
+            if stop in order.save_at:
+                self._save(program, recorder, stop)
+            until = stops[number + 1] if number + 1 < len(stops) else order.until
+            self._stretch(program, recorder, until, Treatment(held, self._scene))
+        if order.until in order.save_at:
+            self._save(program, recorder, order.until)
+        return program
+
+    def _stretch(self, program: Program, recorder: Recorder, until: int, treatment: Treatment) -> None:
+        compare, on_step, ends = self._comparison, self._on_step, self._order.until
+        known = self._recorded.series("loss")
+
+        def before(step: int, _: Program) -> None:
+            if self._first_step is None:
+                self._first_step = time.perf_counter()
+
+        def after(step: int, measured: Measured) -> None:
+            index = program.position - 1
+            if not treatment.edited:
+                compare.batch(step, index, measured.batch)
+            compare.row(step, measured)
+            if on_step is not None:
+                on_step(step, ends, float(measured.metrics.get("loss") or 0.0), known.at(step) if known else None)
+
+        treatment.bind(program)
+        try:
+            drive(
+                program,
+                until,
+                rows=recorder,
+                skip=treatment.windows,
+                before_step=before,
+                edit=treatment.edit(program),
+                rewrite=treatment.rewrite,
+                after_step=after,
+            )
+        finally:
+            treatment.release()
+
+    def _resume_again(self, program: Program, parts: tuple[str, ...] | None) -> Program:
+        """What a resume of the run did: a fresh program takes over `parts` of the state, or all of it."""
+        state = program.state_dict()
+        fresh = self._build(self._order.changes)
+        fresh.load_state_dict(state if parts is None else select(state, parts))
+        return fresh
+
+    def _save(self, program: Program, recorder: Recorder, step: int) -> None:
+        policy = Policy(rollback_every=0, recovery_every=0, best_k=0, rollback_keep=1_000_000)
+        with Checkpointer(recorder, program, policy, asynchronous=False) as saves:
+            saves.save(step, "rollback")
+
+    def _load(self, step: int) -> State:
+        """The state of another checkpoint of the run."""
+        path = find_checkpoint(self._recorded, replace(self._order, from_step=step, checkpoint=None))
+        if path is None:
+            return self._factory(self._recorded.config).state_dict()
+        inspection.check(path)
+        return read_state(path, rank=self._ranks.rank)
+
+
+def to_json(result: Replayed) -> str:
+    """The result as strict JSON; what is not finite is a text."""
+    return json.dumps(_finite(asdict(result)), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value

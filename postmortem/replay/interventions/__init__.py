@@ -1,0 +1,117 @@
+"""The changes that a replay can make, one file each: `INTERVENTION = TheClass`.
+
+A class overrides the moments at which it acts. Everything else passes it by, so that several can act together:
+
+    configured    the config, before the program is built of it
+    resumed       which pieces of state a resume of the run takes over
+    begin         the program, once it holds the state to start from
+    windows       batches that are never consumed
+    batch         the batch, before it is consumed
+    before_update the optimizer, once the gradient is there
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+from postmortem.discovery import discover
+from postmortem.errors import UsageError
+from postmortem.program import Batch, Editable, Program, Scalar, SkipWindow, State
+from postmortem.replay.order import Change
+from postmortem.replay.recorded import Recorded
+from postmortem.text import plain
+
+FRESH = 64  # batches between the last one that the run consumed and the first that stands in for another
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an intervention may look at: what the run recorded, its steps [from_step, until), and its checkpoints."""
+
+    recorded: Recorded
+    from_step: int
+    until: int
+    load: Callable[[int], State]  # the full state of a checkpoint of that step; UsageError where there is none
+
+    @property
+    def unused_batch(self) -> int:
+        """Index of the first of those batches that the run never consumed and this replay will not."""
+        driven = self.recorded.index_at(self.from_step) + self.until - self.from_step
+        return max(self.recorded.last_index, driven) + FRESH
+
+
+class Intervention:
+    """One named change, made of its value on the command line."""
+
+    name: ClassVar[str]
+    usage: ClassVar[str] = ""  # the value's form, for --help
+    about: ClassVar[str]  # one line
+
+    def __init__(self, value: str) -> None:
+        """Raises UsageError for a value that cannot be meant."""
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """What is changed, in words: "skip batches [312, 313)"."""
+        raise NotImplementedError
+
+    def configured(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The config that the program is built of."""
+        return config
+
+    def resumed(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The pieces of state that a resume takes over, which left out some of them in the run; None: all."""
+        return parts
+
+    def begin(self, program: Program, scene: Scene) -> None:
+        """Called once the program holds the state to start from."""
+
+    def windows(self, scene: Scene) -> Sequence[SkipWindow]:
+        """Windows [first, last) of batches to skip."""
+        return ()
+
+    def batch(self, program: Program, scene: Scene, batch: Batch) -> Batch:
+        """The batch to consume instead of `batch`."""
+        return batch
+
+    def before_update(self, scene: Scene, step: int, optimizer: Any) -> dict[str, Scalar]:
+        """Called with the gradients in place, before each `step()` of each optimizer; columns of the row to correct."""
+        return {}
+
+
+@cache
+def interventions() -> dict[str, type[Intervention]]:
+    """Name → intervention, of every file there is."""
+    found = discover(sys.modules[__name__], "INTERVENTION", type)
+    for one in found:
+        if not issubclass(one, Intervention):
+            raise TypeError(f"{one.__module__}: INTERVENTION is no Intervention")
+    return {one.name: one for one in found if issubclass(one, Intervention)}
+
+
+def make(change: Change) -> Intervention:
+    """The intervention that `change` names. Raises UsageError where there is none, or its value cannot be meant."""
+    known = interventions()
+    if change.name not in known:
+        raise UsageError(f"no intervention is called {plain(change.name, 40)!r}; there are {', '.join(sorted(known))}")
+    return known[change.name](change.value)
+
+
+def parse_change(text: str) -> Change:
+    """NAME or NAME=VALUE, checked by making it. Raises UsageError."""
+    name, _, value = text.partition("=")
+    change = Change(name.strip(), value.strip())
+    make(change)
+    return change
+
+
+def editable(program: Program, what: str) -> Editable:
+    """`program` as one whose batches can be changed. Raises UsageError where it offers no `edited`."""
+    if not isinstance(program, Editable):
+        raise UsageError(f"{what}: the program offers no edited(batch, edit) and labels(batch), see postmortem.program")
+    return program

@@ -1,0 +1,38 @@
+"""Adam's β2 is another, so that v follows the gradient faster or slower."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from postmortem.errors import UsageError
+from postmortem.program import Scalar
+from postmortem.replay.interventions import Intervention, Scene
+from postmortem.replay.interventions._values import positive
+from postmortem.text import number
+
+
+class Beta2(Intervention):
+    """β2 of every parameter group."""
+
+    name = "beta2"
+    usage = "VALUE"
+    about = "step with Adam's beta2 at VALUE"
+
+    def __init__(self, value: str) -> None:
+        self._beta2 = positive(self.name, value)
+        if self._beta2 >= 1:
+            raise UsageError(f"beta2={value}: expected a number below 1")
+
+    @property
+    def text(self) -> str:
+        return f"beta2 = {number(self._beta2)}"
+
+    def before_update(self, scene: Scene, step: int, optimizer: Any) -> dict[str, Scalar]:
+        for group in optimizer.param_groups:
+            if "betas" not in group:
+                raise UsageError(f"{self.text}: {type(optimizer).__name__} has no betas")
+            group["betas"] = (group["betas"][0], self._beta2)
+        return {}
+
+
+INTERVENTION = Beta2

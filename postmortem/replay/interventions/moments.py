@@ -1,0 +1,42 @@
+"""The optimizer's moments, where a resume lost them: taken over after all, or estimated anew."""
+
+from __future__ import annotations
+
+from postmortem.errors import UsageError
+from postmortem.program import Program
+from postmortem.replay.interventions import Intervention, Scene
+from postmortem.replay.interventions._values import whole
+
+
+class Moments(Intervention):
+    """`restored`: every resume of the run takes over the whole state. `estimated:N`: before the first step, N batches
+    are looked at with the parameters held fast, so that the moments are those of the gradients there."""
+
+    name = "moments"
+    usage = "restored|estimated[:N]"
+    about = "restore the moments that a resume left out, or estimate them from the N batches before (20)"
+
+    def __init__(self, value: str) -> None:
+        kind, _, count = value.partition(":")
+        if kind not in ("restored", "estimated"):
+            raise UsageError(f"moments={value}: expected restored or estimated[:N]")
+        self._batches = (whole(self.name, count) if count else 20) if kind == "estimated" else 0
+
+    @property
+    def text(self) -> str:
+        return f"moments estimated from {self._batches} batches" if self._batches else "moments restored"
+
+    def resumed(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
+        return parts if self._batches else None
+
+    def begin(self, program: Program, scene: Scene) -> None:
+        before = program.state_dict()
+        model = {"model": before["model"]}
+        for index in range(max(0, program.position - self._batches), program.position):
+            program.step(program.batch(index))
+            program.load_state_dict(model)
+        if self._batches:
+            program.load_state_dict({name: part for name, part in before.items() if name != "optimizer"})
+
+
+INTERVENTION = Moments

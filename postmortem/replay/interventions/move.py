@@ -1,0 +1,40 @@
+"""Suspect batches meet another state: they change places with later or earlier ones."""
+
+from __future__ import annotations
+
+from postmortem.errors import UsageError
+from postmortem.program import Batch, Edit, Program
+from postmortem.replay.interventions import Intervention, Scene, editable
+from postmortem.replay.interventions._values import shown, whole, window
+
+
+class Move(Intervention):
+    """Batches [A, B) and those from C on change places, so that none is consumed twice."""
+
+    name = "move"
+    usage = "A:B@C"
+    about = "let the batches [A, B) change places with those from C on"
+
+    def __init__(self, value: str) -> None:
+        span, at, other = value.partition("@")
+        self._first, self._last = window(self.name, span)
+        self._other = whole(self.name, other) if at else self._first
+        if abs(self._other - self._first) < self._last - self._first:
+            raise UsageError(f"move={value}: expected A:B@C with C outside of {shown((self._first, self._last))}")
+
+    @property
+    def text(self) -> str:
+        return f"move batches {shown((self._first, self._last))} to {self._other}"
+
+    def batch(self, program: Program, scene: Scene, batch: Batch) -> Batch:
+        away = self._other - self._first
+        if self._first <= batch.index < self._last:
+            content = batch.index + away
+        elif self._first <= batch.index - away < self._last:
+            content = batch.index - away
+        else:
+            return batch
+        return editable(program, self.text).edited(program.batch(content), Edit(index=batch.index))
+
+
+INTERVENTION = Move

@@ -1,0 +1,34 @@
+"""The suspect batches meet the state of another checkpoint: PaLM's question, is it the data or the state?"""
+
+from __future__ import annotations
+
+from postmortem.errors import UsageError
+from postmortem.program import Program
+from postmortem.replay.interventions import Intervention, Scene
+from postmortem.replay.interventions._values import whole
+
+TAKEN = ("model", "optimizer")  # the place in the data and in the schedule stays
+
+
+class OtherState(Intervention):
+    """Parameters and optimizer of the checkpoint of step N; data and schedule go on from where the replay starts."""
+
+    name = "state"
+    usage = "N"
+    about = "start with the parameters and the optimizer of the checkpoint of step N"
+
+    def __init__(self, value: str) -> None:
+        self._step = whole(self.name, value)
+
+    @property
+    def text(self) -> str:
+        return f"parameters and optimizer of step {self._step}"
+
+    def begin(self, program: Program, scene: Scene) -> None:
+        state = scene.load(self._step)
+        if "model" not in state:
+            raise UsageError(f"{self.text}: that checkpoint holds no section 'model'")
+        program.load_state_dict({name: state[name] for name in TAKEN if name in state})
+
+
+INTERVENTION = OtherState

@@ -1,0 +1,78 @@
+"""What a replay is told to do: one JSON document, by which a replay can be done again, elsewhere, or by another process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from postmortem.diagnosis import build_from
+from postmortem.errors import UnreadableInput
+from postmortem.run.manifest import read_mapping
+from postmortem.text import plain
+
+
+@dataclass(frozen=True)
+class Change:
+    """One intervention by name, with its value as the command line writes it: `lr-scale=0.5`, `skip=312:313`."""
+
+    name: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}" if self.value else self.name
+
+
+@dataclass(frozen=True)
+class Order:
+    """One replay of `run` into the new run directory `out`.
+
+    Steps [from_step, until) are driven from the checkpoint of `from_step`, or from the fresh program at step 0.
+    `attempt` follows the lineage of that attempt, discarded rows included; None follows the effective history.
+    `program` stands in for the one that the run names. `save_at` are steps whose state is saved, without the run's
+    earlier rows where `rows_only` (an arm of an experiment needs no more).
+    """
+
+    run: str
+    out: str
+    from_step: int
+    until: int
+    changes: tuple[Change, ...] = ()
+    attempt: int | None = None
+    program: str | None = None
+    checkpoint: str | None = None
+    save_at: tuple[int, ...] = ()
+    reason: str = ""
+    trusted: bool = False
+
+    def to_json(self) -> str:
+        """The order as JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What another replay needs of it: the changes, the step, and why."""
+        return {"from_step": self.from_step, "changes": [asdict(c) for c in self.changes], "reason": self.reason}
+
+
+def read_order(file: Path) -> Order:
+    """The order in `file`.
+
+    Raises:
+        UnreadableInput: it holds none.
+    """
+    raw = read_mapping(file)
+    try:
+        return build_from(Order, raw)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UnreadableInput(f"is no order of a replay ({plain(error, 120)}).", file=plain(file, 1000)) from error
+
+
+def changes_of(told: Mapping[str, Any]) -> tuple[Change, ...]:
+    """The changes that a run's lineage tells of. Raises UnreadableInput where they are none."""
+    try:
+        return tuple(build_from(Change, one) for one in told.get("changes", []))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UnreadableInput(f"lineage tells of no changes ({plain(error, 120)}).", file="run.json") from error

@@ -1,0 +1,174 @@
+"""What a run recorded of its steps, held ready for a replay to be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+
+from postmortem.replay.order import Change, changes_of
+from postmortem.run import Run
+from postmortem.run.journal import Event, whole
+from postmortem.series import Series, Steps
+
+IDENTITY = ("batch_hash", "loss", "grad_norm", "param_hash")  # in the order in which a difference is blamed
+PAST_BATCHES = 1000
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Changes that hold from `from_step` on: those of a replay that the run itself is, or of a rollback in it."""
+
+    from_step: int
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A resume of the run at `step` that took over `parts` of the state and left out the rest."""
+
+    step: int
+    parts: tuple[str, ...]
+
+
+class Recorded:
+    """The rows of `run` along one lineage: the effective history, or that of `attempt`; of one rank."""
+
+    def __init__(self, run: Run, attempt: int | None = None, rank: int = 0) -> None:
+        self.run, self.attempt = run, attempt
+        self._suffix = f"/rank{rank}" if len(run.ranks) > 1 and rank in run.ranks else ""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config that the program is built of."""
+        return dict(self.run.manifest.config)
+
+    @cached_property
+    def last_step(self) -> int:
+        """The last step that has a row; -1 where none has."""
+        steps = self.run.steps(attempt=self.attempt)
+        return int(steps[-1]) if steps.size else -1
+
+    def series(self, name: str, before: int = 2**62) -> Series | None:
+        """A column before a step, None where it was never logged."""
+        whole_run = self.run.series(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None
+        found = self.run.series(name, attempt=self.attempt) if whole_run is None else whole_run
+        return None if found is None else found.window(0, before)
+
+    def at(self, name: str, step: int) -> float | str | None:
+        """What a column of IDENTITY holds at `step`; None where it was not logged there."""
+        if name.endswith("_hash"):
+            labels = self._labels(name)
+            value = None if labels is None else labels.at(step)
+            return value if isinstance(value, str) else None
+        series = self._cached(name)
+        return None if series is None else series.at(step)
+
+    def index_at(self, step: int) -> int:
+        """Index of the batch that the run consumed at `step`; one batch a step is assumed where none is logged."""
+        index = self._cached("batch_index")
+        if index is None or not len(index):
+            return step
+        at = int(np.searchsorted(index.step, step, side="right")) - 1
+        if at < 0:
+            return step
+        return int(index.value[at]) + step - int(index.step[at])
+
+    @cached_property
+    def last_index(self) -> int:
+        """The highest index that the run consumed in any attempt."""
+        index = self.run.series("batch_index")
+        found = [self.last_step] if index is None or not len(index) else [int(np.nanmax(index.value))]
+        for segment in (s for s in self.run.segments if s.discarded):
+            own = self.run.series("batch_index", attempt=segment.attempt)
+            found += [int(np.nanmax(own.value))] if own is not None and len(own) else []
+        return max(found)
+
+    @cached_property
+    def _hash_by_index(self) -> dict[int, str]:
+        steps, hashes = self._hashes
+        return {self.index_at(step): text for step, text in zip(steps.tolist(), hashes, strict=True)}
+
+    def hash_of(self, index: int) -> str | None:
+        """The hash of the batch at `index` when the run consumed it; None where it did not."""
+        return self._hash_by_index.get(index)
+
+    def repeated(self, since: int) -> Steps:
+        """int64[n]: indices consumed from step `since` on whose batch was one of the 1,000 before it."""
+        steps, hashes = self._hashes
+        last: dict[str, int] = {}
+        found: list[int] = []
+        for row, text in enumerate(hashes):
+            if steps[row] >= since and row - last.get(text, -PAST_BATCHES - 1) <= PAST_BATCHES:
+                found.append(self.index_at(int(steps[row])))
+            last[text] = row
+        return np.array(found, np.int64)
+
+    @cached_property
+    def _hashes(self) -> tuple[Steps, list[str]]:
+        labels = self._labels("batch_hash")
+        if labels is None:
+            return np.zeros(0, np.int64), []
+        return labels.step, [str(value) for value in labels.value]
+
+    @cached_property
+    def _lineage_events(self) -> list[Event]:
+        """Resumes and rollbacks whose rows are part of this lineage: a later return to before them undoes them."""
+        kept: list[Event] = []
+        attempt = 0
+        for event in self.run.journal:
+            told = whole(event.keys.get("attempt"))
+            attempt = max(attempt, told or 0)
+            if self.attempt is not None and attempt > self.attempt:
+                break
+            target = whole(event.keys.get({"resume": "from_step", "rollback": "to_step"}.get(event.event, "")))
+            if target is not None:
+                undone = {"resume": ("resume",), "rollback": ("resume", "rollback")}[event.event]
+                kept = [one for one in kept if _target(one) < target or (one.event not in undone)]
+                kept = [one for one in kept if _target(one) <= target]
+                kept.append(event)
+        return kept
+
+    @property
+    def resumes(self) -> tuple[Resume, ...]:
+        """Resumes of this lineage that left out a part of the state, by step."""
+        found: list[Resume] = []
+        for event in self._lineage_events:
+            missing, restored = event.keys.get("missing"), event.keys.get("restored")
+            if event.event == "resume" and isinstance(missing, list) and missing and isinstance(restored, list):
+                found.append(Resume(_target(event), tuple(str(part) for part in cast(list[object], restored))))
+        return tuple(found)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Changes under which the run itself was driven, by step: its lineage's, else the skip windows of rollbacks
+        that its journal tells of."""
+        lineage = self.run.manifest.lineage or {}
+        told = lineage.get("phases")
+        if isinstance(told, list):
+            return tuple(_phase(one) for one in cast(list[object], told))
+        found: list[Phase] = []
+        for event in self._lineage_events:
+            windows = event.keys.get("skip")
+            if event.event == "rollback" and isinstance(windows, list) and windows:
+                value = ",".join(f"{int(a)}:{int(b)}" for a, b in cast(list[tuple[int, int]], windows))
+                found.append(Phase(_target(event), (Change("skip", value),)))
+        return tuple(found)
+
+    def _labels(self, name: str) -> Any:
+        return self.run.labels(name, attempt=self.attempt)
+
+    def _cached(self, name: str) -> Series | None:
+        return self.series(name)
+
+
+def _phase(told: object) -> Phase:
+    facts = cast(Mapping[str, Any], told) if isinstance(told, Mapping) else {}
+    return Phase(whole(facts.get("from_step")) or 0, changes_of(facts))
+
+
+def _target(event: Event) -> int:
+    return whole(event.keys.get("from_step" if event.event == "resume" else "to_step")) or 0
