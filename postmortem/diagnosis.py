@@ -88,6 +88,39 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a cause says of one replay: under `change` ("mask=312:313"; "" changes nothing) the incident is cured,
+    persists, follows the data to where it was moved, or does not even appear again. `early`: the change has to hold
+    from the checkpoint on, and not only from just before the incident."""
+
+    change: str
+    outcome: Literal["cures", "persists", "follows", "vanishes"]
+    early: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One replay that was driven, and what came of it.
+
+    role: R0 nothing changed, R1 the change that a hypothesis names, R2 a placebo, R3 data against state, or "replay"
+    for one that somebody ordered. outcome: what became of the incident; "" where the replay could not be judged.
+    excess: the area of the loss above its band, as a share of R0's. run: where it lies, relative to the run it was made
+    from.
+    """
+
+    role: Literal["R0", "R1", "R2", "R3", "replay"]
+    changes: tuple[str, ...]
+    outcome: Literal["cured", "persists", "follows", "vanished", ""]
+    text: str
+    excess: float | None = None
+    tests: tuple[str, ...] = ()  # the causes that named it
+    from_step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    run: str = ""
+
+
+@dataclass(frozen=True)
 class Hypothesis:
     """A ranked cause. `score` is the sum of log-odds, `probability` its softmax share (uncalibrated)."""
 
@@ -99,6 +132,7 @@ class Hypothesis:
     supported_by: tuple[int, ...] = ()  # panel numbers, strongest first
     ruled_out_by: tuple[int, ...] = ()
     indistinguishable_from: tuple[str, ...] = ()
+    predictions: tuple[Prediction, ...] = ()  # what replays would have to show
 
 
 @dataclass(frozen=True)
@@ -198,6 +232,9 @@ class Incident:
     skip_window: tuple[int, int] | None  # batch indices, half-open
     checkpoint: str  # the newest healthy one before the onset, relative to the run; "" where none is held
     samples: tuple[Sample, ...] = ()
+    remedy: tuple[str, ...] = ()  # changes by which a replay has the fix in it; () is one that changes nothing
+    experiments: tuple[Experiment, ...] = ()
+    proof: str = ""  # what the experiments showed, in a sentence; "" where none was driven
     overview: str = ""  # path of the one picture of all drawn panels, relative to the report, "" where not drawn
 
 
@@ -236,7 +273,7 @@ class Diagnosis:
 
     def to_json(self) -> str:
         """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""
-        text = json.dumps(_plain(self), indent=1, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(as_json(self), indent=1, allow_nan=False, ensure_ascii=False)
         return _NUMBERS.sub(lambda m: "[" + ", ".join(m[1].replace(",", " ").split()) + "]", text) + "\n"
 
 
@@ -282,14 +319,14 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 T = TypeVar("T")
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Dataclasses, tuples and floats as what strict JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

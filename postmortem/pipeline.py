@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from postmortem import __version__, diagnosis
+from postmortem.assess.experiments import predictions, remedy
 from postmortem.assess.facts import facts
+from postmortem.assess.proof import Proof, load_proofs
 from postmortem.assess.samples import samples
 from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
@@ -17,6 +19,8 @@ from postmortem.case import Case, Observation
 from postmortem.detectors import Incident, Telemetry, find_incidents
 from postmortem.detectors._model import Labels
 from postmortem.diagnosis import Diagnosis, Outcome, PanelReading, Signal
+from postmortem.errors import UnreadableInput
+from postmortem.hypotheses import causes
 from postmortem.panels import panels
 from postmortem.run import Run
 from postmortem.series import Series
@@ -34,8 +38,14 @@ def diagnose(run: Run, *, text: bool = True, mode: Mode = "all") -> Diagnosis:
     In mode "watchdog" only a loss that is held above its rolling baseline is an incident.
     """
     found = detect(run, mode)
-    incidents = tuple(_incident(Case(run, one, found, text), n) for n, one in enumerate(found[:MAX_INCIDENTS], 1))
     notes = run.notes
+    try:
+        proofs = load_proofs(run)
+    except UnreadableInput as error:
+        proofs, notes = (), (*notes, str(error))
+    incidents = tuple(
+        _incident(Case(run, one, found, text), n, proofs) for n, one in enumerate(found[:MAX_INCIDENTS], 1)
+    )
     if len(found) > MAX_INCIDENTS:
         notes = (*notes, f"{len(found)} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
     overall = incidents[0].verdict if incidents else "no_incident"
@@ -87,16 +97,21 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
     return Telemetry(series, run.columns, rows if first is None else rows[rows >= first], labels, restarts)
 
 
-def _incident(case: Case, ident: int) -> diagnosis.Incident:
+def _incident(case: Case, ident: int, proofs: tuple[Proof, ...]) -> diagnosis.Incident:
     found = case.incident
+    proof = next((one for one in proofs if one.concerns(found.kind, found.onset_step, found.attempt)), None)
     readings, seen = _look(case)
     weighed = evidence(case, seen)
-    ranked = hypotheses(weighed)
+    by_slug = {o.slug: o for _, o in seen}
+    ranked = hypotheses(weighed, {one.slug: predictions(case, one, by_slug) for one in causes()})
     decided = verdict(ranked, weighed)
     cause = cause_of(ranked)
-    by_slug = {o.slug: o for _, o in seen}
+    if proof is not None and proof.text:  # what replays have shown outweighs what panels suggest
+        decided = proof.verdict
+        cause = next((one for one in causes() if one.slug == proof.cause), cause)
     window = case.batch_window(cause.skip_rows(case, by_slug) if cause and cause.skip_rows else None)
-    known = cause if cause is not None and decided == "supported" else None
+    proven = proof is not None and bool(proof.cause)
+    known = cause if cause is not None and (proven or decided == "supported") else None
     return diagnosis.Incident(
         id=ident,
         kind=found.kind,
@@ -122,13 +137,16 @@ def _incident(case: Case, ident: int) -> diagnosis.Incident:
         hypotheses=ranked,
         panels=readings,
         root_cause=known.sentence(case, by_slug) if known else "",
-        not_known="" if known else not_known(case, ranked),
+        not_known="" if known else not_known(case, ranked, proof.text if proof else ""),
         watch=watch(case),
         changes=cause.changes(case, by_slug) if known and cause else careful(case, cause, window),
         verification=verification(case),
         lesson=known.lesson if known else open_lesson(case, cause),
         skip_window=None if known is not None and known.skip_rows is None else window,
         checkpoint=_inside(run=case.run, path=case.checkpoint.path) if case.checkpoint else "",
+        remedy=remedy(case, cause, by_slug) if known and cause else (),
+        experiments=proof.experiments if proof else (),
+        proof=proof.text if proof else "",
         samples=samples(case) if case.text else (),
     )
 

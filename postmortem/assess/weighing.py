@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from postmortem.case import Case, Observation
-from postmortem.diagnosis import UNKNOWN, Evidence, Hypothesis, Verdict, rank, strength
+from postmortem.diagnosis import UNKNOWN, Evidence, Hypothesis, Prediction, Verdict, rank, strength
 from postmortem.hypotheses import Cause, causes
 
 UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here": what every cause has to beat
@@ -24,8 +24,10 @@ def evidence(case: Case, seen: Sequence[tuple[int, Observation]]) -> tuple[Evide
     return tuple(found)
 
 
-def hypotheses(weighed: Sequence[Evidence]) -> tuple[Hypothesis, ...]:
-    """All causes and `unknown`, best first."""
+def hypotheses(
+    weighed: Sequence[Evidence], predictions: Mapping[str, tuple[Prediction, ...]]
+) -> tuple[Hypothesis, ...]:
+    """All causes and `unknown`, best first, each with what it predicts of replays."""
     scores = {c.slug: c.prior + sum(e.weights.get(c.slug, 0.0) for e in weighed) for c in causes()}
     titles = {c.slug: c.title for c in causes()} | {UNKNOWN: "None of the causes known here"}
     rivals = {c.slug: c.rivals for c in causes()}
@@ -42,6 +44,7 @@ def hypotheses(weighed: Sequence[Evidence]) -> tuple[Hypothesis, ...]:
             indistinguishable_from=tuple(
                 r for r in rivals.get(cause, ()) if r not in scores or abs(scores[r] - scores[cause]) < ALIKE
             ),
+            predictions=predictions.get(cause, ()),
         )
         for cause, probability in rank(scores).items()
     )

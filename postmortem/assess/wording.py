@@ -17,8 +17,10 @@ CLOSE = 0.5  # a rival with at least this share of the best cause's probability 
 TELLING = ("grad_norm", "lr", "batch_hash", "token_loss_p50", "param_norm", "adam_v_norm", "update_rms")
 
 
-def not_known(case: Case, ranked: Sequence[Hypothesis]) -> str:
-    """Why no root cause is given, and the replay (or the column) that would decide."""
+def not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> str:
+    """Why no root cause is given: what replays showed (`proof`), or the replay, or column, that would decide."""
+    if proof:
+        return f"Not known: {proof}."
     by_slug = {c.slug: c for c in causes()}
     known = [h for h in ranked if h.cause in by_slug]
     best = known[0]

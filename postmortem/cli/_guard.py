@@ -39,6 +39,8 @@ def _run(command: Callable[[], object]) -> int | str | None:
     except SystemExit as end:  # typer ends this way, and with 1 where the reader of its output went away
         return 0 if isinstance(end.__context__, BrokenPipeError) else end.code
     except PostmortemError as error:
+        if os.environ.get("POSTMORTEM_DEBUG") == "1" and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         return _say(plain(error, 2000), error.exit_code)
     except KeyboardInterrupt:
         return _say("interrupted.", INTERRUPTED)

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import typer
 
@@ -76,17 +76,30 @@ def stage(text: str) -> Generator[Callable[[str], None]]:
         yield lambda text: status.update(Text(plain(text, 1000)))
 
 
+class Advance(Protocol):
+    """Moves a bar to a step. `was` is the loss that another run had there."""
+
+    def __call__(self, step: int, steps: int, loss: float, was: float | None = None) -> None:
+        """`step` of `steps` is done."""
+        ...
+
+
 @contextmanager
-def progress(text: str) -> Generator[Callable[[int, int, float], None]]:
+def progress(text: str) -> Generator[Advance]:
     """A bar on stderr, moved by calling (step, steps, loss); nothing where stderr is no terminal."""
     if not styled(sys.stderr):
-        yield lambda step, steps, loss: None
+        yield lambda step, steps, loss, was=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task(text, total=None, loss=float("nan"))
-        yield lambda step, steps, loss: bar.update(task, completed=step + 1, total=steps, loss=loss)
+        task = bar.add_task(text, total=None, told="")
+
+        def advance(step: int, steps: int, loss: float, was: float | None = None) -> None:
+            told = f"loss {loss:.3f}" + ("" if was is None else f" (was {was:.3f})")
+            bar.update(task, completed=step + 1, total=steps, told=told)
+
+        yield advance

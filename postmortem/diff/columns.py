@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,11 @@ from postmortem.run import Labels, Run
 from postmortem.run.columns import is_clock
 from postmortem.series import Series, Steps
 
-_STATE = {"param_hash": "state", "param_hash_part": "state_local", "batch_hash": "batch"}
+_HASHED: dict[str, Literal["batch", "state", "state_local"]] = {
+    "batch_hash": "batch",
+    "param_hash": "state",
+    "param_hash_part": "state_local",
+}
 
 
 def compare(pair: Pair) -> tuple[ColumnDiff, ...]:
@@ -28,7 +34,7 @@ def alone(run: Run, other: Run) -> tuple[str, ...]:
 
 
 def _column(pair: Pair, name: str) -> ColumnDiff | None:
-    if name in _STATE and not pair.comparable(_STATE[name]):  # pyright: narrowed by the table above
+    if name in _HASHED and not pair.comparable(_HASHED[name]):
         return None
     a, b = (_read(run, name) for run in pair.runs)
     if a is None or b is None:
@@ -54,8 +60,9 @@ def _same(a: Series | Labels, b: Series | Labels, at: At, bt: At) -> NDArray[np.
         return same_bits(a.value[at], b.value[bt])
     left, right = a.value[at].astype(object), b.value[bt].astype(object)
     same = np.asarray(left == right, bool)
-    doubtful = np.flatnonzero(~same)  # a NaN in a list equals nothing, not even itself as another run wrote it
-    same[doubtful] = [repr(left[i]) == repr(right[i]) for i in doubtful if isinstance(left[i], list)] or False
+    # A NaN in a list equals nothing, not even itself as another run wrote it.
+    lists = [i for i in np.flatnonzero(~same) if isinstance(left[i], list)]
+    same[lists] = [repr(left[i]) == repr(right[i]) for i in lists]
     return same
 
 

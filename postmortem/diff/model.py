@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 
 Verdict: TypeAlias = Literal["identical", "equivalent", "recovered", "lingering", "different"]
 Kind: TypeAlias = Literal["other_batch", "other_state", "other_config", "other_arithmetic", "log_only", "unknown"]
+Group: TypeAlias = Literal["config", "code", "packages", "environment", "run"]
 Window: TypeAlias = tuple[int, int]  # [first, last)
 
 
@@ -110,7 +111,9 @@ class Moved:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the runs. `skipped` are the batch indices that it went past, as its journal says or its rows show."""
+    """One of the runs. `skipped` are the batch indices that it went past, as its journal says or its rows show, and
+    `skipped_at` the [first, last) steps at which a stretch that it discarded, or the other run, consumed them.
+    """
 
     id: str
     source: str
@@ -122,6 +125,7 @@ class Side:
     attempts: int
     rewinds: tuple[Rewind, ...]
     skipped: tuple[Window, ...]
+    skipped_at: tuple[Window, ...]
     moved: tuple[Moved, ...]
     incidents: tuple[Found, ...]
     discarded: tuple[Discarded, ...]
@@ -135,7 +139,7 @@ class Side:
 class Setting:
     """One key of run.json that differs; None is a key that the run does not have."""
 
-    group: Literal["config", "code", "packages", "environment", "run"]
+    group: Group
     key: str
     a: Any
     b: Any
@@ -175,7 +179,7 @@ class Divergence:
     kind: Kind
     columns: tuple[str, ...]
     batch: Literal["same", "other", "unknown"]
-    state: Literal["equal", "differs", "unknown"]
+    state: Literal["equal", "unknown"]
     text: str
 
 
@@ -267,6 +271,11 @@ class RunsDiff:
     columns_only_b: tuple[str, ...]
     cannot_tell: tuple[str, ...]
 
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """As `Comparison.verdicts`: of the one run that was held against the other."""
+        return (self.verdict,)
+
     def gap(self, by: Literal["step", "batch"] = "step", column: str = "loss") -> Gap | None:
         """One of `gaps`; None where it could not be measured."""
         return next((gap for gap in self.gaps if (gap.by, gap.column) == (by, column)), None)
@@ -290,7 +299,7 @@ class RunsDiff:
     def write(self, out: Path, everything: bool = False) -> Path:
         """Write diff.json, diff.md and diff.png into `out`; the path of diff.md.
 
-        Raises UsageError where `out` holds other files, or cannot be written.
+        Raises UsageError where `out` holds files of these names that no diff wrote, or cannot be written.
         """
         from postmortem.diff.figure import draw
         from postmortem.diff.write import write

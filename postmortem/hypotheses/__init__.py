@@ -14,7 +14,7 @@ from functools import cache
 from typing import TypeAlias
 
 from postmortem.case import Case, Observation
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.discovery import discover
 
 Seen: TypeAlias = Mapping[str, Observation]
@@ -26,7 +26,10 @@ class Cause:
 
     `sentence` is §4 in one sentence with its figures, `changes` §5 (smallest first, then what was declined), `replay`
     the experiment that would prove it, `lesson` §7. `rivals` are causes that predict the same panels;
-    `skip_rows` is None where skipping batches is no remedy.
+    `skip_rows` is None where skipping batches is no remedy. `predicts` are replays and their outcomes if the cause is
+    the true one, with {window}, {elsewhere} (a place for the window further on), {onset} and {step} (of the cause's own
+    first observation) to be filled in; `remedy` is the change that a replay with the fix in it makes, None where there
+    is none.
     """
 
     slug: str
@@ -39,6 +42,8 @@ class Cause:
     lesson: str
     rivals: tuple[str, ...] = ()
     skip_rows: Callable[[Case, Seen], int | None] | None = None  # of suspect batches (see `batch_window`)
+    predicts: tuple[Prediction, ...] = ()
+    remedy: str | None = None
     doc: str | None = None
 
     def explain(self) -> str:

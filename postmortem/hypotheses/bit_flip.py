@@ -10,7 +10,7 @@ it. A replay that does show it rules it out, and so do weights that moved no fur
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back
 
@@ -55,5 +55,7 @@ CAUSE = Cause(
         "A parameter that moves without an update is hardware: hash the state, keep checkpoints close, replace "
         "the node."
     ),
+    predicts=(Prediction("", "vanishes"),),
+    remedy="",
     doc=__doc__,
 )

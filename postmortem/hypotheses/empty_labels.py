@@ -9,7 +9,7 @@ update then writes NaN into every parameter. A positive count of valid labels ru
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back, skip
 
@@ -49,5 +49,11 @@ CAUSE = Cause(
     replay="Unmask one token of that batch, nothing else: the loss stays finite.",
     lesson="A batch can lose all its labels to masking: divide by max(n, 1) and count valid labels per batch.",
     skip_rows=lambda case, seen: 1,
+    predicts=(
+        Prediction("unmask={window}", "cures"),
+        Prediction("replace={window}", "cures"),
+        Prediction("move={window}@{elsewhere}", "follows"),
+    ),
+    remedy="skip={window}",
     doc=__doc__,
 )

@@ -9,7 +9,7 @@ is ruled out by bf16 or fp32, and by a loss scale that holds.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 
 
@@ -54,5 +54,7 @@ CAUSE = Cause(
         "fp16 ends at 65,504: train in bf16, or log loss scale and activation maxima and act on the first run "
         "of halvings."
     ),
+    predicts=(Prediction("precision=fp32", "cures"), Prediction("replace={window}", "persists")),
+    remedy="precision=fp32",
     doc=__doc__,
 )

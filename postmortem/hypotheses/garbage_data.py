@@ -11,7 +11,7 @@ were harmless from another checkpoint.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import lower_clip, skip
 from postmortem.text import number
@@ -93,5 +93,11 @@ CAUSE = Cause(
     ),
     rivals=("long_tail_tokens",),
     skip_rows=_rows,
+    predicts=(
+        Prediction("replace={window}", "cures"),
+        Prediction("mask={window}", "persists"),
+        Prediction("move={window}@{elsewhere}", "follows"),
+    ),
+    remedy="skip={window}",
     doc=__doc__,
 )

@@ -9,7 +9,7 @@ not. Any other panel that agrees with the departure rules it out.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 
 
@@ -64,5 +64,7 @@ CAUSE = Cause(
     lesson=(
         "One departed point that no other panel confirms is the logger's: check a second panel before touching the run."
     ),
+    predicts=(Prediction("", "vanishes"),),
+    remedy="",
     doc=__doc__,
 )

@@ -13,7 +13,7 @@ batch.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import lower_clip, skip
 from postmortem.text import number, times
@@ -96,5 +96,11 @@ CAUSE = Cause(
     ),
     rivals=("garbage_data",),
     skip_rows=lambda case, seen: 1,
+    predicts=(
+        Prediction("mask={window}", "cures"),
+        Prediction("replace={window}", "cures"),
+        Prediction("move={window}@{elsewhere}", "follows"),
+    ),
+    remedy="skip={window}",
     doc=__doc__,
 )

@@ -10,7 +10,7 @@ rules it out.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back
 
@@ -54,5 +54,7 @@ CAUSE = Cause(
     changes=_changes,
     replay="Smooth the learning rate only, same data, same state: the incident goes.",
     lesson="A schedule is code: assert lr against the step, above all at the end of warmup and at every resume.",
+    predicts=(Prediction("lr-smooth={step}", "cures"), Prediction("replace={window}", "persists")),
+    remedy="lr-smooth={step}",
     doc=__doc__,
 )

@@ -11,7 +11,7 @@ with lower β2 can.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import lower_clip
 from postmortem.text import number
@@ -73,5 +73,12 @@ CAUSE = Cause(
     replay="Halve the learning rate, same data: the spikes move or vanish with it, and do not stay with the batch.",
     lesson="Spikes that recur on different batches are the learning rate's: lower the peak or lengthen the warmup.",
     rivals=("stale_second_moment",),
+    predicts=(
+        Prediction("lr-scale=0.5|lr-scale=0.1|lr-scale=0.02", "cures", early=True),
+        Prediction("lr-smooth={onset}", "persists"),
+        Prediction("moments=restored", "persists"),
+        Prediction("replace={window}", "persists"),
+    ),
+    remedy="lr-scale=0.5",
     doc=__doc__,
 )

@@ -10,7 +10,7 @@ becomes finite again rules it out, and so does a batch without valid labels, whi
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back
 
@@ -69,5 +69,12 @@ CAUSE = Cause(
         "state to return to."
     ),
     skip_rows=lambda case, seen: 1,
+    predicts=(
+        Prediction("drop-rows={window}", "cures"),
+        Prediction("unmask={window}", "persists"),
+        Prediction("replace={window}", "cures"),
+        Prediction("move={window}@{elsewhere}", "follows"),
+    ),
+    remedy="skip={window}",
     doc=__doc__,
 )

@@ -11,7 +11,7 @@ parameters only *is* an optimizer reset when it is restored.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back
 
@@ -57,5 +57,7 @@ CAUSE = Cause(
     changes=_changes,
     replay="Resume from the same checkpoint with the moments restored and nothing else changed: the rise goes.",
     lesson="A resume is proven only when moments, step count and betas come back: assert them after every load.",
+    predicts=(Prediction("moments=restored", "cures"), Prediction("replace={window}", "persists")),
+    remedy="moments=restored",
     doc=__doc__,
 )

@@ -10,7 +10,7 @@ a constant period are no repetition.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Change, Prediction
 from postmortem.hypotheses import Cause, Seen
 
 
@@ -61,5 +61,7 @@ CAUSE = Cause(
         "Restore the loader's state and replay from the checkpoint before: neither the drop nor the step up appears."
     ),
     lesson="A loader that repeats looks like progress; log a hash of every batch and alarm on the first repetition.",
+    predicts=(Prediction("distinct", "cures"),),
+    remedy="distinct",
     doc=__doc__,
 )

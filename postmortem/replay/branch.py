@@ -15,9 +15,11 @@ from typing import Any
 
 from postmortem.atomic import write_text
 from postmortem.errors import UnreadableInput, UsageError
+from postmortem.record.lock import attempt_of_holder
 from postmortem.record.writer import update_manifest
 from postmortem.replay.order import Order
 from postmortem.replay.recorded import Phase, Recorded
+from postmortem.run import Run
 from postmortem.run.manifest import inside
 from postmortem.text import plain
 
@@ -31,14 +33,11 @@ def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | 
     Raises:
         UsageError: the place holds something else, or the parent is no run directory.
     """
-    root, out = recorded.run.root, Path(order.out)
-    if root is None or not (root / "metrics").is_dir():
-        raise UsageError(
-            f"{plain(recorded.run.path, 1000)}: only a run directory that a recorder wrote can be replayed; "
-            "this is a log alone"
-        )
-    if out.exists() and any(out.iterdir()) and not (out / ORDER).is_file():
+    root, out = root_of(recorded.run), Path(order.out)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ORDER).is_file())):
         raise UsageError(f"{plain(out, 1000)}: is there already and no replay; choose another folder with --out")
+    if out.is_dir() and attempt_of_holder(out, 0) is not None:
+        raise UsageError(f"{plain(out, 1000)}: is being written by another replay; wait for it, or choose another --out")
     made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     made.mkdir(parents=True)
     try:
@@ -63,6 +62,15 @@ def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | 
         shutil.rmtree(made, ignore_errors=True)
         raise
     return None if copied is None else out / copied
+
+
+def root_of(run: Run) -> Path:
+    """The directory of a run that can be replayed. Raises UsageError where it is a log alone."""
+    if run.root is None or not (run.root / "metrics").is_dir():
+        raise UsageError(
+            f"{plain(run.path, 1000)}: only a run directory that a recorder wrote can be replayed; this is a log alone"
+        )
+    return run.root
 
 
 def _lineage(recorded: Recorded, order: Order) -> Mapping[str, Any]:

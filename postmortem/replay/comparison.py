@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from postmortem.errors import PostmortemError
 from postmortem.program import Measured
 from postmortem.record.provenance import environment
 from postmortem.replay.recorded import IDENTITY, Recorded
+from postmortem.replay.result import Difference
 from postmortem.text import plain
 
 ARITHMETIC = ("torch", "cpu_capability", "threads", "cuda", "rocm", "cpu")
@@ -22,26 +23,36 @@ class DataChanged(PostmortemError):
     exit_code = 5
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The first step at which a column of the replay is another than the run recorded."""
+@dataclass
+class Tally:
+    """What was found so far. `first` holds the first difference of each column, `departed` how many rows of it differ,
+    `compared` counts the steps in which something could be compared."""
 
-    column: str
-    step: int
-    recorded: float | str
-    replayed: float | str | None
+    first: dict[str, Difference] = field(default_factory=dict)
+    departed: dict[str, int] = field(default_factory=dict)
+    columns: set[str] = field(default_factory=set)
+    compared: int = 0
+
+    @staticmethod
+    def of_ranks(found: Sequence[Tally]) -> Tally:
+        """One tally of all ranks: a step differs where it does on any of them."""
+        every = Tally(compared=max(one.compared for one in found))
+        for one in found:
+            every.columns |= one.columns
+            for column, rows in one.departed.items():
+                every.departed[column] = max(rows, every.departed.get(column, 0))
+            for column, difference in one.first.items():
+                if column not in every.first or difference.step < every.first[column].step:
+                    every.first[column] = difference
+        return every
 
 
 class Comparison:
-    """What a replay has in common with its run so far. `first` holds the first difference of each column, `compared`
-    the rows in which something could be compared."""
+    """What a replay has in common with its run, on one rank."""
 
     def __init__(self, recorded: Recorded) -> None:
         self._recorded = recorded
-        self.first: dict[str, Difference] = {}
-        self.departed: dict[str, int] = {}
-        self.compared = 0
-        self.columns: set[str] = set()
+        self.tally = Tally()
 
     def batch(self, step: int, index: int, facts: Mapping[str, Any]) -> None:
         """Hold an untouched batch against the one of its index.
@@ -59,27 +70,24 @@ class Comparison:
 
     def row(self, step: int, measured: Measured) -> None:
         """Compare one step."""
-        found = {**measured.batch, **measured.metrics}
-        any_here = False
+        tally, any_here = self.tally, False
         for column in IDENTITY:
-            known, now = self._recorded.at(column, step), found.get(column)
-            if known is None or now is None:
+            now = measured.batch.get(column)
+            if now is None:
+                now = measured.metrics.get(column)
+            known = None if now is None else self._recorded.at(column, step)
+            if known is None:
                 continue
             any_here = True
-            self.columns.add(column)
+            tally.columns.add(column)
             if not same(known, now):
-                self.departed[column] = self.departed.get(column, 0) + 1
-                if column not in self.first:
-                    self.first[column] = Difference(column, step, known, now)
-        self.compared += any_here
-
-    @property
-    def exact(self) -> bool:
-        """Whether every bit that could be compared is equal, and some could."""
-        return self.compared > 0 and not self.first
+                tally.departed[column] = tally.departed.get(column, 0) + 1
+                if column not in tally.first:
+                    tally.first[column] = Difference(column, step, known, now)
+        tally.compared += any_here
 
 
-def same(a: float | str, b: float | str) -> bool:
+def same(a: float | str, b: float | str | None) -> bool:
     """Equality of bits; NaN equals NaN."""
     if isinstance(a, float) and isinstance(b, (int, float)):
         return a == b or (math.isnan(a) and math.isnan(b))

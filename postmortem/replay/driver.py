@@ -8,11 +8,11 @@ is reset again. A fault of data or config is part of the program and is met agai
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +21,38 @@ import torch
 
 from postmortem.anatomy import digest
 from postmortem.atomic import write_text
-from postmortem.checkpoint import Checkpointer, Policy, inspection
+from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy, inspection
 from postmortem.checkpoint.load import read_state
 from postmortem.checkpoint.ranks import Ranks
+from postmortem.checkpoint.resume import absent
 from postmortem.drive import drive
-from postmortem.errors import UsageError
-from postmortem.program import Measured, Program, State, select
+from postmortem.errors import PostmortemError, UsageError
+from postmortem.program import Measured, Program, State, next_index, select
 from postmortem.record import Recorder
 from postmortem.replay.branch import branch
-from postmortem.replay.comparison import Comparison, Difference, other_arithmetic
+from postmortem.replay.comparison import Comparison, Tally, other_arithmetic
 from postmortem.replay.interventions import Scene
 from postmortem.replay.order import Change, Order
 from postmortem.replay.recorded import Recorded
+from postmortem.replay.result import RESULT, Replayed, to_json
+from postmortem.replay.starting import find_checkpoint
 from postmortem.replay.treatment import Treatment
 from postmortem.replay.trust import factory_of, trusted_program
-from postmortem.run import Checkpoint
 from postmortem.sources import open_run
 from postmortem.text import plain
 
-RESULT = "replayed.json"
 OnStep = Callable[[int, int, float, "float | None"], None]
 """Called with (step, until, loss, the loss that the run recorded at that step)."""
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """What came of an order. `differences` are the first of each column against the run, `departed` how many rows of
-    each differ; `compared` counts the rows that could be compared; `arithmetic` says what the bits depend on and was
-    other then; `state` is a hash of the final state; `startup_s` the seconds from the call to the first step."""
+class ProgramFailed(UsageError):
+    """The run's own program raised an error while it was driven."""
 
-    out: str
-    from_step: int
-    until: int
-    changes: tuple[str, ...]
-    steps: int
-    compared: int
-    columns: tuple[str, ...]
-    differences: tuple[Difference, ...]
-    departed: Mapping[str, int]
-    arithmetic: tuple[str, ...]
-    state: str
-    startup_s: float
-    seconds: float
 
-    @property
-    def exact(self) -> bool:
-        """Whether every compared row is the run's, bit for bit."""
-        return self.compared > 0 and not self.differences
+class SaveFailed(PostmortemError):
+    """A state that was asked for could not be saved."""
+
+    exit_code = 4
 
 
 def replay(order: Order, *, on_step: OnStep | None = None) -> Replayed:
@@ -91,36 +76,6 @@ def replay(order: Order, *, on_step: OnStep | None = None) -> Replayed:
     return replays.carry_out(copied)
 
 
-def find_checkpoint(recorded: Recorded, order: Order) -> Path | None:
-    """The directory of the checkpoint to start from; None for the fresh program of step 0.
-
-    Raises:
-        UsageError: the run holds none of that step; names those it has.
-    """
-    run = recorded.run
-    if order.checkpoint is not None:
-        for one in run.checkpoints:
-            if run.root is not None and one.path.resolve() == (run.root / order.checkpoint).resolve():
-                return one.path
-        raise UsageError(f"{plain(order.checkpoint, 300)}: the run holds no such checkpoint; {_held(recorded)}")
-    if order.from_step == 0:
-        return None
-    held = [one for one in usable(recorded) if one.step == order.from_step]
-    if not held:
-        raise UsageError(f"no complete checkpoint of step {order.from_step} is held; {_held(recorded)}")
-    return min(held, key=lambda one: one.parameters_only).path
-
-
-def usable(recorded: Recorded) -> list[Checkpoint]:
-    """Complete rollback and recovery checkpoints, by step."""
-    return [one for one in recorded.run.checkpoints if one.complete and one.role in ("rollback", "recovery")]
-
-
-def _held(recorded: Recorded) -> str:
-    steps = [str(step) for step in sorted({one.step for one in usable(recorded)})]
-    return f"there are those of steps {', '.join(['0 (from scratch)', *steps])}: choose one with --from-step"
-
-
 class _Replay:
     """One order in the doing, on one rank."""
 
@@ -130,7 +85,8 @@ class _Replay:
         self._order, self._recorded, self._ranks, self._factory = order, recorded, ranks, factory
         self._on_step, self._started = on_step, started
         self._scene = Scene(recorded, order.from_step, order.until, self._load)
-        self._earlier = tuple(c for phase in recorded.phases if phase.from_step <= order.from_step for c in phase.changes)
+        held = [phase for phase in recorded.phases if phase.from_step <= order.from_step]
+        self._earlier = tuple(change for phase in held for change in phase.changes)
         self._own = Treatment(order.changes, self._scene)
         self._comparison = Comparison(recorded)
         self._first_step: float | None = None
@@ -154,10 +110,10 @@ class _Replay:
                     f"{order.from_step}: its load_state_dict() does not bring its step back"
                 )
             program = self._drive(program, recorder)
-            state = digest(program.state_dict())
+            states = self._ranks.together(lambda: digest(program.state_dict()))
         seconds = time.perf_counter() - self._started
         startup = (self._first_step or time.perf_counter()) - self._started
-        compared = self._comparison
+        compared = Tally.of_ranks(self._ranks.together(lambda: self._comparison.tally))
         result = Replayed(
             out=order.out,
             from_step=order.from_step,
@@ -169,7 +125,7 @@ class _Replay:
             differences=tuple(sorted(compared.first.values(), key=lambda one: one.step)),
             departed=dict(compared.departed),
             arithmetic=other_arithmetic(self._recorded, self._ranks.world),
-            state=state,
+            state=states[0] if len(states) == 1 else digest(states),
             startup_s=round(startup, 3),
             seconds=round(seconds, 3),
         )
@@ -216,7 +172,7 @@ class _Replay:
         stops = sorted({order.from_step, *resumes, *later, *(s for s in order.save_at if s < order.until)})
         for number, stop in enumerate(stops):
             if stop in resumes:
-                program = self._resume_again(program, Treatment(held, self._scene).resumed(resumes[stop]))
+                program = self._resume_again(program, recorder, stop, resumes[stop], Treatment(held, self._scene))
             if stop == order.from_step:
                 if stop in phases:
                     Treatment(phases[stop].changes, self._scene).begin(program)
@@ -235,6 +191,8 @@ class _Replay:
     def _stretch(self, program: Program, recorder: Recorder, until: int, treatment: Treatment) -> None:
         compare, on_step, ends = self._comparison, self._on_step, self._order.until
         known = self._recorded.series("loss")
+        ranks = self._recorded.run.manifest.world_size
+        same_data = not self._own.reconfigures and ranks in (None, self._ranks.world)
 
         def before(step: int, _: Program) -> None:
             if self._first_step is None:
@@ -242,7 +200,7 @@ class _Replay:
 
         def after(step: int, measured: Measured) -> None:
             index = program.position - 1
-            if not treatment.edited:
+            if same_data and not treatment.edited:
                 compare.batch(step, index, measured.batch)
             compare.row(step, measured)
             if on_step is not None:
@@ -260,20 +218,40 @@ class _Replay:
                 rewrite=treatment.rewrite,
                 after_step=after,
             )
+        except PostmortemError:
+            raise
+        except Exception as error:
+            index = next_index(program.position, treatment.windows)
+            raise ProgramFailed(
+                f"the program failed at step {program.updates}, on batch {index}: {type(error).__name__}: "
+                f"{plain(error, 300)}. The rows before it are in {plain(self._order.out, 1000)}; "
+                "POSTMORTEM_DEBUG=1 shows where it failed"
+            ) from error
         finally:
             treatment.release()
 
-    def _resume_again(self, program: Program, parts: tuple[str, ...] | None) -> Program:
-        """What a resume of the run did: a fresh program takes over `parts` of the state, or all of it."""
-        state = program.state_dict()
+    def _resume_again(
+        self, program: Program, recorder: Recorder, step: int, recorded: tuple[str, ...], treatment: Treatment
+    ) -> Program:
+        """What a resume of the run did at `step`: a fresh program takes over the recorded parts of the state, or what
+        the treatment makes of them. Journalled, so that a replay of this replay does it again."""
+        state, parts = program.state_dict(), treatment.resumed(recorded)
         fresh = self._build(self._order.changes)
-        fresh.load_state_dict(state if parts is None else select(state, parts))
+        taken = state if parts is None else select(state, parts)
+        fresh.load_state_dict(taken)
+        missing = [] if parts is None else list(absent(state, taken))
+        if self._ranks.first:
+            recorder.event("resume", step, from_step=step, restored=list(parts or state), missing=missing, replayed=True)
         return fresh
 
     def _save(self, program: Program, recorder: Recorder, step: int) -> None:
         policy = Policy(rollback_every=0, recovery_every=0, best_k=0, rollback_keep=1_000_000)
-        with Checkpointer(recorder, program, policy, asynchronous=False) as saves:
-            saves.save(step, "rollback")
+        with warnings.catch_warnings(), Checkpointer(recorder, program, policy, asynchronous=False) as saves:
+            warnings.simplefilter("error", CheckpointWarning)  # whoever asked for a state needs it
+            try:
+                saves.save(step, "rollback")
+            except CheckpointWarning as warning:
+                raise SaveFailed(str(warning)) from warning
 
     def _load(self, step: int) -> State:
         """The state of another checkpoint of the run."""
@@ -282,16 +260,3 @@ class _Replay:
             return self._factory(self._recorded.config).state_dict()
         inspection.check(path)
         return read_state(path, rank=self._ranks.rank)
-
-
-def to_json(result: Replayed) -> str:
-    """The result as strict JSON; what is not finite is a text."""
-    return json.dumps(_finite(asdict(result)), indent=1, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from postmortem.replay.order import Change, changes_of
-from postmortem.run import Run
+from postmortem.run import Labels, Run
 from postmortem.run.journal import Event, whole
 from postmortem.series import Series, Steps
 
@@ -40,6 +40,7 @@ class Recorded:
     def __init__(self, run: Run, attempt: int | None = None, rank: int = 0) -> None:
         self.run, self.attempt = run, attempt
         self._suffix = f"/rank{rank}" if len(run.ranks) > 1 and rank in run.ranks else ""
+        self._columns: dict[str, Series | Labels | None] = {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -60,22 +61,38 @@ class Recorded:
 
     def at(self, name: str, step: int) -> float | str | None:
         """What a column of IDENTITY holds at `step`; None where it was not logged there."""
-        if name.endswith("_hash"):
-            labels = self._labels(name)
-            value = None if labels is None else labels.at(step)
-            return value if isinstance(value, str) else None
-        series = self._cached(name)
-        return None if series is None else series.at(step)
+        if name not in self._columns:
+            self._columns[name] = self._labels(name) if name.endswith("_hash") else self.series(name)
+        column = self._columns[name]
+        value = None if column is None else column.at(step)
+        return value if isinstance(value, (float, str)) else None
 
     def index_at(self, step: int) -> int:
         """Index of the batch that the run consumed at `step`; one batch a step is assumed where none is logged."""
-        index = self._cached("batch_index")
-        if index is None or not len(index):
-            return step
-        at = int(np.searchsorted(index.step, step, side="right")) - 1
-        if at < 0:
-            return step
-        return int(index.value[at]) + step - int(index.step[at])
+        return int(self._indices_at(np.array([step]))[0])
+
+    def _indices_at(self, steps: Steps) -> Steps:
+        """The same of many steps: int64[n]."""
+        known = self._indices
+        if known is None or not len(known):
+            return steps
+        at = np.searchsorted(known.step, steps, side="right") - 1
+        found = known.value[np.maximum(at, 0)].astype(np.int64) + steps - known.step[np.maximum(at, 0)]
+        return np.where(at < 0, steps, found)
+
+    @cached_property
+    def _indices(self) -> Series | None:
+        return self.series("batch_index")
+
+    def step_of(self, index: int) -> int:
+        """The first step that consumed the batch at `index`, or would have had it followed the last row."""
+        known = self._indices
+        if known is None or not len(known):
+            return index
+        reached = np.flatnonzero(known.value >= index)
+        if reached.size:
+            return int(known.step[reached[0]])
+        return int(known.step[-1]) + index - int(known.value[-1])
 
     @cached_property
     def last_index(self) -> int:
@@ -90,7 +107,7 @@ class Recorded:
     @cached_property
     def _hash_by_index(self) -> dict[int, str]:
         steps, hashes = self._hashes
-        return {self.index_at(step): text for step, text in zip(steps.tolist(), hashes, strict=True)}
+        return dict(zip(self._indices_at(steps).tolist(), hashes, strict=True))
 
     def hash_of(self, index: int) -> str | None:
         """The hash of the batch at `index` when the run consumed it; None where it did not."""
@@ -158,11 +175,9 @@ class Recorded:
                 found.append(Phase(_target(event), (Change("skip", value),)))
         return tuple(found)
 
-    def _labels(self, name: str) -> Any:
-        return self.run.labels(name, attempt=self.attempt)
-
-    def _cached(self, name: str) -> Series | None:
-        return self.series(name)
+    def _labels(self, name: str) -> Labels | None:
+        own = self.run.labels(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None
+        return self.run.labels(name, attempt=self.attempt) if own is None else own
 
 
 def _phase(told: object) -> Phase:

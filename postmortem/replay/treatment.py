@@ -31,6 +31,11 @@ class Treatment:
         return tuple(one.text for one in self._all)
 
     @property
+    def reconfigures(self) -> bool:
+        """Whether the program is built of another config, so that its batches may be others on purpose."""
+        return any(_overrides(one, "configured") for one in self._all)
+
+    @property
     def windows(self) -> tuple[SkipWindow, ...]:
         """Every window of batches to skip."""
         return tuple(window for one in self._all for window in one.windows(self._scene))

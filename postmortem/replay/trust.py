@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.machinery
-import os
 import sys
 from pathlib import Path
 
@@ -66,5 +65,5 @@ def factory_of(entry_point: str) -> ProgramFactory:
     except Exception as error:
         raise UsageError(
             f"program {plain(entry_point)!r} no longer imports: {type(error).__name__}: {plain(error, 300)}. "
-            f"Mend it, or name another with --program (looked in {plain(os.getcwd(), 300)} first)"
+            f"Mend it, or name another with --program (looked in {plain(Path.cwd(), 300)} first)"
         ) from error

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.md"
 DIAGNOSIS = "diagnosis.json"
+EXPERIMENTS = ("replays", "probe", "proof.json")  # what replays leave beside the report
 MARKER = b"<!-- Yours: a re-draft rewrites everything above this section and keeps everything in it. -->"
 
 _NOTES = re.compile(rb"^## Notes[ \t]*\r?$\n?|" + re.escape(MARKER), re.MULTILINE)
@@ -95,7 +96,7 @@ def _earlier(out: Path) -> set[str]:
         return set()
     if not out.is_dir():
         raise UsageError(f"{out}: is a file, not a directory. Choose another place with --out DIR.")
-    if not any(out.iterdir()):
+    if all(path.name in EXPERIMENTS for path in out.iterdir()):
         return set()
     hint = "Choose another place with --out DIR, or remove it yourself."
     try:

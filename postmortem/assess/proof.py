@@ -1,0 +1,76 @@
+"""What replays have shown of a run's incidents, kept beside its report, and taken up by every draft from then on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from postmortem.atomic import write_text
+from postmortem.diagnosis import Experiment, Verdict, as_json, build_from
+from postmortem.errors import UnreadableInput
+from postmortem.run import Run
+from postmortem.run.manifest import inside, read_mapping
+from postmortem.text import plain
+
+FILE = "postmortem/proof.json"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The experiments on one incident. `verdict` is "undecided" and `text` empty where only single replays were driven;
+    `cause` is what is confirmed, "" for none."""
+
+    kind: str
+    onset_step: int
+    attempt: int
+    verdict: Verdict
+    cause: str
+    text: str
+    experiments: tuple[Experiment, ...]
+
+    def concerns(self, kind: str, onset_step: int, attempt: int) -> bool:
+        """Whether it is about that incident."""
+        return (self.kind, self.onset_step, self.attempt) == (kind, onset_step, attempt)
+
+
+@dataclass(frozen=True)
+class _Book:
+    proofs: tuple[Proof, ...]
+
+
+def load_proofs(run: Run) -> tuple[Proof, ...]:
+    """The proofs that lie with a run; () where there are none.
+
+    Raises:
+        UnreadableInput: the file holds something else.
+    """
+    if run.root is None:
+        return ()
+    file = inside(run.root, FILE, plain(run.root, 1000))
+    if not file.is_file():
+        return ()
+    try:
+        return build_from(_Book, read_mapping(file)).proofs
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UnreadableInput(
+            f"is no record of replays ({plain(error, 120)}).", file=plain(file, 1000), hint="Remove it, or prove again."
+        ) from error
+
+
+def store(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
+    """Keep `proof` beside the report, in the place of an earlier one on the same incident."""
+    file = root / FILE
+    file.parent.mkdir(exist_ok=True)
+    others = [one for one in earlier if not one.concerns(proof.kind, proof.onset_step, proof.attempt)]
+    write_text(file, json.dumps(as_json(_Book((*others, proof))), indent=1, allow_nan=False) + "\n")
+    return file
+
+
+def with_experiment(proof: Proof | None, incident: tuple[str, int, int], experiment: Experiment) -> Proof:
+    """`proof`, or a new one on that incident, with one more replay in it; a replay in the same place is replaced."""
+    base = proof or Proof(*incident, "undecided", "", "", ())
+    others = tuple(one for one in base.experiments if one.run != experiment.run)
+    return dataclasses.replace(base, experiments=(*others, experiment))

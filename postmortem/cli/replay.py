@@ -1,0 +1,188 @@
+"""`postmortem replay RUN`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from postmortem.cli._options import parse_indices, parse_window, shown
+from postmortem.cli._replaying import Interrupted, notes
+from postmortem.cli._terminal import encodes, progress, show, stage, width
+
+if TYPE_CHECKING:
+    from postmortem.replay.defaults import Plan
+    from postmortem.replay.distributed import Speaker
+    from postmortem.replay.order import Change
+    from postmortem.replay.result import Replayed
+
+NOT_REPRODUCED = 5
+
+
+def _list(wanted: bool) -> None:
+    if wanted:
+        from postmortem.replay.interventions import interventions
+
+        usages = {f"{name}={one.usage}" if one.usage else name: one.about for name, one in interventions().items()}
+        widest = max(map(len, usages))
+        for usage, about in sorted(usages.items()):
+            typer.echo(f"{usage:<{widest}}  {about}")
+        raise typer.Exit
+
+
+def replay(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run directory that a recorder wrote.")] = None,
+    from_step: Annotated[
+        int | None,
+        typer.Option("--from-step", metavar="N", help="Start from the checkpoint of step N; 0 is from scratch."),
+    ] = None,
+    skip: Annotated[
+        str | None,
+        typer.Option("--skip", metavar="A:B[,C:D]", help="Batches [A, B) to pass over; none changes nothing."),
+    ] = None,
+    until: Annotated[int | None, typer.Option("--until", metavar="M", help="Drive the steps before M.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--change", metavar="NAME=VALUE", help="Another change, as often as wanted; see --list."),
+    ] = None,
+    null: Annotated[bool, typer.Option("--null", help="Change nothing: does the run reproduce itself?")] = False,
+    incident: Annotated[
+        int | None, typer.Option("--incident", metavar="N", help="Replay incident N instead of the worst.")
+    ] = None,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", metavar="K", help="Follow the run as attempt K saw it, discarded or not.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="PATH", help="Start from this one, a path within the run.")
+    ] = None,
+    save_at: Annotated[
+        str | None, typer.Option("--save-at", metavar="N,...", help="Steps whose state is saved in the new run.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The new run [default: RUN/postmortem/replays/<what is changed>]."),
+    ] = None,
+    program: Annotated[
+        str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's own.")
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
+    probe: Annotated[
+        str | None,
+        typer.Option("--probe", metavar="A:B", help="Train nothing: loss and gradient of batches [A, B) by checkpoint."),
+    ] = None,
+    at_checkpoints: Annotated[
+        str | None,
+        typer.Option("--at-checkpoints", metavar="N,...", help="Probe at these [default: the five nearest]."),
+    ] = None,
+    order: Annotated[
+        Path | None, typer.Option("--order", metavar="FILE", help="Carry out the order in FILE (see prove --export).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 5 where a null replay is not the run bit for bit, and should be.")
+    ] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", callback=_list, is_eager=True, help="List the changes there are, and exit.")
+    ] = False,
+) -> None:
+    """Drive a run again from a checkpoint, with something changed or with nothing.
+
+    What is left open comes from the diagnosis: the newest healthy checkpoint before the incident, the suspect batches
+    as skip window, and as many steps as its verification asks for. The result is a new run. The run itself is only
+    read. Its program is code: one that is not this package's own needs --trust or --program.
+
+    \b
+    Examples:
+      postmortem replay runs/19-spike-001
+      postmortem replay runs/19-spike-001 --null --check
+      postmortem replay runs/19-spike-001 --from-step 300 --change lr-scale=0.5 --until 400
+      postmortem replay runs/19-spike-001 --probe 305:320
+      torchrun --nproc-per-node 2 -m postmortem replay runs/sharded --trust
+    """
+    from postmortem.errors import UsageError, require
+    from postmortem.replay.defaults import Asked, plan, plan_of
+    from postmortem.replay.distributed import joined
+
+    if (run is None) == (order is None):
+        raise UsageError("say which run to replay, or which order to carry out: RUN or --order FILE")
+    require("replay", "train", "torch", "xxhash")
+    asked = Asked(
+        run=run or Path(),
+        from_step=from_step,
+        until=until,
+        changes=_changes(skip, change or [], null),
+        incident=incident,
+        attempt=attempt,
+        checkpoint=checkpoint,
+        save_at=parse_indices("--save-at", save_at),
+        program=program,
+        trusted=trust,
+        out=out,
+    )
+    with joined() as ranks:
+        if probe is not None:
+            from postmortem.cli._probing import run_probe
+
+            return run_probe(asked, parse_window("--probe", probe), parse_indices("--at-checkpoints", at_checkpoints),
+                             ranks, as_json)  # fmt: skip
+        planned = ranks.first_says(lambda: plan(asked) if order is None else plan_of(order, program, trusted=trust))
+        result = _carry_out(planned, ranks, quiet=as_json)
+        if ranks.first:
+            _tell(planned, result, as_json)
+    if check and not planned.order.changes and not result.exact and not result.arithmetic:
+        raise typer.Exit(NOT_REPRODUCED)
+
+
+def _changes(skip: str | None, change: list[str], null: bool) -> tuple[Change, ...] | None:
+    """The changes that are asked for; None where that is left to the diagnosis."""
+    from postmortem.errors import UsageError
+    from postmortem.replay.interventions import parse_change
+
+    nothing = null or skip == "none"
+    texts = [*([f"skip={skip}"] if skip and skip != "none" else []), *change]
+    if nothing and texts:
+        raise UsageError(f"a null replay changes nothing, and {texts[0]} is a change: leave one of them out")
+    return tuple(map(parse_change, texts)) if nothing or texts else None
+
+
+def _carry_out(planned: Plan, ranks: Speaker, quiet: bool) -> Replayed:
+    order = planned.order
+    if ranks.first:
+        for label, text in planned.lines:
+            typer.echo(f"{label:<8}{text}", err=quiet)
+        if planned.imports:
+            typer.echo(f"{'imports':<8}{planned.imports}", err=True)
+    with notes(ranks.first), stage("Loading torch, the program and the checkpoint", shown=ranks.first) as say:
+        from postmortem.replay.driver import replay
+
+        with progress("Replaying", shown=ranks.first) as advance:
+            say("")
+            length = order.until - order.from_step
+            try:
+                return replay(
+                    order, on_step=lambda step, _, loss, was: advance(step - order.from_step, length, loss, was)
+                )
+            except KeyboardInterrupt as error:
+                where = shown(Path(order.out))
+                raise Interrupted(f"interrupted. What was driven lies in {where}; the same command starts anew") from error
+
+
+def _tell(planned: Plan, result: Replayed, as_json: bool) -> None:
+    from postmortem.diff import diff_runs
+    from postmortem.replay.result import to_json
+    from postmortem.replay.wording import reproduction
+    from postmortem.sources import open_run
+
+    order, out = planned.order, shown(Path(result.out))
+    if as_json:
+        typer.echo(to_json(result), nl=False)
+        return
+    typer.echo(f"result  {reproduction(result)}\n")
+    with stage("Comparing the runs"):
+        compared = diff_runs(open_run(Path(order.run)), open_run(Path(result.out)))
+    show(compared.summary(width(sys.stdout), encodes(sys.stdout)))
+    parent = shown(Path(order.run))
+    following = f"postmortem prove {parent}" if not order.changes else f"postmortem draft {out}"
+    typer.echo(f"\nrun     {out}\nnext    {following}")

@@ -1,0 +1,77 @@
+"""The diff in one place: match → compare → where they part → what happened → how far apart → verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from postmortem import __version__
+from postmortem.diff import sides
+from postmortem.diff.alignment import alignment
+from postmortem.diff.columns import alone, compare
+from postmortem.diff.divergence import divergence
+from postmortem.diff.level import Band, band, gap
+from postmortem.diff.limits import cannot_tell, unequal
+from postmortem.diff.model import SCHEMA_VERSION, Gap, RunsDiff
+from postmortem.diff.pair import Curve, Pair
+from postmortem.diff.settings import settings
+from postmortem.diff.verdict import judge
+from postmortem.run import Run
+
+
+def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
+    """Hold `b` against `a`.
+
+    `context` are runs as good as `a` (other seeds, null replays): their spread about it widens the noise band.
+    """
+    pair = Pair(a, b)
+    columns = compare(pair)
+    side_a, side_b = sides.both(pair, same=all(column.equal for column in columns))
+    lone = (sides.alone("a", side_a, side_b), sides.alone("b", side_b, side_a))
+    changed = settings(a, b)
+    parted = divergence(pair, columns, changed, [(one.letter, r) for one in lone for r in one.rewinds])
+    begun = min((step for one in lone if (step := one.first_step) is not None), default=None)
+    curve = pair.by_step("loss")
+    noise = None if curve is None else band(curve, [c for run in context if (c := Pair(a, run).by_step("loss"))])
+    gaps = _gaps(pair, curve, noise, begun, max(side_a.row_step, side_b.row_step))
+    lacking = "" if gaps and gaps[0].column == "loss" else "no loss in both" if curve is None else "too few rows"
+    apart = unequal(pair, side_a, side_b)
+    measured = (gaps[0], noise.noise) if noise and gaps else lacking
+    verdict, reason = judge(columns, pair.steps.size, apart, measured, lone)
+    if curve is not None and noise is not None:
+        side_a, side_b = (
+            sides.recovered(run, side, one, curve, noise)
+            for run, side, one in zip(pair.runs, (side_a, side_b), lone, strict=True)
+        )
+    return RunsDiff(
+        schema_version=SCHEMA_VERSION,
+        tool=f"postmortem {__version__}",
+        verdict=verdict,
+        reason=reason,
+        top_lines=(*sides.top_lines(side_a, side_b, lone), *apart.told, *sides.ends(side_a, side_b)),
+        a=side_a,
+        b=side_b,
+        settings=changed,
+        divergence=parted,
+        alignment=alignment(pair),
+        noise=noise.noise if noise else None,
+        gaps=gaps,
+        columns=columns,
+        columns_only_a=alone(a, b),
+        columns_only_b=alone(b, a),
+        cannot_tell=cannot_tell(pair, lacking),
+    )
+
+
+def _gaps(pair: Pair, loss: Curve | None, noise: Band | None, begun: int | None, row_step: int) -> tuple[Gap, ...]:
+    """The loss by step and by batch, and the held-out loss by step, against its own noise."""
+    found: list[Gap] = []
+    if loss is not None and noise is not None:
+        found.append(gap(loss, noise, row_step, begun))
+        by_batch = pair.by_batch("loss")
+        if by_batch is not None and by_batch.a.size >= noise.noise.rows:
+            found.append(gap(by_batch, noise, 1, None))
+    held_out = pair.by_step("eval_loss")
+    own = None if held_out is None else band(held_out)
+    if held_out is not None and own is not None:
+        found.append(gap(held_out, own, row_step, begun))
+    return tuple(found)

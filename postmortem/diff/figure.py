@@ -1,0 +1,126 @@
+"""The picture of a diff: the losses, skip windows shaded and discarded stretches dashed, over the gap and its noise.
+
+Style, colours and size are those of the report's panels, so that both can stand on one page.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from PIL import Image
+
+from postmortem.diff.model import RunsDiff, Side
+from postmortem.report.figures import COLORS, DPI, FAINT, INK, LINES, ONSET, STYLE, WIDTH
+from postmortem.text import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from postmortem.diagnosis import Trace
+
+HEIGHT, GAP_HEIGHT = 2.6, 1.3  # inches of the losses and of the gap, titles and step labels included
+_ABOVE, _BELOW = 0.3, 0.3
+_LEFT, _RIGHT = 0.075, 0.985
+_DASHES = (0, (4, 2))
+_LOG_FROM = 10.0  # times its smallest value: a loss that spans more is drawn over a logarithm
+
+
+def draw(diffs: Sequence[RunsDiff]) -> bytes:
+    """A PNG of the first run and of each run that was held against it; the gap is drawn where there is one pair."""
+    sides = [diffs[0].a, *(d.b for d in diffs)]
+    gap = diffs[0].gap() if len(diffs) == 1 else None
+    height = HEIGHT + (GAP_HEIGHT if gap is not None else 0.0)
+    with matplotlib.rc_context():
+        own = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
+        matplotlib.rcParams.update(own | STYLE)
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+        canvas = FigureCanvasAgg(figure)
+        losses = _axes(figure, height, height - HEIGHT, HEIGHT)
+        _losses(losses, sides)
+        if gap is not None:
+            below = _axes(figure, height, 0.0, GAP_HEIGHT)
+            _gap(below, gap.level, gap.band)
+            below.set_xlim(losses.get_xlim())
+            below.set_title("Gap  (b − a, nats per token, in levels; shaded: noise)", pad=4, parse_math=False)
+        canvas.draw()
+    pixels = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3]))
+    out = io.BytesIO()
+    picture = pixels.quantize(COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    picture.save(out, "PNG", dpi=(DPI, DPI))
+    return out.getvalue()
+
+
+def _axes(figure: Figure, height: float, bottom: float, tall: float) -> Axes:
+    inside = (_LEFT, (bottom + _BELOW) / height, _RIGHT - _LEFT, (tall - _ABOVE - _BELOW) / height)
+    axes = figure.add_axes(inside)
+    axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(_digits))
+    return axes
+
+
+def _losses(axes: Axes, sides: Sequence[Side]) -> None:
+    axes.set_title("Loss  (nats per token)", pad=4, parse_math=False)
+    drawn: list[float] = []
+    for side, colour in zip(sides, LINES, strict=False):
+        name = f"{plain(side.id, 30)}" if len(sides) > 2 else f"{'ab'[sides.index(side)]}  {plain(side.id, 30)}"
+        for stretch in side.discarded:
+            if stretch.loss is not None:
+                _line(axes, stretch.loss, colour, dashed=True)
+                drawn += stretch.loss.value
+        if side.loss is not None:
+            _line(axes, side.loss, colour, label=name)
+            drawn += side.loss.value
+        for rewind in side.rewinds:
+            axes.axvline(rewind.step, color=colour, linewidth=0.8, linestyle=":", zorder=1.5)
+    shaded = sorted({window for side in sides for window in side.skipped_at})
+    for n, (first, last) in enumerate(shaded):
+        axes.axvspan(first - 0.5, last - 0.5, color=ONSET, alpha=0.1, linewidth=0, label="skipped" if not n else None)
+    values = np.asarray([v for v in drawn if np.isfinite(v)])
+    if values.size and values.min() > 0 and values.max() > _LOG_FROM * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(_digits))
+    if any(side.discarded for side in sides):
+        axes.plot([], [], color=FAINT, linewidth=0.7, linestyle=_DASHES, label="discarded")
+    legend = axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.99),
+        ncols=len(sides) + 2,
+        borderaxespad=0.0,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _gap(axes: Axes, level: Trace, half: Sequence[float]) -> None:
+    step, band = np.asarray(level.step), np.asarray(half)
+    axes.fill_between(step, -band, band, color=FAINT, alpha=0.25, linewidth=0)
+    axes.axhline(0.0, color=FAINT, linewidth=0.6)
+    _line(axes, level, INK)
+
+
+def _line(axes: Axes, trace: Trace, colour: str, *, label: str | None = None, dashed: bool = False) -> None:
+    value = np.asarray(trace.value)
+    axes.plot(
+        np.asarray(trace.step),
+        np.where(np.isfinite(value), value, np.nan),
+        color=colour,
+        linewidth=0.7 if dashed else 1.0,
+        linestyle=_DASHES if dashed else "-",
+        label=label,
+    )
+
+
+def _digits(value: float, _: int | None = None) -> str:
+    return f"{value:.6g}"

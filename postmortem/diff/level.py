@@ -1,0 +1,173 @@
+"""How far two curves lie apart, held against the noise that equally good runs show.
+
+A *level* is the median of some tens of consecutive rows: what a batch more or less hard does not move. The noise of a
+curve's levels is read off the curve itself, from second differences of neighbouring levels: a trend cancels, and a
+spike spoils three of them, which a median does not feel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postmortem.diagnosis import Trace
+from postmortem.diff.model import Gap, Noise
+from postmortem.diff.pair import Curve
+from postmortem.series import Steps, Values
+from postmortem.text import number
+
+FINAL_SHARE = 0.05  # of the rows are the end of a run
+FEWEST_FINAL = 20  # rows that an end has at least
+FEWEST_LEVELS = 8  # fewer say nothing of noise
+MOST_ROWS = 50  # of a level, as many as the detectors give a loss to settle
+FLOOR = 1e-3  # of the level: runs closer than this are equal for any purpose, however smooth their logs
+_LOCAL = 15  # levels around each other that are as noisy: early in a training they are far noisier
+_MAD = 1.4826  # × median |x| is the standard deviation of a Gaussian
+_POINTS = 400
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The noise, and half the band's width at each level: float64[levels]."""
+
+    noise: Noise
+    half: Values
+
+
+def level_rows(rows: int) -> int:
+    """Rows of one level: 1 in 40, so that there are enough levels, and at most MOST_ROWS."""
+    return min(MOST_ROWS, max(1, rows // 40))
+
+
+def levels(values: Values, rows: int) -> Values:
+    """float64[n // rows]: medians of consecutive rows, the last one ending with the last row; NaN where one is."""
+    count = values.size // rows
+    with np.errstate(invalid="ignore"):
+        return np.median(values[values.size - count * rows :].reshape(count, rows), axis=1)
+
+
+def band(curve: Curve, siblings: Sequence[Curve] = ()) -> Band | None:
+    """The noise band of two curves; None where there are too few rows.
+
+    Half its width is what as many levels of Gaussian noise as there are reach: σ (√(2 ln n) + 1). `siblings` are the
+    first curve against runs that are as good: no band is narrower than the spread that was measured.
+    """
+    rows = level_rows(curve.a.size)
+    wander = [_wander(levels(values, rows)) for values in (curve.a, curve.b)]
+    if any(w is None for w in wander):
+        return None
+    (sigma_a, local_a), (sigma_b, local_b) = (w for w in wander if w is not None)
+    reach = math.sqrt(2 * math.log(local_a.size)) + 1
+    sigma = math.hypot(sigma_a, sigma_b)
+    spread = max((float(_sizes(s.gap, rows).max(initial=0.0)) for s in siblings), default=0.0)
+    least = max(FLOOR * min(float(np.median(_sizes(values, rows))) for values in (curve.a, curve.b)), spread)
+    half = np.maximum(reach * np.maximum(np.hypot(local_a, local_b), sigma), least)
+    measured = f", and the spread of {len(siblings)} further runs" if siblings else ""
+    source = f"each curve's own wander about its trend, in levels of {rows} rows{measured}"
+    return Band(Noise(rows, sigma, max(reach * sigma, least), source), half)
+
+
+def gap(curve: Curve, noise: Band, row_step: int, event: int | None) -> Gap:
+    """What lies between two curves; `event` is the first step at which something happened to one run alone."""
+    difference = curve.gap
+    finite = np.isfinite(difference)
+    size = np.where(finite, np.abs(difference), 0.0)
+    at = int(np.argmax(size))
+    rows = noise.noise.rows
+    level = levels(difference, rows)
+    half = noise.half if noise.half.size == level.size else np.full(level.size, noise.noise.band)
+    step = curve.step_a[curve.a.size - level.size * rows :][rows // 2 :: rows]
+    before = 0 if event is None else int(np.searchsorted(curve.step_a, event))
+    last = end_rows(difference.size)
+    drawn = np.linspace(0, level.size - 1, min(level.size, _POINTS)).astype(int)
+    return Gap(
+        column=curve.column,
+        by=curve.by,
+        rows=difference.size,
+        nonfinite=int((~finite).sum()),
+        area=float(size.sum()) * (row_step if curve.by == "step" else 1),
+        largest=float(difference[at]) if finite[at] else math.nan,
+        largest_at=(int(curve.step_a[at]), int(curve.step_b[at])),
+        before=_end(difference[:before]) if before >= FEWEST_FINAL else None,
+        final=_end(difference),
+        final_rows=last,
+        levels=level.size,
+        outside=int((~(np.abs(level) <= half)).sum()),
+        level=Trace("gap", tuple(step[drawn].tolist()), tuple(level[drawn].tolist())),
+        band=tuple(half[drawn].tolist()),
+    )
+
+
+def back(curve: Curve, noise: Band, first: int, until: int) -> int | None:
+    """The step in [first, until) from which every level lies within the band; None where the last one does not."""
+    rows = noise.noise.rows
+    level = levels(curve.gap, rows)
+    begin = curve.step_a[curve.a.size - level.size * rows :][::rows]
+    end = np.append(begin[1:], curve.step_a[-1] + 1)
+    here = np.flatnonzero((end > first) & (begin < until))
+    out = here[~(np.abs(level[here]) <= noise.half[here])]
+    if not out.size:
+        return first
+    return None if out[-1] == here[-1] else max(first, int(begin[out[-1] + 1]))
+
+
+def end_rows(rows: int) -> int:
+    """How many rows are the end of a run."""
+    return min(rows, max(FEWEST_FINAL, round(FINAL_SHARE * rows)))
+
+
+def thinned(name: str, step: Steps, value: Values) -> Trace:
+    """A curve to draw: smallest and largest value of each bucket, so that no spike is thinned away."""
+    if step.size > 2 * _POINTS:
+        rows = step.size // _POINTS
+        whole = value[: _POINTS * rows].reshape(_POINTS, rows)
+        seen = np.where(np.isfinite(whole), whole, np.inf)
+        first = np.arange(_POINTS) * rows
+        low = first + np.argmin(seen, axis=1)
+        high = first + np.argmax(seen, axis=1)
+        keep = np.unique(np.concatenate((low, high, np.arange(_POINTS * rows, step.size))))
+        step, value = step[keep], value[keep]
+    return Trace(name, tuple(step.tolist()), tuple(value.tolist()))
+
+
+def nats(size: float) -> str:
+    """A gap's size as people read it, to two significant digits."""
+    return f"{size:.2g}" if 1e-3 <= size < 10 else number(float(f"{size:.3g}"))
+
+
+def signed(gap: float) -> str:
+    """A gap with its sign: `+0.012`."""
+    return nats(gap) if math.isnan(gap) else f"{'+' if gap >= 0 else '−'}{nats(abs(gap))}"
+
+
+def _sizes(values: Values, rows: int) -> Values:
+    """Magnitudes of the finite levels."""
+    level = levels(values, rows)
+    return np.abs(level[np.isfinite(level)])
+
+
+def _end(values: Values) -> float:
+    """Median of the last rows; NaN where most of them are not finite."""
+    last = values[-end_rows(values.size) :]
+    finite = last[np.isfinite(last)]
+    return float(np.median(finite)) if 2 * finite.size > last.size else math.nan
+
+
+def _wander(level: Values) -> tuple[float, Values] | None:
+    """(σ over all, σ around each level) of a curve's levels about their own trend; None where too few are finite.
+
+    Of independent levels a second difference has √6 times their deviation.
+    """
+    second = np.abs(level[:-2] - 2 * level[1:-1] + level[2:]) / math.sqrt(6)
+    sound = np.isfinite(second)
+    if sound.sum() < FEWEST_LEVELS - 2:
+        return None
+    overall = _MAD * float(np.median(second[sound]))
+    filled: NDArray[np.float64] = np.where(sound, second, np.median(second[sound]))
+    around = np.pad(filled, (1 + _LOCAL // 2, 1 + _LOCAL // 2), mode="edge")
+    local = _MAD * np.median(np.lib.stride_tricks.sliding_window_view(around, _LOCAL), axis=1)
+    return overall, local

@@ -1,0 +1,103 @@
+"""What run.json says differently of two runs: effective config, code, packages, environment."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from postmortem.diff.model import Group, Setting
+from postmortem.run import Run
+from postmortem.run.manifest import inside
+
+ARITHMETIC = frozenset((
+    "torch", "numpy", "cpu", "cpu_capability", "threads", "cuda", "rocm", "world_size", "dtype", "devices",
+))  # fmt: skip
+"""Keys of the environment that a sum of floats may depend on."""
+
+_FACTS = ("program", "seed", "dtype", "world_size", "tokens_per_step", "vocab_size", "hashes")
+_ABSENT = object()
+
+
+def settings(a: Run, b: Run) -> tuple[Setting, ...]:
+    """Every key that differs, dotted where it is nested. A group that one run did not record at all is left out."""
+    found: list[Setting] = []
+    groups: tuple[tuple[Group, dict[str, Any], dict[str, Any]], ...] = (
+        ("config", dict(a.manifest.config), dict(b.manifest.config)),
+        ("code", _code(a), _code(b)),
+        ("packages", _mapping(a, "packages"), _mapping(b, "packages")),
+        ("environment", _environment(a), _environment(b)),
+        ("run", _facts(a), _facts(b)),
+    )
+    for group, ours, theirs in groups:
+        if ours and theirs:
+            found += [Setting(group, key, *pair) for key, pair in _different(ours, theirs)]
+    return tuple(found)
+
+
+def unrecorded(a: Run, b: Run) -> tuple[str, ...]:
+    """One sentence for each group that cannot be compared, because a run did not record it."""
+    told: list[str] = []
+    for what, ours, theirs in (
+        ("effective config", a.manifest.config, b.manifest.config),
+        ("code", _code(a), _code(b)),
+        ("packages", _mapping(a, "packages"), _mapping(b, "packages")),
+        ("environment", a.manifest.environment, b.manifest.environment),
+    ):
+        lacking = [letter for letter, held in (("a", ours), ("b", theirs)) if not held]
+        if lacking:
+            told.append(f"{what}: not recorded by {' and '.join(lacking)}")
+    return tuple(told)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What run.json says of the run as a whole; a seed that its config holds is told there."""
+    held = _mapping(run, "config")
+    return {key: run.manifest.raw[key] for key in _FACTS if key in run.manifest.raw and key not in held}
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    ranks = run.manifest.raw.get("ranks")
+    found = {**run.manifest.environment, **_mapping(run, "variables")}
+    if isinstance(ranks, dict):
+        held = cast("dict[str, Any]", ranks).values()
+        devices = {str(one["device"]).partition(" ")[2] for one in held if isinstance(one, dict) and one.get("device")}
+        found |= {"devices": sorted(devices)} if devices else {}
+    return found
+
+
+def _code(run: Run) -> dict[str, Any]:
+    """Commit and branch, and the uncommitted patch by its content: the file has another name in each attempt."""
+    git = _mapping(run, "git")
+    found = {key: git[key] for key in ("commit", "branch") if key in git}
+    name = git.get("patch")
+    if run.root is not None and isinstance(name, str):
+        file = inside(run.root, name, "run.json: git.patch")
+        if file.is_file():
+            found["patch"] = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    return found
+
+
+def _mapping(run: Run, key: str) -> dict[str, Any]:
+    held = run.manifest.raw.get(key)
+    return cast("dict[str, Any]", held) if isinstance(held, dict) else {}
+
+
+def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
+    for key in dict.fromkeys((*flat_a, *flat_b)):
+        pair = flat_a.get(key, _ABSENT), flat_b.get(key, _ABSENT)
+        if pair[0] != pair[1]:
+            yield key, (None if pair[0] is _ABSENT else pair[0], None if pair[1] is _ABSENT else pair[1])
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, plain value); a list is a value of its own unless it holds mappings."""
+    if isinstance(value, Mapping):
+        for name, inner in cast("Mapping[str, Any]", value).items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, Sequence) and any(isinstance(item, Mapping) for item in cast("Sequence[Any]", value)):
+        for i, inner in enumerate(cast("Sequence[Any]", value)):
+            yield from _flat(inner, f"{key}[{i}]")
+    else:
+        yield key, value

@@ -1,0 +1,100 @@
+"""The verdict on two runs, over the steps that both have.
+
+    identical     every common column but the clocks holds the same bits at the same steps
+    equivalent    every level of the loss lies within the noise band, and nothing happened to the loss of one run alone
+    recovered     something did (an incident, a rollback, skipped batches), and the end lies within the band
+    lingering     something did, and the end has settled outside the band
+    different     all else: apart before anything happened, apart with nothing that explains it, an end that is not
+                  finite or not settled, no loss to judge by, or no common step
+
+Two runs of which one ends earlier are neither identical nor equivalent, unless one goes on from the other by lineage:
+then the steps that both have are all there is to compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from postmortem.diff.level import nats
+from postmortem.diff.limits import Unequal
+from postmortem.diff.model import ColumnDiff, Found, Gap, Noise, Rewind, Verdict
+
+_UNSETTLED = ("diverged", "unresolved")
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What one run met and the other did not: incidents, rewinds, and whether it discarded or skipped anything."""
+
+    letter: str
+    incidents: tuple[Found, ...]
+    rewinds: tuple[Rewind, ...]
+    went_back: bool
+
+    @property
+    def first_step(self) -> int | None:
+        """The first step of the effective history at which anything happened."""
+        begun = [i.onset_step for i in self.incidents if not i.discarded] + [r.step for r in self.rewinds]
+        return min(begun, default=None)
+
+    @property
+    def to_loss(self) -> bool:
+        """Whether anything happened that the loss had to get over."""
+        return any(i.on_loss for i in self.incidents) or any(r.kind == "rollback" or r.skip for r in self.rewinds)
+
+    @property
+    def anything(self) -> bool:
+        """Whether anything happened at all."""
+        partly = any(r.missing or r.altered or r.changes for r in self.rewinds)
+        return bool(self.incidents) or self.went_back or partly or self.to_loss
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a loss incident of the effective history never came to rest."""
+        return any(i.on_loss and not i.discarded and i.outcome in _UNSETTLED for i in self.incidents)
+
+
+def judge(
+    columns: Sequence[ColumnDiff],
+    steps: int,
+    unequal: Unequal,
+    measured: tuple[Gap, Noise] | str,
+    alone: Sequence[Alone],
+) -> tuple[Verdict, str]:
+    """The verdict and why.
+
+    `steps` counts the common ones; `measured` is the loss by step with its noise, or why there is none.
+    """
+    if not steps:
+        return "different", "the runs have no step in common"
+    if columns and all(column.equal for column in columns) and not unequal.holes:
+        same = f"{_count(len(columns), 'common column')} in {_count(steps, 'common step')} hold the same bits"
+        return ("different", f"{unequal.ends}; {same}") if unequal.ends else ("identical", same)
+    if isinstance(measured, str):
+        return "different", f"bits differ, and {measured}"
+    gap, noise = measured
+    if math.isnan(gap.final):
+        return "different", "the loss of one run ends non-finite"
+    width = f"the noise of ±{nats(noise.band)}"
+    inside = abs(gap.final) <= noise.band
+    if inside and not gap.outside and not any(one.to_loss for one in alone):
+        same = f"every level of the loss lies within {width} nats"
+        return ("different", f"{unequal.ends}; {same}") if unequal.ends else ("equivalent", same)
+    end = f"b ends {nats(abs(gap.final))} nats {'below' if gap.final < 0 else 'above'} a"
+    who = " and ".join(one.letter for one in alone if one.anything)
+    if gap.before is not None and abs(gap.before) > noise.band:
+        return "different", f"{nats(abs(gap.before))} nats apart before anything happened, outside {width}"
+    if not who:
+        where = f"{end}, outside {width}" if not inside else f"{gap.outside} of {gap.levels} levels lie outside {width}"
+        return "different", f"{where}, and nothing happened to one run alone"
+    if inside:
+        return "recovered", f"what happened to {who} is over: {end}, within {width}"
+    if any(one.unsettled for one in alone):
+        return "different", f"{who} has not settled: {end}, outside {width}"
+    return "lingering", f"what happened to {who} stays: {end}, outside {width}"
+
+
+def _count(number_of: int, what: str) -> str:
+    return f"{number_of:,} {what}{'s' if number_of != 1 else ''}"

@@ -1,0 +1,183 @@
+"""What the command line leaves open, filled in from the run's diagnosis: where to start, what to skip, how far to go.
+
+Nothing here imports torch, so that what cannot be done is said at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from postmortem.diagnosis import Incident
+from postmortem.errors import UnreadableInput, UsageError
+from postmortem.pipeline import diagnose
+from postmortem.replay.branch import ORDER, root_of
+from postmortem.replay.interventions import make
+from postmortem.replay.order import Change, Order, read_order
+from postmortem.replay.recorded import Recorded
+from postmortem.replay.result import RESULT
+from postmortem.replay.starting import find_checkpoint, usable
+from postmortem.report import select
+from postmortem.run import Run
+from postmortem.sources import open_run
+from postmortem.text import plain
+
+REPLAYS = Path("postmortem", "replays")
+_LONGEST_NAME = 80
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says. None is "as the diagnosis suggests"; `changes` () changes nothing on purpose."""
+
+    run: Path
+    from_step: int | None = None
+    until: int | None = None
+    changes: tuple[Change, ...] | None = None
+    incident: int | None = None
+    attempt: int | None = None
+    checkpoint: str | None = None
+    save_at: tuple[int, ...] = ()
+    program: str | None = None
+    trusted: bool = False
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An order, and what is to be said of it before it is carried out: (label, text) each."""
+
+    order: Order
+    lines: tuple[tuple[str, str], ...]
+
+
+def plan(asked: Asked) -> Plan:
+    """The order that `asked` comes to.
+
+    Raises:
+        UsageError: nothing says from where, or there is no such step, checkpoint or incident.
+        UnreadableInput: the run cannot be read.
+    """
+    run = open_run(asked.run)
+    root_of(run)
+    open_questions = None in (asked.from_step, asked.until, asked.changes) and asked.checkpoint is None
+    incident = _incident(run, asked.incident) if open_questions or asked.incident is not None else None
+    attempt = asked.attempt
+    if attempt is None and incident is not None and incident.discarded:
+        attempt = incident.attempt
+    recorded = Recorded(run, attempt)
+    start, checkpoint = _start(asked, recorded, incident)
+    ahead = incident if incident is not None and start <= incident.peak_step else None
+    changes, why = _changes(asked, recorded, ahead, start)
+    end = recorded.last_step + 1
+    until = asked.until
+    if until is None:
+        wanted = end if ahead is None or ahead.verification is None else ahead.verification.through_step + 1
+        until = min(wanted, end)
+    if not 0 <= start < until:
+        raise UsageError(f"steps {start} to {until}: there is no step to drive; the run's last step is {end - 1}")
+    order = Order(
+        run=str(asked.run),
+        out="",
+        from_step=start,
+        until=until,
+        changes=changes,
+        attempt=attempt,
+        program=asked.program,
+        checkpoint=checkpoint,
+        save_at=asked.save_at,
+        reason="" if ahead is None else ahead.kind,
+        trusted=asked.trusted,
+    )
+    held = find_checkpoint(recorded, order)
+    order = replace(order, out=str(asked.out or place(asked.run, order)))
+    return Plan(order, (("plan", _told(run, order, held)), ("change", f"{_texts(changes)}{why}")))
+
+
+def place(run: Path, order: Order) -> Path:
+    """The folder of a replay below its run, named by what it does. A finished replay of another order is not
+    replaced: a number is added."""
+    changed = "-".join(str(change) for change in order.changes) or "null"
+    name = f"step-{order.from_step}-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in changed)
+    first = run / REPLAYS / name[:_LONGEST_NAME].rstrip("-")
+    found, number = first, 1
+    while _taken(found, order):
+        number += 1
+        found = first.with_name(f"{first.name}-{number}")
+    return found
+
+
+def _taken(out: Path, order: Order) -> bool:
+    if not out.exists():
+        return False
+    try:
+        same = read_order(out / ORDER) == replace(order, out=str(out))
+    except (OSError, UnreadableInput):
+        return True
+    return (out / RESULT).exists() and not same
+
+
+def _incident(run: Run, number: int | None) -> Incident | None:
+    """The incident with that number, or the worst; None where there is none."""
+    found = diagnose(run)
+    chosen = select(found, number=number, at=None)
+    return next((one for one in found.incidents if one.id == chosen), None)
+
+
+def _start(asked: Asked, recorded: Recorded, incident: Incident | None) -> tuple[int, str | None]:
+    """(step, checkpoint where one of that step has to be told from others)."""
+    if asked.checkpoint is not None:
+        step = asked.from_step
+        root = root_of(recorded.run)
+        path = find_checkpoint(recorded, Order(str(asked.run), "", 0, 0, checkpoint=asked.checkpoint))
+        held = next(one for one in recorded.run.checkpoints if one.path == path)
+        if step not in (None, held.step):
+            raise UsageError(f"{plain(asked.checkpoint, 300)} is of step {held.step}, and --from-step says {step}")
+        return held.step, held.path.relative_to(root).as_posix()
+    if asked.from_step is not None:
+        return asked.from_step, None
+    if incident is None:
+        raise UsageError(
+            f"{plain(recorded.run.id)} has no incident, so nothing says where to start: name a step, --from-step N"
+        )
+    return _healthy(recorded, incident), None
+
+
+def _healthy(recorded: Recorded, incident: Incident) -> int:
+    """The step of the newest checkpoint before the incident; one of parameters only, which would reset the optimizer,
+    only where there is no other. 0, from scratch, where none is held."""
+    root = root_of(recorded.run)
+    newest = next((one.step for one in recorded.run.checkpoints if one.path == root / incident.checkpoint), 0)
+    before = [one for one in usable(recorded) if one.step <= newest]
+    best = max(before, key=lambda one: (not one.parameters_only, one.step), default=None)
+    return 0 if best is None else best.step
+
+
+def _changes(
+    asked: Asked, recorded: Recorded, incident: Incident | None, start: int
+) -> tuple[tuple[Change, ...], str]:
+    """(changes, where they come from)."""
+    if asked.changes is not None:
+        return asked.changes, ""
+    if incident is None:
+        return (), " (no incident lies ahead)"
+    at = f"{plain(incident.kind, 60)} at step {incident.onset_step}"
+    if incident.skip_window is None:
+        return (), f" (no batch is suspected of the {at}; `postmortem prove` tests what is)"
+    first, last = max(incident.skip_window[0], recorded.index_at(start)), incident.skip_window[1]
+    if first >= last:
+        return (), f" (the suspect batches of the {at} lie behind)"
+    return (Change("skip", f"{first}:{last}"),), f" (suggested for the {at})"
+
+
+def _told(run: Run, order: Order, checkpoint: Path | None) -> str:
+    source = "scratch"
+    if checkpoint is not None:
+        source = f"{checkpoint.parent.name}/{checkpoint.name}"
+    lineage = "" if order.attempt is None else f", as attempt {order.attempt} saw it"
+    return f"steps [{order.from_step}, {order.until}) of {plain(run.id, 100)}{lineage}, from {plain(source, 300)}"
+
+
+def _texts(changes: Sequence[Change]) -> str:
+    return ", ".join(make(change).text for change in changes) or "nothing: a null replay"

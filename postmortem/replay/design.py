@@ -1,0 +1,156 @@
+"""The experiment for one incident: which replays would confirm a cause, and which would refute it.
+
+    R0 null replay         the incident must appear again, or nothing can be shown by making it go
+    R1 the named change    of each hypothesis, with what else it predicts
+    R2 placebos            changes of the same size that no hypothesis names
+    R3 data against state  the suspect data in another state, other data in the suspect state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from postmortem.assess.experiments import AWAY
+from postmortem.diagnosis import Hypothesis, Incident, Prediction
+from postmortem.errors import UsageError
+from postmortem.replay.interventions import make, parse_change
+from postmortem.replay.judge import NEAR
+from postmortem.replay.order import Change
+
+LIKELY = 0.01  # probability from which a hypothesis is worth its replays
+FEWEST, MOST = 3, 5  # hypotheses that are tested
+BEFORE = 4  # steps between the arms' common checkpoint and the first that an arm changes
+LONGEST_PLACEBO = 16  # batches
+MARGIN = 10  # steps after the last place asked about
+
+Role = Literal["R1", "R2", "R3"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One replay of the experiment. `early`: from the run's own checkpoint, else from R0's state just before the
+    incident. `asks` is the batch at whose new place the incident is looked for, None for its old one."""
+
+    role: Role
+    changes: tuple[Change, ...]
+    early: bool = False
+    asks: int | None = None
+
+    @property
+    def name(self) -> str:
+        """A folder name."""
+        text = "+".join(str(change) for change in self.changes)
+        return f"{self.role}-" + "".join(c if c.isalnum() or c in ".+-" else "-" for c in text)
+
+    @property
+    def text(self) -> str:
+        """What it changes, in words."""
+        return ", ".join(make(change).text for change in self.changes)
+
+
+@dataclass(frozen=True)
+class Test:
+    """One hypothesis and, for each of its predictions, the arms that decide it: one that shows the outcome is enough."""
+
+    cause: str
+    title: str
+    predictions: tuple[tuple[Prediction, tuple[Arm, ...]], ...]
+
+    @property
+    def first_arms(self) -> tuple[Arm, ...]:
+        """The first arm of each prediction."""
+        return tuple(arms[0] for _, arms in self.predictions if arms)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All arms, in order."""
+        return tuple(arm for _, arms in self.predictions for arm in arms)
+
+
+@dataclass(frozen=True)
+class Design:
+    """The experiment: R0 drives [from_step, until), the arms [lead, until) on what R0 saved at `lead`."""
+
+    incident: Incident
+    from_step: int
+    lead: int
+    until: int
+    window: tuple[int, int]
+    tests: tuple[Test, ...]
+    placebos: tuple[Arm, ...]
+    cross: tuple[Arm, ...]
+
+    def start(self, arm: Arm) -> int:
+        """The step that an arm is driven from."""
+        return self.from_step if arm.early else self.lead
+
+    def steps(self, arm: Arm) -> int:
+        """How many steps an arm drives."""
+        return self.until - self.start(arm)
+
+
+def design(incident: Incident, *, from_step: int) -> Design:
+    """The experiment for `incident` from the checkpoint at `from_step`.
+
+    Raises:
+        UsageError: no hypothesis of the incident predicts anything that a replay could show.
+    """
+    tested = _tested(incident.hypotheses)
+    if not tested:
+        raise UsageError("no hypothesis of this incident names a replay that would test it; try a null replay")
+    window = incident.skip_window or _window(tested) or (incident.onset_step, incident.peak_step + 1)
+    length = min(window[1] - window[0], LONGEST_PLACEBO)
+    lead = max(from_step, incident.onset_step - (window[1] - window[0]) - length - BEFORE)
+    away = window[1] + AWAY
+    cross = (
+        Arm("R3", (Change("replace", f"{window[0]}:{window[1]}"),)),
+        Arm("R3", (Change("move", f"{window[0]}:{window[1]}@{away}"),), asks=away),
+    )
+    same = {arm.changes: arm for arm in cross}
+    tests = tuple(Test(h.cause, h.title, tuple((p, _arms(p, same)) for p in h.predictions)) for h in tested)
+    farthest = max([away + 1, *(arm.asks + 1 for test in tests for arm in test.arms if arm.asks is not None)])
+    until = max(incident.peak_step, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
+    room = incident.onset_step - lead > length
+    placebos = (  # a skip before the suspect data and one after it, where there is room for both
+        _placebo("skip", window[0] - length if room else window[1] + length + MARGIN, length),
+        _placebo("skip", window[1] + MARGIN, length),
+        Arm("R2", (Change("noise", "1"),)),
+    )
+    return Design(incident, from_step, lead, until, window, tests, placebos, cross)
+
+
+def _tested(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """Those likely enough, the best and its nearest rivals at least. What only predicts that R0 shows nothing is
+    decided by R0."""
+    able = [h for h in hypotheses if any(p.change for p in h.predictions)]
+    likely = [h for h in able if h.probability >= LIKELY]
+    return (likely if len(likely) >= FEWEST else able[:FEWEST])[:MOST]
+
+
+def _window(tested: Sequence[Hypothesis]) -> tuple[int, int] | None:
+    """The batches that the best hypothesis suspects, read off its own predictions."""
+    for prediction in tested[0].predictions:
+        name, _, value = prediction.change.partition("=")
+        if name in ("replace", "mask", "unmask", "move", "drop-rows"):
+            first, _, last = value.partition("@")[0].partition(":")
+            return int(first), int(last)
+    return None
+
+
+def _arms(prediction: Prediction, same: Mapping[tuple[Change, ...], Arm]) -> tuple[Arm, ...]:
+    """The arms of a prediction, those in `same` where they change the same; alternatives of one change stand in the
+    prediction with | between them."""
+    if not prediction.change:
+        return ()
+    found: list[Arm] = []
+    for text in prediction.change.split("|"):
+        change = parse_change(text)
+        asks = int(change.value.partition("@")[2]) if prediction.outcome == "follows" else None
+        found.append(same.get((change,)) or Arm("R1", (change,), prediction.early, asks))
+    return tuple(found)
+
+
+def _placebo(name: str, first: int, length: int) -> Arm:
+    return Arm("R2", (Change(name, f"{first}:{first + length}"),))

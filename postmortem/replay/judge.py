@@ -1,0 +1,142 @@
+"""What became of the incident in a replay: cured, there again, or elsewhere.
+
+*Cured*: no incident within 50 steps of where the suspect data or step now falls, and the area of the loss above its band
+is at most a tenth of the null replay's. The band is measured: the scatter of the loss before the incident, and how far
+null replays and replays with meaningless noise lie apart where bits cannot be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from postmortem.detectors import Incident as Found
+from postmortem.diagnosis import Incident
+from postmortem.pipeline import detect
+from postmortem.report.words import KINDS
+from postmortem.run import Run
+from postmortem.series import Series
+from postmortem.sources import open_run
+
+NEAR = 50  # steps after the suspect data or step in which an incident is still its own
+SHARE = 0.1  # of R0's excess that a cured replay may keep
+PAST_ROWS = 100  # rows before the incident that say what is normal
+SIGMAS = 3.0
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What replays of one incident are measured by.
+
+    first: the first step at which the incident may show. onset: where it began in the run. level, band: of the loss
+    before it, nats. excess: area of R0's loss above level + band through NEAR steps, nats·steps; infinite where it is
+    not finite. lead: how many steps before the onset the suspect data was consumed.
+    """
+
+    first: int
+    onset: int
+    level: float
+    band: float
+    excess: float = 0.0
+
+    @classmethod
+    def of(cls, run: Run, incident: Incident, first: int) -> Yardstick:
+        """Read off the run's loss before the incident."""
+        attempt = incident.attempt if incident.discarded else None
+        loss = run.series("loss", attempt=attempt)
+        past = np.zeros(0) if loss is None else loss.window(0, incident.onset_step).value[-PAST_ROWS:]
+        past = past[np.isfinite(past)]
+        if past.size < 2:
+            return cls(first, incident.onset_step, float("nan"), float("nan"))
+        level = float(np.median(past))
+        sigma = 1.4826 * float(np.median(np.abs(past - level)))
+        return cls(first, incident.onset_step, level, SIGMAS * sigma)
+
+    def widened(self, spread: float) -> Yardstick:
+        """With a band of at least the measured spread of null replays, nats."""
+        return replace(self, band=max(self.band, spread))
+
+    def measured(self, null: Path) -> Yardstick:
+        """With the excess of the null replay in `null`."""
+        return replace(self, excess=self.area(open_run(null), self.onset + NEAR))
+
+    def area(self, run: Run, last: int) -> float:
+        """Area of the loss above the band over [first, last], nats·steps; infinite where a loss is not finite."""
+        loss = run.series("loss")
+        if loss is None or not np.isfinite(self.level):
+            return 0.0 if loss is None or bool(np.isfinite(_inside(loss, self.first, last)).all()) else float("inf")
+        value = _inside(loss, self.first, last)
+        if not np.isfinite(value).all():
+            return float("inf")
+        return float(np.maximum(value - self.level - self.band, 0.0).sum())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a replay showed: the incident within NEAR steps of the place asked about, None where there was none;
+    `excess` is its area's share of R0's, None where R0 had none to compare with."""
+
+    found: Found | None
+    excess: float | None
+
+    @property
+    def cured(self) -> bool:
+        """No incident, and hardly any excess."""
+        return self.found is None and (self.excess is None or self.excess <= SHARE)
+
+    @property
+    def text(self) -> str:
+        """What was seen, in words."""
+        kind = "" if self.found is None else KINDS.get(self.found.kind, self.found.kind)
+        what = "no incident" if self.found is None else f"{kind} at step {self.found.onset_step}"
+        return what if self.excess is None else f"{what}, excess loss {100 * self.excess:.3g} % of R0's"
+
+
+def look(yardstick: Yardstick, out: Path, falls_at: int | None = None) -> Seen:
+    """What the replay in `out` shows around the incident, or around the step at which the data falls now."""
+    run = open_run(out)
+    at = yardstick.onset if falls_at is None else falls_at
+    first = yardstick.first if falls_at is None else falls_at - 1
+    found = first_incident(run, first, at + NEAR)
+    if yardstick.excess == 0.0:
+        return Seen(found, None)
+    area = replace(yardstick, first=first).area(run, at + NEAR)
+    share = 1.0 if np.isinf(area) else 0.0 if np.isinf(yardstick.excess) else area / yardstick.excess
+    return Seen(found, share)
+
+
+def first_incident(run: Run, first: int, last: int) -> Found | None:
+    """The first incident of the effective history whose onset lies in [first, last]."""
+    found = [one for one in detect(run) if not one.discarded and first <= one.onset_step <= last]
+    return min(found, key=lambda one: one.onset_step, default=None)
+
+
+def step_of_batch(run: Run, index: int) -> int | None:
+    """The step of the effective history that consumed the batch of that index."""
+    column = run.series("batch_index")
+    at = np.flatnonzero(column.value == index) if column is not None else np.zeros(0, np.int64)
+    return int(column.step[at[-1]]) if column is not None and at.size else None
+
+
+def spread(outs: Sequence[Path], first: int) -> float:
+    """How far replays that should be alike lie apart: the 95th percentile of the largest difference of the loss, step by
+    step from `first` on, nats; 0 for fewer than two."""
+    curves = [loss for out in outs if (loss := open_run(out).series("loss")) is not None]
+    if len(curves) < 2:
+        return 0.0
+    steps = curves[0].window(first, 2**62).step
+    for curve in curves[1:]:
+        steps = np.intersect1d(steps, curve.step)
+    if not steps.size:
+        return 0.0
+    values = np.stack([curve.value[np.searchsorted(curve.step, steps)] for curve in curves])
+    apart = values.max(0) - values.min(0)
+    apart = apart[np.isfinite(apart)]
+    return float(np.percentile(apart, 95)) if apart.size else 0.0
+
+
+def _inside(loss: Series, first: int, last: int) -> np.ndarray:
+    return loss.window(first, last + 1).value

@@ -1,0 +1,107 @@
+"""R0: does the run reproduce itself? If it does not, that is a finding by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from postmortem.detectors import Incident as Found
+from postmortem.diagnosis import Experiment, Incident
+from postmortem.replay.result import Difference, Replayed
+from postmortem.run import Run
+from postmortem.text import number, plain
+
+FEW_ROWS = 3  # departed rows that a faulty log line may explain, where the state was not logged
+_MEASURED = ("loss", "grad_norm")
+
+
+@dataclass(frozen=True)
+class Null:
+    """What the null replay showed. reproduces: the incident is there again. cause: the one that R0 alone confirms, ""
+    for none. reason: why it does not reproduce. other_arithmetic: bits could not be expected."""
+
+    reproduces: bool
+    other_arithmetic: bool
+    cause: str
+    reason: str
+    how: str
+    experiment: Experiment
+
+
+def examine(run: Run, incident: Incident, result: Replayed, found: Found | None, out: str) -> Null:
+    """Judge the null replay of `incident`, in which `found` was found at its place."""
+    other = bool(result.arithmetic)
+    how = (
+        f"bit for bit ({result.compared} rows: {', '.join(result.columns)})"
+        if result.exact
+        else f"though not bit for bit ({'; '.join(result.arithmetic) or _parting(result)})"
+    )
+    if found is not None:
+        text = f"nothing changed: the incident appears again, {how}"
+        return Null(True, other, "", "", how, _experiment("persists", text, result, out))
+    cause, reason = _why(incident, result)
+    return Null(False, other, cause, reason, how, _experiment("vanished", f"nothing changed: {reason}", result, out))
+
+
+def _why(incident: Incident, result: Replayed) -> tuple[str, str]:
+    """(the cause that it shows, "" for none; the reason in words) of an incident that did not appear again."""
+    if result.exact:
+        return "", (
+            "the replay equals the run bit for bit, and no incident is found in it: "
+            "the stretch is too short, or the log shows something that the replayed rows do not hold"
+        )
+    if result.arithmetic:
+        return "", f"it does not appear again, but with other arithmetic ({'; '.join(result.arithmetic)})"
+    first = {one.column: one for one in result.differences}
+    if _log_only(result, first):
+        shown = next(iter(first.values()))
+        return "logging_artifact", (
+            f"only the log had it: at step {shown.step} it says {shown.column} {_value(shown.recorded)}, the replay "
+            f"measures {_value(shown.replayed)}, and {_untouched(result)}"
+        )
+    parting = min(result.differences, key=lambda one: (one.step, one.column != "param_hash"))
+    if "batch_hash" in first and first["batch_hash"].step <= parting.step:
+        return "", f"the batches differ from step {first['batch_hash'].step} on: it is not the run that was replayed"
+    return "bit_flip", (
+        f"transient: run and replay are equal bit for bit until step {parting.step}, with the same batches and the same "
+        f"program, and part there for good (first in {parting.column}); something outside of the training changed its "
+        "state, such as a flipped bit of memory"
+    )
+
+
+def _log_only(result: Replayed, first: dict[str, Difference]) -> bool:
+    """Whether single measured values differ while the training itself is the same."""
+    if not first or any(column not in _MEASURED for column in first):
+        return False
+    if "param_hash" in result.columns:
+        return True
+    return max(result.departed.values()) <= FEW_ROWS
+
+
+def _untouched(result: Replayed) -> str:
+    if "param_hash" in result.columns:
+        return "the parameters are equal bit for bit at every step"
+    return f"the other {result.compared - max(result.departed.values())} rows are equal bit for bit"
+
+
+def _parting(result: Replayed) -> str:
+    if not result.differences:
+        return "nothing could be compared"
+    one = result.differences[0]
+    return f"{one.column} differs from step {one.step} on"
+
+
+def _value(value: float | str | None) -> str:
+    return plain(value, 40) if isinstance(value, str) else number(value)
+
+
+def _experiment(outcome: str, text: str, result: Replayed, out: str) -> Experiment:
+    return Experiment(
+        role="R0",
+        changes=(),
+        outcome="vanished" if outcome == "vanished" else "persists",
+        text=text,
+        from_step=result.from_step,
+        steps=result.steps,
+        seconds=result.seconds,
+        run=out,
+    )
