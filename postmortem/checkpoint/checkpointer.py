@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from postmortem.checkpoint._claim import Claim
 from postmortem.checkpoint._journal import CheckpointWarning, Journal
-from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.load import read_state
 from postmortem.checkpoint.policy import Policy
+from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import (
     Resumed,
     absent,

@@ -17,8 +17,8 @@ from torch import Tensor
 from postmortem.atomic import sync_folder
 from postmortem.checkpoint import _dcp
 from postmortem.checkpoint import manifest as manifests
-from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.manifest import Manifest
+from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.retention import temporary
 from postmortem.checkpoint.staging import Staged
 

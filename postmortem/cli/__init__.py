@@ -8,12 +8,15 @@ import typer
 
 from postmortem import __version__
 from postmortem.cli._guard import guarded
+from postmortem.cli.bisect import bisect
 from postmortem.cli.checkpoints import checkpoints
 from postmortem.cli.doctor import doctor
 from postmortem.cli.draft import draft
 from postmortem.cli.explain import explain
 from postmortem.cli.lab import lab
 from postmortem.cli.plan import plan
+from postmortem.cli.prove import prove
+from postmortem.cli.replay import replay
 from postmortem.cli.report import report
 from postmortem.cli.test_resume import test_resume
 from postmortem.cli.verify import verify
@@ -26,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (draft, report, verify, explain, lab, plan, checkpoints, doctor, test_resume):
+for command in (draft, report, verify, explain, lab, plan, checkpoints, doctor, test_resume, replay, prove, bisect):
     app.command()(command)
 
 

@@ -29,3 +29,21 @@ def shown(path: Path) -> str:
     here = Path.cwd()
     path = path.absolute()
     return plain(path.relative_to(here) if path.is_relative_to(here) else path, 1000)
+
+
+def parse_indices(option: str, text: str | None) -> tuple[int, ...]:
+    """`300,312` as numbers; nothing as none."""
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) <= 15 for part in parts):
+        raise UsageError(f"{option} {plain(text)!r}: expected whole numbers, as in {option} 300,312")
+    return tuple(map(int, parts))
+
+
+def parse_window(option: str, text: str) -> tuple[int, int]:
+    """`312:512` as the half-open window [312, 512)."""
+    first, colon, last = text.partition(":")
+    if not colon or not all(part.isascii() and part.isdecimal() and len(part) <= 15 for part in (first, last)):
+        raise UsageError(f"{option} {plain(text)!r}: expected FIRST:LAST, half-open, as in {option} 312:512")
+    if int(last) <= int(first):
+        raise UsageError(f"{option} {plain(text)!r}: [{int(first)}, {int(last)}) holds no batch")
+    return int(first), int(last)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from postmortem.cli._options import parse_indices, parse_window, shown
-from postmortem.cli._replaying import Interrupted, notes
+from postmortem.cli._program import Interrupted, notes
 from postmortem.cli._terminal import encodes, progress, show, stage, width
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def replay(
     trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
     probe: Annotated[
         str | None,
-        typer.Option("--probe", metavar="A:B", help="Train nothing: loss and gradient of batches [A, B) by checkpoint."),
+        typer.Option("--probe", metavar="A:B", help="Train nothing: loss and gradient of batches by checkpoint."),
     ] = None,
     at_checkpoints: Annotated[
         str | None,
@@ -130,7 +130,7 @@ def replay(
         planned = ranks.first_says(lambda: plan(asked) if order is None else plan_of(order, program, trusted=trust))
         result = _carry_out(planned, ranks, quiet=as_json)
         if ranks.first:
-            _tell(planned, result, as_json)
+            _tell(planned, result, as_json=as_json)
     if check and not planned.order.changes and not result.exact and not result.arithmetic:
         raise typer.Exit(NOT_REPRODUCED)
 
@@ -147,35 +147,36 @@ def _changes(skip: str | None, change: list[str], null: bool) -> tuple[Change, .
     return tuple(map(parse_change, texts)) if nothing or texts else None
 
 
-def _carry_out(planned: Plan, ranks: Speaker, quiet: bool) -> Replayed:
+def _carry_out(planned: Plan, ranks: Speaker, *, quiet: bool) -> Replayed:
     order = planned.order
-    if ranks.first:
-        for label, text in planned.lines:
-            typer.echo(f"{label:<8}{text}", err=quiet)
-        if planned.imports:
-            typer.echo(f"{'imports':<8}{planned.imports}", err=True)
-    with notes(ranks.first), stage("Loading torch, the program and the checkpoint", shown=ranks.first) as say:
+    if not ranks.first:
         from postmortem.replay.driver import replay
 
-        with progress("Replaying", shown=ranks.first) as advance:
-            say("")
-            length = order.until - order.from_step
-            try:
-                return replay(
-                    order, on_step=lambda step, _, loss, was: advance(step - order.from_step, length, loss, was)
-                )
-            except KeyboardInterrupt as error:
-                where = shown(Path(order.out))
-                raise Interrupted(f"interrupted. What was driven lies in {where}; the same command starts anew") from error
+        with notes(told=False):
+            return replay(order)
+    for label, text in planned.lines:
+        typer.echo(f"{label:<8}{text}", err=quiet)
+    if planned.imports:
+        typer.echo(f"imports {planned.imports}", err=True)
+    try:
+        with stage("Loading torch"):
+            from postmortem.replay.driver import replay
+        with notes(told=True), progress("Replaying") as advance:
+            start, length = order.from_step, order.until - order.from_step
+            return replay(order, on_step=lambda step, _, loss, was: advance(step - start, length, loss, was))
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"interrupted. What was driven lies in {shown(Path(order.out))}; the same command drives it anew"
+        ) from error
 
 
-def _tell(planned: Plan, result: Replayed, as_json: bool) -> None:
+def _tell(planned: Plan, result: Replayed, *, as_json: bool) -> None:
     from postmortem.diff import diff_runs
     from postmortem.replay.result import to_json
     from postmortem.replay.wording import reproduction
     from postmortem.sources import open_run
 
-    order, out = planned.order, shown(Path(result.out))
+    order, parent, out = planned.order, shown(Path(planned.order.run)), shown(Path(result.out))
     if as_json:
         typer.echo(to_json(result), nl=False)
         return
@@ -183,6 +184,5 @@ def _tell(planned: Plan, result: Replayed, as_json: bool) -> None:
     with stage("Comparing the runs"):
         compared = diff_runs(open_run(Path(order.run)), open_run(Path(result.out)))
     show(compared.summary(width(sys.stdout), encodes(sys.stdout)))
-    parent = shown(Path(order.run))
-    following = f"postmortem prove {parent}" if not order.changes else f"postmortem draft {out}"
-    typer.echo(f"\nrun     {out}\nnext    {following}")
+    typer.echo(f"\nrun     {out}")
+    typer.echo(f"next    {f'postmortem prove {parent}' if order.reason else f'postmortem draft {out}'}")

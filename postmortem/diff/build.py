@@ -12,7 +12,7 @@ from postmortem.diff.divergence import divergence
 from postmortem.diff.level import Band, band, gap
 from postmortem.diff.limits import cannot_tell, unequal
 from postmortem.diff.model import SCHEMA_VERSION, Gap, RunsDiff
-from postmortem.diff.pair import Curve, Pair
+from postmortem.diff.pair import Pair
 from postmortem.diff.settings import settings
 from postmortem.diff.verdict import judge
 from postmortem.run import Run
@@ -29,14 +29,14 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
     lone = (sides.alone("a", side_a, side_b), sides.alone("b", side_b, side_a))
     changed = settings(a, b)
     parted = divergence(pair, columns, changed, [(one.letter, r) for one in lone for r in one.rewinds])
-    begun = min((step for one in lone if (step := one.first_step) is not None), default=None)
+    begun = [step for one in lone if (step := one.first_step) is not None]
+    begun += [parted.step] if parted is not None and any(one.skipped for one in lone) else []
     curve = pair.by_step("loss")
     noise = None if curve is None else band(curve, [c for run in context if (c := Pair(a, run).by_step("loss"))])
-    gaps = _gaps(pair, curve, noise, begun, max(side_a.row_step, side_b.row_step))
-    lacking = "" if gaps and gaps[0].column == "loss" else "no loss in both" if curve is None else "too few rows"
+    lacking = "no loss in both" if curve is None else "too few rows" if noise is None else ""
+    gaps = _gaps(pair, noise, min(begun, default=None), max(side_a.row_step, side_b.row_step))
     apart = unequal(pair, side_a, side_b)
-    measured = (gaps[0], noise.noise) if noise and gaps else lacking
-    verdict, reason = judge(columns, pair.steps.size, apart, measured, lone)
+    verdict, reason = judge(columns, pair.steps.size, apart, lacking or gaps[0], lone)
     if curve is not None and noise is not None:
         side_a, side_b = (
             sides.recovered(run, side, one, curve, noise)
@@ -53,7 +53,6 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
         settings=changed,
         divergence=parted,
         alignment=alignment(pair),
-        noise=noise.noise if noise else None,
         gaps=gaps,
         columns=columns,
         columns_only_a=alone(a, b),
@@ -62,16 +61,15 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
     )
 
 
-def _gaps(pair: Pair, loss: Curve | None, noise: Band | None, begun: int | None, row_step: int) -> tuple[Gap, ...]:
-    """The loss by step and by batch, and the held-out loss by step, against its own noise."""
+def _gaps(pair: Pair, noise: Band | None, begun: int | None, row_step: int) -> tuple[Gap, ...]:
+    """The loss by step and by batch, and the held-out loss by step, each against its own noise."""
     found: list[Gap] = []
-    if loss is not None and noise is not None:
-        found.append(gap(loss, noise, row_step, begun))
-        by_batch = pair.by_batch("loss")
-        if by_batch is not None and by_batch.a.size >= noise.noise.rows:
-            found.append(gap(by_batch, noise, 1, None))
-    held_out = pair.by_step("eval_loss")
-    own = None if held_out is None else band(held_out)
-    if held_out is not None and own is not None:
-        found.append(gap(held_out, own, row_step, begun))
+    for curve, event, width in (
+        (pair.by_step("loss"), begun, noise),
+        (pair.by_batch("loss"), None, None),
+        (pair.by_step("eval_loss"), begun, None),
+    ):
+        own = width if width is not None or curve is None else band(curve)
+        if curve is not None and own is not None:
+            found.append(gap(curve, own, row_step, event))
     return tuple(found)

@@ -85,13 +85,13 @@ def _kind(
     around = [s.key for s in settings if s.group in ("environment", "packages", "run") and s.key in ARITHMETIC]
     share = _largest_share(pair, here, step)
     if share is not None and share <= TINY and (around or not config):
-        because = f"{_columns(around)} differ" if around else "nothing else is known to differ"
-        return "other_arithmetic", f"{_columns(here)} differ by at most {number(share)} of their size, {because}"
+        because = f"run.json differs in {_columns(around)}" if around else "nothing else is known to differ"
+        return "other_arithmetic", f"by at most {number(share)} of their size in {_columns(here)}; {because}"
     told = f"; run.json differs in {_columns(config or around)}" if config or around else ""
     if batch == "unknown":
-        return "unknown", f"{_columns(here)} differ, and the logs hold no hash of the batches{told}"
+        return "unknown", f"in {_columns(here)}, and the logs hold no hash of the batches{told}"
     kind: Kind = "other_config" if config else "other_arithmetic" if around else "other_state"
-    return kind, f"{_columns(here)} differ on the same batch{told}"
+    return kind, f"in {_columns(here)}, on the same batch{told}"
 
 
 def _log_only(pair: Pair, columns: Sequence[ColumnDiff]) -> str:
@@ -102,12 +102,12 @@ def _log_only(pair: Pair, columns: Sequence[ColumnDiff]) -> str:
     if state is not None:
         hashed = min((int(labels.step[-1]) for run in pair.runs if (labels := run.labels(state.name))), default=-1)
         told = not state.differing and all(c.last_step is None or c.last_step <= hashed for c in columns)
-        return f"{_columns(differing)} differ in the log, and {state.name} nowhere" if told else ""
+        return f"the logs differ in {_columns(differing)}, and nowhere in {state.name}" if told else ""
     loss = known.get("loss")
     if loss is None or loss.equal_after < LATER_ROWS or loss.rows == loss.differing:
         return ""
     later = [c for c in columns if c.differing and c.name != "loss" and c.equal_after < LATER_ROWS]
-    return "" if later else f"{_columns(differing)} differ in the log; later losses have the same bits again"
+    return "" if later else f"the logs differ in {_columns(differing)}; later losses have the same bits again"
 
 
 def _batch(pair: Pair, step: int, here: Sequence[str]) -> BatchIs:

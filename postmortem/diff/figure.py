@@ -90,7 +90,7 @@ def _losses(axes: Axes, sides: Sequence[Side]) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(_digits))
     if any(side.discarded for side in sides):
-        axes.plot([], [], color=FAINT, linewidth=0.7, linestyle=_DASHES, label="discarded")
+        axes.plot([], [], color=FAINT, linewidth=0.8, linestyle=_DASHES, label="discarded")
     legend = axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 0.99),
@@ -116,8 +116,9 @@ def _line(axes: Axes, trace: Trace, colour: str, *, label: str | None = None, da
         np.asarray(trace.step),
         np.where(np.isfinite(value), value, np.nan),
         color=colour,
-        linewidth=0.7 if dashed else 1.0,
+        linewidth=0.8 if dashed else 1.0,
         linestyle=_DASHES if dashed else "-",
+        zorder=3.0 if dashed else 2.0,  # what was left behind is often just what the other run kept
         label=label,
     )
 

@@ -1,8 +1,9 @@
-"""How far two curves lie apart, held against the noise that equally good runs show.
+"""How far two curves lie apart, held against noise.
 
 A *level* is the median of some tens of consecutive rows: what a batch more or less hard does not move. The noise of a
-curve's levels is read off the curve itself, from second differences of neighbouring levels: a trend cancels, and a
-spike spoils three of them, which a median does not feel.
+gap is read off the gap itself, from second differences of its neighbouring levels: a trend cancels, and a spike spoils
+three of them, which a median does not feel. Where two runs consume the same batches, what is hard for both cancels and
+the noise is small; where they do not, as with two seeds, it is that of both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ FINAL_SHARE = 0.05  # of the rows are the end of a run
 FEWEST_FINAL = 20  # rows that an end has at least
 FEWEST_LEVELS = 8  # fewer say nothing of noise
 MOST_ROWS = 50  # of a level, as many as the detectors give a loss to settle
-FLOOR = 1e-3  # of the level: runs closer than this are equal for any purpose, however smooth their logs
+FLOOR = 0.004  # of the loss: no noise is taken for less, as the detectors take no smaller shift for a lingering one
+END_SIGMAS = 3.0
+LEAST_SHARE = 0.5  # of a level's deviation is left in a longer one's: what wanders slowly, neighbours do not show
 _LOCAL = 15  # levels around each other that are as noisy: early in a training they are far noisier
 _MAD = 1.4826  # × median |x| is the standard deviation of a Gaussian
 _POINTS = 400
@@ -32,7 +35,7 @@ _POINTS = 400
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """The noise, and half the band's width at each level: float64[levels]."""
+    """The noise of a gap, and half the band's width at each level: float64[levels]."""
 
     noise: Noise
     half: Values
@@ -51,24 +54,28 @@ def levels(values: Values, rows: int) -> Values:
 
 
 def band(curve: Curve, siblings: Sequence[Curve] = ()) -> Band | None:
-    """The noise band of two curves; None where there are too few rows.
+    """The noise of a gap, from the row on at which the curves part; None where there are too few rows.
 
-    Half its width is what as many levels of Gaussian noise as there are reach: σ (√(2 ln n) + 1). `siblings` are the
-    first curve against runs that are as good: no band is narrower than the spread that was measured.
+    Half the band's width is what as many levels of Gaussian noise as there are reach: σ (√(2 ln n) + 1). The end of a
+    run is one level of its own length, and held against END_SIGMAS of such levels. `siblings` are the first curve
+    against runs that are as good: no band is narrower than the spread that was measured.
     """
-    rows = level_rows(curve.a.size)
-    wander = [_wander(levels(values, rows)) for values in (curve.a, curve.b)]
-    if any(w is None for w in wander):
+    rows, last = level_rows(curve.a.size), end_rows(curve.a.size)
+    parted = np.flatnonzero(curve.gap != 0)  # NaN is not 0, either
+    after = curve.gap[parted[0] :] if parted.size else curve.gap[:0]
+    wander = _wander(levels(after, rows)) or _wander_of_both(curve, rows)
+    if wander is None:
         return None
-    (sigma_a, local_a), (sigma_b, local_b) = (w for w in wander if w is not None)
-    reach = math.sqrt(2 * math.log(local_a.size)) + 1
-    sigma = math.hypot(sigma_a, sigma_b)
+    sigma, local = wander
+    long = _wander(levels(after, last))
     spread = max((float(_sizes(s.gap, rows).max(initial=0.0)) for s in siblings), default=0.0)
     least = max(FLOOR * min(float(np.median(_sizes(values, rows))) for values in (curve.a, curve.b)), spread)
-    half = np.maximum(reach * np.maximum(np.hypot(local_a, local_b), sigma), least)
-    measured = f", and the spread of {len(siblings)} further runs" if siblings else ""
-    source = f"each curve's own wander about its trend, in levels of {rows} rows{measured}"
-    return Band(Noise(rows, sigma, max(reach * sigma, least), source), half)
+    count = curve.a.size // rows
+    reach = math.sqrt(2 * math.log(count)) + 1
+    half = np.full(count, max(reach * sigma, least))
+    half[count - local.size :] = np.maximum(reach * np.maximum(local, sigma), least)
+    end = max(END_SIGMAS * (sigma if long is None else max(long[0], LEAST_SHARE * sigma)), least)
+    return Band(Noise(rows, sigma, max(reach * sigma, least), end, len(siblings)), half)
 
 
 def gap(curve: Curve, noise: Band, row_step: int, event: int | None) -> Gap:
@@ -79,7 +86,6 @@ def gap(curve: Curve, noise: Band, row_step: int, event: int | None) -> Gap:
     at = int(np.argmax(size))
     rows = noise.noise.rows
     level = levels(difference, rows)
-    half = noise.half if noise.half.size == level.size else np.full(level.size, noise.noise.band)
     step = curve.step_a[curve.a.size - level.size * rows :][rows // 2 :: rows]
     before = 0 if event is None else int(np.searchsorted(curve.step_a, event))
     last = end_rows(difference.size)
@@ -93,12 +99,14 @@ def gap(curve: Curve, noise: Band, row_step: int, event: int | None) -> Gap:
         largest=float(difference[at]) if finite[at] else math.nan,
         largest_at=(int(curve.step_a[at]), int(curve.step_b[at])),
         before=_end(difference[:before]) if before >= FEWEST_FINAL else None,
+        before_noise=float(noise.half[max(0, level.size - 1 - (difference.size - before) // rows)]),
         final=_end(difference),
         final_rows=last,
         levels=level.size,
-        outside=int((~(np.abs(level) <= half)).sum()),
+        outside=int((~(np.abs(level) <= noise.half)).sum()),
+        noise=noise.noise,
         level=Trace("gap", tuple(step[drawn].tolist()), tuple(level[drawn].tolist())),
-        band=tuple(half[drawn].tolist()),
+        band=tuple(noise.half[drawn].tolist()),
     )
 
 
@@ -136,12 +144,18 @@ def thinned(name: str, step: Steps, value: Values) -> Trace:
 
 def nats(size: float) -> str:
     """A gap's size as people read it, to two significant digits."""
-    return f"{size:.2g}" if 1e-3 <= size < 10 else number(float(f"{size:.3g}"))
+    return f"{size:.2g}" if size < 10 else number(float(f"{size:.3g}"))
 
 
 def signed(gap: float) -> str:
     """A gap with its sign: `+0.012`."""
     return nats(gap) if math.isnan(gap) else f"{'+' if gap >= 0 else '−'}{nats(abs(gap))}"
+
+
+def _wander_of_both(curve: Curve, rows: int) -> tuple[float, Values] | None:
+    """Of two curves that hardly part, what either does about its own trend."""
+    a, b = (_wander(levels(values, rows)) for values in (curve.a, curve.b))
+    return None if a is None or b is None else (math.hypot(a[0], b[0]), np.hypot(a[1], b[1]))
 
 
 def _sizes(values: Values, rows: int) -> Values:
@@ -168,6 +182,6 @@ def _wander(level: Values) -> tuple[float, Values] | None:
         return None
     overall = _MAD * float(np.median(second[sound]))
     filled: NDArray[np.float64] = np.where(sound, second, np.median(second[sound]))
-    around = np.pad(filled, (1 + _LOCAL // 2, 1 + _LOCAL // 2), mode="edge")
+    around = np.pad(filled, (1 + _LOCAL // 2, 1 + _LOCAL // 2), mode="reflect")  # a spike at the end is not repeated
     local = _MAD * np.median(np.lib.stride_tricks.sliding_window_view(around, _LOCAL), axis=1)
     return overall, local

@@ -215,14 +215,16 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Noise:
-    """How far two equally good runs may lie apart, in nats. `rows` make a level (a median); `sigma` is the robust
-    deviation of the difference of two levels, `band` what that many levels of noise reach.
+    """The noise of a gap, in nats. `rows` make a level (a median), `sigma` is the robust deviation of one; `band` is
+    what all levels together reach by noise, `end` what the end of a run may. `siblings` counts the further runs whose
+    spread about the first widened both.
     """
 
     rows: int
     sigma: float
     band: float
-    source: str
+    end: float
+    siblings: int
 
 
 @dataclass(frozen=True)
@@ -242,10 +244,12 @@ class Gap:
     largest: float
     largest_at: tuple[int, int]
     before: float | None  # as `final`, over the rows before anything happened to one run alone
+    before_noise: float
     final: float
     final_rows: int
     levels: int
     outside: int
+    noise: Noise
     level: Trace
     band: tuple[float, ...]  # half width at each point of `level`
 
@@ -264,7 +268,6 @@ class RunsDiff:
     settings: tuple[Setting, ...]
     divergence: Divergence | None
     alignment: Alignment | None
-    noise: Noise | None
     gaps: tuple[Gap, ...]
     columns: tuple[ColumnDiff, ...]
     columns_only_a: tuple[str, ...]

@@ -18,7 +18,7 @@ from postmortem.run import Run
 from postmortem.text import number, plain
 
 _HEADS = ("run", "verdict", "they part", "incidents", "area", "end", "lost")
-_NAME = 24  # characters of a run's name in the table
+_NAME = 40  # characters of a run's name in the table, where there is room
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Comparison:
     def summary(self, width: int | None = None, unicode: bool = True, everything: bool = False) -> tuple[Line, ...]:
         """The table's lines, no wider than `width`, and the first facts; `everything` adds each diff in full."""
         first = self.diffs[0].a
-        lines: list[Line] = [(Span(plain(first.id, 60), "bold"), Span(f"  {run_line(first)}", "dim")), ()]
+        lines: list[Line] = [(Span("a  "), Span(plain(first.id, 60), "bold"), Span(f"  {run_line(first)}", "dim")), ()]
         rows = [_HEADS, *(_row(d) for d in self.diffs)]
         wide = [max(len(row[i]) for row in rows) for i in range(len(_HEADS))]
+        if width is not None:  # of a long name less is shown, and all of the figures
+            wide[0] = max(8, min(wide[0], width - sum(w + 2 for w in wide[1:])))
         for row, d in zip(rows, (None, *self.diffs), strict=True):
-            style = "dim" if d is None else ""
-            cells = [Span(f"{cell:<{w}}  ", style) for cell, w in zip(row, wide, strict=True)]
-            if d is not None:
-                cells[1] = Span(cells[1].text, STYLES[d.verdict])
-            lines.append(tuple(cells))
+            name, *rest = (f"{plain(cell, w):<{w}}  " for cell, w in zip(row, wide, strict=True))
+            styles = ["bold" if d else "dim", STYLES[d.verdict] if d else "dim", *["" if d else "dim"] * len(rest)]
+            lines.append(tuple(Span(text, style) for text, style in zip((name, *rest), styles, strict=False)))
         lines.append(())
         for d in self.diffs:
             lines += labelled(plain(d.b.id, 11), (d.reason, *_facts(d)), width)

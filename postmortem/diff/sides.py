@@ -22,8 +22,9 @@ _AFTER_ALL = 2**62
 def both(pair: Pair, *, same: bool) -> tuple[Side, Side]:
     """The sides of a and b. `same`: the histories hold the same bits, so that one search for incidents will do."""
     seen_a = detect(pair.a)
-    alike = same and pair.a.segments == pair.b.segments and not any(s.discarded for s in pair.a.segments)
-    seen_b = seen_a if alike and pair.a.columns == pair.b.columns else detect(pair.b)
+    alike = same and pair.a.columns == pair.b.columns and pair.a.segments == pair.b.segments
+    alike &= np.array_equal(pair.a.row_steps, pair.b.row_steps) and not any(s.discarded for s in pair.a.segments)
+    seen_b = seen_a if alike else detect(pair.b)
     found_a, found_b = happened.found(seen_a), happened.found(seen_b)
     a, b = _side(pair.a, pair.b), _side(pair.b, pair.a)
     row_step = max(a.row_step, b.row_step)
@@ -40,7 +41,8 @@ def alone(letter: str, side: Side, other: Side) -> Alone:
         letter,
         tuple(i for i in side.incidents if not i.shared),
         tuple(r for r in side.rewinds if not _among(r, other.rewinds)),
-        any((s.attempt, s.first_step, s.last_step) not in theirs for s in side.discarded),
+        discarded=any((s.attempt, s.first_step, s.last_step) not in theirs for s in side.discarded),
+        skipped=not set(side.skipped) <= set(other.skipped),
     )
 
 

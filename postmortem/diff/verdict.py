@@ -19,19 +19,20 @@ from dataclasses import dataclass
 
 from postmortem.diff.level import nats
 from postmortem.diff.limits import Unequal
-from postmortem.diff.model import ColumnDiff, Found, Gap, Noise, Rewind, Verdict
+from postmortem.diff.model import ColumnDiff, Found, Gap, Rewind, Verdict
 
 _UNSETTLED = ("diverged", "unresolved")
 
 
 @dataclass(frozen=True)
 class Alone:
-    """What one run met and the other did not: incidents, rewinds, and whether it discarded or skipped anything."""
+    """What one run met and the other did not: incidents, rewinds, steps that it discarded, batches that it skipped."""
 
     letter: str
     incidents: tuple[Found, ...]
     rewinds: tuple[Rewind, ...]
-    went_back: bool
+    discarded: bool
+    skipped: bool
 
     @property
     def first_step(self) -> int | None:
@@ -42,13 +43,14 @@ class Alone:
     @property
     def to_loss(self) -> bool:
         """Whether anything happened that the loss had to get over."""
-        return any(i.on_loss for i in self.incidents) or any(r.kind == "rollback" or r.skip for r in self.rewinds)
+        went_back = any(r.kind == "rollback" for r in self.rewinds)
+        return went_back or self.skipped or any(i.on_loss for i in self.incidents)
 
     @property
     def anything(self) -> bool:
         """Whether anything happened at all."""
         partly = any(r.missing or r.altered or r.changes for r in self.rewinds)
-        return bool(self.incidents) or self.went_back or partly or self.to_loss
+        return bool(self.incidents) or self.discarded or partly or self.to_loss
 
     @property
     def unsettled(self) -> bool:
@@ -60,12 +62,12 @@ def judge(
     columns: Sequence[ColumnDiff],
     steps: int,
     unequal: Unequal,
-    measured: tuple[Gap, Noise] | str,
+    measured: Gap | str,
     alone: Sequence[Alone],
 ) -> tuple[Verdict, str]:
     """The verdict and why.
 
-    `steps` counts the common ones; `measured` is the loss by step with its noise, or why there is none.
+    `steps` counts the common ones; `measured` is the gap of the loss by step, or why there is none.
     """
     if not steps:
         return "different", "the runs have no step in common"
@@ -74,26 +76,27 @@ def judge(
         return ("different", f"{unequal.ends}; {same}") if unequal.ends else ("identical", same)
     if isinstance(measured, str):
         return "different", f"bits differ, and {measured}"
-    gap, noise = measured
+    gap = measured
     if math.isnan(gap.final):
         return "different", "the loss of one run ends non-finite"
-    width = f"the noise of ±{nats(noise.band)}"
-    inside = abs(gap.final) <= noise.band
+    noise = f"the noise of ±{nats(gap.noise.end)} there"
+    inside = abs(gap.final) <= gap.noise.end
     if inside and not gap.outside and not any(one.to_loss for one in alone):
-        same = f"every level of the loss lies within {width} nats"
+        same = f"every level of the loss lies within the noise, ±{nats(gap.noise.band)} nats, and so does the end"
         return ("different", f"{unequal.ends}; {same}") if unequal.ends else ("equivalent", same)
     end = f"b ends {nats(abs(gap.final))} nats {'below' if gap.final < 0 else 'above'} a"
     who = " and ".join(one.letter for one in alone if one.anything)
-    if gap.before is not None and abs(gap.before) > noise.band:
-        return "different", f"{nats(abs(gap.before))} nats apart before anything happened, outside {width}"
+    if gap.before is not None and abs(gap.before) > gap.before_noise:
+        apart = f"{nats(abs(gap.before))} nats apart before anything happened"
+        return "different", f"{apart}, outside the noise of ±{nats(gap.before_noise)} there"
     if not who:
-        where = f"{end}, outside {width}" if not inside else f"{gap.outside} of {gap.levels} levels lie outside {width}"
+        where = f"{end}, outside {noise}" if not inside else f"{gap.outside} of {gap.levels} levels leave the noise"
         return "different", f"{where}, and nothing happened to one run alone"
     if inside:
-        return "recovered", f"what happened to {who} is over: {end}, within {width}"
+        return "recovered", f"what happened to {who} is over: {end}, within {noise}"
     if any(one.unsettled for one in alone):
-        return "different", f"{who} has not settled: {end}, outside {width}"
-    return "lingering", f"what happened to {who} stays: {end}, outside {width}"
+        return "different", f"{who} has not settled: {end}, outside {noise}"
+    return "lingering", f"what happened to {who} stays: {end}, outside {noise}"
 
 
 def _count(number_of: int, what: str) -> str:

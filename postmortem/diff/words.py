@@ -30,6 +30,8 @@ class Section:
 def sections(d: RunsDiff, everything: bool = False) -> tuple[Section, ...]:
     """All that there is to say, in the order in which it is read; `everything` says also what is unchanged."""
     most = 10**9 if everything else FEW
+    moved = everything or (d.alignment is not None and d.alignment.moved)
+    gaps = [g for g in d.gaps if (g.by == "step" or moved) and (everything or g.area or g.nonfinite)]
     made = (
         Section("Changed", _changed(d, most)),
         Section("Incidents", _incidents(d, most)),
@@ -38,8 +40,8 @@ def sections(d: RunsDiff, everything: bool = False) -> tuple[Section, ...]:
         Section("Discarded", _each(d, lambda side: [_stretch(one) for one in side.discarded], most)),
         Section("Lost", _each(d, lambda side: _lost(side.lost), most)),
         Section("Back after", _each(d, lambda side: [_back(one) for one in side.recoveries], most)),
-        Section("Between", tuple(_between(gap) for gap in d.gaps if gap.column == "loss")),
-        Section("The end", tuple(_end(gap, d) for gap in d.gaps)),
+        Section("Between", tuple(_between(gap) for gap in gaps if gap.column == "loss")),
+        Section("The end", tuple(_end(gap) for gap in gaps)),
         Section("Columns", _columns(d, everything)),
         Section("Not told", d.cannot_tell),
     )
@@ -151,12 +153,9 @@ def _between(gap: Gap) -> str:
     return f"by {gap.by}: area {number(gap.area)} {unit}, largest gap {signed(gap.largest)} at {where}; {out}{broken}"
 
 
-def _end(gap: Gap, d: RunsDiff) -> str:
-    rows = f"last {gap.final_rows} rows"
-    if gap.column != "loss":
-        return f"{gap.column}: {signed(gap.final)} nats over the {rows}"
-    noise = f"; noise ±{nats(d.noise.band)}" if d.noise is not None and gap.by == "step" else ""
-    return f"by {gap.by}: b − a = {signed(gap.final)} nats over the {rows}{noise}"
+def _end(gap: Gap) -> str:
+    what = f"by {gap.by}" if gap.column == "loss" else gap.column
+    return f"{what}: b − a = {signed(gap.final)} nats over the last {gap.final_rows} rows; noise ±{nats(gap.noise.end)}"
 
 
 def _columns(d: RunsDiff, everything: bool) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ _HELD_OUT = 64
 def build(config: Config) -> LabProgram:
     """A fresh lab training of `config` (see `postmortem.lab.config`). Pins torch to one deterministic thread."""
     torch.set_num_threads(1)
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import torch's compiler: a second
+    torch.use_deterministic_algorithms(True)
     setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - torch does not declare it
     return LabProgram(config)
 

@@ -99,7 +99,8 @@ def named_device(name: str) -> str:
 
 def packages() -> dict[str, str]:
     """Version of every installed distribution, by name."""
-    found = {str(dist.metadata["Name"]): dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    read = (dist.metadata for dist in metadata.distributions())  # once each: reading it is what takes time
+    found = {str(held["Name"]): str(held["Version"]) for held in read if held["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

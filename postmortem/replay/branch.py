@@ -37,7 +37,7 @@ def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | 
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ORDER).is_file())):
         raise UsageError(f"{plain(out, 1000)}: is there already and no replay; choose another folder with --out")
     if out.is_dir() and attempt_of_holder(out, 0) is not None:
-        raise UsageError(f"{plain(out, 1000)}: is being written by another replay; wait for it, or choose another --out")
+        raise UsageError(f"{plain(out, 1000)}: is being written by another replay; wait, or choose another --out")
     made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     made.mkdir(parents=True)
     try:

@@ -18,6 +18,7 @@ from postmortem.replay.order import Change, Order, read_order
 from postmortem.replay.recorded import Recorded
 from postmortem.replay.result import RESULT
 from postmortem.replay.starting import find_checkpoint, usable
+from postmortem.replay.trust import is_ours, trusted_program, where_from
 from postmortem.report import select
 from postmortem.run import Run
 from postmortem.sources import open_run
@@ -46,10 +47,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Plan:
-    """An order, and what is to be said of it before it is carried out: (label, text) each."""
+    """An order, and what is to be said of it before it is carried out: (label, text) each. `imports` says which foreign
+    program is imported from where, "" for this package's own."""
 
     order: Order
     lines: tuple[tuple[str, str], ...]
+    imports: str = ""
 
 
 def plan(asked: Asked) -> Plan:
@@ -61,6 +64,7 @@ def plan(asked: Asked) -> Plan:
     """
     run = open_run(asked.run)
     root_of(run)
+    program = trusted_program(run.manifest.program, asked.program, trust=asked.trusted)
     open_questions = None in (asked.from_step, asked.until, asked.changes) and asked.checkpoint is None
     incident = _incident(run, asked.incident) if open_questions or asked.incident is not None else None
     attempt = asked.attempt
@@ -92,7 +96,22 @@ def plan(asked: Asked) -> Plan:
     )
     held = find_checkpoint(recorded, order)
     order = replace(order, out=str(asked.out or place(asked.run, order)))
-    return Plan(order, (("plan", _told(run, order, held)), ("change", f"{_texts(changes)}{why}")))
+    return _planned(run, order, held, why, program)
+
+
+def plan_of(file: Path, program: str | None, *, trusted: bool) -> Plan:
+    """The order in `file`. What it says of trust counts for nothing: it comes from elsewhere as a run does.
+
+    Raises:
+        UsageError: its program has to be trusted first, or there is no such checkpoint.
+        UnreadableInput: the file holds no order, or its run cannot be read.
+    """
+    order = read_order(file)
+    run = open_run(Path(order.run))
+    root_of(run)
+    entry_point = trusted_program(order.program or run.manifest.program, program, trust=trusted)
+    order = replace(order, program=program or order.program, trusted=trusted)
+    return _planned(run, order, find_checkpoint(Recorded(run, order.attempt), order), "", entry_point)
 
 
 def place(run: Path, order: Order) -> Path:
@@ -141,10 +160,10 @@ def _start(asked: Asked, recorded: Recorded, incident: Incident | None) -> tuple
         raise UsageError(
             f"{plain(recorded.run.id)} has no incident, so nothing says where to start: name a step, --from-step N"
         )
-    return _healthy(recorded, incident), None
+    return healthy_start(recorded, incident), None
 
 
-def _healthy(recorded: Recorded, incident: Incident) -> int:
+def healthy_start(recorded: Recorded, incident: Incident) -> int:
     """The step of the newest checkpoint before the incident; one of parameters only, which would reset the optimizer,
     only where there is no other. 0, from scratch, where none is held."""
     root = root_of(recorded.run)
@@ -169,6 +188,11 @@ def _changes(
     if first >= last:
         return (), f" (the suspect batches of the {at} lie behind)"
     return (Change("skip", f"{first}:{last}"),), f" (suggested for the {at})"
+
+
+def _planned(run: Run, order: Order, checkpoint: Path | None, why: str, program: str) -> Plan:
+    lines = (("plan", _told(run, order, checkpoint)), ("change", f"{_texts(order.changes)}{why}"))
+    return Plan(order, lines, "" if is_ours(program) else f"{plain(program)} {where_from(program)}")
 
 
 def _told(run: Run, order: Order, checkpoint: Path | None) -> str:

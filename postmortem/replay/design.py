@@ -52,7 +52,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Test:
-    """One hypothesis and, for each of its predictions, the arms that decide it: one that shows the outcome is enough."""
+    """One hypothesis and, for each of its predictions, the arms that decide it: one that shows it is enough."""
 
     cause: str
     title: str
@@ -73,7 +73,6 @@ class Test:
 class Design:
     """The experiment: R0 drives [from_step, until), the arms [lead, until) on what R0 saved at `lead`."""
 
-    incident: Incident
     from_step: int
     lead: int
     until: int
@@ -91,8 +90,8 @@ class Design:
         return self.until - self.start(arm)
 
 
-def design(incident: Incident, *, from_step: int) -> Design:
-    """The experiment for `incident` from the checkpoint at `from_step`.
+def design(incident: Incident, *, from_step: int, apart: bool = False) -> Design:
+    """The experiment for `incident` from the checkpoint at `from_step`; `apart`: no arm waits for what R0 saves.
 
     Raises:
         UsageError: no hypothesis of the incident predicts anything that a replay could show.
@@ -102,7 +101,8 @@ def design(incident: Incident, *, from_step: int) -> Design:
         raise UsageError("no hypothesis of this incident names a replay that would test it; try a null replay")
     window = incident.skip_window or _window(tested) or (incident.onset_step, incident.peak_step + 1)
     length = min(window[1] - window[0], LONGEST_PLACEBO)
-    lead = max(from_step, incident.onset_step - (window[1] - window[0]) - length - BEFORE)
+    near = max(from_step, incident.onset_step - (window[1] - window[0]) - length - BEFORE)
+    lead = from_step if apart else near
     away = window[1] + AWAY
     cross = (
         Arm("R3", (Change("replace", f"{window[0]}:{window[1]}"),)),
@@ -118,7 +118,7 @@ def design(incident: Incident, *, from_step: int) -> Design:
         _placebo("skip", window[1] + MARGIN, length),
         Arm("R2", (Change("noise", "1"),)),
     )
-    return Design(incident, from_step, lead, until, window, tests, placebos, cross)
+    return Design(from_step, lead, until, window, tests, placebos, cross)
 
 
 def _tested(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:

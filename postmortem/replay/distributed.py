@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -55,6 +55,8 @@ def joined() -> Generator[Speaker]:
         return
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     from postmortem.checkpoint.ranks import Ranks
 
@@ -62,8 +64,8 @@ def joined() -> Generator[Speaker]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store, rank, world = next(dist.rendezvous("env://"))
-    dist.init_process_group(backend, store=dist.PrefixStore("postmortem/group", store), rank=rank, world_size=world)
+    store, rank, world = next(rendezvous("env://"))
+    dist.init_process_group(backend, store=PrefixStore("postmortem/group", store), rank=rank, world_size=world)
     try:
         yield Ranks()
     except SystemExit:
@@ -81,10 +83,8 @@ def _is_to_say(store: Any, error: BaseException) -> bool:
     from postmortem.checkpoint.ranks import RankFailed
 
     if isinstance(error, RankFailed):
-        try:
+        with suppress(RuntimeError):  # it could not say it
             store.wait([_SAID], timedelta(seconds=_PATIENCE_S))
-        except RuntimeError:  # it could not say it
-            pass
     return int(store.add(_SAID, 1)) == 1
 
 

@@ -8,7 +8,6 @@ is reset again. A fault of data or config is part of the program and is met agai
 
 from __future__ import annotations
 
-import random
 import time
 import warnings
 from collections.abc import Callable
@@ -16,13 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from postmortem.anatomy import digest
 from postmortem.atomic import write_text
-from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy, inspection
-from postmortem.checkpoint.load import read_state
+from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import absent
 from postmortem.drive import drive
@@ -30,6 +25,7 @@ from postmortem.errors import PostmortemError, UsageError
 from postmortem.program import Measured, Program, State, next_index, select
 from postmortem.record import Recorder
 from postmortem.replay.branch import branch
+from postmortem.replay.building import build, saved_state, use_threads_of
 from postmortem.replay.comparison import Comparison, Tally, other_arithmetic
 from postmortem.replay.interventions import Scene
 from postmortem.replay.order import Change, Order
@@ -94,9 +90,7 @@ class _Replay:
     def carry_out(self, checkpoint: Path | None) -> Replayed:
         """Drive from `checkpoint`, which lies in the new run already."""
         order, out = self._order, Path(self._order.out)
-        threads = self._recorded.run.manifest.environment.get("threads")
-        if type(threads) is int and 0 < threads <= 1024:
-            torch.set_num_threads(threads)  # another number sums in another order
+        use_threads_of(self._recorded)
         program = self._build(order.changes)
         with Recorder(out, config=None, on_error="raise", token_ids="never") as recorder:
             self._announce(recorder, checkpoint)
@@ -134,18 +128,8 @@ class _Replay:
         return result
 
     def _build(self, changes: tuple[Change, ...]) -> Program:
-        """A fresh program under all changes that hold; the process's own generators are seeded before."""
-        config = Treatment((*self._earlier, *changes), self._scene).configured(self._recorded.config)
-        for seed in (random.seed, np.random.seed, torch.manual_seed):
-            seed(0)
-        try:
-            return self._factory(config)
-        except UsageError:
-            raise
-        except Exception as error:
-            raise UsageError(
-                f"the program cannot be built of the run's config: {type(error).__name__}: {plain(error, 300)}"
-            ) from error
+        """A fresh program under all changes that hold."""
+        return build(self._factory, Treatment((*self._earlier, *changes), self._scene).configured(self._recorded.config))
 
     def _announce(self, recorder: Recorder, checkpoint: Path | None) -> None:
         order = self._order
@@ -256,7 +240,5 @@ class _Replay:
     def _load(self, step: int) -> State:
         """The state of another checkpoint of the run."""
         path = find_checkpoint(self._recorded, replace(self._order, from_step=step, checkpoint=None))
-        if path is None:
-            return self._factory(self._recorded.config).state_dict()
-        inspection.check(path)
-        return read_state(path, rank=self._ranks.rank)
+        like = self._build(())
+        return like.state_dict() if path is None else saved_state(path, self._ranks.rank, like)

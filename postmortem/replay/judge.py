@@ -1,8 +1,8 @@
 """What became of the incident in a replay: cured, there again, or elsewhere.
 
-*Cured*: no incident within 50 steps of where the suspect data or step now falls, and the area of the loss above its band
-is at most a tenth of the null replay's. The band is measured: the scatter of the loss before the incident, and how far
-null replays and replays with meaningless noise lie apart where bits cannot be had.
+*Cured*: no incident within 50 steps of where the suspect data or step now falls, and the area of the loss above its
+band is at most a tenth of the null replay's. The band is measured: the scatter of the loss before the incident, and how
+far null replays and replays with meaningless noise lie apart where bits cannot be had.
 """
 
 from __future__ import annotations
@@ -95,12 +95,13 @@ class Seen:
         return what if self.excess is None else f"{what}, excess loss {100 * self.excess:.3g} % of R0's"
 
 
-def look(yardstick: Yardstick, out: Path, falls_at: int | None = None) -> Seen:
-    """What the replay in `out` shows around the incident, or around the step at which the data falls now."""
+def look(yardstick: Yardstick, out: Path, started: int, falls_at: int | None = None) -> Seen:
+    """What the replay in `out`, driven from step `started` on, shows around the incident, or around the step at which
+    the data falls now."""
     run = open_run(out)
     at = yardstick.onset if falls_at is None else falls_at
     first = yardstick.first if falls_at is None else falls_at - 1
-    found = first_incident(run, first, at + NEAR)
+    found = first_incident(run, first, at + NEAR, started)
     if yardstick.excess == 0.0:
         return Seen(found, None)
     area = replace(yardstick, first=first).area(run, at + NEAR)
@@ -108,9 +109,11 @@ def look(yardstick: Yardstick, out: Path, falls_at: int | None = None) -> Seen:
     return Seen(found, share)
 
 
-def first_incident(run: Run, first: int, last: int) -> Found | None:
-    """The first incident of the effective history whose onset lies in [first, last]."""
+def first_incident(run: Run, first: int, last: int, started: int) -> Found | None:
+    """The first incident of the effective history whose onset lies in [first, last]. A jump of the learning rate at the
+    step that the replay started from is its own doing."""
     found = [one for one in detect(run) if not one.discarded and first <= one.onset_step <= last]
+    found = [one for one in found if (one.kind, one.onset_step) != ("lr_discontinuity", started)]
     return min(found, key=lambda one: one.onset_step, default=None)
 
 
@@ -122,8 +125,8 @@ def step_of_batch(run: Run, index: int) -> int | None:
 
 
 def spread(outs: Sequence[Path], first: int) -> float:
-    """How far replays that should be alike lie apart: the 95th percentile of the largest difference of the loss, step by
-    step from `first` on, nats; 0 for fewer than two."""
+    """How far replays that should be alike lie apart: the 95th percentile of the largest difference of the loss, step
+    by step from `first` on, nats; 0 for fewer than two."""
     curves = [loss for out in outs if (loss := open_run(out).series("loss")) is not None]
     if len(curves) < 2:
         return 0.0

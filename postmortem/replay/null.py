@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from postmortem.detectors import Incident as Found
-from postmortem.diagnosis import Experiment, Incident
+from postmortem.diagnosis import Experiment
 from postmortem.replay.result import Difference, Replayed
-from postmortem.run import Run
 from postmortem.text import number, plain
 
 FEW_ROWS = 3  # departed rows that a faulty log line may explain, where the state was not logged
@@ -27,8 +26,8 @@ class Null:
     experiment: Experiment
 
 
-def examine(run: Run, incident: Incident, result: Replayed, found: Found | None, out: str) -> Null:
-    """Judge the null replay of `incident`, in which `found` was found at its place."""
+def examine(result: Replayed, found: Found | None, out: str) -> Null:
+    """Judge a null replay, in which `found` was found at the place of the incident."""
     other = bool(result.arithmetic)
     how = (
         f"bit for bit ({result.compared} rows: {', '.join(result.columns)})"
@@ -38,11 +37,11 @@ def examine(run: Run, incident: Incident, result: Replayed, found: Found | None,
     if found is not None:
         text = f"nothing changed: the incident appears again, {how}"
         return Null(True, other, "", "", how, _experiment("persists", text, result, out))
-    cause, reason = _why(incident, result)
+    cause, reason = _why(result)
     return Null(False, other, cause, reason, how, _experiment("vanished", f"nothing changed: {reason}", result, out))
 
 
-def _why(incident: Incident, result: Replayed) -> tuple[str, str]:
+def _why(result: Replayed) -> tuple[str, str]:
     """(the cause that it shows, "" for none; the reason in words) of an incident that did not appear again."""
     if result.exact:
         return "", (
@@ -62,7 +61,7 @@ def _why(incident: Incident, result: Replayed) -> tuple[str, str]:
     if "batch_hash" in first and first["batch_hash"].step <= parting.step:
         return "", f"the batches differ from step {first['batch_hash'].step} on: it is not the run that was replayed"
     return "bit_flip", (
-        f"transient: run and replay are equal bit for bit until step {parting.step}, with the same batches and the same "
+        f"transient: run and replay are equal bit for bit until step {parting.step}, with the same batches and "
         f"program, and part there for good (first in {parting.column}); something outside of the training changed its "
         "state, such as a flipped bit of memory"
     )

@@ -1,4 +1,4 @@
-"""What a replay is told to do: one JSON document, by which a replay can be done again, elsewhere, or by another process."""
+"""What a replay is told to do: one JSON document, by which it can be done again, elsewhere, or by another process."""
 
 from __future__ import annotations
 

@@ -13,53 +13,42 @@ from typing import Literal
 
 from postmortem.assess.proof import Proof
 from postmortem.diagnosis import Experiment, Incident, Prediction, Verdict
-from postmortem.errors import PostmortemError
-from postmortem.replay.arms import Done, run_arms
+from postmortem.replay.arms import Done
 from postmortem.replay.design import Arm, Design, Test
-from postmortem.replay.judge import Yardstick, first_incident, look, spread, step_of_batch
+from postmortem.replay.judge import NEAR, Yardstick, first_incident, look, spread, step_of_batch
 from postmortem.replay.null import Null, examine
-from postmortem.replay.order import Change, Order
-from postmortem.run import Run
+from postmortem.replay.order import Order
+from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
 from postmortem.text import plain
 
-NULL = "R0"
 Outcome = Literal["cured", "persists", "follows", "vanished", ""]
 _OUTCOMES: dict[str, Outcome] = {"cures": "cured", "persists": "persists", "follows": "follows", "vanishes": "vanished"}
 
 
 @dataclass
 class Bench:
-    """Where and how the arms of one experiment are run."""
+    """The arms of one experiment in the doing. `on_arm(name, text)` hears when one begins ("") and what came of it."""
 
-    run: Run
+    subject: Subject
     design: Design
-    folder: Path
-    program: str | None = None
-    trusted: bool = False
-    workers: int | None = None
-    on_arm: Callable[[str, str], None] | None = None  # (name of an arm, what came of it; "" when it begins)
+    on_arm: Callable[[str, str], None] | None = None
     done: dict[Arm, Experiment] = field(default_factory=dict["Arm", Experiment])
     yardstick: Yardstick | None = None
-
-    @property
-    def attempt(self) -> int | None:
-        """The lineage in which the incident lies, where it was rolled back."""
-        return self.design.incident.attempt if self.design.incident.discarded else None
 
     def null_order(self) -> Order:
         """R0: nothing changed; the state just before the incident is kept for the arms."""
         design = self.design
         save = (design.lead,) if design.lead > design.from_step else ()
-        return self._order(str(self.run.path), NULL, design.from_step, (), save, self.attempt, "null replay")
+        return self.subject.order(NULL, design.from_step, design.until, save_at=save, reason="null replay")
 
     def order(self, arm: Arm) -> Order:
         """The order of one arm."""
         design = self.design
-        early = arm.early or design.lead == design.from_step
-        parent = str(self.run.path) if early else str(self.folder / NULL)
-        attempt = self.attempt if early else None
-        return self._order(parent, arm.name, design.start(arm), arm.changes, (), attempt, f"{arm.role}: {arm.text}")
+        on_null = not arm.early and design.lead > design.from_step
+        start = design.start(arm)
+        reason = f"{arm.role}: {arm.text}"
+        return self.subject.order(arm.name, start, design.until, arm.changes, on_null=on_null, reason=reason)
 
     def drive(self, arms: Sequence[Arm]) -> None:
         """Run those arms that have no outcome yet, side by side."""
@@ -67,12 +56,8 @@ class Bench:
         by_out = {self.order(arm).out: arm for arm in waiting}
         for arm in waiting:
             self.say(arm.name, "")
-        run_arms(
-            [self.order(arm) for arm in waiting],
-            workers=self.workers,
-            threads=threads_of(self.run),
-            on_done=lambda done: self._judge(by_out[done.order.out], done),
-        )
+        orders = [self.order(arm) for arm in waiting]
+        self.subject.drive(orders, lambda done: self._judge(by_out[done.order.out], done))
 
     def _judge(self, arm: Arm, done: Done) -> None:
         assert self.yardstick is not None
@@ -83,7 +68,7 @@ class Bench:
             text = f"not driven: {done.error}"
         else:
             falls_at = None if arm.asks is None else step_of_batch(open_run(out), arm.asks)
-            seen = look(self.yardstick, out, falls_at)
+            seen = look(self.yardstick, out, done.order.from_step, falls_at)
             excess, text = seen.excess, seen.text
             outcome = "cured" if seen.cured else "persists" if arm.asks is None else "follows"
             if arm.asks is not None:
@@ -98,48 +83,14 @@ class Bench:
             from_step=done.order.from_step,
             steps=done.order.until - done.order.from_step,
             seconds=0.0 if done.result is None else done.result.seconds,
-            run=self.inside(out),
+            run=self.subject.inside(out),
         )
         self.say(arm.name, self.done[arm].text)
-
-    def _order(
-        self,
-        parent: str,
-        name: str,
-        from_step: int,
-        changes: tuple[Change, ...],
-        save_at: tuple[int, ...],
-        attempt: int | None,
-        reason: str,
-    ) -> Order:
-        return Order(
-            run=parent,
-            out=str(self.folder / name),
-            from_step=from_step,
-            until=self.design.until,
-            changes=changes,
-            attempt=attempt,
-            program=self.program,
-            save_at=save_at,
-            reason=reason,
-            trusted=self.trusted,
-        )
 
     def say(self, name: str, text: str) -> None:
         """Tell of an arm."""
         if self.on_arm is not None:
             self.on_arm(name, text)
-
-    def inside(self, out: Path) -> str:
-        """A path as the run's own directory sees it."""
-        root = self.run.root
-        return str(out.relative_to(root)) if root is not None and out.is_relative_to(root) else str(out)
-
-
-def threads_of(run: Run) -> int:
-    """The number of threads that the run recorded; 1 where it did not."""
-    found = run.manifest.environment.get("threads")
-    return found if type(found) is int and 0 < found <= 1024 else 1
 
 
 def prove(bench: Bench) -> Proof:
@@ -148,19 +99,19 @@ def prove(bench: Bench) -> Proof:
     Raises:
         PostmortemError: the null replay cannot be driven; its message says why.
     """
-    design, run = bench.design, bench.run
-    incident = design.incident
+    design, run, incident = bench.design, bench.subject.run, bench.subject.incident
     null = _null_replay(bench)
     experiments = [null.experiment]
     if not null.reproduces:
         return _proof(incident, "not_reproducible", null.cause, null.reason, experiments)
     yardstick = Yardstick.of(run, incident, design.lead)
-    bench.yardstick = yardstick.measured(bench.folder / NULL)
-    bench.drive([*design.tests[0].first_arms, *design.placebos, *design.cross])
+    bench.yardstick = yardstick.measured(bench.subject.folder / NULL)
     if null.other_arithmetic:  # bits cannot be had: the band is what changes of no meaning do
-        noise = [bench.folder / arm.name for arm in design.placebos if arm.changes[0].name == "noise"]
-        noise.append(bench.folder / NULL)
-        bench.yardstick = bench.yardstick.widened(spread(noise, design.lead))
+        noise = [arm for arm in design.placebos if arm.changes[0].name == "noise"]
+        bench.drive(noise)
+        alike = [bench.subject.folder / name for name in (NULL, *(arm.name for arm in noise))]
+        bench.yardstick = bench.yardstick.widened(spread(alike, design.lead))
+    bench.drive([*design.tests[0].first_arms, *design.placebos, *design.cross])
     confirmed = _decide(bench)
     experiments += bench.done.values()
     curing = [arm.text for arm in design.placebos if bench.done[arm].outcome == "cured"]
@@ -190,16 +141,13 @@ def prove(bench: Bench) -> Proof:
 
 
 def _null_replay(bench: Bench) -> Null:
-    order = bench.null_order()
+    subject, design = bench.subject, bench.design
     bench.say(NULL, "")
-    (done,) = run_arms([order], workers=1, threads=threads_of(bench.run))
-    if done.result is None:
-        error = PostmortemError(f"the null replay cannot be driven: {done.error}")
-        error.exit_code = done.exit_code if done.exit_code in (2, 3, 5) else 2
-        raise error
-    incident, design = bench.design.incident, bench.design
-    found = first_incident(open_run(Path(order.out)), design.lead, incident.onset_step + 50)
-    null = examine(bench.run, incident, done.result, found, bench.inside(Path(order.out)))
+    done = subject.drive_one(bench.null_order())
+    assert done.result is not None
+    out = Path(done.order.out)
+    found = first_incident(open_run(out), design.lead, subject.incident.onset_step + NEAR, design.from_step)
+    null = examine(done.result, found, subject.inside(out))
     bench.say(NULL, null.experiment.text)
     return null
 

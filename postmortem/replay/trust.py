@@ -26,12 +26,17 @@ def trusted_program(named: str | None, given: str | None, *, trust: bool) -> str
         raise UsageError(
             "the run names no program; say which drives it: --program module:factory (see postmortem.program)"
         )
-    if trust or named == _OURS:
+    if trust or is_ours(named):
         return named
     raise UsageError(
         f"the run names the program {plain(named)!r}, which would be imported {where_from(named)}. "
         f"Import and run it with --trust, or name your own with --program module:factory"
     )
+
+
+def is_ours(entry_point: str) -> bool:
+    """Whether a program is the lab's."""
+    return entry_point == _OURS
 
 
 def where_from(entry_point: str) -> str:

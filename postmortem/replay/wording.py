@@ -10,12 +10,12 @@ _NAMES = {"batch_hash": "batch", "loss": "loss", "grad_norm": "gradient norm", "
 
 
 def reproduction(result: Replayed) -> str:
-    """One line: whether the replay is the run bit for bit, or where it parts from it, or why bits cannot be expected."""
+    """One line: the replay is the run bit for bit, or where it parts from it, or why bits cannot be expected."""
     told = [_NAMES[column] for column in IDENTITY if column in result.columns]
     if not result.compared:
         return "nothing to hold it against: the run recorded no loss, gradient norm, batch or parameters of these steps"
     if result.exact:
-        return f"bit for bit: {result.compared} rows, {', '.join(told)}"
+        return f"bit for bit: {result.compared} row{'s' * (result.compared > 1)}, {', '.join(told)}"
     first = result.differences[0]
     parts = f"parts from the run at step {first.step}, first in its {_NAMES[first.column]}: {_values(first)}"
     if result.arithmetic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from postmortem.errors import UsageError
 from postmortem.program import SkipWindow
@@ -44,8 +45,13 @@ def shown(span: SkipWindow) -> str:
 
 def windows(name: str, text: str) -> tuple[SkipWindow, ...]:
     """Several windows, separated by commas, merged where they touch."""
+    return merged([window(name, one) for one in text.split(",")])
+
+
+def merged(spans: Iterable[SkipWindow]) -> tuple[SkipWindow, ...]:
+    """Windows in order, those that touch as one."""
     found: list[SkipWindow] = []
-    for first, last in sorted(window(name, one) for one in text.split(",")):
+    for first, last in sorted(spans):
         if found and first <= found[-1][1]:
             found[-1] = (found[-1][0], max(last, found[-1][1]))
         else:
@@ -53,6 +59,6 @@ def windows(name: str, text: str) -> tuple[SkipWindow, ...]:
     return tuple(found)
 
 
-def joined(spans: tuple[SkipWindow, ...]) -> str:
+def joined(spans: Iterable[SkipWindow]) -> str:
     """Windows as the command line takes them."""
     return ",".join(f"{first}:{last}" for first, last in spans)

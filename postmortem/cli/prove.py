@@ -1,0 +1,161 @@
+"""`postmortem prove RUN`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from postmortem.cli._options import shown
+from postmortem.cli._program import Interrupted
+from postmortem.cli._terminal import stage
+from postmortem.text import number, plain
+
+if TYPE_CHECKING:
+    from postmortem.assess.proof import Proof
+    from postmortem.replay.prove import Bench
+    from postmortem.replay.subject import Subject
+
+
+def prove(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that a recorder wrote.")],
+    incident: Annotated[
+        int | None, typer.Option("--incident", metavar="N", help="Prove incident N instead of the worst.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and what it costs; drive nothing.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", help="Replays side by side [default: one a processor].")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="Write one job per replay into DIR; drive nothing.")
+    ] = None,
+    collect: Annotated[
+        Path | None, typer.Option("--collect", metavar="DIR", help="Judge what the jobs of DIR brought back.")
+    ] = None,
+    program: Annotated[
+        str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's own.")
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless a cause is confirmed.")] = False,
+) -> None:
+    """Test the leading causes by replays, and set the verdict.
+
+    A null replay first: what does not appear again cannot be cured. Then the change that each hypothesis names,
+    placebos of the same size, and the suspect data in another state. A cause is confirmed only where its own replays
+    come out as it says, no placebo cures, and its rivals fail. An interrupted experiment goes on where it was.
+
+    \b
+    Examples:
+      postmortem prove runs/19-spike-001 --dry-run
+      postmortem prove runs/19-spike-001
+      postmortem prove runs/big --export jobs/    # then, when they ran: --collect jobs/
+    """
+    from postmortem.errors import UsageError, require
+    from postmortem.replay.design import design
+    from postmortem.replay.prove import Bench
+    from postmortem.replay.subject import subject
+
+    require("prove", "train", "torch", "xxhash")
+    if export is not None and collect is not None:
+        raise UsageError("--export writes jobs and --collect reads what they brought back: one at a time")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers is {workers}; it must be at least 1")
+    apart = export or collect
+    with stage(f"Reading {run}"):
+        about = subject(run, "prove", incident=incident, program=program, trusted=trust, workers=workers)
+    if apart is not None:
+        about = replace(about, folder=apart, collect=collect is not None)
+    bench = Bench(about, design(about.incident, from_step=about.from_step, apart=apart is not None))
+    if about.imports:
+        typer.echo(f"imports {about.imports}", err=True)
+    if not as_json or dry_run:
+        _plan(bench, as_json=as_json)
+    if export is not None:
+        from postmortem.replay.export import SCRIPT
+        from postmortem.replay.export import export as write
+
+        orders = write(bench, export)
+        typer.echo(f"jobs    {len(orders)} in {shown(export / SCRIPT)}", err=as_json)
+        typer.echo(f"next    postmortem prove {shown(run)} --collect {shown(export)}", err=as_json)
+        return
+    if dry_run:
+        return
+    proof = _drive(bench, quiet=as_json)
+    _keep(run, about, proof, as_json=as_json)
+    if check and proof.verdict != "confirmed":
+        raise typer.Exit(1)
+
+
+def _plan(bench: Bench, *, as_json: bool) -> None:
+    from postmortem.replay.cost import cost
+
+    found = cost(bench)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=1))
+        return
+    incident = bench.subject.incident
+    at = f"{plain(incident.kind.replace('_', ' '))} at step {incident.onset_step}"
+    start = f"the checkpoint at step {bench.design.from_step}" if bench.design.from_step else "scratch"
+    typer.echo(f"about   {at}, replayed from {start} to step {bench.design.until}")
+    for role, count, what in found.lines:
+        typer.echo(f"{role:<8}{count} × {what}")
+    typer.echo(f"cost    at most {found.steps} steps in {found.replays} replays{found.time}; it stops once decided\n")
+
+
+def _drive(bench: Bench, *, quiet: bool) -> Proof:
+    from postmortem.replay.prove import prove as run_experiment
+
+    running: list[str] = []
+    try:
+        with stage("Null replay") as say:
+
+            def tell(name: str, text: str) -> None:
+                if not text:
+                    running.append(name)
+                elif not quiet:
+                    running.remove(name)
+                    typer.echo(f"{name[:2]:<8}{plain(text, 1000)}")
+                say(f"Driving {', '.join(running[:3])}{' …' if len(running) > 3 else ''}")
+
+            bench.on_arm = tell
+            return run_experiment(bench)
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted. The same command goes on with the replays that are not done yet") from error
+
+
+def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
+    """Keep the proof, and draft the report anew with it."""
+    from postmortem import report
+    from postmortem.assess.proof import load_proofs, store
+    from postmortem.diagnosis import as_json as strict
+    from postmortem.panels import draw_panel
+    from postmortem.pipeline import diagnose
+    from postmortem.replay.branch import root_of
+    from postmortem.sources import open_run
+
+    with stage("Drawing and writing the report"):
+        store(root_of(about.run), proof, load_proofs(about.run))
+        diagnosis = diagnose(open_run(run))
+        known = next(one for one in diagnosis.incidents if proof.concerns(one.kind, one.onset_step, one.attempt))
+        written = report.write_report(diagnosis, report.default_out(run), draw=draw_panel, incident=known.id)
+    if as_json:
+        steps = sum(one.steps for one in proof.experiments)
+        found = {**strict(proof), "replays": len(proof.experiments), "steps": steps}
+        typer.echo(json.dumps(found, indent=1, allow_nan=False))
+        return
+    typer.echo(f"\nverdict {proof.verdict}{f': {proof.cause}' if proof.cause else ''}")
+    typer.echo(f"why     {plain(proof.text, 2000)}")
+    if known.root_cause:
+        typer.echo(f"cause   {plain(known.root_cause, 1000)}")
+    spent = sum(one.seconds for one in proof.experiments)
+    steps = sum(one.steps for one in proof.experiments)
+    typer.echo(f"cost    {len(proof.experiments)} replays, {steps} steps, {number(spent)} s of driving")
+    typer.echo(f"report  {shown(written)}")
+    if known.remedy:
+        typer.echo(f"next    postmortem verify {shown(written.parent / 'diagnosis.json')}")

@@ -1,0 +1,177 @@
+"""Which batches did it, and which of their rows: the smallest set whose removal cures.
+
+Delta debugging over prefixes: with the culprits found so far always removed, the shortest prefix of the window whose
+removal cures ends in the next culprit. One culprit among W batches takes at most ⌈log₂ W⌉ + 2 probes, two at most twice
+that. Every probe starts from a state saved just before the window, so that the way there is driven once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from postmortem.errors import UsageError
+from postmortem.program import SkipWindow
+from postmortem.replay.interventions._values import joined, merged, shown
+from postmortem.replay.judge import NEAR, Yardstick, first_incident, look
+from postmortem.replay.order import Change, Order
+from postmortem.replay.subject import NULL, Subject
+from postmortem.sources import open_run
+
+WINDOW = 32  # batches that are searched where nobody says which: three quarters of them before the suspect one
+MARGIN = 10
+
+
+def smallest(count: int, cures: Callable[[frozenset[int]], bool]) -> list[int] | None:
+    """The smallest set of 0 … count − 1 whose removal cures, where every superset of a cure is one; None where the
+    removal of all does not cure, or the search shows that a superset of a cure is none."""
+    if not cures(frozenset(range(count))):
+        return None
+    found: frozenset[int] = frozenset()
+    last = count
+    while last > 0:
+        low, high = 0, last  # removing [0, high) cures, removing [0, low) does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if cures(found | frozenset(range(middle))):
+                high = middle
+            else:
+                low = middle
+        last = high - 1
+        found |= {last}
+        if cures(found):
+            return sorted(found)
+    return None
+
+
+@dataclass(frozen=True)
+class Culprits:
+    """What was found. batches: absolute indices; rows: of the first of them, () where they were not searched. probes,
+    row_probes: replays that were judged; steps: driven in all; naive_steps: had each begun at the checkpoint."""
+
+    window: SkipWindow
+    batches: tuple[int, ...]
+    rows: tuple[int, ...]
+    probes: int
+    row_probes: int
+    steps: int
+    naive_steps: int
+    text: str
+
+
+@dataclass
+class Search:
+    """The probes of one incident over `window`. `on_probe(name, text)` hears when one begins ("") and how it ended."""
+
+    subject: Subject
+    window: SkipWindow
+    on_probe: Callable[[str, str], None] | None = None
+    steps: int = 0
+    naive_steps: int = 0
+    _known: dict[str, bool] = field(default_factory=dict[str, bool])
+
+    def __post_init__(self) -> None:
+        incident, start = self.subject.incident, self.subject.from_step
+        ahead = max(0, self.subject.recorded.index_at(incident.onset_step) - self.window[0])
+        self._lead = max(start, incident.onset_step - ahead)
+        self._until = max(incident.peak_step, incident.onset_step) + NEAR + MARGIN + 1
+        self._yardstick = Yardstick.of(self.subject.run, incident, self._lead)
+
+    def find(self, rows: int | None = None) -> Culprits:
+        """The culprits; their rows, where the number of `rows` of a batch is known.
+
+        Raises:
+            UsageError: the incident does not reproduce, or skipping the whole window does not cure it.
+            PostmortemError: a replay cannot be driven.
+        """
+        self._null()
+        first, last = self.window
+        found = smallest(last - first, lambda chosen: self._cures(self._skip(chosen)))
+        probes = len(self._known)
+        if found is None:
+            raise UsageError(
+                f"skipping all of {shown(self.window)} does not cure it: the batches of this window alone did not do "
+                "it. Search another window with --window A:B, or test the other causes: postmortem prove"
+            )
+        batches = tuple(first + one for one in found)
+        chosen = self._rows(batches[0], rows) if rows is not None and rows > 1 and len(batches) == 1 else ()
+        named = ", ".join(map(str, batches))
+        text = f"batch {named} did it" if len(batches) == 1 else f"batches {named} did it together"
+        if chosen:
+            text += f", by its row{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen))}"
+        return Culprits(
+            self.window, batches, chosen, probes, len(self._known) - probes, self.steps, self.naive_steps, text
+        )
+
+    def _null(self) -> None:
+        subject = self.subject
+        save = (self._lead,) if self._lead > subject.from_step else ()
+        self._say(NULL, "")
+        order = subject.order(NULL, subject.from_step, self._until, save_at=save, reason="null replay")
+        self._drive(order)
+        near = subject.incident.onset_step + NEAR
+        found = first_incident(open_run(Path(order.out)), self._lead, near, subject.from_step)
+        if found is None:
+            raise UsageError("the null replay does not show the incident again, so no batch can be blamed for it")
+        self._say(NULL, "nothing changed: the incident appears again")
+        self._yardstick = self._yardstick.measured(Path(order.out))
+
+    def _rows(self, batch: int, rows: int) -> tuple[int, ...]:
+        def cures(chosen: frozenset[int]) -> bool:
+            if len(chosen) == rows:
+                return True  # to leave out every row is to skip the batch, which cures
+            listed = ",".join(map(str, sorted(chosen)))
+            return self._cures(Change("drop-rows", f"{batch}:{batch + 1}@{listed}"))
+
+        found = smallest(rows, cures)
+        return () if found is None or len(found) == rows else tuple(found)
+
+    def _skip(self, chosen: Collection[int]) -> Change:
+        first = self.window[0]
+        return Change("skip", joined(merged([(first + one, first + one + 1) for one in chosen])))
+
+    def _cures(self, change: Change) -> bool:
+        key = str(change)
+        if key not in self._known:
+            name = f"probe-{len(self._known):03d}"
+            on_null = self._lead > self.subject.from_step
+            order = self.subject.order(name, self._lead, self._until, (change,), on_null=on_null, reason="bisect")
+            self._say(name, "")
+            self._drive(order)
+            seen = look(self._yardstick, Path(order.out), order.from_step)
+            self._known[key] = seen.cured
+            self._say(name, f"{key}: {'cured' if seen.cured else 'persists'} ({seen.text})")
+        return self._known[key]
+
+    def _drive(self, order: Order) -> None:
+        self.subject.drive_one(order)
+        self.steps += order.until - order.from_step
+        self.naive_steps += order.until - self.subject.from_step
+
+    def _say(self, name: str, text: str) -> None:
+        if self.on_probe is not None:
+            self.on_probe(name, text)
+
+
+def default_window(subject: Subject) -> SkipWindow:
+    """The batches to search where nobody says which: 24 before the one of the onset, and 8 from it on, the suspect
+    window of the diagnosis included; none that the checkpoint has behind it."""
+    recorded, incident = subject.recorded, subject.incident
+    at = recorded.index_at(incident.onset_step)
+    first, last = max(0, at - WINDOW * 3 // 4), at + WINDOW // 4
+    if incident.skip_window is not None:
+        first, last = min(first, incident.skip_window[0]), max(last, incident.skip_window[1])
+    return max(first, recorded.index_at(subject.from_step)), last
+
+
+def rows_of(subject: Subject) -> int | None:
+    """The number of samples of the suspect batch, by those that the run recorded of it; None where it did not."""
+    recorded = subject.recorded
+    for name in ("sample_ids", "token_ids"):
+        labels = subject.run.labels(name, attempt=recorded.attempt)
+        value = None if labels is None else labels.at(subject.incident.onset_step)
+        if isinstance(value, (list, tuple)):
+            return len(cast(Sequence[object], value))
+    return None

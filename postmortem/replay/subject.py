@@ -1,0 +1,135 @@
+"""One incident of one run, and what all replays of it share: where they start, which program, where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from postmortem.diagnosis import Diagnosis, Incident
+from postmortem.errors import PostmortemError, UsageError
+from postmortem.pipeline import diagnose
+from postmortem.replay.arms import Done, finished, run_arms
+from postmortem.replay.branch import root_of
+from postmortem.replay.defaults import REPLAYS, healthy_start
+from postmortem.replay.order import Change, Order
+from postmortem.replay.recorded import Recorded
+from postmortem.replay.trust import is_ours, trusted_program, where_from
+from postmortem.report import select
+from postmortem.run import Run
+from postmortem.sources import open_run
+from postmortem.text import plain
+
+NULL = "R0"  # folder of the null replay
+_PASSED_ON = (2, 3, 5)  # exit codes that mean the same here as in the process that ended with them
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An incident to experiment on. from_step: of the newest healthy checkpoint before it, 0 from scratch. folder:
+    takes the replays. imports: which foreign program is imported from where, "" for this package's own. collect: take
+    results that were brought back from elsewhere, and drive nothing."""
+
+    run: Run
+    diagnosis: Diagnosis
+    incident: Incident
+    recorded: Recorded
+    from_step: int
+    folder: Path
+    program: str | None
+    trusted: bool
+    imports: str
+    workers: int | None = None
+    collect: bool = False
+
+    def order(
+        self,
+        name: str,
+        from_step: int,
+        until: int,
+        changes: tuple[Change, ...] = (),
+        *,
+        on_null: bool = False,
+        save_at: tuple[int, ...] = (),
+        reason: str = "",
+    ) -> Order:
+        """The order of one replay of the run, or (`on_null`) of its null replay, from a state that this one saved."""
+        return Order(
+            run=str(self.folder / NULL) if on_null else str(self.run.path),
+            out=str(self.folder / name),
+            from_step=from_step,
+            until=until,
+            changes=changes,
+            attempt=None if on_null else self.recorded.attempt,
+            program=self.program,
+            save_at=save_at,
+            reason=reason,
+            trusted=self.trusted,
+        )
+
+    def drive(self, orders: Sequence[Order], on_done: Callable[[Done], None] | None = None) -> list[Done]:
+        """Carry them out side by side, those that are done already excepted."""
+        if self.collect:
+            brought = [finished(order) or Done(order, None, "no result was brought back") for order in orders]
+            for done in brought if on_done is not None else ():
+                on_done(done)
+            return brought
+        threads = self.run.manifest.environment.get("threads")
+        sound = type(threads) is int and 0 < threads <= 1024
+        return run_arms(orders, workers=self.workers, threads=threads if sound else 1, on_done=on_done)
+
+    def drive_one(self, order: Order) -> Done:
+        """Carry out one that must succeed.
+
+        Raises:
+            PostmortemError: it cannot be driven, with the exit code and the words of what it failed by.
+        """
+        (done,) = self.drive([order])
+        if done.result is None:
+            error = PostmortemError(done.error)
+            error.exit_code = done.exit_code if done.exit_code in _PASSED_ON else UsageError.exit_code
+            raise error
+        return done
+
+    def inside(self, path: Path | str) -> str:
+        """A path as the run's own directory sees it."""
+        root, path = self.run.root, Path(path)
+        return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else str(path)
+
+
+def subject(
+    run: Path,
+    name: str,
+    *,
+    incident: int | None = None,
+    program: str | None = None,
+    trusted: bool = False,
+    workers: int | None = None,
+) -> Subject:
+    """The worst incident of `run`, or the one of that number; its replays go to postmortem/replays/<name>-<onset>.
+
+    Raises:
+        UsageError: no incident, or a program that must be trusted first.
+        UnreadableInput: the run cannot be read.
+    """
+    opened = open_run(run)
+    root = root_of(opened)
+    entry_point = trusted_program(opened.manifest.program, program, trust=trusted)
+    found = diagnose(opened)
+    chosen = select(found, number=incident, at=None)
+    one = next((i for i in found.incidents if i.id == chosen), None)
+    if one is None:
+        raise UsageError(f"{plain(opened.id)} has no incident: there is nothing to experiment on")
+    recorded = Recorded(opened, one.attempt if one.discarded else None)
+    return Subject(
+        run=opened,
+        diagnosis=found,
+        incident=one,
+        recorded=recorded,
+        from_step=healthy_start(recorded, one),
+        folder=root / REPLAYS / f"{name}-{one.onset_step}",
+        program=program,
+        trusted=trusted,
+        imports="" if is_ours(entry_point) else f"{plain(entry_point)} {where_from(entry_point)}",
+        workers=workers,
+    )
