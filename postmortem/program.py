@@ -19,6 +19,11 @@ A replay can change more of a program that also offers one of these:
     program.edited(batch, edit)       its batches can be replaced, moved, masked
     program.measure(batch)            loss and gradient without an update, for probes; else a step is taken and undone
 
+A program around somebody else's loop (`postmortem.adapters`) may also offer:
+
+    program.restore(path), save(folder)   checkpoints in the form that its framework writes
+    program.place(updates, position)      where it stands, for states that do not say
+
 State is a nested mapping of named sections ("model", "optimizer", "loader", "rng", …) down to tensors and plain types,
 so that it can be written, compared and restored piece by piece. What a loaded state lacks is left as it was built:
 `load_state_dict(select(state, ["model", "loader"]))` is a resume that forgets the optimizer.
@@ -29,6 +34,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from postmortem.errors import UsageError
@@ -133,6 +139,28 @@ class Measurable(Protocol):
 
     def measure(self, batch: Batch) -> Measured:
         """Loss and `grad_norm` of `batch` in the present state, which stays as it is."""
+        ...
+
+
+@runtime_checkable
+class OwnCheckpoints(Protocol):
+    """A program whose framework has checkpoints of its own, beside those that hold a `state_dict`."""
+
+    def restore(self, checkpoint: Path) -> Sequence[str]:
+        """Begin a training that has taken no step from such a checkpoint; names of the pieces that came back."""
+        ...
+
+    def save(self, folder: Path) -> Path:
+        """Write one of the present state into `folder`, whole or not at all; its path, which names the step."""
+        ...
+
+
+@runtime_checkable
+class Placeable(Protocol):
+    """A program whose state may not say where it stands: a loop of one's own keeps its step in a variable."""
+
+    def place(self, updates: int, position: int) -> None:
+        """Called after a checkpoint was restored. What the state did say stays as it is."""
         ...
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from postmortem.lab import make_run
 from postmortem.lab.compare import differences, same_arithmetic
+from postmortem.replay.branch import ORDER
+from postmortem.replay.result import RESULT
 
 ROOT = Path(__file__).resolve().parent.parent / "sample_runs"
 
@@ -31,8 +33,23 @@ class Sample:
     keep: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Recovered:
+    """A sample run that is another one, given up after `given_up` steps and rolled back: to `from_step`, then without
+    the batches of `skip` to the end."""
+
+    parent: str
+    given_up: int
+    from_step: int
+    skip: str
+    until: int
+    keep: tuple[int, ...]
+
+
 SAMPLES = {
     "19-spike-001": Sample("long_tail_tokens", 42, 312, (200, 300, 400)),
+    "19-clean-001": Sample("none", 42, None, (1000,)),
+    "19-spike-001-recovered": Recovered("19-spike-001", 362, 300, "312:512", 2000, (400,)),
     "clean-001": Sample("none", 7, None, (1000,)),
     "20-run-002": Sample("lr_discontinuity", 11, 700, (600, 700, 800)),
     "20-run-003": Sample("optimizer_reset", 5, 540, (500, 540, 600)),
@@ -42,7 +59,10 @@ SAMPLES = {
 
 def make(name: str, out: Path, truth: Path) -> Path:
     """Train the sample run `name` into `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     sample = SAMPLES[name]
+    if isinstance(sample, Recovered):
+        return recover(sample, out)
     truth.parent.mkdir(parents=True, exist_ok=True)
     return make_run(
         out,
@@ -55,16 +75,52 @@ def make(name: str, out: Path, truth: Path) -> Path:
     )
 
 
+def recover(sample: Recovered, out: Path) -> Path:
+    """Train what was given up, and replay it into `out`."""
+    parent = SAMPLES[sample.parent]
+    assert isinstance(parent, Sample)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = make_run(
+            Path(scratch) / sample.parent,
+            fault=parent.fault,
+            seed=parent.seed,
+            at=parent.at,
+            until=sample.given_up,
+            keep_checkpoints=(sample.from_step,),
+            run_id=sample.parent,
+        )
+        _replay(sample, run, out)
+    return out
+
+
+def _replay(sample: Recovered, run: Path, out: Path) -> None:
+    from postmortem.replay.driver import replay
+    from postmortem.replay.order import Change, Order
+
+    order = Order(
+        run=str(run),
+        out=str(out),
+        from_step=sample.from_step,
+        until=sample.until,
+        changes=(Change("skip", sample.skip),),
+        save_at=sample.keep,
+        reason="loss_spike_sustained",
+    )
+    replay(order, provenance=False)
+    (out / ORDER).unlink()  # they name folders of this machine
+    (out / RESULT).unlink()
+
+
 def check(name: str, scratch: Path) -> list[str]:
     """What differs between the run `name` and its regeneration."""
     from postmortem.record.provenance import environment
 
-    again = make(name, scratch / f"{name}-a", scratch / f"{name}-a.truth.json")
+    again = make(name, scratch / "a" / name, scratch / f"{name}-a.truth.json")
     committed = ROOT / name
     if same_arithmetic(committed, environment()):
         return differences(committed, again)
     print(f"{name}: made on another CPU or torch; comparing two regenerations instead")
-    return differences(again, make(name, scratch / f"{name}-b", scratch / f"{name}-b.truth.json"))
+    return differences(again, make(name, scratch / "b" / name, scratch / f"{name}-b.truth.json"))
 
 
 def main() -> int:

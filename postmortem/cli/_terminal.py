@@ -79,16 +79,16 @@ def stage(text: str) -> Generator[Callable[[str], None]]:
 class Advance(Protocol):
     """Moves a bar to a step. `was` is the loss that another run had there."""
 
-    def __call__(self, step: int, steps: int, loss: float, was: float | None = None) -> None:
+    def __call__(self, step: int, steps: int, loss: float | None = None, was: float | None = None) -> None:
         """`step` of `steps` is done."""
         ...
 
 
 @contextmanager
 def progress(text: str) -> Generator[Advance]:
-    """A bar on stderr, moved by calling (step, steps, loss); nothing where stderr is no terminal."""
+    """A bar on stderr, moved by calling (step, steps, loss, was); nothing where stderr is no terminal."""
     if not styled(sys.stderr):
-        yield lambda step, steps, loss, was=None: None
+        yield lambda step, steps, loss=None, was=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -98,8 +98,8 @@ def progress(text: str) -> Generator[Advance]:
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4) as bar:
         task = bar.add_task(text, total=None, told="")
 
-        def advance(step: int, steps: int, loss: float, was: float | None = None) -> None:
-            told = f"loss {loss:.3f}" + ("" if was is None else f" (was {was:.3f})")
+        def advance(step: int, steps: int, loss: float | None = None, was: float | None = None) -> None:
+            told = ("" if loss is None else f"loss {loss:.3f}") + ("" if was is None else f" (was {was:.3f})")
             bar.update(task, completed=step + 1, total=steps, told=told)
 
         yield advance

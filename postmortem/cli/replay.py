@@ -125,8 +125,8 @@ def replay(
         if probe is not None:
             from postmortem.cli._probing import run_probe
 
-            return run_probe(asked, parse_window("--probe", probe), parse_indices("--at-checkpoints", at_checkpoints),
-                             ranks, as_json)  # fmt: skip
+            states = parse_indices("--at-checkpoints", at_checkpoints)
+            return run_probe(asked, parse_window("--probe", probe), states, ranks, as_json=as_json)
         planned = ranks.first_says(lambda: plan(asked) if order is None else plan_of(order, program, trusted=trust))
         result = _carry_out(planned, ranks, quiet=as_json)
         if ranks.first:

@@ -89,7 +89,7 @@ class Pair:
         (step_a, code_a), (step_b, code_b) = (_codes(run, self.key) for run in self.runs)
         if np.array_equal(code_a, code_b):
             return Matched(self.key, step_a, step_b)
-        _, at_a, at_b = np.intersect1d(_once(code_a), _once(code_b), assume_unique=True, return_indices=True)
+        _, at_a, at_b = np.intersect1d(once(code_a), once(code_b), assume_unique=True, return_indices=True)
         order = np.argsort(at_a)
         return Matched(self.key, step_a[at_a[order]], step_b[at_b[order]])
 
@@ -159,7 +159,7 @@ def _codes(run: Run, key: Key) -> tuple[Steps, NDArray[np.int64]]:
     return labels.step, np.fromiter(map(hash, labels.value), np.int64, len(labels))
 
 
-def _once(code: NDArray[np.int64]) -> NDArray[np.uint64]:
+def once(code: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A code of its own for each (code, occurrence)."""
     order = np.argsort(code, kind="stable")
     ranked = code[order]

@@ -20,7 +20,7 @@ _ABSENT = object()
 
 
 def settings(a: Run, b: Run) -> tuple[Setting, ...]:
-    """Every key that differs, dotted where it is nested. A group that one run did not record at all is left out."""
+    """Every key that differs, dotted where it is nested, in order of its name. A group that one run did not record at all is left out."""
     found: list[Setting] = []
     groups: tuple[tuple[Group, dict[str, Any], dict[str, Any]], ...] = (
         ("config", dict(a.manifest.config), dict(b.manifest.config)),
@@ -85,7 +85,7 @@ def _mapping(run: Run, key: str) -> dict[str, Any]:
 
 def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
-    for key in dict.fromkeys((*flat_a, *flat_b)):
+    for key in sorted(flat_a.keys() | flat_b.keys()):
         pair = flat_a.get(key, _ABSENT), flat_b.get(key, _ABSENT)
         if pair[0] != pair[1]:
             yield key, (None if pair[0] is _ABSENT else pair[0], None if pair[1] is _ABSENT else pair[1])

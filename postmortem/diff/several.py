@@ -48,12 +48,14 @@ class Comparison:
         if width is not None:  # of a long name less is shown, and all of the figures
             wide[0] = max(8, min(wide[0], width - sum(w + 2 for w in wide[1:])))
         for row, d in zip(rows, (None, *self.diffs), strict=True):
-            name, *rest = (f"{plain(cell, w):<{w}}  " for cell, w in zip(row, wide, strict=True))
-            styles = ["bold" if d else "dim", STYLES[d.verdict] if d else "dim", *["" if d else "dim"] * len(rest)]
-            lines.append(tuple(Span(text, style) for text, style in zip((name, *rest), styles, strict=False)))
+            styles = ["dim"] * len(row) if d is None else ["bold", STYLES[d.verdict], *[""] * (len(row) - 2)]
+            cells = [f"{plain(cell, w):<{w}}" for cell, w in zip(row, wide, strict=True)]
+            spans = [(Span(cell, style), Span("  ")) for cell, style in zip(cells, styles, strict=True)]
+            lines.append(tuple(span for two in spans for span in two)[:-1])
         lines.append(())
+        beside = min(wide[0], 24) + 2
         for d in self.diffs:
-            lines += labelled(plain(d.b.id, 11), (d.reason, *_facts(d)), width)
+            lines += labelled(plain(d.b.id, beside - 2), (d.reason, *_facts(d)), width, label=beside)
         if everything:
             for d in self.diffs:
                 lines += [(), *d.summary(width, unicode, everything)]

@@ -17,7 +17,7 @@ STYLES: dict[Verdict, str] = {
     "lingering": "bold yellow",
     "different": "bold red",
 }
-_LABEL = 12
+LABEL = 12
 _ASCII = str.maketrans({"→": "->", "–": "-", "…": "~", "±": "+/-", "−": "-", "·": "*", "×": "x"})
 
 
@@ -35,13 +35,15 @@ def summarize(d: RunsDiff, *, width: int | None, unicode: bool, everything: bool
     return tuple(fitted(line, width, unicode) for line in lines)
 
 
-def labelled(title: str, texts: Sequence[str], width: int | None, style: str = "bold") -> list[Line]:
-    """A title in a column of its own, and beside it the texts, each wrapped with a hanging indent."""
+def labelled(
+    title: str, texts: Sequence[str], width: int | None, style: str = "bold", label: int = LABEL
+) -> list[Line]:
+    """A title in a column of `label` characters, and beside it the texts, each wrapped with a hanging indent."""
     lines: list[Line] = []
     for text in texts:
-        room = None if width is None else max(20, width - _LABEL)
+        room = None if width is None else max(20, width - label)
         for part in [text] if room is None else textwrap.wrap(text, room, subsequent_indent="  ") or [""]:
-            lines.append((Span(f"{'' if lines else title:<{_LABEL}}", style), Span(part)))
+            lines.append((Span(f"{'' if lines else title:<{label}}", style), Span(part)))
     return lines
 
 

@@ -29,6 +29,7 @@ def make_run(
     seed: int = 0,
     at: int | None = None,
     steps: int = 2000,
+    until: int | None = None,
     keep_checkpoints: int | tuple[int, ...] = 5,
     checkpoint_every: int = 100,
     run_id: str | None = None,
@@ -36,6 +37,7 @@ def make_run(
     on_progress: Progress | None = None,
 ) -> Path:
     """Train a run of `steps` steps with one fault into `out`, and write its truth to `truth` (`<out>.truth.json`).
+    With `until`, the training is given up after that many of them, as a run that spiked often is.
 
     `at` places the fault; without it the seed does. `keep_checkpoints` is how many of the newest stay, or the exact
     steps of those that do. `on_progress(step, steps, loss)` is called after every step. `out` is replaced where the lab
@@ -48,6 +50,8 @@ def make_run(
     from postmortem.lab.session import record
 
     order = place(find_fault(fault), seed=seed, at=at, steps=steps)
+    if until is not None:
+        order = order.ending(until)
     record(
         out,
         order,

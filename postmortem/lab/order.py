@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -44,6 +44,12 @@ class Order:
     stop: Stop | None
     before_step: Callable[[int, Program], None] | None
     rewrite: Callable[[int, Row], Row] | None
+
+    def ending(self, until: int) -> Order:
+        """The same, given up after `until` steps. Raises UsageError where it was to stop and go on after them."""
+        if not 0 < until <= self.steps or (self.stop is not None and self.stop.step + self.stop.lost >= until):
+            raise UsageError(f"until is {until}; this run has {self.steps} steps, and stops after none later than that")
+        return replace(self, steps=until)
 
 
 @dataclass

@@ -14,7 +14,7 @@ def main(file: Path) -> int:
     from postmortem.replay.order import read_order
 
     try:
-        replay(read_order(file))
+        replay(read_order(file), provenance=False)
     except PostmortemError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from postmortem.atomic import write_text
-from postmortem.errors import UnreadableInput, UsageError
+from postmortem.errors import PostmortemError, UnreadableInput, UsageError
 from postmortem.record.lock import attempt_of_holder
 from postmortem.record.writer import update_manifest
 from postmortem.replay.order import Order
@@ -24,6 +25,14 @@ from postmortem.run.manifest import inside
 from postmortem.text import plain
 
 ORDER = "replay.json"
+
+
+class CannotWrite(PostmortemError):
+    """There is no writing where a replay should go."""
+
+    exit_code = 4
+
+
 _TABLES = ("metrics", "batches")
 
 
@@ -39,6 +48,13 @@ def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | 
     if out.is_dir() and attempt_of_holder(out, 0) is not None:
         raise UsageError(f"{plain(out, 1000)}: is being written by another replay; wait, or choose another --out")
     made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    with writing(out):
+        return _made(recorded, order, checkpoint, root, made)
+
+
+def _made(recorded: Recorded, order: Order, checkpoint: Path | None, root: Path, made: Path) -> Path | None:
+    """The branch, put together in the folder `made` and then moved to its place."""
+    out = Path(order.out)
     made.mkdir(parents=True)
     try:
         for table in _TABLES:
@@ -50,7 +66,7 @@ def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | 
                 shutil.copyfile(root / name, made / name)
         copied = None
         if checkpoint is not None:
-            copied = Path(checkpoint.parent.name) / checkpoint.name
+            copied = checkpoint.resolve().relative_to(root.resolve())
             _copy(root, checkpoint, made / copied)
         lineage = _lineage(recorded, order)
         update_manifest(made, lambda before: {**before, "id": out.name, "lineage": lineage})
@@ -62,6 +78,18 @@ def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | 
         shutil.rmtree(made, ignore_errors=True)
         raise
     return None if copied is None else out / copied
+
+
+@contextmanager
+def writing(place: Path) -> Generator[None]:
+    """Say what could not be written: a full disk, or a place that is somebody else's. Raises CannotWrite."""
+    try:
+        yield
+    except OSError as error:
+        where = plain(error.filename or place, 1000)
+        raise CannotWrite(
+            f"{where}: {error.strerror or plain(error, 200)}. Free some space, or choose another place with --out"
+        ) from error
 
 
 def root_of(run: Run) -> Path:
@@ -86,16 +114,19 @@ def _lineage(recorded: Recorded, order: Order) -> Mapping[str, Any]:
 
 
 def _copy(root: Path, source: Path, target: Path) -> None:
-    """The regular files of a folder of the run; a Parquet part or a checkpoint's file is linked."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(source.iterdir()):
+    """The regular files of a folder of the run, or one of them; a Parquet part or a checkpoint's file is linked."""
+    folder = source.is_dir()
+    (target if folder else target.parent).mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()) if folder else [source]:
         where = inside(root, str(file.relative_to(root)), plain(root, 1000))
         if file.is_symlink() or where != file.resolve():
             raise UnreadableInput("is a link; a run names files of its own only.", file=plain(file, 1000))
         if file.is_dir():
             _copy(root, file, target / file.name)
-        elif file.suffix == ".jsonl" or not _linked(file, target / file.name):
-            shutil.copyfile(file, target / file.name)
+            continue
+        copied = target / file.name if folder else target
+        if file.suffix == ".jsonl" or not _linked(file, copied):
+            shutil.copyfile(file, copied)
 
 
 def _linked(file: Path, target: Path) -> bool:

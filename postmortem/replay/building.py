@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from postmortem.checkpoint import inspection
+from postmortem.checkpoint import Checkpointer, inspection
 from postmortem.checkpoint.load import read_state
+from postmortem.checkpoint.manifest import NAME
 from postmortem.errors import UsageError
-from postmortem.program import Program, ProgramFactory, State
+from postmortem.program import OwnCheckpoints, Placeable, Program, ProgramFactory, State
+from postmortem.record import Recorder
 from postmortem.replay.recorded import Recorded
 from postmortem.text import plain
 
@@ -43,11 +45,36 @@ def build(factory: ProgramFactory, config: Mapping[str, Any]) -> Program:
         ) from error
 
 
-def saved_state(checkpoint: Path, rank: int, program: Program) -> State:
-    """What `rank` takes over from a checkpoint, sharded as `program` is.
+def resume(program: Program, saves: Checkpointer, recorder: Recorder, checkpoint: Path, step: int, index: int) -> None:
+    """Bring `program`, which is fresh, to the state of a checkpoint, ours or its framework's own, and journal it. Where
+    the state does not say so, it stands before `step` and batch `index`.
 
     Raises:
-        UnreadableInput: the checkpoint is damaged.
+        UnreadableInput: the checkpoint is damaged, or not safe to load.
     """
+    if not _ours(checkpoint) and isinstance(program, OwnCheckpoints):
+        restored = program.restore(checkpoint)
+        if recorder.rank == 0:
+            recorder.resumed(step, checkpoint, restored=list(restored))
+    else:
+        saves.resume(checkpoint)
+    if isinstance(program, Placeable):
+        program.place(step, index)
+
+
+def saved_state(checkpoint: Path, rank: int, program: Program) -> State:
+    """What `rank` takes over from a checkpoint, sharded as `program` is, which is fresh.
+
+    Raises:
+        UnreadableInput: the checkpoint is damaged, or not safe to load.
+    """
+    if not _ours(checkpoint) and isinstance(program, OwnCheckpoints):
+        program.restore(checkpoint)
+        return program.state_dict()
     inspection.check(checkpoint)
     return read_state(checkpoint, rank=rank, like=program.state_dict())
+
+
+def _ours(checkpoint: Path) -> bool:
+    """Whether our Checkpointer wrote it."""
+    return (checkpoint / NAME).is_file()

@@ -18,7 +18,7 @@ from postmortem.replay.order import Change, Order, read_order
 from postmortem.replay.recorded import Recorded
 from postmortem.replay.result import RESULT
 from postmortem.replay.starting import find_checkpoint, usable
-from postmortem.replay.trust import is_ours, trusted_program, where_from
+from postmortem.replay.trust import announced
 from postmortem.report import select
 from postmortem.run import Run
 from postmortem.sources import open_run
@@ -64,9 +64,10 @@ def plan(asked: Asked) -> Plan:
     """
     run = open_run(asked.run)
     root_of(run)
-    program = trusted_program(run.manifest.program, asked.program, trust=asked.trusted)
-    open_questions = None in (asked.from_step, asked.until, asked.changes) and asked.checkpoint is None
-    incident = _incident(run, asked.incident) if open_questions or asked.incident is not None else None
+    imports = announced(run.manifest.program, asked.program, trust=asked.trusted)
+    start_is_open = asked.from_step is None and asked.checkpoint is None
+    is_open = start_is_open or asked.until is None or asked.changes is None
+    incident = _incident(run, asked.incident) if is_open or asked.incident is not None else None
     attempt = asked.attempt
     if attempt is None and incident is not None and incident.discarded:
         attempt = incident.attempt
@@ -96,7 +97,7 @@ def plan(asked: Asked) -> Plan:
     )
     held = find_checkpoint(recorded, order)
     order = replace(order, out=str(asked.out or place(asked.run, order)))
-    return _planned(run, order, held, why, program)
+    return _planned(run, order, held, why, imports)
 
 
 def plan_of(file: Path, program: str | None, *, trusted: bool) -> Plan:
@@ -109,9 +110,9 @@ def plan_of(file: Path, program: str | None, *, trusted: bool) -> Plan:
     order = read_order(file)
     run = open_run(Path(order.run))
     root_of(run)
-    entry_point = trusted_program(order.program or run.manifest.program, program, trust=trusted)
+    imports = announced(order.program or run.manifest.program, program, trust=trusted)
     order = replace(order, program=program or order.program, trusted=trusted)
-    return _planned(run, order, find_checkpoint(Recorded(run, order.attempt), order), "", entry_point)
+    return _planned(run, order, find_checkpoint(Recorded(run, order.attempt), order), "", imports)
 
 
 def place(run: Path, order: Order) -> Path:
@@ -190,9 +191,9 @@ def _changes(
     return (Change("skip", f"{first}:{last}"),), f" (suggested for the {at})"
 
 
-def _planned(run: Run, order: Order, checkpoint: Path | None, why: str, program: str) -> Plan:
+def _planned(run: Run, order: Order, checkpoint: Path | None, why: str, imports: str) -> Plan:
     lines = (("plan", _told(run, order, checkpoint)), ("change", f"{_texts(order.changes)}{why}"))
-    return Plan(order, lines, "" if is_ours(program) else f"{plain(program)} {where_from(program)}")
+    return Plan(order, lines, imports)
 
 
 def _told(run: Run, order: Order, checkpoint: Path | None) -> str:

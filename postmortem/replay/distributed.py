@@ -9,6 +9,7 @@ wrong on.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -73,6 +74,7 @@ def joined() -> Generator[Speaker]:
     except BaseException as error:
         if _is_to_say(store, error):
             raise
+        time.sleep(_PATIENCE_S)  # whoever ends first has the launcher end the others, the one that speaks too
         raise SystemExit(_exit_code(error)) from error
     dist.destroy_process_group()
 

@@ -22,10 +22,10 @@ from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import absent
 from postmortem.drive import drive
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.program import Measured, Program, State, next_index, select
+from postmortem.program import Measured, OwnCheckpoints, Placeable, Program, State, next_index, select
 from postmortem.record import Recorder
-from postmortem.replay.branch import branch
-from postmortem.replay.building import build, saved_state, use_threads_of
+from postmortem.replay.branch import branch, writing
+from postmortem.replay.building import build, resume, saved_state, use_threads_of
 from postmortem.replay.comparison import Comparison, Tally, other_arithmetic
 from postmortem.replay.interventions import Scene
 from postmortem.replay.order import Change, Order
@@ -51,8 +51,9 @@ class SaveFailed(PostmortemError):
     exit_code = 4
 
 
-def replay(order: Order, *, on_step: OnStep | None = None) -> Replayed:
-    """Carry out `order`. Under torch.distributed, every rank calls it.
+def replay(order: Order, *, on_step: OnStep | None = None, provenance: bool = True) -> Replayed:
+    """Carry out `order`. Under torch.distributed, every rank calls it. `provenance` records command line, commit and
+    packages in the new run, as any recorder does; the arms of an experiment leave that out.
 
     Raises:
         UsageError: a step, a checkpoint or a program that is not there, or a program that must be trusted first.
@@ -67,7 +68,7 @@ def replay(order: Order, *, on_step: OnStep | None = None) -> Replayed:
     if not 0 <= order.from_step < order.until:
         raise UsageError(f"steps {order.from_step} to {order.until}: there is no step to drive")
     checkpoint = find_checkpoint(recorded, order)
-    replays = _Replay(order, recorded, ranks, factory_of(entry_point), on_step, started)
+    replays = _Replay(order, recorded, ranks, factory_of(entry_point), on_step, started, provenance)
     copied = ranks.first_says(lambda: branch(recorded, order, checkpoint))
     return replays.carry_out(copied)
 
@@ -76,15 +77,22 @@ class _Replay:
     """One order in the doing, on one rank."""
 
     def __init__(
-        self, order: Order, recorded: Recorded, ranks: Ranks, factory: Any, on_step: OnStep | None, started: float
+        self,
+        order: Order,
+        recorded: Recorded,
+        ranks: Ranks,
+        factory: Any,
+        on_step: OnStep | None,
+        started: float,
+        provenance: bool,
     ) -> None:
         self._order, self._recorded, self._ranks, self._factory = order, recorded, ranks, factory
-        self._on_step, self._started = on_step, started
+        self._on_step, self._started, self._provenance = on_step, started, provenance
         self._scene = Scene(recorded, order.from_step, order.until, self._load)
         held = [phase for phase in recorded.phases if phase.from_step <= order.from_step]
         self._earlier = tuple(change for phase in held for change in phase.changes)
         self._own = Treatment(order.changes, self._scene)
-        self._comparison = Comparison(recorded)
+        self._comparison = Comparison(recorded, ranks.world)
         self._first_step: float | None = None
 
     def carry_out(self, checkpoint: Path | None) -> Replayed:
@@ -92,12 +100,13 @@ class _Replay:
         order, out = self._order, Path(self._order.out)
         use_threads_of(self._recorded)
         program = self._build(order.changes)
-        with Recorder(out, config=None, on_error="raise", token_ids="never") as recorder:
+        with Recorder(out, on_error="raise", token_ids="never", provenance=self._provenance) as recorder:
             self._announce(recorder, checkpoint)
             policy = Policy(rollback_every=0, recovery_every=0, best_k=0)
             with Checkpointer(recorder, program, policy, asynchronous=False) as saves:
                 if checkpoint is not None:
-                    saves.resume(checkpoint)
+                    index = self._recorded.index_at(order.from_step)
+                    resume(program, saves, recorder, checkpoint, order.from_step, index)
             if program.updates != order.from_step:
                 raise UsageError(
                     f"the program stands at step {program.updates} after restoring the checkpoint of step "
@@ -124,7 +133,8 @@ class _Replay:
             seconds=round(seconds, 3),
         )
         if self._ranks.first:
-            write_text(out / RESULT, to_json(result))
+            with writing(out):
+                write_text(out / RESULT, to_json(result))
         return result
 
     def _build(self, changes: tuple[Change, ...]) -> Program:
@@ -175,8 +185,7 @@ class _Replay:
     def _stretch(self, program: Program, recorder: Recorder, until: int, treatment: Treatment) -> None:
         compare, on_step, ends = self._comparison, self._on_step, self._order.until
         known = self._recorded.series("loss")
-        ranks = self._recorded.run.manifest.world_size
-        same_data = not self._own.reconfigures and ranks in (None, self._ranks.world)
+        same_data = not self._own.reconfigures
 
         def before(step: int, _: Program) -> None:
             if self._first_step is None:
@@ -223,12 +232,22 @@ class _Replay:
         fresh = self._build(self._order.changes)
         taken = state if parts is None else select(state, parts)
         fresh.load_state_dict(taken)
+        if isinstance(fresh, Placeable):
+            fresh.place(program.updates, program.position)
         missing = [] if parts is None else list(absent(state, taken))
         if self._ranks.first:
             recorder.event("resume", step, from_step=step, restored=list(parts or state), missing=missing, replayed=True)
         return fresh
 
     def _save(self, program: Program, recorder: Recorder, step: int) -> None:
+        if isinstance(program, OwnCheckpoints):
+            recorder.flush()
+            with writing(recorder.path):
+                path = program.save(recorder.path / "rollback")
+            if self._ranks.first:
+                where = path.relative_to(recorder.path).as_posix()
+                recorder.event("checkpoint", step, role="rollback", contents="full", path=where)
+            return
         policy = Policy(rollback_every=0, recovery_every=0, best_k=0, rollback_keep=1_000_000)
         with warnings.catch_warnings(), Checkpointer(recorder, program, policy, asynchronous=False) as saves:
             warnings.simplefilter("error", CheckpointWarning)  # whoever asked for a state needs it

@@ -14,7 +14,7 @@ from postmortem.replay.branch import root_of
 from postmortem.replay.defaults import REPLAYS, healthy_start
 from postmortem.replay.order import Change, Order
 from postmortem.replay.recorded import Recorded
-from postmortem.replay.trust import is_ours, trusted_program, where_from
+from postmortem.replay.trust import announced
 from postmortem.report import select
 from postmortem.run import Run
 from postmortem.sources import open_run
@@ -114,7 +114,7 @@ def subject(
     """
     opened = open_run(run)
     root = root_of(opened)
-    entry_point = trusted_program(opened.manifest.program, program, trust=trusted)
+    imports = announced(opened.manifest.program, program, trust=trusted)
     found = diagnose(opened)
     chosen = select(found, number=incident, at=None)
     one = next((i for i in found.incidents if i.id == chosen), None)
@@ -130,6 +130,6 @@ def subject(
         folder=root / REPLAYS / f"{name}-{one.onset_step}",
         program=program,
         trusted=trusted,
-        imports="" if is_ours(entry_point) else f"{plain(entry_point)} {where_from(entry_point)}",
+        imports=imports,
         workers=workers,
     )

@@ -26,7 +26,7 @@ def trusted_program(named: str | None, given: str | None, *, trust: bool) -> str
         raise UsageError(
             "the run names no program; say which drives it: --program module:factory (see postmortem.program)"
         )
-    if trust or is_ours(named):
+    if trust or named == _OURS:
         return named
     raise UsageError(
         f"the run names the program {plain(named)!r}, which would be imported {where_from(named)}. "
@@ -34,9 +34,10 @@ def trusted_program(named: str | None, given: str | None, *, trust: bool) -> str
     )
 
 
-def is_ours(entry_point: str) -> bool:
-    """Whether a program is the lab's."""
-    return entry_point == _OURS
+def announced(named: str | None, given: str | None, *, trust: bool) -> str:
+    """What is imported from where, to be said before it is; "" for this package's own lab. Raises as the above."""
+    entry_point = trusted_program(named, given, trust=trust)
+    return "" if entry_point == _OURS else f"{plain(entry_point)} {where_from(entry_point)}"
 
 
 def where_from(entry_point: str) -> str:
@@ -47,7 +48,7 @@ def where_from(entry_point: str) -> str:
     at = ""
     for part in module.split("."):
         at = f"{at}.{part}" if at else part
-        spec = importlib.machinery.PathFinder.find_spec(at, folders)
+        spec = importlib.machinery.PathFinder.find_spec(part, folders)  # a dotted name would ask for imported parents
         if spec is None:
             return f"(no module {plain(at, 80)!r} is found from here)"
         folders = list(spec.submodule_search_locations or [])

@@ -142,6 +142,27 @@ class IncidentView:
         return [line for line in map(self._evidence, self.incident.evidence) if line.verdict]
 
     @property
+    def replays(self) -> list[tuple[object, ...]]:
+        """One row per replay that was driven."""
+        numbers = self.numbers
+        return [
+            (
+                one.role,
+                one.text.partition(": ")[0] if one.changes else "nothing",
+                {"vanished": "does not appear", "": "not driven"}.get(one.outcome, one.outcome),
+                "—" if one.excess is None else f"{100 * one.excess:.3g} %",
+                listing(Safe(f"H{numbers[cause]}") for cause in one.tests if cause in numbers) or "—",
+            )
+            for one in self.incident.experiments
+        ]
+
+    @property
+    def driven(self) -> str:
+        """What the replays cost."""
+        steps = sum(one.steps for one in self.incident.experiments)
+        return f"{steps} steps driven" if steps else ""
+
+    @property
     def moved(self) -> list[PanelReading]:
         """Panels that moved, and the loss: what is drawn."""
         return [p for p in self.incident.panels if not p.silent and (p.moved or p.slug == "loss")]

@@ -25,10 +25,11 @@ class Recording:
     """A recorder for the length of one training: opened here and closed here, unless the caller brought their own.
 
     A caller who wants to set anything about the recorder makes it and closes it; run.json then says what they said.
+    `program` and `config` are what run.json names where it is made here; without a config, it is the framework's.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, program: str | None = None, config: Mapping[str, Any] | None = None) -> None:
+        self._run, self._program, self._config = run, program, config
         self._open: Recorder | None = None
 
     @property
@@ -39,11 +40,12 @@ class Recording:
     def begin(self, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> Recorder:
         """The recorder of a training that begins now. One that broke off before, in this process, is closed first."""
         self.end(RuntimeError("another training began before this one ended"))
-        self._open = (
-            self._run
-            if isinstance(self._run, Recorder)
-            else Recorder(Path(self._run), config=config, manifest=manifest)
-        )
+        if isinstance(self._run, (str, os.PathLike)):
+            named = {} if self._program is None else {"program": self._program}
+            own = config if self._config is None else self._config
+            self._open = Recorder(Path(self._run), config=own, manifest={**manifest, **named})
+        else:
+            self._open = self._run
         return self._open
 
     def end(self, error: BaseException | None = None) -> None:

@@ -50,12 +50,15 @@ _NOT_MEASURED = {"epoch", "loss", "learning_rate"}
 class PostmortemCallback(TrainerCallback):
     """Records into `run`: a directory, or a Recorder that the caller made and closes.
 
-    With a directory, run.json gets the training arguments and the model's configuration. `watch` also samples the
-    model and optimizer (`Recorder.watch` at its defaults).
+    With a directory, run.json gets the training arguments and the model's configuration, or `config` in their place,
+    and the name of the `program` ("train:build") that a replay builds of that config. `watch` also samples the model
+    and optimizer (`Recorder.watch` at its defaults).
     """
 
-    def __init__(self, run: Run, *, watch: bool = False) -> None:
-        self._recording = Recording(run)
+    def __init__(
+        self, run: Run, *, watch: bool = False, program: str | None = None, config: Mapping[str, Any] | None = None
+    ) -> None:
+        self._recording = Recording(run, program, config)
         self._watch = watch
         self._hooks: list[RemovableHandle] = []
         self._watching: Watch | None = None

@@ -6,14 +6,20 @@ A row per update, without a synchronisation: the loss that `training_step` retur
 batches), the learning rate of the update, the norm of the gradient before clipping, the hash of a batch of ids (a
 tensor, the first of a tuple, or what lies under `input_ids`, `tokens`, `ids` or `x`). A step is the value of
 `Trainer.global_step` before the update; with several optimizers it counts each of their updates, as Lightning does.
+
+Lightning's checkpoints hold no random number generators. The callback puts theirs in, under "postmortem", so that a
+replay can draw the same dropout; a resume by Lightning leaves them alone.
 """
 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from postmortem.errors import MissingExtra
 from postmortem.record.integrations._recording import Recording, Run, joined, known_by, place
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
+    from numpy.typing import NDArray
     from torch import Tensor
     from torch.optim import Optimizer
 
@@ -50,18 +57,22 @@ _PIECES = {
     "lr_schedulers": "schedule",
     "MixedPrecision": "scaler",
 }
+_OURS = "postmortem"  # section of what this callback adds to a checkpoint
 
 
 class PostmortemCallback(Callback):
     """Records into `run`: a directory, or a Recorder that the caller made and closes.
 
-    With a directory, run.json gets the module's hyperparameters and what the Trainer was told. `watch` also samples the
+    With a directory, run.json gets the module's hyperparameters and what the Trainer was told, or `config` in their
+    place, and the name of the `program` ("train:build") that a replay builds of that config. `watch` also samples the
     model and its first optimizer (`Recorder.watch` at its defaults). Under FSDP with flattened parameters `grad_norm`
     is that of each rank's shard.
     """
 
-    def __init__(self, run: Run, *, watch: bool = False) -> None:
-        self._recording = Recording(run)
+    def __init__(
+        self, run: Run, *, watch: bool = False, program: str | None = None, config: Mapping[str, Any] | None = None
+    ) -> None:
+        self._recording = Recording(run, program, config)
         self._watch = watch
         self._watching: Watch | None = None
         self._restored: list[str] | None = None
@@ -134,6 +145,7 @@ class PostmortemCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saving = True
+        checkpoint[_OURS] = {"generators": generators()}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._journal_checkpoints(trainer)
@@ -175,6 +187,28 @@ class PostmortemCallback(Callback):
         for path in [path for path in self._saved if not Path(path).exists()]:
             _, step, role = self._saved.pop(path)
             self.recorder.event("checkpoint_deleted", step, role=role, **place(self.recorder.path, path))
+
+
+def generators() -> dict[str, Any]:
+    """The state of the global generators in plain types and tensors, which no reader has to unpickle a class for."""
+    algorithm, keys, *rest = cast("tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state(legacy=True))
+    found = {"python": random.getstate(), "numpy": (algorithm, keys.tolist(), *rest), "torch": torch.get_rng_state()}
+    return {**found, "cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_initialized() else found
+
+
+def generators_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What `generators` said when `checkpoint` was saved; None where it was saved without this callback."""
+    return checkpoint.get(_OURS, {}).get("generators")
+
+
+def set_generators(state: Mapping[str, Any]) -> None:
+    """Put the global generators where `generators` found them."""
+    random.setstate(state["python"])
+    algorithm, keys, *rest = state["numpy"]
+    np.random.set_state((algorithm, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _checkpoints(trainer: Trainer) -> dict[str, tuple[str, str]]:

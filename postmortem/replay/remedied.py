@@ -1,0 +1,38 @@
+"""The run once more, with the remedy of its diagnosis in it, and how exactly that can be asked to come out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from postmortem.diagnosis import Verification
+from postmortem.replay.judge import spread
+from postmortem.replay.order import Change
+from postmortem.replay.result import Replayed
+from postmortem.replay.subject import NULL, Subject
+
+if TYPE_CHECKING:
+    from postmortem.replay.driver import OnStep
+
+
+def remedied(about: Subject, until: int, changes: tuple[Change, ...], on_step: OnStep | None = None) -> Replayed:
+    """Drive the run from its newest healthy checkpoint with `changes`."""
+    from postmortem.replay.driver import replay
+
+    order = about.order("remedy", about.from_step, until, changes, reason=f"verify: {about.incident.kind}")
+    return replay(order, on_step=on_step)
+
+
+def widened(about: Subject, expected: Verification) -> Verification:
+    """What is expected, within the measured band: how far replays lie apart that nothing, or nothing but the last bit
+    of the parameters, tells from each other."""
+    until = expected.through_step + 1
+    orders = [about.order(NULL, about.from_step, until, reason="null replay")]
+    orders += [about.order(f"noise-{n}", about.from_step, until, (Change("noise", str(n)),)) for n in (1, 2)]
+    outs = [Path(done.order.out) for done in about.drive(orders) if done.result is not None]
+    apart = spread(outs, about.from_step)
+    checks = [replace(c, bound=c.bound + apart) if c.column == "loss" and c.bound is not None else c
+              for c in expected.checks]  # fmt: skip
+    epsilon = None if expected.epsilon is None else max(expected.epsilon, apart)
+    return replace(expected, epsilon=epsilon, checks=tuple(checks))

@@ -1,0 +1,96 @@
+"""`runs-diff` from outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from postmortem.cli import runs_diff
+
+ROOT = Path(__file__).resolve().parents[2]
+CLEAN, SPIKED = ROOT / "sample_runs" / "clean-001", ROOT / "sample_runs" / "19-spike-001"
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run `runs-diff …` in an empty directory: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["runs-diff", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            runs_diff.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+def test_a_pair_on_a_pipe(call: Call) -> None:
+    code, out, err = call(CLEAN, SPIKED)
+    assert (code, err) == (0, "") and "\x1b" not in out
+    assert out.splitlines()[0].startswith("a  clean-001") and "loss spike at 312" in out
+
+
+def test_exit_code_only_where_asked_for(call: Call) -> None:
+    assert call(CLEAN, CLEAN, "--exit-code")[0] == 0
+    assert call(CLEAN, SPIKED)[0] == 0
+    assert call(CLEAN, SPIKED, "--exit-code")[0] == 1
+    assert call(CLEAN, CLEAN, SPIKED, "--exit-code")[0] == 1
+
+
+def test_json_is_alone_on_stdout(call: Call, tmp_path: Path) -> None:
+    code, out, err = call(CLEAN, CLEAN, "--json", "--out", "there")
+    assert code == 0 and json.loads(out)["verdict"] == "identical" and err == "diff    there/diff.md\n"
+    assert json.loads((tmp_path / "there" / "diff.json").read_text()) == json.loads(out)
+    assert json.loads(call(CLEAN, CLEAN, SPIKED, "--json")[1])["verdicts"][0] == "identical"
+
+
+def test_markdown_is_a_page(call: Call) -> None:
+    assert call(CLEAN, SPIKED, "--md")[1].startswith("# Diff of `clean-001` and `19-spike-001`\n")
+    assert call(CLEAN, CLEAN, SPIKED, "--md")[1].startswith("# Runs against `clean-001`\n")
+
+
+def test_all_says_every_column(call: Call) -> None:
+    assert "optimizer_step: equal" in call(CLEAN, SPIKED, "--all")[1]
+    assert "optimizer_step: equal" not in call(CLEAN, SPIKED)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((CLEAN,), 2, "takes two runs or more"),
+        ((CLEAN, "nowhere"), 3, "nowhere: no such file or directory"),
+        ((CLEAN, CLEAN, "--json", "--md"), 2, "--json and --md"),
+        ((CLEAN, CLEAN, "--map", "loss"), 2, "--map"),
+    ],
+)
+def test_mistakes_are_one_line(call: Call, words: tuple[object, ...], code: int, said: str) -> None:
+    got, out, err = call(*words)
+    assert (got, out) == (code, "") and said in err and err.count("\n") == 1
+
+
+def test_unusual_names_are_mapped(call: Call, tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("tick,misery\n" + "".join(f"{i},{2 + i % 3}\n" for i in range(60)))
+    code, out, _ = call("a.csv", "b.csv", "--map", "step=tick,loss=misery", "--json")
+    assert code == 0 and json.loads(out)["verdict"] == "identical"
+
+
+def test_neither_help_nor_diffing_imports_what_it_does_not_need() -> None:
+    code = (
+        "import sys\nfrom postmortem.cli.runs_diff import main\ntry:\n    main()\nfinally:\n"
+        "    print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    loaded = []
+    for words in (("--help",), (str(CLEAN), str(SPIKED))):
+        done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        loaded.append(set(done.stderr.split()))
+    assert not loaded[0] & {"torch", "pandas", "pyarrow", "matplotlib", "numpy", "jinja2"}
+    assert not loaded[1] & {"torch", "matplotlib", "pandas"}

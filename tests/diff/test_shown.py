@@ -1,0 +1,118 @@
+"""What people see of a diff: terminal, page, picture, files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from postmortem.diff import Comparison, RunsDiff, compare_runs, diff_runs
+from postmortem.errors import UsageError
+from postmortem.report.summary import Line
+from postmortem.run import Run
+from postmortem.sources import open_run
+from tests.makers import STEPS, healthy, healthy_batches, worked_example, write_run
+
+HOSTILE = "\x1b[31m<script>\u202e`{{x}}|\n# a"
+
+
+def text(lines: tuple[Line, ...]) -> list[str]:
+    return ["".join(span.text for span in line).rstrip() for line in lines]
+
+
+def hostile(root: Path) -> Run:
+    columns = {**healthy(), HOSTILE: np.arange(STEPS)}
+    journal = [
+        {"event": "rollback", "step": 300, "to_step": 300, "from_step": 310, "reason": HOSTILE, "changes": [HOSTILE]},
+        {"event": "config_change", "step": 3, "key": HOSTILE, "old": HOSTILE, "new": HOSTILE},
+    ]
+    batches = {**healthy_batches(), "batch_hash": [HOSTILE] * STEPS}
+    return open_run(
+        write_run(root, columns, batches=batches, journal=journal, manifest={"id": HOSTILE, "config": {HOSTILE: HOSTILE}})
+    )
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Run]:
+    clean = write_run(tmp_path / "clean", healthy(), batches=healthy_batches(), manifest={"config": {"lr": 1}})
+    return [open_run(clean), open_run(worked_example(tmp_path / "19-spike-001")), hostile(tmp_path / "hostile")]
+
+
+@pytest.fixture(params=["pair", "hostile", "several"])
+def result(request: pytest.FixtureRequest, runs: list[Run]) -> RunsDiff | Comparison:
+    if request.param == "several":
+        return compare_runs(runs)
+    return diff_runs(runs[0], runs[1] if request.param == "pair" else runs[2])
+
+
+@pytest.mark.parametrize("width", [40, 80, 100])
+@pytest.mark.parametrize("everything", [False, True])
+def test_lines_fit_the_terminal(result: RunsDiff | Comparison, width: int, everything: bool) -> None:
+    lines = text(result.summary(width, everything=everything))
+    assert lines and all(len(line) <= width for line in lines)
+
+
+def test_ascii_where_the_terminal_knows_no_more(runs: list[Run]) -> None:
+    assert all(line.isascii() for line in text(diff_runs(*runs[:2]).summary(80, unicode=False, everything=True)))
+
+
+def test_nothing_from_a_run_reaches_the_terminal_or_the_page(result: RunsDiff | Comparison) -> None:
+    shown = "\n".join(text(result.summary(None, everything=True)))
+    page = result.markdown(everything=True)
+    assert not {"\x1b", "\u202e"} & {*shown, *page}
+    assert "<script>" not in page and "{{x" not in page and "\n# a" not in page
+
+
+def test_the_head_says_who_and_the_verdict_follows(runs: list[Run]) -> None:
+    d = diff_runs(*runs[:2])
+    lines = text(d.summary(100))
+    assert lines[0] == "a  clean         500 rows, steps 0–499, seed 42"
+    assert lines[1] == "b  19-spike-001  500 rows, steps 0–499, seed 42"
+    assert lines[3].startswith(f"{d.verdict:<12}{d.reason[:20]}")
+
+
+def test_everything_says_more(runs: list[Run]) -> None:
+    d = diff_runs(*runs[:2])
+    short, whole = text(d.summary(100)), text(d.summary(100, everything=True))
+    assert not any(line.startswith("Discarded") for line in short)
+    assert "Discarded   nothing" in whole and any(line.strip() == "lr: 3 of 500 rows differ, first at 311" for line in whole)
+
+
+def test_json_is_strict_and_holds_the_verdict(result: RunsDiff | Comparison) -> None:
+    def refuse(name: str) -> object:
+        raise AssertionError(name)
+
+    raw = json.loads(result.to_json(), parse_constant=refuse)
+    assert raw.get("verdicts", [raw.get("verdict")]) == list(result.verdicts)
+
+
+def test_files_are_written_and_written_again(result: RunsDiff | Comparison, tmp_path: Path) -> None:
+    out = tmp_path / "there" / "diff"
+    page = result.write(out)
+    assert page == out / "diff.md" and "](diff.png)" in page.read_text()
+    assert sorted(p.name for p in out.iterdir()) == ["diff.json", "diff.md", "diff.png"]
+    first = {p.name: p.read_bytes() for p in out.iterdir()}
+    (out / "mine.txt").write_text("kept")
+    result.write(out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {**first, "mine.txt": b"kept"}
+    with Image.open(io.BytesIO(first["diff.png"])) as picture:
+        assert picture.width == 990
+
+
+def test_files_of_other_makers_stay(runs: list[Run], tmp_path: Path) -> None:
+    d = diff_runs(*runs[:2])
+    (tmp_path / "diff.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"diff\.md, which no diff wrote"):
+        d.write(tmp_path)
+    assert (tmp_path / "diff.md").read_text() == "mine" and not (tmp_path / "diff.png").exists()
+    with pytest.raises(UsageError, match="is a file"):
+        d.write(tmp_path / "diff.md")
+    d.write(tmp_path / "ours")
+    (tmp_path / "ours" / "diff.md").unlink()
+    (tmp_path / "ours" / "diff.md").symlink_to(tmp_path / "diff.md")
+    with pytest.raises(UsageError, match="left as it is"):
+        d.write(tmp_path / "ours")
