@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -67,11 +67,42 @@ class Departure:
         return abs(self.z) >= MOVED_Z and self.beyond >= 1.5
 
 
-class Case:
-    """One incident, its run, and all incidents beside it. `text` says whether training text may be shown."""
+@dataclass(frozen=True)
+class Sibling:
+    """Another run to hold this one against, with its incidents."""
 
-    def __init__(self, run: Run, incident: Incident, incidents: tuple[Incident, ...], text: bool = True) -> None:
-        self.run, self.incident, self.incidents, self.text = run, incident, incidents, text
+    run: Run
+    incidents: tuple[Incident, ...]
+
+    def incident_near(self, step: int, rows: int, attempt: int | None = None) -> Incident | None:
+        """One of the effective history, or of a rolled-back attempt, that spans `step` or lies within `rows` steps."""
+        own = [i for i in self.incidents if (i.attempt if i.discarded else None) == attempt]
+        return next((i for i in own if i.onset_step - rows <= step <= i.peak_step + rows), None)
+
+    def consumed(self, batch_hash: object) -> Iterator[tuple[int, int | None]]:
+        """(step, attempt or None) of each time that it consumed a batch: rolled-back stretches first, for they are
+        where harm was done."""
+        rolled_back = [s for s in self.run.segments if s.discarded]
+        for attempt, since in (*((s.attempt, s.kept_until) for s in rolled_back), (None, 0)):
+            labels = self.run.labels("batch_hash", attempt=attempt)
+            if labels is not None:
+                steps = labels.step[labels.value == batch_hash]
+                yield from ((int(step), attempt) for step in steps[steps >= since])
+
+
+class Case:
+    """One incident, its run, and all incidents beside it. `text` says whether training text may be shown; `sibling` is
+    another run that tells data from state, where one was given."""
+
+    def __init__(
+        self,
+        run: Run,
+        incident: Incident,
+        incidents: tuple[Incident, ...],
+        text: bool = True,
+        sibling: Sibling | None = None,
+    ) -> None:
+        self.run, self.incident, self.incidents, self.text, self.sibling = run, incident, incidents, text, sibling
 
     def piece(self, token: int) -> str:
         """A token as people may read it: its piece where a decode table is there and text is wanted, else its id."""

@@ -15,7 +15,7 @@ from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
 from postmortem.assess.weighing import cause_of, evidence, hypotheses, verdict
 from postmortem.assess.wording import careful, not_known, open_lesson, watch
-from postmortem.case import Case, Observation
+from postmortem.case import Case, Observation, Sibling
 from postmortem.detectors import Incident, Telemetry, find_incidents
 from postmortem.detectors._model import Labels
 from postmortem.diagnosis import Diagnosis, Outcome, PanelReading, Signal
@@ -32,11 +32,13 @@ MAX_INCIDENTS = 20  # in full; a run with more is one that recurs, and says so
 REWIND_ROWS = 3000  # how much of its past a discarded stretch is looked at with: enough for any detector's baseline
 
 
-def diagnose(run: Run, *, text: bool = True, mode: Mode = "all") -> Diagnosis:
+def diagnose(run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run | None = None) -> Diagnosis:
     """Everything the tool can say of `run`; `text=False` keeps the samples' words out of it (private data).
 
-    In mode "watchdog" only a loss that is held above its rolling baseline is an incident.
+    In mode "watchdog" only a loss that is held above its rolling baseline is an incident. What `baseline`, another run,
+    made of the same batch or step is evidence for data or for state.
     """
+    sibling = None if baseline is None else Sibling(baseline, detect(baseline, mode))
     found = detect(run, mode)
     notes = run.notes
     try:
@@ -44,7 +46,7 @@ def diagnose(run: Run, *, text: bool = True, mode: Mode = "all") -> Diagnosis:
     except UnreadableInput as error:
         proofs, notes = (), (*notes, str(error))
     incidents = tuple(
-        _incident(Case(run, one, found, text), n, proofs) for n, one in enumerate(found[:MAX_INCIDENTS], 1)
+        _incident(Case(run, one, found, text, sibling), n, proofs) for n, one in enumerate(found[:MAX_INCIDENTS], 1)
     )
     if len(found) > MAX_INCIDENTS:
         notes = (*notes, f"{len(found)} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")

@@ -102,7 +102,7 @@ class Program(Protocol):
 class Edit:
     """A change to one batch. `index` is the place it takes in the data order, where that is not its own;
     `without_rows` are samples to leave out, `masked_tokens` label ids that shall count for nothing, and `unmask` asks
-    for one label, of a batch that has none, to count again."""
+    for the labels of a batch in which none counts to count again."""
 
     index: int | None = None
     without_rows: frozenset[int] = frozenset()
@@ -158,6 +158,11 @@ class OwnCheckpoints(Protocol):
 @runtime_checkable
 class Placeable(Protocol):
     """A program whose state may not say where it stands: a loop of one's own keeps its step in a variable."""
+
+    @property
+    def placed_sections(self) -> Sequence[str]:
+        """Sections of the state that a checkpoint may lack, because `place` says the same."""
+        ...
 
     def place(self, updates: int, position: int) -> None:
         """Called after a checkpoint was restored. What the state did say stays as it is."""

@@ -140,6 +140,11 @@ class TorchLoop:
         """Take over the sections that `state` holds."""
         self._state.load_state_dict(state)
 
+    @property
+    def placed_sections(self) -> tuple[str]:
+        """Only a state of this class tells its progress."""
+        return ("progress",)
+
     def place(self, updates: int, position: int) -> None:
         """Where the state stands, if it did not say: that of a loop of one's own holds no step."""
         if not self._progress.told:

@@ -121,11 +121,16 @@ class Checkpointer:
         return self._save(step, (path,), value)[0]
 
     def resume(
-        self, path: str | Path | None = None, *, parts: Sequence[str] | None = None, verify: bool = True
+        self,
+        path: str | Path | None = None,
+        *,
+        parts: Sequence[str] | None = None,
+        optional: Sequence[str] = (),
+        verify: bool = True,
     ) -> Resumed | None:
         """Take over the newest sound full checkpoint of the run's effective history, or the one in `path`; None where
-        the run has none. `parts` ("model", "optimizer.step") leaves out the rest on purpose. Checkpoints of later
-        steps are set aside: the run takes another way from here.
+        the run has none. `parts` ("model", "optimizer.step") leaves out the rest on purpose; a checkpoint may lack the
+        `optional` ones without a word. Checkpoints of later steps are set aside: the run takes another way from here.
 
         Raises:
             UnreadableInput: every checkpoint is damaged, or the one in `path` is.
@@ -153,7 +158,7 @@ class Checkpointer:
             role=entry.role,
             contents=entry.manifest.contents,
             restored=tuple(loaded if parts is None else parts),
-            missing=tuple(absent(asked, loaded)),
+            missing=tuple(piece for piece in absent(asked, loaded) if piece not in optional),
             unused=tuple(name for name in loaded if name not in asked),
             changed=changes(asked_settings, settings(self._state.state_dict())),
             saved_world_size=entry.manifest.world_size,

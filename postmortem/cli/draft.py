@@ -49,6 +49,10 @@ def draft(
         Mode,
         typer.Option("--mode", help="What counts as an incident: any panel's departure, or a loss that is held up."),
     ] = Mode.all,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", metavar="OTHER", help="A sibling run: what it made of the same batch is evidence."),
+    ] = None,
     no_text: Annotated[
         bool, typer.Option("--no-text", help="Leave training text out of the report: private data.")
     ] = False,
@@ -63,6 +67,7 @@ def draft(
       postmortem draft runs/19-spike-001
       postmortem draft metrics.csv --map loss=train/loss,step=global_step
       postmortem draft runs/19-spike-001 --json --check > diagnosis.json
+      postmortem draft runs/19-spike-001 --baseline runs/19-clean-001
     """
     from postmortem import report
     from postmortem.panels import draw_panel
@@ -76,7 +81,8 @@ def draft(
     with stage(f"Reading {run}"):
         opened = open_run(run, mapping)
     with stage("Looking for incidents"):
-        diagnosis = diagnose(opened, text=not no_text, mode=mode.value)
+        sibling = None if baseline is None else open_run(baseline)
+        diagnosis = diagnose(opened, text=not no_text, mode=mode.value, baseline=sibling)
     number = report.select(diagnosis, number=incident, at=at)
     place = out or (None if as_json else report.default_out(opened.path))
     written = None

@@ -29,7 +29,9 @@ HEIGHT, GAP_HEIGHT = 2.6, 1.3  # inches of the losses and of the gap, titles and
 _ABOVE, _BELOW = 0.3, 0.3
 _LEFT, _RIGHT = 0.075, 0.985
 _DASHES = (0, (4, 2))
-_LOG_FROM = 10.0  # times its smallest value: a loss that spans more is drawn over a logarithm
+_THIN, _FAINT = 0.6, 0.35
+_CROWDED = 400  # rows: of more, the levels are drawn over them
+_LOG_FROM = 30.0  # times its smallest value: a loss that spans more is drawn over a logarithm
 
 
 def draw(diffs: Sequence[RunsDiff]) -> bytes:
@@ -74,10 +76,13 @@ def _losses(axes: Axes, sides: Sequence[Side]) -> None:
         name = f"{plain(side.id, 30)}" if len(sides) > 2 else f"{'ab'[sides.index(side)]}  {plain(side.id, 30)}"
         for stretch in side.discarded:
             if stretch.loss is not None:
-                _line(axes, stretch.loss, colour, dashed=True)
+                _line(axes, stretch.loss, colour, _THIN, dashed=True)
                 drawn += stretch.loss.value
-        if side.loss is not None:
-            _line(axes, side.loss, colour, label=name)
+        if side.loss is not None and side.level is not None:
+            crowded = len(side.loss.step) > _CROWDED
+            _line(axes, side.loss, colour, _THIN if crowded else 1.0, label=None if crowded else name)
+            if crowded:
+                _line(axes, side.level, colour, 1.3, label=name)
             drawn += side.loss.value
         for rewind in side.rewinds:
             axes.axvline(rewind.step, color=colour, linewidth=0.8, linestyle=":", zorder=1.5)
@@ -90,7 +95,7 @@ def _losses(axes: Axes, sides: Sequence[Side]) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(_digits))
     if any(side.discarded for side in sides):
-        axes.plot([], [], color=FAINT, linewidth=0.8, linestyle=_DASHES, label="discarded")
+        axes.plot([], [], color=FAINT, linewidth=_THIN, linestyle=_DASHES, label="discarded")
     legend = axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 0.99),
@@ -110,16 +115,19 @@ def _gap(axes: Axes, level: Trace, half: Sequence[float]) -> None:
     _line(axes, level, INK)
 
 
-def _line(axes: Axes, trace: Trace, colour: str, *, label: str | None = None, dashed: bool = False) -> None:
+def _line(
+    axes: Axes, trace: Trace, colour: str, width: float = 1.0, *, label: str | None = None, dashed: bool = False
+) -> None:
     value = np.asarray(trace.value)
     axes.plot(
         np.asarray(trace.step),
         np.where(np.isfinite(value), value, np.nan),
         color=colour,
-        linewidth=0.8 if dashed else 1.0,
+        linewidth=width,
         linestyle=_DASHES if dashed else "-",
         zorder=3.0 if dashed else 2.0,  # what was left behind is often just what the other run kept
         label=label,
+        alpha=_FAINT if width == _THIN and not dashed else 1.0,
     )
 
 

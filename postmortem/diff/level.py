@@ -86,10 +86,10 @@ def gap(curve: Curve, noise: Band, row_step: int, event: int | None) -> Gap:
     at = int(np.argmax(size))
     rows = noise.noise.rows
     level = levels(difference, rows)
-    step = curve.step_a[curve.a.size - level.size * rows :][rows // 2 :: rows]
+    step = _middles(curve.step_a, rows)
     before = 0 if event is None else int(np.searchsorted(curve.step_a, event))
     last = end_rows(difference.size)
-    drawn = np.linspace(0, level.size - 1, min(level.size, _POINTS)).astype(int)
+    drawn = _picked(level.size)
     return Gap(
         column=curve.column,
         by=curve.by,
@@ -142,6 +142,14 @@ def thinned(name: str, step: Steps, value: Values) -> Trace:
     return Trace(name, tuple(step.tolist()), tuple(value.tolist()))
 
 
+def smooth(step: Steps, value: Values) -> Trace:
+    """The levels of a curve, to be drawn over its rows."""
+    rows = level_rows(value.size)
+    level, middle = levels(value, rows), _middles(step, rows)
+    drawn = _picked(level.size)
+    return Trace("level", tuple(middle[drawn].tolist()), tuple(level[drawn].tolist()))
+
+
 def nats(size: float) -> str:
     """A gap's size as people read it, to two significant digits."""
     return f"{size:.2g}" if size < 10 else number(float(f"{size:.3g}"))
@@ -150,6 +158,16 @@ def nats(size: float) -> str:
 def signed(gap: float) -> str:
     """A gap with its sign: `+0.012`."""
     return nats(gap) if math.isnan(gap) else f"{'+' if gap >= 0 else '−'}{nats(abs(gap))}"
+
+
+def _middles(step: Steps, rows: int) -> Steps:
+    """The step in the middle of each level."""
+    return step[step.size % rows :][rows // 2 :: rows]
+
+
+def _picked(count: int) -> NDArray[np.intp]:
+    """At most _POINTS positions among `count`, evenly spread, first and last among them."""
+    return np.linspace(0, count - 1, min(count, _POINTS)).astype(np.intp)
 
 
 def _wander_of_both(curve: Curve, rows: int) -> tuple[float, Values] | None:

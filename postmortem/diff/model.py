@@ -132,7 +132,8 @@ class Side:
     lost: Lost
     recoveries: tuple[Recovery, ...]
     nonfinite_losses: int
-    loss: Trace | None
+    loss: Trace | None  # to be drawn: every row, or the extremes of each few
+    level: Trace | None  # medians of consecutive rows
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from postmortem.diff.build import diff_runs
 from postmortem.diff.level import signed
 from postmortem.diff.model import SCHEMA_VERSION, RunsDiff, Verdict, strict_json
 from postmortem.diff.terminal import STYLES, fitted, labelled
-from postmortem.diff.words import parting, run_line
+from postmortem.diff.words import run_line
 from postmortem.report.markdown import Safe, code, escape, table
 from postmortem.report.summary import Line, Span
 from postmortem.run import Run
 from postmortem.text import number, plain
 
-_HEADS = ("run", "verdict", "they part", "incidents", "area", "end", "lost")
+_HEADS = ("run", "verdict", "part at", "incidents", "area", "end", "lost")
 _NAME = 40  # characters of a run's name in the table, where there is room
 
 
@@ -97,14 +97,15 @@ def _facts(d: RunsDiff) -> tuple[str, ...]:
 
 
 def _row(d: RunsDiff) -> tuple[str, ...]:
+    """First divergence, incidents of its own, area in nats·steps, gap at the end in nats, steps done in vain."""
     gap = d.gap()
     alone = sum(not one.shared for one in d.b.incidents)
     return (
         plain(d.b.id, _NAME),
         d.verdict,
-        parting(d),
-        str(alone) if alone else "none",
+        "–" if d.divergence is None else f"{d.divergence.step} {d.divergence.kind.replace('_', ' ')}",
+        str(alone),
         "–" if gap is None else number(gap.area),
         "–" if gap is None else signed(gap.final),
-        f"{d.b.lost.steps:,} steps" if d.b.lost.steps else "none",
+        f"{d.b.lost.steps:,}",
     )

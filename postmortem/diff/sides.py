@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from postmortem.diff import happened, lineage
-from postmortem.diff.level import Band, back, thinned
+from postmortem.diff.level import Band, back, smooth, thinned
 from postmortem.diff.model import Recovery, Rewind, Side
 from postmortem.diff.pair import Curve, Pair
 from postmortem.diff.verdict import Alone
@@ -119,4 +119,5 @@ def _side(run: Run, other: Run) -> Side:
         recoveries=(),
         nonfinite_losses=0 if loss is None else int((~np.isfinite(loss.value)).sum()),
         loss=None if loss is None else thinned("loss", loss.step, loss.value),
+        level=None if loss is None else smooth(loss.step, loss.value),
     )

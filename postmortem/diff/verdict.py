@@ -79,7 +79,7 @@ def judge(
     gap = measured
     if math.isnan(gap.final):
         return "different", "the loss of one run ends non-finite"
-    noise = f"the noise of ±{nats(gap.noise.end)} there"
+    noise = f"the noise of ±{nats(gap.noise.end)}"
     inside = abs(gap.final) <= gap.noise.end
     if inside and not gap.outside and not any(one.to_loss for one in alone):
         same = f"every level of the loss lies within the noise, ±{nats(gap.noise.band)} nats, and so does the end"
@@ -88,7 +88,7 @@ def judge(
     who = " and ".join(one.letter for one in alone if one.anything)
     if gap.before is not None and abs(gap.before) > gap.before_noise:
         apart = f"{nats(abs(gap.before))} nats apart before anything happened"
-        return "different", f"{apart}, outside the noise of ±{nats(gap.before_noise)} there"
+        return "different", f"{apart}, outside the noise of ±{nats(gap.before_noise)}"
     if not who:
         where = f"{end}, outside {noise}" if not inside else f"{gap.outside} of {gap.levels} levels leave the noise"
         return "different", f"{where}, and nothing happened to one run alone"

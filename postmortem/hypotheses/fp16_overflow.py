@@ -46,6 +46,8 @@ CAUSE = Cause(
         "numerics.scale_flat": -3.0,
         "data.no_labels": -3.0,
         "loss.alone": -3.0,
+        "data.baseline_harmless": 0.5,
+        "state.baseline_same_step": 0.5,
     },
     sentence=_sentence,
     changes=_changes,

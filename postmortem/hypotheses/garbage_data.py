@@ -80,6 +80,9 @@ CAUSE = Cause(
         "grad_norm.nonfinite_first": -2.0,
         "data.same_batch_harmless": -1.5,
         "numerics.scale_drop_first": -2.0,
+        "data.baseline_harmless": -1.5,
+        "data.baseline_harmful": 1.0,
+        "state.baseline_same_step": -1.5,
     },
     sentence=_sentence,
     changes=_changes,
@@ -96,6 +99,8 @@ CAUSE = Cause(
     predicts=(
         Prediction("replace={window}", "cures"),
         Prediction("mask={window}", "persists"),
+        Prediction("unmask={window}", "persists"),
+        Prediction("drop-rows={window}", "persists"),
         Prediction("move={window}@{elsewhere}", "follows"),
     ),
     remedy="skip={window}",

@@ -52,6 +52,8 @@ CAUSE = Cause(
         "loss.alone": -3.0,
         "token_loss.disagrees": -3.0,
         "weights.unprovoked_jump": -1.0,
+        "data.baseline_harmless": 1.0,
+        "data.baseline_harmful": -1.0,
     },
     sentence=_sentence,
     changes=_changes,

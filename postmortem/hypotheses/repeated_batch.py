@@ -54,6 +54,7 @@ CAUSE = Cause(
         "token_loss.disagrees": -3.0,
         "data.rare_tokens": -1.0,
         "loss.recurring": -0.5,
+        "data.baseline_harmful": -0.5,
     },
     sentence=_sentence,
     changes=_changes,

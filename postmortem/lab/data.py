@@ -91,9 +91,8 @@ class Loader:
         if edit.masked_tokens:
             labels[np.isin(labels, list(edit.masked_tokens))] = IGNORED
         if edit.unmask and not (labels != IGNORED).any():
-            row = int(np.argmax(lengths))
-            last = int(lengths[row]) - 1
-            labels[row, last] = batch.row["token_ids"][kept[row]][last + 1]
+            for row, length in enumerate(lengths.tolist()):
+                labels[row, :length] = batch.row["token_ids"][kept[row]][1 : length + 1]
         samples = {key: [batch.row[key][row] for row in kept] for key in ("sample_ids", "token_ids")}
         index = batch.index if edit.index is None else edit.index
         row = {**batch.row, **samples, **self._facts(ids, labels, lengths), "batch_index": index}

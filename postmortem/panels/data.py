@@ -22,7 +22,7 @@ NORMAL_SIGMAS, COUNT_SIGMAS, SURE_SIGMAS = 2.0, 2.5, 4.0  # of a count: ordinary
 
 
 def _measure(case: Case) -> list[Observation]:
-    return [*_labels(case), *_repeats(case), *_source(case), *_composition(case)]
+    return [*_labels(case), *_repeats(case), *_source(case), *_composition(case), *_sibling(case)]
 
 
 def _labels(case: Case) -> list[Observation]:
@@ -144,6 +144,24 @@ def _composition(case: Case) -> list[Observation]:
         elif sigmas < NORMAL_SIGMAS:
             seen.append(Observation(f"data.{slug}_normal", observed, column, d.step, figures(d), moved=False))
     return seen
+
+
+def _sibling(case: Case) -> list[Observation]:
+    """What another run made of the same batch, by its hash."""
+    hashes = case.labels("batch_hash")
+    here = None if hashes is None else hashes.at(case.onset)
+    if case.sibling is None or here is None:
+        return []
+    met = [(step, case.sibling.incident_near(step, case.row_step, a)) for step, a in case.sibling.consumed(here)]
+    if not met:
+        return []
+    step, found = next((one for one in met if one[1] is not None), met[0])
+    name, figure = plain(case.sibling.run.id, 60), {"step": step}
+    if found is None:
+        text = f"the run {name} consumed the same batch at step {step} without an incident"
+        return [Observation("data.baseline_harmless", text, "batch_hash", case.onset, figure, moved=False)]
+    text = f"the run {name} consumed the same batch at step {step}, and has an incident there, too"
+    return [Observation("data.baseline_harmful", text, "batch_hash", case.onset, figure)]
 
 
 def _draw(ax: Axes, reading: PanelReading) -> None:

@@ -31,6 +31,7 @@ def _measure(case: Case) -> list[Observation]:
             seen.append(
                 Observation("state.config_change", f"config {key} changed at step {event.step}", step=event.step)
             )
+    seen += _sibling(case)
     hashes = case.labels("param_hash")
     near = (
         []
@@ -46,6 +47,20 @@ def _measure(case: Case) -> list[Observation]:
     return seen
 
 
+def _sibling(case: Case) -> list[Observation]:
+    """Whether another run has an incident at the same step, on another batch: what they share then is the schedule."""
+    found = None if case.sibling is None else case.sibling.incident_near(case.onset, case.row_step)
+    if case.sibling is None or found is None:
+        return []
+    own, there = case.labels("batch_hash"), case.sibling.run.labels("batch_hash")
+    here = None if own is None else own.at(case.onset)
+    other = None if there is None else there.at(case.onset)
+    if here is None or other is None or here == other:
+        return []
+    text = f"the run {plain(case.sibling.run.id, 60)} has an incident at step {found.onset_step}, too, on another batch"
+    return [Observation("state.baseline_same_step", text, step=case.onset, figures={"step": found.onset_step})]
+
+
 PANEL = Panel(
     12,
     "state_identity",
@@ -54,5 +69,5 @@ PANEL = Panel(
     _measure,
     "whether the state jumped at a resume or between ranks: write resume events and param_hash",
     constant_is_silent=False,
-    without_columns=lambda case: bool(case.run.journal) or case.resume is not None,
+    without_columns=lambda case: bool(case.run.journal) or case.resume is not None or case.sibling is not None,
 )

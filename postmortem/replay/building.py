@@ -57,7 +57,7 @@ def resume(program: Program, saves: Checkpointer, recorder: Recorder, checkpoint
         if recorder.rank == 0:
             recorder.resumed(step, checkpoint, restored=list(restored))
     else:
-        saves.resume(checkpoint)
+        saves.resume(checkpoint, optional=program.placed_sections if isinstance(program, Placeable) else ())
     if isinstance(program, Placeable):
         program.place(step, index)
 

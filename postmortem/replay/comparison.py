@@ -48,14 +48,20 @@ class Tally:
 
 
 class Comparison:
-    """What a replay has in common with its run, on one rank. Where it has another number of ranks than the run had,
-    hashes are of other parts of batches and parameters, and only figures are compared."""
+    """What a replay of the steps [first, last) has in common with its run, on one rank. Where it has another number of
+    ranks than the run had, hashes are of other parts of batches and parameters, and only figures are compared."""
 
-    def __init__(self, recorded: Recorded, world_size: int) -> None:
+    def __init__(self, recorded: Recorded, first: int, last: int, world_size: int) -> None:
         self._recorded = recorded
         self._resharded = recorded.run.manifest.world_size not in (None, world_size)
-        self._columns = tuple(name for name in IDENTITY if not (self._resharded and name.endswith("_hash")))
+        names = [name for name in IDENTITY if not (self._resharded and name.endswith("_hash"))]
+        self._rows = {name: recorded.rows(name, first, last) for name in names}
         self.tally = Tally()
+
+    def loss_at(self, step: int) -> float | None:
+        """The loss that the run recorded at `step`."""
+        found = self._rows["loss"].get(step)
+        return found if isinstance(found, float) else None
 
     def batch(self, step: int, index: int, facts: Mapping[str, Any]) -> None:
         """Hold an untouched batch against the one of its index.
@@ -74,12 +80,12 @@ class Comparison:
     def row(self, step: int, measured: Measured) -> None:
         """Compare one step."""
         tally, any_here = self.tally, False
-        for column in self._columns:
+        for column, rows in self._rows.items():
             now = measured.batch.get(column)
             if now is None:
                 now = measured.metrics.get(column)
-            known = None if now is None else self._recorded.at(column, step)
-            if known is None:
+            known = rows.get(step)
+            if now is None or known is None:
                 continue
             any_here = True
             tally.columns.add(column)

@@ -92,7 +92,7 @@ class _Replay:
         held = [phase for phase in recorded.phases if phase.from_step <= order.from_step]
         self._earlier = tuple(change for phase in held for change in phase.changes)
         self._own = Treatment(order.changes, self._scene)
-        self._comparison = Comparison(recorded, ranks.world)
+        self._comparison = Comparison(recorded, order.from_step, order.until, ranks.world)
         self._first_step: float | None = None
 
     def carry_out(self, checkpoint: Path | None) -> Replayed:
@@ -139,7 +139,8 @@ class _Replay:
 
     def _build(self, changes: tuple[Change, ...]) -> Program:
         """A fresh program under all changes that hold."""
-        return build(self._factory, Treatment((*self._earlier, *changes), self._scene).configured(self._recorded.config))
+        treatment = Treatment((*self._earlier, *changes), self._scene)
+        return build(self._factory, treatment.configured(self._recorded.config))
 
     def _announce(self, recorder: Recorder, checkpoint: Path | None) -> None:
         order = self._order
@@ -184,7 +185,6 @@ class _Replay:
 
     def _stretch(self, program: Program, recorder: Recorder, until: int, treatment: Treatment) -> None:
         compare, on_step, ends = self._comparison, self._on_step, self._order.until
-        known = self._recorded.series("loss")
         same_data = not self._own.reconfigures
 
         def before(step: int, _: Program) -> None:
@@ -197,7 +197,7 @@ class _Replay:
                 compare.batch(step, index, measured.batch)
             compare.row(step, measured)
             if on_step is not None:
-                on_step(step, ends, float(measured.metrics.get("loss") or 0.0), known.at(step) if known else None)
+                on_step(step, ends, float(measured.metrics.get("loss") or 0.0), compare.loss_at(step))
 
         treatment.bind(program)
         try:
@@ -236,7 +236,8 @@ class _Replay:
             fresh.place(program.updates, program.position)
         missing = [] if parts is None else list(absent(state, taken))
         if self._ranks.first:
-            recorder.event("resume", step, from_step=step, restored=list(parts or state), missing=missing, replayed=True)
+            told = {"restored": list(parts or state), "missing": missing, "replayed": True}
+            recorder.event("resume", step, from_step=step, **told)
         return fresh
 
     def _save(self, program: Program, recorder: Recorder, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a probe: batches across, states down, loss above gradient norm, in the style of the report's panels."""
+"""The picture of a probe: batches across, states down, loss above gradient norm. It looks like the report's panels."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def _map(axes: Axes, probe: Probe, rows: Sequence[Sequence[float | None]]) -> Ax
 
 def _frames(axes: Axes, row: int, state: Probed) -> None:
     for index in state.bad:
-        axes.add_patch(Rectangle((index - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=LINES[0], linewidth=2.0, zorder=3))
+        place = (index - 0.5, row - 0.5)
+        axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=LINES[0], linewidth=2.0, zorder=3))
 
 
 def _written(axes: Axes, batch: int, row: int, value: float, image: AxesImage | None) -> None:

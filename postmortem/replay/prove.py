@@ -1,7 +1,7 @@
 """Proving a cause: the designed experiment, driven until it is decided.
 
-A cause is confirmed only where every replay that it names comes out as it says, no placebo cures, and each rival has
-failed one of its own predictions. A skip removes any spike that a batch brings, so it proves nothing by itself.
+A cause is confirmed only where the panels suggest it, every replay that it names comes out as it says, no placebo
+cures, and each rival has failed one of its own predictions. A skip removes any spike that a batch brings, so it proves nothing by itself.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _decide(bench: Bench) -> str | None:
     while waiting := [arm for test in bench.design.tests if (arm := _next(bench, test)) is not None]:
         bench.drive(waiting)
     left = [test for test in bench.design.tests if not _failed(bench, test)]
-    return left[0].cause if len(left) == 1 and _holds(bench, left[0]) else None
+    return left[0].cause if len(left) == 1 and left[0].likely and _holds(bench, left[0]) else None
 
 
 def _next(bench: Bench, test: Test) -> Arm | None:

@@ -40,7 +40,6 @@ class Recorded:
     def __init__(self, run: Run, attempt: int | None = None, rank: int = 0) -> None:
         self.run, self.attempt = run, attempt
         self._suffix = f"/rank{rank}" if len(run.ranks) > 1 and rank in run.ranks else ""
-        self._columns: dict[str, Series | Labels | None] = {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -59,13 +58,14 @@ class Recorded:
         found = self.run.series(name, attempt=self.attempt) if whole_run is None else whole_run
         return None if found is None else found.window(0, before)
 
-    def at(self, name: str, step: int) -> float | str | None:
-        """What a column of IDENTITY holds at `step`; None where it was not logged there."""
-        if name not in self._columns:
-            self._columns[name] = self._labels(name) if name.endswith("_hash") else self.series(name)
-        column = self._columns[name]
-        value = None if column is None else column.at(step)
-        return value if isinstance(value, (float, str)) else None
+    def rows(self, name: str, first: int, last: int) -> dict[int, float | str]:
+        """Step → what a column holds there, for first <= step < last: plain values, to be looked up step by step."""
+        column = self._labels(name) if name.endswith("_hash") else self.series(name)
+        if column is None:
+            return {}
+        low, high = np.searchsorted(column.step, [first, last])
+        found = zip(column.step[low:high].tolist(), column.value[low:high].tolist(), strict=True)
+        return {step: value for step, value in found if isinstance(value, (float, str))}
 
     def index_at(self, step: int) -> int:
         """Index of the batch that the run consumed at `step`; one batch a step is assumed where none is logged."""
@@ -166,7 +166,11 @@ class Recorded:
         lineage = self.run.manifest.lineage or {}
         told = lineage.get("phases")
         if isinstance(told, list):
-            return tuple(_phase(one) for one in cast(list[object], told))
+            phases = tuple(_phase(one) for one in cast(list[object], told))
+            if self.attempt is None:
+                return phases
+            begun = {_target(e) for e in self.run.journal if e.event == "rollback" and self._has_seen(e)}
+            return tuple(one for one in phases if one.from_step in begun)
         found: list[Phase] = []
         for event in self._lineage_events:
             windows = event.keys.get("skip")
@@ -174,6 +178,9 @@ class Recorded:
                 value = ",".join(f"{int(a)}:{int(b)}" for a, b in cast(list[tuple[int, int]], windows))
                 found.append(Phase(_target(event), (Change("skip", value),)))
         return tuple(found)
+
+    def _has_seen(self, event: Event) -> bool:
+        return self.attempt is None or (whole(event.keys.get("attempt")) or 0) <= self.attempt
 
     def _labels(self, name: str) -> Labels | None:
         own = self.run.labels(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None

@@ -32,34 +32,46 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return run
 
 
+@pytest.fixture
+def logs(tmp_path: Path) -> tuple[Path, Path]:
+    """Two small logs that lie apart."""
+    for name, level in (("a", 2), ("b", 3)):
+        rows = "".join(f"{i},{level + i % 3},1e-3\n" for i in range(60))
+        (tmp_path / f"{name}.csv").write_text(f"step,loss,lr\n{rows}")
+    return tmp_path / "a.csv", tmp_path / "b.csv"
+
+
 def test_a_pair_on_a_pipe(call: Call) -> None:
     code, out, err = call(CLEAN, SPIKED)
     assert (code, err) == (0, "") and "\x1b" not in out
     assert out.splitlines()[0].startswith("a  clean-001") and "loss spike at 312" in out
 
 
-def test_exit_code_only_where_asked_for(call: Call) -> None:
-    assert call(CLEAN, CLEAN, "--exit-code")[0] == 0
-    assert call(CLEAN, SPIKED)[0] == 0
-    assert call(CLEAN, SPIKED, "--exit-code")[0] == 1
-    assert call(CLEAN, CLEAN, SPIKED, "--exit-code")[0] == 1
+def test_exit_code_only_where_asked_for(call: Call, logs: tuple[Path, Path]) -> None:
+    a, b = logs
+    assert call(a, a, "--exit-code")[0] == 0
+    assert call(a, b)[0] == 0
+    assert call(a, b, "--exit-code")[0] == 1
+    assert call(a, a, b, "--exit-code")[0] == 1
 
 
-def test_json_is_alone_on_stdout(call: Call, tmp_path: Path) -> None:
-    code, out, err = call(CLEAN, CLEAN, "--json", "--out", "there")
+def test_json_is_alone_on_stdout(call: Call, logs: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = logs
+    code, out, err = call(a, a, "--json", "--out", "there")
     assert code == 0 and json.loads(out)["verdict"] == "identical" and err == "diff    there/diff.md\n"
     assert json.loads((tmp_path / "there" / "diff.json").read_text()) == json.loads(out)
-    assert json.loads(call(CLEAN, CLEAN, SPIKED, "--json")[1])["verdicts"][0] == "identical"
+    assert json.loads(call(a, a, b, "--json")[1])["verdicts"] == ["identical", "different"]
 
 
-def test_markdown_is_a_page(call: Call) -> None:
-    assert call(CLEAN, SPIKED, "--md")[1].startswith("# Diff of `clean-001` and `19-spike-001`\n")
-    assert call(CLEAN, CLEAN, SPIKED, "--md")[1].startswith("# Runs against `clean-001`\n")
+def test_markdown_is_a_page(call: Call, logs: tuple[Path, Path]) -> None:
+    a, b = logs
+    assert call(a, b, "--md")[1].startswith("# Diff of `a` and `b`\n")
+    assert call(a, a, b, "--md")[1].startswith("# Runs against `a`\n")
 
 
-def test_all_says_every_column(call: Call) -> None:
-    assert "optimizer_step: equal" in call(CLEAN, SPIKED, "--all")[1]
-    assert "optimizer_step: equal" not in call(CLEAN, SPIKED)[1]
+def test_all_says_every_column(call: Call, logs: tuple[Path, Path]) -> None:
+    assert "lr: equal" in call(*logs, "--all")[1]
+    assert "lr: equal" not in call(*logs)[1]
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,14 @@ def hostile(root: Path) -> Run:
     )
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> list[Run]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    tmp_path = tmp_path_factory.mktemp("shown")
     clean = write_run(tmp_path / "clean", healthy(), batches=healthy_batches(), manifest={"config": {"lr": 1}})
     return [open_run(clean), open_run(worked_example(tmp_path / "19-spike-001")), hostile(tmp_path / "hostile")]
 
 
-@pytest.fixture(params=["pair", "hostile", "several"])
+@pytest.fixture(scope="module", params=["pair", "hostile", "several"])
 def result(request: pytest.FixtureRequest, runs: list[Run]) -> RunsDiff | Comparison:
     if request.param == "several":
         return compare_runs(runs)

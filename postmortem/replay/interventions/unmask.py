@@ -1,4 +1,4 @@
-"""A batch whose every label is ignored gets one of them back: 0/0 becomes a number."""
+"""A batch whose every label is ignored gets them back: 0/0 becomes a number."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from postmortem.replay.interventions._values import shown, window
 
 
 class Unmask(Intervention):
-    """One label of each batch of [A, B) that has none counts again."""
+    """The labels of each batch of [A, B) in which none counts do count. One would do against the NaN, but the mean over
+    a single token is so noisy that it can pass for a spike by itself."""
 
     name = "unmask"
     usage = "A:B"
-    about = "let one label count in each of the batches [A, B) that has none"
+    about = "let the labels count of each of the batches [A, B) in which none does"
 
     def __init__(self, value: str) -> None:
         self._window = window(self.name, value)
 
     @property
     def text(self) -> str:
-        return f"unmask one label of batches {shown(self._window)}"
+        return f"unmask the labels of batches {shown(self._window)}, where none counts"
 
     def batch(self, program: Program, scene: Scene, batch: Batch) -> Batch:
         if not self._window[0] <= batch.index < self._window[1]:
