@@ -101,8 +101,9 @@ class Program(Protocol):
 @dataclass(frozen=True)
 class Edit:
     """A change to one batch. `index` is the place it takes in the data order, where that is not its own;
-    `without_rows` are samples to leave out, `masked_tokens` label ids that shall count for nothing, and `unmask` asks
-    for the labels of a batch in which none counts to count again."""
+    `without_rows` are samples to leave out, `masked_tokens` ids of which nothing shall count, neither where they are
+    the label nor where the label follows them, and `unmask` asks for the labels of a batch in which none counts to count
+    again."""
 
     index: int | None = None
     without_rows: frozenset[int] = frozenset()

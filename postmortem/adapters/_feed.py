@@ -41,8 +41,9 @@ class Feed:
         return len(self._left)
 
     def loader(self, length: int) -> DataLoader[Any]:
-        """A loader of `length` batches an epoch, for the loop to iterate over."""
-        return _FeedLoader(_Whatever(self, length), batch_sampler=_Singles(length), collate_fn=_only)
+        """A loader of `length` batches an epoch, for the loop to iterate over; it draws from no global generator."""
+        rows, single = _Whatever(self, length), _Singles(length)
+        return _FeedLoader(rows, batch_sampler=single, collate_fn=_only, generator=torch.Generator())
 
     def start(self, training: Callable[[], Any]) -> None:
         """Run the loop until it asks for its first batch. Raises what the loop raises."""

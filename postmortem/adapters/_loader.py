@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ class LoaderBatches:
         if not 0 <= self._at <= index:
             self._stream, self._at = iter(self._loader), 0
         while True:
-            parts = tuple(part for part, _ in zip(self._stream, range(self._accumulate), strict=False))
+            parts = tuple(islice(self._stream, self._accumulate))
             if len(parts) < self._accumulate:
                 raise UsageError(f"batch {index}: the data end after {self._at} batches")
             self._at += 1

@@ -101,7 +101,7 @@ class OwnLoop(ABC):
 
     @abstractmethod
     def _go_to(self, updates: int) -> None:
-        """Have the loop count on from another step than its own."""
+        """Have the loop count on from this step, which may be another than its own."""
 
     @abstractmethod
     def _backward(self, parts: Sequence[Any]) -> float:
@@ -176,8 +176,7 @@ class OwnLoop(ABC):
         self._state.load_state_dict(state)
         progress: Mapping[str, int] | None = state.get("progress")
         if progress is not None:
-            if progress["updates"] != self.updates:
-                self._go_to(progress["updates"])
+            self._go_to(progress["updates"])
             self._position = progress["position"]
 
     def restore(self, checkpoint: Path) -> tuple[str, ...]:

@@ -68,6 +68,15 @@ class HuggingFaceLoop(OwnLoop):
         self._begin()
         return (_unwrapped(self._trainer.optimizer),)
 
+    def restore(self, checkpoint: Path) -> tuple[str, ...]:
+        """Begin the loop from a `checkpoint-<step>` of the Trainer's own, see `postmortem.program.OwnCheckpoints`."""
+        trainer = self._trainer
+        load_generators = trainer._load_rng_state
+        vars(trainer)["_load_rng_state"] = _nothing  # the loop would do so with the first batch in hand: too late
+        restored = super().restore(checkpoint)
+        load_generators(str(checkpoint))
+        return restored
+
     def save(self, folder: Path) -> Path:
         """A checkpoint of the Trainer's own, `folder/checkpoint-<step>`."""
         self._begin()
@@ -107,8 +116,8 @@ class HuggingFaceLoop(OwnLoop):
         )
 
     def _go_to(self, updates: int) -> None:
-        self._trainer.state.global_step = updates
-        self._trainer._globalstep_last_logged = updates
+        if updates != self.updates:
+            self._trainer.state.global_step = self._trainer._globalstep_last_logged = updates
 
     def _backward(self, parts: Sequence[Any]) -> float:
         trainer = self._trainer
@@ -155,6 +164,10 @@ def _leave_alone(trainer: Trainer) -> None:
         if not isinstance(one, (PostmortemCallback, ProgressCallback, PrinterCallback))
         and not type(one).__module__.startswith("transformers.integrations")
     ]
+
+
+def _nothing(*_: Any) -> None:
+    pass
 
 
 def _unwrapped(optimizer: Any) -> Any:

@@ -21,6 +21,7 @@ from postmortem.adapters._loader import LoaderBatches, draw_seed
 from postmortem.adapters._own_loop import OwnLoop, Taken
 from postmortem.checkpoint import TrainState
 from postmortem.errors import MissingExtra, UsageError
+from postmortem.program import Batch, Measured
 from postmortem.record import Recorder
 from postmortem.record.integrations.lightning import PostmortemCallback, generators_in, set_generators
 
@@ -85,6 +86,7 @@ class LightningLoop(OwnLoop):
         self._fit: dict[str, Any] = {
             "train_dataloaders": given, "val_dataloaders": val_dataloaders, "datamodule": datamodule,
         }  # fmt: skip
+        self._wanted: int | None = None  # step of a state that is loaded, where it is another than the loop's
         super().__init__(feed, taken)
 
     @property
@@ -133,10 +135,17 @@ class LightningLoop(OwnLoop):
         return TrainState(self._module, trainer.optimizers[0], cast(Any, schedules[0] if schedules else None))
 
     def _go_to(self, updates: int) -> None:
-        raise UsageError(
-            f"a Lightning Trainer at step {self.updates} cannot go to step {updates}: only a checkpoint of its own "
-            "takes it there"
-        )
+        self._wanted = None if updates == self.updates else updates
+
+    def step(self, batch: Batch) -> Measured:
+        """One update of the loop, see `OwnLoop.step`. Raises UsageError also where the state is that of another step:
+        it can be measured, but the loop's count of steps, batches and epochs is its own."""
+        if self._wanted is not None:
+            raise UsageError(
+                f"a Lightning Trainer at step {self.updates} cannot go to step {self._wanted}: only a checkpoint of "
+                "its own takes it there"
+            )
+        return super().step(batch)
 
     def _backward(self, parts: Sequence[Any]) -> float:
         trainer, module = self._trainer, self._module

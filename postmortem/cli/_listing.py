@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+import typer
+
 from postmortem.cli._terminal import styled
 
 _NARROWEST = 14  # columns of the column that gives way
@@ -45,6 +47,14 @@ def wrapped(text: str, room: int | None, indent: str) -> list[str]:
         return [indent + text]
     deeper = " " * len(indent)
     return textwrap.wrap(text, room, initial_indent=indent, subsequent_indent=deeper, break_on_hyphens=False)
+
+
+def tell(label: str, text: str, *, err: bool = False) -> None:
+    """`text` behind a label of up to eight columns, wrapped below itself on a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    first, *rest = wrapped(text, room(stream), " " * 8)
+    for line in (f"{label:<8}{first[8:]}", *rest):
+        typer.echo(line, err=err)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -14,6 +14,8 @@ import typer
 from postmortem.text import plain
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from postmortem.report.summary import Line
 
 WIDEST = 100  # columns: longer lines are hard to read, however wide the terminal
@@ -63,17 +65,40 @@ def show_markdown(text: str) -> None:
     Console(width=width(sys.stdout)).print(Markdown(text))
 
 
+class Stage:
+    """What is going on, on stderr. Called with a text, it says what goes on next."""
+
+    def __init__(self, status: Status | None = None) -> None:
+        self._status = status
+
+    def __call__(self, text: str) -> None:
+        """Say what goes on now."""
+        if self._status is not None:
+            from rich.text import Text
+
+            self._status.update(Text(plain(text, 1000)))
+
+    @contextmanager
+    def aside(self) -> Generator[None]:
+        """Out of the way while something is printed."""
+        if self._status is not None:
+            self._status.stop()
+        yield
+        if self._status is not None:
+            self._status.start()
+
+
 @contextmanager
-def stage(text: str) -> Generator[Callable[[str], None]]:
+def stage(text: str) -> Generator[Stage]:
     """Say on stderr what is going on while it goes on, and what next when called; nothing where it is no terminal."""
     if not styled(sys.stderr):
-        yield lambda text: None
+        yield Stage()
         return
     from rich.console import Console
     from rich.text import Text
 
     with Console(stderr=True).status(Text(plain(text, 1000)), refresh_per_second=4) as status:
-        yield lambda text: status.update(Text(plain(text, 1000)))
+        yield Stage(status)
 
 
 class Advance(Protocol):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from postmortem.cli._listing import tell
 from postmortem.cli._options import parse_window, shown
 from postmortem.cli._program import Interrupted
 from postmortem.cli._terminal import stage
@@ -42,7 +43,7 @@ def bisect(
     """
     from postmortem.errors import UsageError, require
     from postmortem.replay.bisect import Search, default_window, rows_of
-    from postmortem.replay.subject import subject
+    from postmortem.replay.subject import NULL, subject
 
     require("bisect", "train", "torch", "xxhash")
     with stage(f"Reading {run}"):
@@ -55,17 +56,18 @@ def bisect(
             f"search from {earliest} on"
         )
     if about.imports:
-        typer.echo(f"imports {about.imports}", err=True)
+        tell("imports", about.imports, err=True)
     search = Search(about, searched)
     try:
         with stage("Bisecting") as say:
 
-            def tell(name: str, text: str) -> None:
+            def heard(name: str, text: str) -> None:
                 say(f"Driving {name}")
                 if text and not as_json:
-                    typer.echo(f"{name:<11}{plain(text, 300)}")
+                    with say.aside():
+                        tell("probe" if name != NULL else name, plain(text, 1000))
 
-            search.on_probe = tell
+            search.on_probe = heard
             found = search.find(rows_of(about) if rows else None)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted. The same command goes on with the probes that are not done yet") from error
@@ -73,9 +75,10 @@ def bisect(
         typer.echo(json.dumps(asdict(found), indent=1))
         return
     first, last = found.window
-    typer.echo(f"\nfound   {found.text}")
+    typer.echo()
+    tell("found", found.text)
     rows_too = f", {found.row_probes} for their rows" if found.row_probes else ""
     steps = f"{found.steps} steps, {found.naive_steps} had each begun at the checkpoint"
-    typer.echo(f"cost    {found.probes} probes for {last - first} batches{rows_too}; {steps}")
+    tell("cost", f"{found.probes} probes for {last - first} batches{rows_too}; {steps}")
     skip = ",".join(f"{batch}:{batch + 1}" for batch in found.batches)
-    typer.echo(f"next    postmortem replay {shown(run)} --skip {skip}")
+    tell("next", f"postmortem replay {shown(run)} --skip {skip}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from postmortem.cli._listing import tell
 from postmortem.cli._options import shown
 from postmortem.cli._program import Interrupted
 from postmortem.cli._terminal import stage
@@ -73,7 +74,7 @@ def prove(
         about = replace(about, folder=apart, collect=collect is not None)
     bench = Bench(about, design(about.incident, from_step=about.from_step, apart=apart is not None))
     if about.imports:
-        typer.echo(f"imports {about.imports}", err=True)
+        tell("imports", about.imports, err=True)
     if not as_json or dry_run:
         _plan(bench, as_json=as_json)
     if export is not None:
@@ -81,8 +82,8 @@ def prove(
         from postmortem.replay.export import export as write
 
         orders = write(bench, export)
-        typer.echo(f"jobs    {len(orders)} in {shown(export / SCRIPT)}", err=as_json)
-        typer.echo(f"next    postmortem prove {shown(run)} --collect {shown(export)}", err=as_json)
+        tell("jobs", f"{len(orders)} in {shown(export / SCRIPT)}", err=as_json)
+        tell("next", f"postmortem prove {shown(run)} --collect {shown(export)}", err=as_json)
         return
     if dry_run:
         return
@@ -102,10 +103,10 @@ def _plan(bench: Bench, *, as_json: bool) -> None:
     incident = bench.subject.incident
     at = f"{plain(incident.kind.replace('_', ' '))} at step {incident.onset_step}"
     start = f"the checkpoint at step {bench.design.from_step}" if bench.design.from_step else "scratch"
-    typer.echo(f"about   {at}, replayed from {start} to step {bench.design.until}")
+    tell("about", f"{at}, replayed from {start} to step {bench.design.until}")
     for role, count, what in found.lines:
-        typer.echo(f"{role:<8}{count} × {what}")
-    typer.echo(f"cost    at most {found.steps} steps in {found.replays} replays{found.time}; it stops once decided\n")
+        tell(role, f"{count} × {what}")
+    tell("cost", f"at most {found.steps} steps in {found.replays} replays{found.time}; it stops once decided\n")
 
 
 def _drive(bench: Bench, *, quiet: bool) -> Proof:
@@ -115,15 +116,17 @@ def _drive(bench: Bench, *, quiet: bool) -> Proof:
     try:
         with stage("Null replay") as say:
 
-            def tell(name: str, text: str) -> None:
+            def heard(name: str, text: str) -> None:
                 if not text:
                     running.append(name)
-                elif not quiet:
+                else:
                     running.remove(name)
-                    typer.echo(f"{name[:2]:<8}{plain(text, 1000)}")
+                    if not quiet:
+                        with say.aside():
+                            tell(name[:2], plain(text, 1000))
                 say(f"Driving {', '.join(running[:3])}{' …' if len(running) > 3 else ''}")
 
-            bench.on_arm = tell
+            bench.on_arm = heard
             return run_experiment(bench)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted. The same command goes on with the replays that are not done yet") from error
@@ -149,13 +152,14 @@ def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
         found = {**strict(proof), "replays": len(proof.experiments), "steps": steps}
         typer.echo(json.dumps(found, indent=1, allow_nan=False))
         return
-    typer.echo(f"\nverdict {proof.verdict}{f': {proof.cause}' if proof.cause else ''}")
-    typer.echo(f"why     {plain(proof.text, 2000)}")
+    typer.echo()
+    tell("verdict", f"{proof.verdict}{f': {proof.cause}' if proof.cause else ''}")
+    tell("why", plain(proof.text, 2000))
     if known.root_cause:
-        typer.echo(f"cause   {plain(known.root_cause, 1000)}")
+        tell("cause", plain(known.root_cause, 1000))
     spent = sum(one.seconds for one in proof.experiments)
     steps = sum(one.steps for one in proof.experiments)
-    typer.echo(f"cost    {len(proof.experiments)} replays, {steps} steps, {number(spent)} s of driving")
-    typer.echo(f"report  {shown(written)}")
+    tell("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(spent)} s of driving")
+    tell("report", shown(written))
     if known.remedy:
-        typer.echo(f"next    postmortem verify {shown(written.parent / 'diagnosis.json')}")
+        tell("next", f"postmortem verify {shown(written.parent / 'diagnosis.json')}")

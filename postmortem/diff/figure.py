@@ -72,23 +72,27 @@ def _axes(figure: Figure, height: float, bottom: float, tall: float) -> Axes:
 def _losses(axes: Axes, sides: Sequence[Side]) -> None:
     axes.set_title("Loss  (nats per token)", pad=4, parse_math=False)
     drawn: list[float] = []
-    for side, colour in zip(sides, LINES, strict=False):
-        name = f"{plain(side.id, 30)}" if len(sides) > 2 else f"{'ab'[sides.index(side)]}  {plain(side.id, 30)}"
+    for n, side in enumerate(sides):
+        colour = LINES[n % len(LINES)]
+        name = plain(side.id, max(8, 80 // len(sides)))
+        name = f"{'ab'[n]}  {name}" if len(sides) == 2 else name
         for stretch in side.discarded:
             if stretch.loss is not None:
                 _line(axes, stretch.loss, colour, _THIN, dashed=True)
                 drawn += stretch.loss.value
         if side.loss is not None and side.level is not None:
             crowded = len(side.loss.step) > _CROWDED
-            _line(axes, side.loss, colour, _THIN if crowded else 1.0, label=None if crowded else name)
+            width = 1.0 if n else 2.2  # wider below the others, to be seen where they are equal
+            _line(axes, side.loss, colour, _THIN if crowded else width, label=None if crowded else name)
             if crowded:
-                _line(axes, side.level, colour, 1.3, label=name)
+                _line(axes, side.level, colour, width, label=name)
             drawn += side.loss.value
         for rewind in side.rewinds:
             axes.axvline(rewind.step, color=colour, linewidth=0.8, linestyle=":", zorder=1.5)
     shaded = sorted({window for side in sides for window in side.skipped_at})
-    for n, (first, last) in enumerate(shaded):
-        axes.axvspan(first - 0.5, last - 0.5, color=ONSET, alpha=0.1, linewidth=0, label="skipped" if not n else None)
+    for window in shaded:
+        label = "skipped" if window is shaded[0] else None
+        axes.axvspan(window[0] - 0.5, window[1] - 0.5, color=ONSET, alpha=0.1, linewidth=0, label=label)
     values = np.asarray([v for v in drawn if np.isfinite(v)])
     if values.size and values.min() > 0 and values.max() > _LOG_FROM * values.min():
         axes.set_yscale("log")

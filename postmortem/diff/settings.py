@@ -20,7 +20,10 @@ _ABSENT = object()
 
 
 def settings(a: Run, b: Run) -> tuple[Setting, ...]:
-    """Every key that differs, dotted where it is nested, in order of its name. A group that one run did not record at all is left out."""
+    """Every key that differs, dotted where it is nested, in order of its name.
+
+    A group that one run did not record at all is left out.
+    """
     found: list[Setting] = []
     groups: tuple[tuple[Group, dict[str, Any], dict[str, Any]], ...] = (
         ("config", dict(a.manifest.config), dict(b.manifest.config)),

@@ -89,7 +89,8 @@ class Loader:
         ids, labels = batch.ids[kept, :longest].copy(), batch.labels[kept, :longest].copy()
         lengths = batch.lengths[kept]
         if edit.masked_tokens:
-            labels[np.isin(labels, list(edit.masked_tokens))] = IGNORED
+            tokens = list(edit.masked_tokens)
+            labels[np.isin(labels, tokens) | np.isin(ids, tokens)] = IGNORED
         if edit.unmask and not (labels != IGNORED).any():
             for row, length in enumerate(lengths.tolist()):
                 labels[row, :length] = batch.row["token_ids"][kept[row]][1 : length + 1]

@@ -203,7 +203,6 @@ class LabProgram:
                 entry["step"].copy_(self._adam_step)
             self._adam.step()
             self._adam_step += 1
-            rate = metrics["lr"] = float(self._adam.param_groups[0]["lr"])  # a replay may have scaled it
         metrics["skipped"] = int(skip)
         if self._half:
             metrics["loss_scale"] = self._scale

@@ -110,7 +110,10 @@ def design(incident: Incident, *, from_step: int, apart: bool = False) -> Design
         Arm("R3", (Change("move", f"{window[0]}:{window[1]}@{away}"),), asks=away),
     )
     same = {arm.changes: arm for arm in cross}
-    tests = tuple(Test(h.cause, h.title, h.probability >= LIKELY, tuple((p, _arms(p, same)) for p in h.predictions)) for h in tested)
+    tests = tuple(
+        Test(h.cause, h.title, h.probability >= LIKELY, tuple((p, _arms(p, same)) for p in h.predictions))
+        for h in tested
+    )
     farthest = max([away + 1, *(arm.asks + 1 for test in tests for arm in test.arms if arm.asks is not None)])
     until = max(incident.peak_step, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
     room = incident.onset_step - lead > length

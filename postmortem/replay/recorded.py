@@ -113,6 +113,14 @@ class Recorded:
         """The hash of the batch at `index` when the run consumed it; None where it did not."""
         return self._hash_by_index.get(index)
 
+    def worst_tokens(self, index: int) -> frozenset[int]:
+        """Ids of the tokens that cost most when the run consumed the batch at `index`; none where it recorded none."""
+        consumed, worst = self.series("batch_index"), self._labels("worst_token_ids")
+        at = np.zeros(0, np.int64) if consumed is None else consumed.step[consumed.value == index]
+        value = worst.at(int(at[-1])) if worst is not None and at.size else None
+        held = cast(list[object], list(value)) if isinstance(value, (list, tuple, np.ndarray)) else []
+        return frozenset(int(one) for one in held if isinstance(one, (int, np.integer)))
+
     def repeated(self, since: int) -> Steps:
         """int64[n]: indices consumed from step `since` on whose batch was one of the 1,000 before it."""
         steps, hashes = self._hashes

@@ -11,6 +11,8 @@ from postmortem.program import Adjustable, Batch, Program, Scalar, SkipWindow
 from postmortem.replay.interventions import Intervention, Scene, make
 from postmortem.replay.order import Change
 
+_OWN = ("lr", "betas")  # of a group: what a change sets for one update
+
 
 class Treatment:
     """Several interventions as one. `columns` is what the last update's row has to say otherwise."""
@@ -21,6 +23,7 @@ class Treatment:
         self._on_update = [one for one in self._all if _overrides(one, "before_update")]
         self._on_batch = [one for one in self._all if _overrides(one, "batch")]
         self._handles: list[Any] = []
+        self._own: list[dict[str, Any]] = []
         self.step = scene.from_step
         self.columns: dict[str, Scalar] = {}
         self.edited = False
@@ -69,7 +72,9 @@ class Treatment:
             return
         if not isinstance(program, Adjustable):
             raise UsageError(f"{self._on_update[0].text}: the program offers no optimizers, see postmortem.program")
-        self._handles = [one.register_step_pre_hook(self._before_update) for one in program.optimizers]
+        for optimizer in program.optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(self._before_update))
+            self._handles.append(optimizer.register_step_post_hook(self._after_update))
 
     def release(self) -> None:
         """Let go of the program."""
@@ -90,12 +95,22 @@ class Treatment:
         return edited
 
     def rewrite(self, step: int, row: Row) -> Row:
-        """The row of a step with what the interventions changed in it."""
-        return {**row, **self.columns}
+        """The row of a step with what the interventions changed in it. The program divides by the rate that it knows."""
+        known, used, size = row.get("lr"), self.columns.get("lr"), row.get("update_rms")
+        found = {**row, **self.columns}
+        if isinstance(known, float) and isinstance(used, float) and isinstance(size, float) and used:
+            found["update_rms"] = size * (known / used)
+        return found
 
     def _before_update(self, optimizer: Any, args: Sequence[Any], kwargs: Any) -> None:
+        self._own = [{key: group[key] for key in _OWN if key in group} for group in optimizer.param_groups]
         for one in self._on_update:
             self.columns |= one.before_update(self._scene, self.step, optimizer)
+
+    def _after_update(self, optimizer: Any, args: Sequence[Any], kwargs: Any) -> None:
+        """Set back what a change was for one update: a program or a scheduler may go on from its own rate."""
+        for group, own in zip(optimizer.param_groups, self._own, strict=True):
+            group.update(own)
 
 
 def _overrides(one: Intervention, name: str) -> bool:

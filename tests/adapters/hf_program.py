@@ -59,6 +59,11 @@ def make_trainer(config: Mapping[str, Any]) -> Trainer:
     return Trainer(model, arguments, train_dataset=data, eval_dataset=Ids(4, 1), callbacks=[callback])
 
 
+def build_of_other_data(config: Mapping[str, Any]) -> HuggingFaceLoop:
+    """The dataset has changed."""
+    return build({**config, "salt": 5})
+
+
 def build(config: Mapping[str, Any]) -> HuggingFaceLoop:
     """The same, driven from outside."""
     return HuggingFaceLoop(make_trainer(config))

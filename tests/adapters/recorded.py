@@ -11,10 +11,18 @@ from postmortem.replay.result import Replayed
 from postmortem.sources import open_run
 
 
-def again(run: Path, out: Path, first: int, until: int, *changes: str, save_at: tuple[int, ...] = ()) -> Replayed:
+def again(
+    run: Path,
+    out: Path,
+    first: int,
+    until: int,
+    *changes: str,
+    save_at: tuple[int, ...] = (),
+    program: str | None = None,
+) -> Replayed:
     """The steps [first, until) of `run` into `out`, under the changes."""
     made = tuple(parse_change(change) for change in changes)
-    return replay(Order(str(run), str(out), first, until, made, save_at=save_at, trusted=True))
+    return replay(Order(str(run), str(out), first, until, made, program=program, save_at=save_at, trusted=True))
 
 
 def column(run: Path, name: str) -> dict[int, float]:

@@ -102,7 +102,8 @@ def test_neither_help_nor_diffing_imports_what_it_does_not_need() -> None:
     )
     loaded = []
     for words in (("--help",), (str(CLEAN), str(SPIKED))):
-        done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         loaded.append(set(done.stderr.split()))
     assert not loaded[0] & {"torch", "pandas", "pyarrow", "matplotlib", "numpy", "jinja2"}
     assert not loaded[1] & {"torch", "matplotlib", "pandas"}

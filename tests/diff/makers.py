@@ -34,10 +34,8 @@ def config(seed: int = 1, **sections: dict[str, Any]) -> dict[str, Any]:
 
 def garbage() -> list[dict[str, Any]]:
     """Streams of the config in which the batches of BAD hold noise."""
-    first, last = BAD
-    return [
-        {"name": "shard-10", "first": first, "batches": last - first, "recipe": "c", "share": 8, "offset": 24, "seed": 3}
-    ]
+    place = {"first": BAD[0], "batches": BAD[1] - BAD[0]}
+    return [{"name": "shard-10", **place, "recipe": "c", "share": 8, "offset": 24, "seed": 3}]
 
 
 def train(

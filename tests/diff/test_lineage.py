@@ -16,7 +16,7 @@ from tests.makers import noise, write_run
 
 ROLLBACK: dict[str, Any] = {
     "event": "rollback", "step": 300, "from_step": 431, "to_step": 300, "skip": [[312, 512]], "attempt": 1,
-    "reason": "loss_spike_sustained", "changes": ["skip batches [312, 512)"], "checkpoint": "rollback/step-00000300.dcp",
+    "reason": "loss_spike_sustained", "changes": ["skip batches [312, 512)"],
 }  # fmt: skip
 RESUME: dict[str, Any] = {"event": "resume", "step": 300, "from_step": 300, "missing": [], "changed": {}}
 LINEAGE: dict[str, Any] = {
@@ -52,7 +52,8 @@ def test_a_rollback_within_one_run(tmp_path: Path) -> None:
 
 
 def test_a_resume_without_its_optimizer_and_with_another_rate(tmp_path: Path) -> None:
-    d = pair(tmp_path, [{**RESUME, "missing": ["optimizer"], "changed": {"optimizer.betas": [[0.9, 0.95], [0.9, 0.999]]}}])
+    changed = {"optimizer.betas": [[0.9, 0.95], [0.9, 0.999]]}
+    d = pair(tmp_path, [{**RESUME, "missing": ["optimizer"], "changed": changed}])
     assert d.top_lines == (
         "b resumed from step 300, without its optimizer; optimizer.betas [0.9, 0.999] instead of [0.9, 0.95]",
     )

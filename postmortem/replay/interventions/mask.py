@@ -1,7 +1,8 @@
-"""The rare tokens of suspect batches count for nothing; the rest of them is trained on."""
+"""The rare tokens of suspect batches, and the costliest, count for nothing; the rest of them is trained on."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from postmortem.program import Batch, Edit, Editable, Program
@@ -9,11 +10,13 @@ from postmortem.replay.interventions import Intervention, Scene, editable
 from postmortem.replay.interventions._values import shown, window
 
 PAST = 256  # batches before the suspect one that say how often a token is met
-TIMES = 10.0  # a token met this much more often than it was is concentrated there
+UNLIKELY = 0.01  # chance to meet a token so often, had its rate stayed: below it, it is concentrated there
 
 
 class Mask(Intervention):
-    """Labels of tokens that a batch of [A, B) holds ten times as often as the 256 batches before it are masked."""
+    """What a batch of [A, B) holds far more often than the 256 batches before it, and what the run recorded as its worst
+    tokens, counts for nothing, neither as a label nor as what a label follows: a rare word makes the next one as hard
+    to tell."""
 
     name = "mask"
     usage = "A:B"
@@ -34,13 +37,20 @@ class Mask(Intervention):
         past = Counter[int]()
         for index in range(max(0, first - PAST), first):
             past += _counts(able, program.batch(index))
-        return able.edited(batch, Edit(masked_tokens=concentrated(_counts(able, batch), past)))
+        rare = concentrated(_counts(able, batch), past) | scene.recorded.worst_tokens(batch.index)
+        return able.edited(batch, Edit(masked_tokens=rare))
 
 
 def concentrated(here: Counter[int], past: Counter[int]) -> frozenset[int]:
-    """Tokens whose share of `here` is ten times that of `past`, one more occurrence there being assumed."""
-    total, before = max(1, here.total()), past.total() + 1
-    return frozenset(token for token, n in here.items() if n / total >= TIMES * (past[token] + 1) / before)
+    """Tokens that `here` holds more often than their rate in `past` explains, by the upper tail of a Poisson count; one
+    occurrence more is assumed there, so that a token that is new has a rate, too."""
+    share = here.total() / (past.total() + 1)
+    return frozenset(token for token, n in here.items() if _tail(n, share * (past[token] + 1)) < UNLIKELY)
+
+
+def _tail(n: int, mean: float) -> float:
+    """P(X >= n) of a Poisson count."""
+    return 1.0 - sum(math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) for k in range(n))
 
 
 def _counts(program: Editable, batch: Batch) -> Counter[int]:

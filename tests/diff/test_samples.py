@@ -1,0 +1,58 @@
+"""The sample runs: one spiked, rolled back and finished; its clean twin; and runs of other seeds and stories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from postmortem.diff import RunsDiff, compare_runs, diff_runs
+from postmortem.sources import open_run
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+CLEAN, SPIKED, RECOVERED = "19-clean-001", "19-spike-001", "19-spike-001-recovered"
+
+
+def diff(a: str, b: str) -> RunsDiff:
+    return diff_runs(open_run(SAMPLES / a), open_run(SAMPLES / b))
+
+
+def test_the_recovered_run_tells_where_it_comes_from() -> None:
+    d = diff(SPIKED, RECOVERED)
+    assert d.top_lines == ("b resumed from step 300 of a, skipping batches [312, 512): loss_spike_sustained",)
+    assert d.verdict == "recovered"
+    assert d.divergence is not None and (d.divergence.step, d.divergence.kind) == (312, "other_batch")
+    assert d.divergence.state == "equal"
+    assert [(s.first_step, s.last_step, s.peak_step) for s in d.b.discarded] == [(300, 361, 312)]
+    assert (d.b.lost.steps, d.b.lost.skipped_batches) == (62, 200)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        (CLEAN, CLEAN, "identical"),
+        (CLEAN, RECOVERED, "recovered"),
+        (CLEAN, SPIKED, "recovered"),
+        ("clean-001", CLEAN, "equivalent"),
+        ("clean-001", "20-run-002", "recovered"),
+        ("clean-001", "20-run-004", "different"),
+    ],
+)
+def test_verdicts(a: str, b: str, verdict: str) -> None:
+    d = diff(a, b)
+    assert d.verdict == verdict, d.reason
+
+
+def test_the_spiked_run_parts_at_the_batch_of_the_spike_and_meets_its_twin_again() -> None:
+    d = diff(CLEAN, SPIKED)
+    assert d.divergence is not None and (d.divergence.step, d.divergence.kind) == (312, "other_batch")
+    gap = d.gap()
+    assert gap is not None and gap.largest_at == (312, 312) and abs(gap.final) < 0.01
+
+
+def test_three_in_a_table() -> None:
+    found = compare_runs([open_run(SAMPLES / name) for name in (CLEAN, SPIKED, RECOVERED)])
+    assert found.verdicts == ("recovered", "recovered")
+    lines = ["".join(span.text for span in line).rstrip() for line in found.summary(80)]
+    assert lines[2].split() == ["run", "verdict", "part", "at", "incidents", "area", "end", "lost"]
+    assert lines[3].split()[:5] == [SPIKED, "recovered", "312", "other", "batch"]
