@@ -19,6 +19,8 @@ PARTS = [
     diagnosis.Signal,
     diagnosis.Evidence,
     diagnosis.Hypothesis,
+    diagnosis.Prediction,
+    diagnosis.Experiment,
     diagnosis.PanelReading,
     diagnosis.Trace,
     diagnosis.Change,

@@ -80,12 +80,12 @@ def _losses(axes: Axes, sides: Sequence[Side]) -> None:
             if stretch.loss is not None:
                 _line(axes, stretch.loss, colour, _THIN, dashed=True)
                 drawn += stretch.loss.value
-        if side.loss is not None and side.level is not None:
+        if side.loss is not None and side.smoothed is not None:
             crowded = len(side.loss.step) > _CROWDED
             width = 1.0 if n else 2.2  # wider below the others, to be seen where they are equal
             _line(axes, side.loss, colour, _THIN if crowded else width, label=None if crowded else name)
             if crowded:
-                _line(axes, side.level, colour, width, label=name)
+                _line(axes, side.smoothed, colour, width, label=name)
             drawn += side.loss.value
         for rewind in side.rewinds:
             axes.axvline(rewind.step, color=colour, linewidth=0.8, linestyle=":", zorder=1.5)

@@ -133,7 +133,7 @@ class Side:
     recoveries: tuple[Recovery, ...]
     nonfinite_losses: int
     loss: Trace | None  # to be drawn: every row, or the extremes of each few
-    level: Trace | None  # medians of consecutive rows
+    smoothed: Trace | None  # medians of consecutive rows
 
 
 @dataclass(frozen=True)

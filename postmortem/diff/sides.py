@@ -119,5 +119,5 @@ def _side(run: Run, other: Run) -> Side:
         recoveries=(),
         nonfinite_losses=0 if loss is None else int((~np.isfinite(loss.value)).sum()),
         loss=None if loss is None else thinned("loss", loss.step, loss.value),
-        level=None if loss is None else smooth(loss.step, loss.value),
+        smoothed=None if loss is None else smooth(loss.step, loss.value),
     )
