@@ -89,12 +89,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a cause says of one replay: under `change` ("mask=312:313"; "" changes nothing) the incident is cured,
-    persists, follows the data to where it was moved, or does not even appear again. `early`: the change has to hold
+    """What a cause says of one replay: under `change` ("mask=312:313"; "" changes nothing) the incident is cured, is at
+    least no longer non-finite, persists, follows the data to where it was moved, or does not even appear again. `early`: the change has to hold
     from the checkpoint on, and not only from just before the incident."""
 
     change: str
-    outcome: Literal["cures", "persists", "follows", "vanishes"]
+    outcome: Literal["cures", "finite", "persists", "follows", "vanishes"]
     early: bool = False
 
 
@@ -110,7 +110,7 @@ class Experiment:
 
     role: Literal["R0", "R1", "R2", "R3", "replay"]
     changes: tuple[str, ...]
-    outcome: Literal["cured", "persists", "follows", "vanished", ""]
+    outcome: Literal["cured", "finite", "persists", "follows", "vanished", ""]
     text: str
     excess: float | None = None
     tests: tuple[str, ...] = ()  # the causes that named it

@@ -20,12 +20,17 @@ class LoaderBatches:
     """What `loader` hands out: index i is what update i of a training without skips consumes.
 
     accumulate: batches of the loader to an update. per_epoch: batches of the loader that are consumed of each epoch,
-    all of them by default. A map-style dataset is read at the rows that the loader's own sampler names; a stream is
-    read from its beginning, again where an earlier batch is asked for. Nothing is drawn from the process's generators.
+    all of them by default. exhausts: whether the loop asks an epoch for more than its last batch, upon which torch's
+    RandomSampler draws from its generator once more.
+
+    A map-style dataset is read at the rows that the loader's own sampler names; a stream is read from its beginning,
+    again where an earlier batch is asked for. Nothing is drawn from the process's generators.
     """
 
-    def __init__(self, loader: DataLoader[Any], accumulate: int = 1, per_epoch: int | None = None) -> None:
-        self._loader, self._accumulate = loader, accumulate
+    def __init__(
+        self, loader: DataLoader[Any], accumulate: int = 1, per_epoch: int | None = None, *, exhausts: bool = True
+    ) -> None:
+        self._loader, self._accumulate, self._exhausts = loader, accumulate, exhausts
         self._streams = isinstance(loader.dataset, IterableDataset)
         self.per_epoch = None if self._streams else len(loader) if per_epoch is None else per_epoch
         self._orders: dict[int, list[Any]] = {}
@@ -76,7 +81,7 @@ class LoaderBatches:
             if not stateful:
                 self._listed = epoch
             while self._listed <= epoch:
-                self._orders[self._listed] = self._list(self._listed)[: self.per_epoch]
+                self._orders[self._listed] = self._list(self._listed)
                 self._listed += 1
             for old in sorted(self._orders)[:-_KEPT]:
                 if old != epoch:
@@ -109,7 +114,8 @@ class LoaderBatches:
                     set_epoch(epoch)
             if self._loader.generator is not None:
                 draw_seed(self._loader.generator)
-            return list(self._loader.sampler if self._loader.batch_sampler is None else self._loader.batch_sampler)
+            source = self._loader.sampler if self._loader.batch_sampler is None else self._loader.batch_sampler
+            return list(source)[: self.per_epoch] if self._exhausts else list(islice(source, self.per_epoch))
 
     def _rewind(self) -> None:
         self._listed = 0

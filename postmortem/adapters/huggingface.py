@@ -1,7 +1,7 @@
 """A Hugging Face `Trainer` behind the contract of `postmortem.program`: its own loop takes every step.
 
-    def build(config):
-        return HuggingFaceLoop(make_trainer(config))
+def build(config):
+    return HuggingFaceLoop(make_trainer(config))
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from postmortem.record.integrations.huggingface import PostmortemCallback
 try:
     from torch import nn
     from transformers.trainer import Trainer
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerControl, TrainerState
-    from transformers.training_args import TrainingArguments
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
 except ImportError as error:
     raise MissingExtra("Replaying a Hugging Face Trainer", "huggingface") from error
 
@@ -54,7 +53,7 @@ class HuggingFaceLoop(OwnLoop):
         taken, feed = Taken(), Feed(before_batch)
         loader = feed.loader(data.per_epoch or _ENDLESS)
         vars(trainer)["get_train_dataloader"] = lambda: loader
-        trainer.add_callback(_Taking(taken))
+        trainer.add_callback(PostmortemCallback(cast(Recorder, taken)))  # hands its rows to the driver
         super().__init__(feed, taken)
 
     @property
@@ -129,26 +128,6 @@ class HuggingFaceLoop(OwnLoop):
             for parameter in (one for one in trainer.model.parameters() if one.grad is not None):
                 parameter.grad.div_(scaler.get_scale())
         return loss
-
-
-class _Taking(PostmortemCallback):
-    """Hands the rows to the driver, and gives the optimizer its rates back that a replay scaled for one update."""
-
-    def __init__(self, taken: Taken) -> None:
-        super().__init__(cast(Recorder, taken))
-        self._rates: list[Any] = []
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        super().on_pre_optimizer_step(args, state, control, **kwargs)
-        self._rates = [group["lr"] for group in kwargs["optimizer"].param_groups]
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
-            group["lr"] = rate
 
 
 def _leave_alone(trainer: Trainer) -> None:

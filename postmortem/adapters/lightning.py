@@ -1,7 +1,7 @@
 """A Lightning `Trainer` behind the contract of `postmortem.program`: its own loop takes every step.
 
-    def build(config):
-        return LightningLoop(make_trainer(config), Module(config), make_loader(config))
+def build(config):
+    return LightningLoop(make_trainer(config), Module(config), make_loader(config))
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
     from lightning.pytorch.loggers.logger import DummyLogger
     from torch.optim import Optimizer
-    from torch.utils.hooks import RemovableHandle
 else:
     try:
         try:
@@ -98,7 +97,7 @@ class LightningLoop(OwnLoop):
     def optimizers(self) -> tuple[_Hooked]:
         """The optimizer, whose hooks are called once the gradients are there: Lightning makes them within `step`."""
         self._begin()
-        return (_Hooked(self._taking.hooks),)
+        return (_Hooked(self._trainer.optimizers[0], self._taking.hooks),)
 
     def save(self, folder: Path) -> Path:
         """A checkpoint of Lightning's own, `folder/step-<step>.ckpt`."""
@@ -184,7 +183,7 @@ class _Source:
             trainer = self._trainer
             limit = trainer.num_training_batches  # the shorter of its loader and limit_train_batches
             per_epoch = int(limit) if math.isfinite(limit) and limit < _ENDLESS else None
-            self._data = LoaderBatches(self._loader, trainer.accumulate_grad_batches, per_epoch)
+            self._data = LoaderBatches(self._loader, trainer.accumulate_grad_batches, per_epoch, exhausts=False)
         return self._data
 
     def before_batch(self) -> None:
@@ -205,7 +204,8 @@ class _Source:
 class _Hooked:
     """Takes hooks as an optimizer does."""
 
-    def __init__(self, hooks: list[_UpdateHook]) -> None:
+    def __init__(self, optimizer: Optimizer, hooks: list[_UpdateHook]) -> None:
+        self.register_step_post_hook = optimizer.register_step_post_hook
         self._hooks = hooks
 
     def register_step_pre_hook(self, hook: _UpdateHook) -> _Handle:
@@ -224,15 +224,12 @@ class _Handle:
 
 
 class _Taking(PostmortemCallback):
-    """Hands the rows to the driver, calls the hooks of a replay, gives the optimizer its rates back that these scaled
-    for one update, and puts the generators where the checkpoint had them."""
+    """Hands the rows to the driver, calls the hooks of a replay, and puts the generators where the checkpoint had them."""
 
     def __init__(self, taken: Taken) -> None:
         super().__init__(cast(Recorder, taken))
         self.hooks: list[_UpdateHook] = []
-        self._rates: list[Any] = []
         self._drawn: Mapping[str, Any] | None = None
-        self._after: RemovableHandle | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
@@ -240,19 +237,13 @@ class _Taking(PostmortemCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._after = trainer.optimizers[0].register_step_post_hook(self._give_back)
         if self._drawn is not None:
             set_generators(self._drawn)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        self._rates = [group["lr"] for group in optimizer.param_groups]
         for hook in self.hooks:
             hook(optimizer, (), {})
-
-    def _give_back(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        for group, rate in zip(optimizer.param_groups, self._rates, strict=False):
-            group["lr"] = rate
 
 
 class _StandIn(Callback):

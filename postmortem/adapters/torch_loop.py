@@ -107,11 +107,8 @@ class TorchLoop:
         metrics["grad_norm"] = self._norm(self._clip)
         if self._clip is not None:
             metrics["clip_threshold"] = self._clip
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        metrics["lr"] = float(self.optimizer.param_groups[0]["lr"])
         self._update(metrics)
-        metrics["lr"] = float(self.optimizer.param_groups[0]["lr"])  # a replay may have scaled it, for this update
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
         if self._scheduler is not None:
             self._scheduler.step()
         if self._hash_every and self.updates % self._hash_every == 0:

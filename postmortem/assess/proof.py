@@ -11,6 +11,7 @@ from pathlib import Path
 from postmortem.atomic import write_text
 from postmortem.diagnosis import Experiment, Verdict, as_json, build_from
 from postmortem.errors import UnreadableInput
+from postmortem.hypotheses import causes
 from postmortem.run import Run
 from postmortem.run.manifest import inside, read_mapping
 from postmortem.text import plain
@@ -30,6 +31,14 @@ class Proof:
     cause: str
     text: str
     experiments: tuple[Experiment, ...]
+
+    def __post_init__(self) -> None:
+        if self.verdict == "no_incident" or (self.verdict == "confirmed" and not self.cause):
+            raise ValueError(f"the verdict {self.verdict} of {self.cause or 'no cause'}")
+        if self.cause and self.verdict not in ("confirmed", "not_reproducible"):
+            raise ValueError(f"the cause {self.cause} of a verdict that names none")
+        if self.cause and all(one.slug != self.cause for one in causes()):
+            raise ValueError(f"the cause {self.cause}, which is not known here")
 
     def concerns(self, kind: str, onset_step: int, attempt: int) -> bool:
         """Whether it is about that incident."""
@@ -54,7 +63,7 @@ def load_proofs(run: Run) -> tuple[Proof, ...]:
         return ()
     try:
         return build_from(_Book, read_mapping(file)).proofs
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UnreadableInput(
             f"is no record of replays ({plain(error, 120)}).", file=plain(file, 1000), hint="Remove it, or prove again."
         ) from error
@@ -62,7 +71,7 @@ def load_proofs(run: Run) -> tuple[Proof, ...]:
 
 def store(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
     """Keep `proof` beside the report, in the place of an earlier one on the same incident."""
-    file = root / FILE
+    file = inside(root, FILE, plain(root, 1000))
     file.parent.mkdir(exist_ok=True)
     others = [one for one in earlier if not one.concerns(proof.kind, proof.onset_step, proof.attempt)]
     write_text(file, json.dumps(as_json(_Book((*others, proof))), indent=1, allow_nan=False) + "\n")

@@ -112,9 +112,11 @@ def _driven(
             "the diagnosis knows no remedy yet: prove a cause first (postmortem prove), or name a change with --change"
         )
     place = Path(shown(root))
-    about = subject(place, "verify", incident=None, program=program, trusted=trust)
+    about = subject(place, "verify", incident=incident.id, program=program, trusted=trust)
     if plain(about.run.id) != loaded.run_id:
         raise UsageError(f"{plain(file)}: is about {plain(loaded.run_id)}, and the run here is {plain(about.run.id)}")
+    if (about.incident.kind, about.incident.onset_step) != (incident.kind, incident.onset_step):
+        raise UsageError(f"{plain(file)}: the run has changed since; draft it anew: postmortem draft {shown(root)}")
     if about.imports:
         typer.echo(f"imports {about.imports}", err=True)
     changes = tuple(map(parse_change, texts))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from postmortem import __version__
 from postmortem.diff import sides
 from postmortem.diff.alignment import alignment
@@ -18,6 +20,7 @@ from postmortem.diff.verdict import judge
 from postmortem.run import Run
 
 
+@np.errstate(all="ignore")  # a log may hold any float: 1e308 beside -1e308 is a finding, not a warning on stderr
 def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
     """Hold `b` against `a`.
 

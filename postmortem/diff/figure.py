@@ -31,6 +31,7 @@ _LEFT, _RIGHT = 0.075, 0.985
 _DASHES = (0, (4, 2))
 _THIN, _FAINT = 0.6, 0.35
 _CROWDED = 400  # rows: of more, the levels are drawn over them
+_LARGEST = 1e30  # what is larger, or not finite, is left out: the arithmetic of an axis overflows on it
 _LOG_FROM = 30.0  # times its smallest value: a loss that spans more is drawn over a logarithm
 
 
@@ -93,14 +94,19 @@ def _losses(axes: Axes, sides: Sequence[Side]) -> None:
     for window in shaded:
         label = "skipped" if window is shaded[0] else None
         axes.axvspan(window[0] - 0.5, window[1] - 0.5, color=ONSET, alpha=0.1, linewidth=0, label=label)
-    values = np.asarray([v for v in drawn if np.isfinite(v)])
+    values = np.asarray([v for v in drawn if abs(v) < _LARGEST])
     if values.size and values.min() > 0 and values.max() > _LOG_FROM * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(_digits))
     if any(side.discarded for side in sides):
         axes.plot([], [], color=FAINT, linewidth=_THIN, linestyle=_DASHES, label="discarded")
+    handles, names = axes.get_legend_handles_labels()
+    if not handles:
+        return
     legend = axes.legend(
+        handles,
+        names,
         loc="lower right",
         bbox_to_anchor=(1.0, 0.99),
         ncols=len(sides) + 2,
@@ -113,7 +119,7 @@ def _losses(axes: Axes, sides: Sequence[Side]) -> None:
 
 
 def _gap(axes: Axes, level: Trace, half: Sequence[float]) -> None:
-    step, band = np.asarray(level.step), np.asarray(half)
+    step, band = np.asarray(level.step), np.minimum(half, _LARGEST)
     axes.fill_between(step, -band, band, color=FAINT, alpha=0.25, linewidth=0)
     axes.axhline(0.0, color=FAINT, linewidth=0.6)
     _line(axes, level, INK)
@@ -125,7 +131,7 @@ def _line(
     value = np.asarray(trace.value)
     axes.plot(
         np.asarray(trace.step),
-        np.where(np.isfinite(value), value, np.nan),
+        np.where(np.abs(value) < _LARGEST, value, np.nan),
         color=colour,
         linewidth=width,
         linestyle=_DASHES if dashed else "-",

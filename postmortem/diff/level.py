@@ -49,8 +49,7 @@ def level_rows(rows: int) -> int:
 def levels(values: Values, rows: int) -> Values:
     """float64[n // rows]: medians of consecutive rows, the last one ending with the last row; NaN where one is."""
     count = values.size // rows
-    with np.errstate(invalid="ignore"):
-        return np.median(values[values.size - count * rows :].reshape(count, rows), axis=1)
+    return np.median(values[values.size - count * rows :].reshape(count, rows), axis=1)
 
 
 def band(curve: Curve, siblings: Sequence[Curve] = ()) -> Band | None:

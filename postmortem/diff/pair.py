@@ -40,8 +40,7 @@ class Curve:
     @cached_property
     def gap(self) -> Values:
         """b − a; 0 where both hold the same bits, be they NaN; NaN where one of them is not finite."""
-        with np.errstate(invalid="ignore"):
-            gap = self.b - self.a
+        gap = self.b - self.a
         gap[same_bits(self.a, self.b)] = 0.0
         gap[np.isinf(gap)] = np.nan
         return gap

@@ -53,7 +53,7 @@ CAUSE = Cause(
     lesson="A batch can lose all its labels to masking: divide by max(n, 1) and count valid labels per batch.",
     skip_rows=lambda case, seen: 1,
     predicts=(
-        Prediction("unmask={window}", "cures"),
+        Prediction("unmask={window}", "finite"),
         Prediction("replace={window}", "cures"),
         Prediction("move={window}@{elsewhere}", "follows"),
     ),

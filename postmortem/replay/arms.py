@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postmortem.diagnosis import build_from
@@ -76,13 +76,16 @@ def run_arms(
 
 
 def finished(order: Order) -> Done | None:
-    """The result of an order that was carried out before; None where it was not, or another lies in its place."""
+    """The result of an order that was carried out before; None where it was not, or another lies in its place. However
+    the two spelled their paths: what was driven elsewhere may have been brought here."""
     out = Path(order.out)
     try:
-        if read_order(out / ORDER) != order:
+        lies = read_order(out / ORDER)
+        same_run = Path(lies.run).resolve().name == Path(order.run).resolve().name
+        if not same_run or replace(lies, run=order.run, out=order.out) != order:
             return None
         return Done(order, build_from(Replayed, read_mapping(out / RESULT)))
-    except (OSError, UnreadableInput, TypeError, ValueError, KeyError):
+    except (OSError, UnreadableInput, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None
 
 

@@ -25,8 +25,8 @@ MARGIN = 10
 
 
 def smallest(count: int, cures: Callable[[frozenset[int]], bool]) -> list[int] | None:
-    """The smallest set of 0 … count − 1 whose removal cures, where every superset of a cure is one; None where the
-    removal of all does not cure, or the search shows that a superset of a cure is none."""
+    """The smallest set of 0 … count − 1 whose removal cures, where every superset of a cure is one; a set that cures, of
+    which more may be needless, where that does not hold. None where the removal of all does not cure."""
     if not cures(frozenset(range(count))):
         return None
     found: frozenset[int] = frozenset()
@@ -42,8 +42,8 @@ def smallest(count: int, cures: Callable[[frozenset[int]], bool]) -> list[int] |
         last = high - 1
         found |= {last}
         if cures(found):
-            return sorted(found)
-    return None
+            break
+    return sorted(found)
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,12 @@ class Test:
 
 @dataclass(frozen=True)
 class Design:
-    """The experiment: R0 drives [from_step, until), the arms [lead, until) on what R0 saved at `lead`."""
+    """The experiment: R0 drives [from_step, until), the arms [lead, until) on what R0 saved at `lead`. first: the first
+    step at which the incident may show in any of them."""
 
     from_step: int
     lead: int
+    first: int
     until: int
     window: tuple[int, int]
     tests: tuple[Test, ...]
@@ -122,7 +124,7 @@ def design(incident: Incident, *, from_step: int, apart: bool = False) -> Design
         _placebo("skip", window[1] + MARGIN, length),
         Arm("R2", (Change("noise", "1"),)),
     )
-    return Design(from_step, lead, until, window, tests, placebos, cross)
+    return Design(from_step, lead, near, until, window, tests, placebos, cross)
 
 
 def _tested(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:

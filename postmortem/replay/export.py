@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,7 +40,8 @@ def export(bench: Bench, folder: Path) -> list[Order]:
 
 def _job(bench: Bench, order: Order, folder: Path) -> dict[str, object]:
     checkpoint = find_checkpoint(bench.subject.recorded, order)
-    command: Sequence[str] = ["postmortem", "replay", "--order", str(_file(folder, order)), "--json"]
+    command = ["postmortem", "replay", "--order", str(_file(folder, order)), "--json"]
+    command += ["--program", order.program] if order.program is not None else []
     return {
         "name": Path(order.out).name,
         "command": shlex.join([*command, "--trust"] if order.trusted else command),

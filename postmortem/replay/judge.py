@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -61,11 +62,15 @@ class Yardstick:
 
     def measured(self, null: Path) -> Yardstick:
         """With the excess of the null replay in `null`."""
-        return replace(self, excess=self.area(open_run(null), self.onset + NEAR))
+        return self.measured_on(open_run(null))
 
-    def area(self, run: Run, last: int) -> float:
+    def measured_on(self, run: Run, attempt: int | None = None) -> Yardstick:
+        """With the excess of the run itself, as `attempt` saw it."""
+        return replace(self, excess=self.area(run, self.onset + NEAR, attempt))
+
+    def area(self, run: Run, last: int, attempt: int | None = None) -> float:
         """Area of the loss above the band over [first, last], nats·steps; infinite where a loss is not finite."""
-        loss = run.series("loss")
+        loss = run.series("loss", attempt=attempt)
         if loss is None or not np.isfinite(self.level):
             return 0.0 if loss is None or bool(np.isfinite(_inside(loss, self.first, last)).all()) else float("inf")
         value = _inside(loss, self.first, last)
@@ -77,15 +82,22 @@ class Yardstick:
 @dataclass(frozen=True)
 class Seen:
     """What a replay showed: the incident within NEAR steps of the place asked about, None where there was none;
-    `excess` is its area's share of R0's, None where R0 had none to compare with."""
+    `excess` is its area's share of R0's, None where R0 had none to compare with. `finite`: R0's loss was not finite, and
+    this one is."""
 
     found: Found | None
     excess: float | None
+    finite: bool
 
     @property
     def cured(self) -> bool:
         """No incident, and hardly any excess."""
         return self.found is None and (self.excess is None or self.excess <= SHARE)
+
+    @property
+    def outcome(self) -> Literal["cured", "finite", "persists"]:
+        """What became of the incident where it was."""
+        return "cured" if self.cured else "finite" if self.finite else "persists"
 
     @property
     def text(self) -> str:
@@ -103,10 +115,10 @@ def look(yardstick: Yardstick, out: Path, started: int, falls_at: int | None = N
     first = yardstick.first if falls_at is None else falls_at - 1
     found = first_incident(run, first, at + NEAR, started)
     if yardstick.excess == 0.0:
-        return Seen(found, None)
+        return Seen(found, None, finite=False)
     area = replace(yardstick, first=first).area(run, at + NEAR)
     share = 1.0 if np.isinf(area) else 0.0 if np.isinf(yardstick.excess) else area / yardstick.excess
-    return Seen(found, share)
+    return Seen(found, share, finite=np.isinf(yardstick.excess) and not np.isinf(area))
 
 
 def first_incident(run: Run, first: int, last: int, started: int) -> Found | None:

@@ -22,8 +22,14 @@ from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
 from postmortem.text import plain
 
-Outcome = Literal["cured", "persists", "follows", "vanished", ""]
-_OUTCOMES: dict[str, Outcome] = {"cures": "cured", "persists": "persists", "follows": "follows", "vanishes": "vanished"}
+Outcome = Literal["cured", "finite", "persists", "follows", "vanished", ""]
+_OUTCOMES: dict[str, tuple[Outcome, ...]] = {
+    "cures": ("cured",),
+    "finite": ("finite", "cured"),
+    "persists": ("persists",),
+    "follows": ("follows",),
+    "vanishes": ("vanished",),
+}
 
 
 @dataclass
@@ -70,8 +76,10 @@ class Bench:
             falls_at = None if arm.asks is None else step_of_batch(open_run(out), arm.asks)
             seen = look(self.yardstick, out, done.order.from_step, falls_at)
             excess, text = seen.excess, seen.text
-            outcome = "cured" if seen.cured else "persists" if arm.asks is None else "follows"
-            if arm.asks is not None:
+            outcome = seen.outcome if arm.asks is None else "cured" if seen.cured else "follows"
+            if arm.asks is not None and falls_at is None:
+                outcome, excess, text = "", None, "the data was not met again, so nothing can be said"
+            elif arm.asks is not None:
                 text = f"where the data falls now (step {falls_at}): {text}"
         self.done[arm] = Experiment(
             role=arm.role,
@@ -104,21 +112,19 @@ def prove(bench: Bench) -> Proof:
     experiments = [null.experiment]
     if not null.reproduces:
         return _proof(incident, "not_reproducible", null.cause, null.reason, experiments)
-    yardstick = Yardstick.of(run, incident, design.lead)
-    bench.yardstick = yardstick.measured(bench.subject.folder / NULL)
+    yardstick = Yardstick.of(run, incident, design.first)
     if null.other_arithmetic:  # bits cannot be had: the band is what changes of no meaning do
-        noise = [arm for arm in design.placebos if arm.changes[0].name == "noise"]
-        bench.drive(noise)
-        alike = [bench.subject.folder / name for name in (NULL, *(arm.name for arm in noise))]
-        bench.yardstick = bench.yardstick.widened(spread(alike, design.lead))
+        noise = [bench.order(arm) for arm in design.placebos if arm.changes[0].name == "noise"]
+        alike = [Path(done.order.out) for done in bench.subject.drive(noise) if done.result is not None]
+        yardstick = yardstick.widened(spread([bench.subject.folder / NULL, *alike], design.lead))
+    bench.yardstick = yardstick.measured(bench.subject.folder / NULL)
     bench.drive([*design.tests[0].first_arms, *design.placebos, *design.cross])
+    doubt = _doubt(bench)
+    if doubt:
+        return _proof(incident, "undecided", "", doubt, [*experiments, *bench.done.values()])
     confirmed = _decide(bench)
     experiments += bench.done.values()
-    curing = [arm.text for arm in design.placebos if bench.done[arm].outcome == "cured"]
     refuted = {test.cause: why for test in design.tests if (why := _failed(bench, test))}
-    if curing:
-        why = f"a placebo cures as well ({curing[0]}): the incident hangs on chance, and no cure of it proves a cause"
-        return _proof(incident, "undecided", "", why, experiments)
     if confirmed is not None:
         rivals = "; ".join(f"{cause}: {why}" for cause, why in refuted.items())
         text = (
@@ -136,8 +142,17 @@ def prove(bench: Bench) -> Proof:
     if len(refuted) == len(design.tests):
         text = "every tested cause failed a prediction: " + "; ".join(f"{c}: {why}" for c, why in refuted.items())
         return _proof(incident, "refuted", "", text, experiments)
-    left = ", ".join(test.cause for test in design.tests if test.cause not in refuted)
-    return _proof(incident, "undecided", "", f"the replays do not tell {left} apart", experiments)
+    return _proof(incident, "undecided", "", _left([t for t in design.tests if t.cause not in refuted]), experiments)
+
+
+def _left(tests: Sequence[Test]) -> str:
+    """Why the causes that no replay refuted are not confirmed."""
+    names = ", ".join(test.cause for test in tests)
+    if len(tests) > 1:
+        return f"the replays do not tell {names} apart"
+    if not tests[0].likely:
+        return f"{names} is all that the replays leave, but no panel suggests it: elimination alone confirms nothing"
+    return f"{names} is all that the replays leave, but not all that it predicts could be driven"
 
 
 def _null_replay(bench: Bench) -> Null:
@@ -146,10 +161,23 @@ def _null_replay(bench: Bench) -> Null:
     done = subject.drive_one(bench.null_order())
     assert done.result is not None
     out = Path(done.order.out)
-    found = first_incident(open_run(out), design.lead, subject.incident.onset_step + NEAR, design.from_step)
+    found = first_incident(open_run(out), design.first, subject.incident.onset_step + NEAR, design.from_step)
     null = examine(done.result, found, subject.inside(out))
     bench.say(NULL, null.experiment.text)
     return null
+
+
+def _doubt(bench: Bench) -> str:
+    """What the placebos say against any cure, in words; "" where all of them were driven and none cures."""
+    placebos = [bench.done[arm] for arm in bench.design.placebos]
+    for one in placebos:
+        if one.outcome == "cured":
+            changed = one.text.partition(": ")[0]
+            return f"a placebo cures as well ({changed}): the incident hangs on chance, and no cure of it proves a cause"
+    for one in placebos:
+        if not one.outcome:
+            return f"a placebo is missing, without which no cure proves a cause ({one.text})"
+    return ""
 
 
 def _decide(bench: Bench) -> str | None:
@@ -186,15 +214,15 @@ def _failed(bench: Bench, test: Test) -> str:
         if not arms:  # it predicts what R0 has refuted
             return "the null replay shows the incident again"
         done = [bench.done[arm].outcome for arm in arms if arm in bench.done]
-        if len(done) == len(arms) and all(done) and _OUTCOMES[prediction.outcome] not in done:
+        if len(done) == len(arms) and all(done) and not set(_OUTCOMES[prediction.outcome]) & set(done):
             changes = plain(prediction.change.replace("|", ", "), 120)
-            return f"{changes}: predicted {_OUTCOMES[prediction.outcome]}, came out {done[-1]}"
+            return f"{changes}: predicted {_OUTCOMES[prediction.outcome][0]}, came out {done[-1]}"
     return ""
 
 
 def _shows(bench: Bench, prediction: Prediction, arm: Arm) -> bool:
     done = bench.done.get(arm)
-    return done is not None and done.outcome == _OUTCOMES[prediction.outcome]
+    return done is not None and done.outcome in _OUTCOMES[prediction.outcome]
 
 
 def _proof(incident: Incident, verdict: Verdict, cause: str, text: str, experiments: Sequence[Experiment]) -> Proof:

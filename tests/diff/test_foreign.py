@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from postmortem.diff import diff_runs
 from postmortem.run import Run
@@ -110,3 +112,29 @@ def test_no_loss_at_all(tmp_path: Path) -> None:
     d = diff_runs(open_run(tmp_path / "a.csv"), open_run(tmp_path / "b.csv"))
     assert d.verdict == "different" and "no loss in both" in d.reason
     assert d.divergence is not None and (d.divergence.step, d.divergence.kind) == (31, "other_config")
+
+
+def test_further_runs_measure_the_noise(tmp_path: Path) -> None:
+    a, b = log(tmp_path / "a.csv", loss(1)), log(tmp_path / "b.csv", loss(2) + 0.05)
+    sibling = log(tmp_path / "c.csv", loss(3) - 0.07)
+    assert diff_runs(a, b).verdict == "different"
+    d = diff_runs(a, b, context=[sibling])
+    gap = d.gap()
+    assert d.verdict == "equivalent" and gap is not None and gap.noise.siblings == 1 and gap.noise.end > 0.06
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_whatever_is_logged_there_is_a_verdict_and_its_mirror(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    values = st.floats(width=64) | st.sampled_from([1e308, -1e308, 0.0, 2.0, 2.0, 2.0])
+    folder = tmp_path_factory.mktemp("any")
+    runs = []
+    for name in ("a", "b"):
+        drawn = data.draw(st.lists(values, min_size=1, max_size=60))
+        runs.append(log(folder / f"{name}.csv", np.array(drawn), data.draw(st.integers(0, 3))))
+    there, back = diff_runs(*runs), diff_runs(*runs[::-1])
+    assert there.verdict == back.verdict
+    assert there.to_json() and there.summary(40, everything=True) and there.markdown(True)
+    assert diff_runs(runs[0], runs[0]).verdict == "identical"

@@ -56,3 +56,10 @@ def test_three_in_a_table() -> None:
     lines = ["".join(span.text for span in line).rstrip() for line in found.summary(80)]
     assert lines[2].split() == ["run", "verdict", "part", "at", "incidents", "area", "end", "lost"]
     assert lines[3].split()[:5] == [SPIKED, "recovered", "312", "other", "batch"]
+
+
+def test_the_guide_shows_what_is_printed() -> None:
+    guide = (SAMPLES.parent / "docs" / "runs-diff.md").read_text()
+    shown = guide.split("```console\n")[1].split("\n…")[0].splitlines()[1:]
+    printed = ["".join(span.text for span in line).rstrip() for line in diff(SPIKED, RECOVERED).summary(100)]
+    assert shown == printed[: len(shown)]

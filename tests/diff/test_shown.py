@@ -104,6 +104,13 @@ def test_files_are_written_and_written_again(result: RunsDiff | Comparison, tmp_
         assert picture.width == 990
 
 
+@pytest.mark.parametrize("value", [1e308, -1e308, np.nan, np.inf, 1e-300])
+def test_any_float_can_be_drawn(tmp_path: Path, value: float) -> None:
+    loss = np.where(np.arange(60) % 7, 2.0, value)
+    a, b = (open_run(write_run(tmp_path / name, {"loss": v})) for name, v in (("a", loss), ("b", np.full(60, 2.0))))
+    assert diff_runs(a, b).write(tmp_path / "out").is_file()
+
+
 def test_files_of_other_makers_stay(runs: list[Run], tmp_path: Path) -> None:
     d = diff_runs(*runs[:2])
     (tmp_path / "diff.md").write_text("mine")

@@ -7,6 +7,7 @@ records a run of it. Each rank takes its own rows of a batch, so its hashes are 
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Sharded:
         return Measured({"loss": float(mean), "grad_norm": float(norm)}, facts)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self._state.state_dict(), "place": {"done": self._done, "next": self._next}}
+        return {**copy.deepcopy(self._state.state_dict()), "place": {"done": self._done, "next": self._next}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._state.load_state_dict({name: part for name, part in state.items() if name != "place"})

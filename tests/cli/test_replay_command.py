@@ -1,0 +1,205 @@
+"""`postmortem replay` from outside: what it prints, writes and exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from postmortem import cli
+from postmortem.program import Measured
+from postmortem.replay.interventions import interventions
+from postmortem.replay.order import Change, Order
+from postmortem.sources import open_run
+from tests.replay import ranks_program
+from tests.replay.small import SAMPLES, STEPS, edited, small_run
+
+ROOT = Path(__file__).parents[2]
+SPIKE = SAMPLES / "19-spike-001"
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run `postmortem replay …`: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["postmortem", "replay", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("small") / "run")
+
+
+def test_defaults_lead_from_a_spike_to_a_run_without_it(call: Call, tmp_path: Path) -> None:
+    code, out, err = call(SPIKE, "--until", 330, "--out", tmp_path / "cured")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "plan    steps [300, 330) of 19-spike-001, from rollback/step-00000300.dcp"
+    assert lines[1] == "change  skip batches [312, 313) (suggested for the loss_spike at step 312)"
+    assert lines[2].startswith("result  parts from the run at step 312, first in its batch: ")
+    assert "cured resumed from step 300 of" in out or "b resumed from step 300 of a" in out
+    assert lines[-2] == f"run     {tmp_path / 'cured'}"
+    assert lines[-1].startswith("next    postmortem prove ")
+    loss = open_run(tmp_path / "cured").series("loss")
+    assert loss is not None and loss.at(312) is not None and loss.window(300, 330).value.max() < 2
+
+
+def test_a_null_replay_in_a_fresh_process_is_bit_for_bit(tmp_path: Path) -> None:
+    words = (str(SPIKE), "--null", "--from-step", "300", "--until", "320", "--check", "--out", str(tmp_path / "out"))
+    done = subprocess.run(
+        [sys.executable, "-m", "postmortem", "replay", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "result  bit for bit: 20 rows, batch, loss, gradient norm, parameters" in done.stdout
+    assert "\nidentical " in done.stdout
+
+
+class TestChoices:
+    def test_json_is_all_there_is_on_stdout(self, call: Call, tmp_path: Path, small: Path) -> None:
+        code, out, err = call(
+            small, "--from-step", 4, "--skip", "5:7", "--trust", "--json", "--save-at", "8,10", "--out", tmp_path / "out"
+        )
+        told = json.loads(out)
+        assert code == 0 and told["changes"] == ["skip batches [5, 7)"] and told["until"] == STEPS
+        assert err.splitlines()[0].startswith("plan ") and "imports tests.replay.ranks_program:build from " in err
+        assert {p.name for p in (tmp_path / "out" / "rollback").iterdir()} >= {"step-00000008.dcp", "step-00000010.dcp"}
+
+    def test_the_place_below_the_run(self, call: Call, tmp_path: Path, small: Path) -> None:
+        run = edited(small, tmp_path / "run", lambda manifest: None)
+        assert call(run, "--from-step", 4, "--skip", "5:7", "--trust")[0] == 0
+        assert (run / "postmortem" / "replays" / "step-4-skip-5-7" / "replayed.json").is_file()
+        code, out, _ = call(run, "--from-step", 4, "--skip", "none", "--trust")
+        assert code == 0 and "result  bit for bit: 8 rows, batch, loss, gradient norm" in out
+        assert "next    postmortem draft " in out, "there is no incident to prove anything of"
+
+    def test_the_list_names_every_change(self, call: Call) -> None:
+        code, out, _ = call("--list")
+        assert code == 0 and [line.split("=")[0].split()[0] for line in out.splitlines()] == sorted(interventions())
+        assert "skip=A:B[,C:D]" in out
+
+    def test_an_order(self, call: Call, tmp_path: Path, small: Path) -> None:
+        order = Order(str(small), str(tmp_path / "out"), 4, 8, (Change("lr-scale", "0.5"),), reason="R1")
+        (tmp_path / "order.json").write_text(order.to_json())
+        code, out, _ = call("--order", tmp_path / "order.json", "--trust")
+        assert code == 0 and "change  learning rate × 0.5" in out
+        assert call("--order", tmp_path / "order.json")[0] == 2
+        (tmp_path / "order.json").write_text('{"run": 3}')
+        code, _, err = call("--order", tmp_path / "order.json", "--trust")
+        assert code == 3 and "is no order of a replay" in err
+
+    def test_check(self, call: Call, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        words = (small, "--from-step", 4, "--trust", "--check", "--out", tmp_path / "out")
+        assert call(*words, "--null")[0] == 0
+        assert call(*words, "--change", "noise=1")[0] == 0, "a change may change something"
+        step = ranks_program.Sharded.step
+
+        def drifting(self: ranks_program.Sharded, batch: ranks_program.Rows) -> Measured:
+            measured = step(self, batch)
+            return Measured({**measured.metrics, "loss": measured.metrics["loss"] + 1e-9}, measured.batch)
+
+        monkeypatch.setattr(ranks_program.Sharded, "step", drifting)
+        code, out, err = call(*words, "--null")
+        assert (code, err.count("\n")) == (5, 1) and "result  parts from the run at step 4, first in its loss: " in out
+        assert call(*words[:-3], "--null", "--out", tmp_path / "out")[0] == 0, "without --check it is an answer as any"
+
+
+class TestTrouble:
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ((), "RUN or --order FILE"),
+            (("RUN", "--order", "x.json"), "RUN or --order FILE"),
+            (("RUN", "--null", "--skip", "3:4"), "a null replay changes nothing, and skip=3:4 is a change"),
+            (("RUN", "--skip", "4:3"), "[4, 3) holds no batch"),
+            (("RUN", "--change", "lr-halve"), "no intervention is called 'lr-halve'"),
+            (("RUN", "--save-at", "3,x"), "--save-at '3,x': expected whole numbers"),
+            (("RUN", "--from-step", "5"), "no complete checkpoint of step 5 is held; there are those of steps 0"),
+            (("RUN", "--from-step", "4", "--until", "4"), "there is no step to drive"),
+            (("RUN", "--incident", "3"), "There is no incident 3"),
+            (("RUN", "--probe", "7"), "--probe '7': expected FIRST:LAST"),
+            (("RUN", "--probe", "7:7"), "[7, 7) holds no batch"),
+            (("RUN", "--probe", "5:7", "--at-checkpoints", "5"), "no complete checkpoint of step 5"),
+        ],
+    )
+    def test_words_that_cannot_be_meant(self, call: Call, small: Path, words: tuple[str, ...], message: str) -> None:
+        code, out, err = call(*(small if word == "RUN" else word for word in words), "--trust")
+        assert (code, out) == (2, "") and message in err and err.count("\n") <= 2, err
+
+    def test_no_run(self, call: Call, tmp_path: Path) -> None:
+        assert call(tmp_path / "nowhere")[0] == 3
+
+    def test_a_foreign_program_waits_for_trust(self, call: Call, small: Path) -> None:
+        code, out, err = call(small, "--from-step", 4)
+        assert (code, out) == (2, "") and "which would be imported from" in err and "--trust" in err
+
+    def test_changed_data_exit_with_5(self, call: Call, tmp_path: Path, small: Path) -> None:
+        run = edited(small, tmp_path / "run", lambda manifest: manifest.update(config={"data_seed": 1}))
+        code, _, err = call(run, "--from-step", 4, "--null", "--trust", "--out", tmp_path / "out")
+        assert code == 5 and err.splitlines()[-1].startswith("postmortem: batch 4, the first that is not what the run")
+
+    def test_ctrl_c(self, call: Call, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        step = ranks_program.Sharded.step
+
+        def interrupted(self: ranks_program.Sharded, batch: ranks_program.Rows) -> object:
+            if self.updates == 6:
+                raise KeyboardInterrupt
+            return step(self, batch)
+
+        words = (small, "--from-step", 4, "--null", "--trust", "--check", "--out", tmp_path / "out")
+        with monkeypatch.context() as patch:
+            patch.setattr(ranks_program.Sharded, "step", interrupted)
+            code, _, err = call(*words)
+        assert code == 130 and f"interrupted. What was driven lies in {tmp_path / 'out'}" in err
+        assert open_run(tmp_path / "out").row_steps[-1] == 5
+        assert call(*words)[0] == 0
+
+    def test_a_program_that_fails_shows_where_when_asked(
+        self, call: Call, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = edited(small, tmp_path / "run", lambda manifest: manifest.update(config={"fails_at": 6}))
+        words = (run, "--from-step", 4, "--null", "--trust", "--out", tmp_path / "out")
+        code, _, err = call(*words)
+        assert code == 2 and "Traceback" not in err and "POSTMORTEM_DEBUG=1" in err
+        monkeypatch.setenv("POSTMORTEM_DEBUG", "1")
+        assert "ranks_program.py" in call(*words)[2]
+
+
+class TestProbe:
+    def test_the_table_and_the_sentence(self, call: Call, tmp_path: Path) -> None:
+        code, out, err = call(SPIKE, "--probe", "311:314", "--at-checkpoints", "200,300", "--out", tmp_path)
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert lines[0].split("  ")[0] == "batch" and "loss at 200" in lines[0] and "grad norm at 300" in lines[0]
+        assert [line.split()[0] for line in lines[1:5]] == ["311", "312*", "313", "usual"]
+        assert lines[-2].startswith("probe   data: batch 312 is bad in every state asked")
+        assert lines[-1] == f"picture {tmp_path / '311-314.png'}"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["311-314.json", "311-314.png"]
+
+    def test_json_writes_nothing(self, call: Call, small: Path) -> None:
+        code, out, _ = call(small, "--probe", "5:40", "--trust", "--json")
+        assert code == 0 and json.loads(out)["window"] == [5, 40]
+        assert not (small / "postmortem" / "probe").exists()
+
+    def test_a_long_window_shows_the_worst(self, call: Call, tmp_path: Path, small: Path) -> None:
+        _, out, _ = call(small, "--probe", "5:40", "--trust", "--out", tmp_path)
+        assert "24 of 35 batches; the files hold all of them" in out

@@ -1,0 +1,70 @@
+"""Replays driven in this process, and a run on which an experiment takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from postmortem.errors import PostmortemError
+from postmortem.replay.arms import Done, finished
+from postmortem.replay.order import Order
+
+AT = 110  # of the rogue run: its bad batch
+
+
+class Driver:
+    """Stands in for `run_arms`. `driven` are the names of the orders that were really carried out."""
+
+    def __init__(self) -> None:
+        self.driven: list[str] = []
+
+    def __call__(
+        self,
+        orders: Sequence[Order],
+        *,
+        workers: int | None = None,
+        threads: int = 1,
+        on_done: Callable[[Done], None] | None = None,
+    ) -> list[Done]:
+        """Carry them out one after the other, as a process of its own would."""
+        every = [finished(order) or self._drive(order) for order in orders]
+        for done in every if on_done is not None else ():
+            on_done(done)
+        return every
+
+    def _drive(self, order: Order) -> Done:
+        from postmortem.replay.driver import replay
+
+        self.driven.append(Path(order.out).name)
+        try:
+            return Done(order, replay(order, provenance=False))
+        except PostmortemError as error:
+            return Done(order, None, str(error), error.exit_code)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """Arms are driven in this process: a fresh one takes seconds to import torch."""
+    driver = Driver()
+    monkeypatch.setattr("postmortem.replay.subject.run_arms", driver)
+    return driver
+
+
+@pytest.fixture(scope="session")
+def _rogue_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.replay.rogue_program import record
+
+    return record(tmp_path_factory.mktemp("rogue") / "run", {"rogue": [AT], "rows": [2, 5]})
+
+
+@pytest.fixture
+def rogue_run(_rogue_run: Path, tmp_path: Path) -> Path:
+    """A run of tests.replay.rogue_program: rows 2 and 5 of batch 110 hold rare tokens; checkpoints at 50 and 100."""
+    return Path(copytree(_rogue_run, tmp_path / "run"))
+
+
+collect_ignore = [] if find_spec("torch") and find_spec("xxhash") else ["rogue_program.py"]

@@ -1,0 +1,141 @@
+"""What a bare `replay RUN` does comes from the diagnosis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from postmortem.errors import UsageError
+from postmortem.replay.defaults import Asked, place, plan, plan_of
+from postmortem.replay.order import Change, Order
+from tests.replay.small import SAMPLES, STEPS, drive, edited, small_run
+
+SPIKE = SAMPLES / "19-spike-001"
+SKIP = (Change("skip", "312:313"),)
+
+
+def order(asked: Asked) -> Order:
+    return plan(asked).order
+
+
+def test_the_newest_healthy_checkpoint_the_suspect_batch_and_the_verification() -> None:
+    found = plan(Asked(SPIKE))
+    got = found.order
+    assert (got.from_step, got.until, got.changes, got.attempt) == (300, 514, SKIP, None)
+    assert got.reason == "loss_spike" and got.checkpoint is None and found.imports == ""
+    assert Path(got.out) == SPIKE / "postmortem" / "replays" / "step-300-skip-312-313"
+    assert found.lines == (
+        ("plan", "steps [300, 514) of 19-spike-001, from rollback/step-00000300.dcp"),
+        ("change", "skip batches [312, 313) (suggested for the loss_spike at step 312)"),
+    )
+
+
+def test_what_is_said_stands_and_the_rest_is_filled_in() -> None:
+    assert order(Asked(SPIKE, from_step=200)).changes == SKIP
+    assert order(Asked(SPIKE, until=330)).until == 330
+    only = order(Asked(SPIKE, changes=(Change("lr-scale", "0.5"),)))
+    assert [str(one) for one in only.changes] == ["lr-scale=0.5"], "no skip is slipped in beside it"
+    nothing = plan(Asked(SPIKE, changes=()))
+    assert nothing.order.changes == () and nothing.lines[1] == ("change", "nothing: a null replay")
+
+
+def test_behind_the_incident_nothing_is_left_to_change() -> None:
+    found = plan(Asked(SPIKE, from_step=400))
+    assert found.order.changes == () and found.order.until == 2000
+    assert "no incident lies ahead" in found.lines[1][1]
+
+
+def test_a_checkpoint_is_named_by_its_path() -> None:
+    found = order(Asked(SPIKE, checkpoint="rollback/step-00000200.dcp"))
+    assert (found.from_step, found.checkpoint) == (200, "rollback/step-00000200.dcp")
+    assert (found.until, found.changes) == (514, SKIP)
+    with pytest.raises(UsageError, match="is of step 200, and --from-step says 300"):
+        plan(Asked(SPIKE, from_step=300, checkpoint="rollback/step-00000200.dcp"))
+    with pytest.raises(UsageError, match="holds no such checkpoint"):
+        plan(Asked(SPIKE, checkpoint="../20-run-002/rollback/step-00000600.dcp"))
+
+
+def test_where_no_batch_is_suspected_nothing_is_changed_and_the_next_word_is_prove() -> None:
+    found = plan(Asked(SAMPLES / "20-run-002"))
+    assert found.order.changes == () and found.order.from_step in (600, 700)
+    assert "no batch is suspected" in found.lines[1][1] and "postmortem prove" in found.lines[1][1]
+
+
+def test_a_run_without_an_incident_has_to_be_told_where_to_start(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="has no incident, so nothing says where to start: name a step, --from-step N"):
+        plan(Asked(run, trusted=True))
+    assert order(Asked(run, from_step=4, trusted=True)).until == STEPS
+    with pytest.raises(UsageError, match="there is no step to drive; the run's last step is 11"):
+        plan(Asked(run, from_step=8, until=8, trusted=True))
+    with pytest.raises(UsageError, match="of step 5 is held"):
+        plan(Asked(run, from_step=5, trusted=True))
+
+
+def test_an_incident_that_was_rolled_back_is_replayed_as_its_attempt_saw_it(tmp_path: Path) -> None:
+    drive(SPIKE, tmp_path / "run", 300, 420, "skip=312:313")
+    found = plan(Asked(tmp_path / "run"))
+    assert found.order.attempt == 0 and found.order.from_step == 300 and found.order.changes == SKIP
+    assert "as attempt 0 saw it" in found.lines[0][1]
+
+
+def test_a_foreign_program_is_told_of_before_anything_is_done(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="--trust"):
+        plan(Asked(run, from_step=4))
+    told = plan(Asked(run, from_step=4, trusted=True)).imports
+    assert told.startswith("tests.replay.ranks_program:build from ") and told.endswith("ranks_program.py")
+
+
+class TestPlace:
+    def test_the_same_order_goes_to_the_same_place(self, tmp_path: Path) -> None:
+        run = small_run(tmp_path / "run")
+        asked = Asked(run, from_step=4, changes=(Change("skip", "5:7"),), trusted=True)
+        first = order(asked)
+        drive(run, Path(first.out), 4, STEPS, "skip=5:7")
+        assert order(asked).out == first.out
+
+    def test_another_one_never_takes_the_place_of_a_finished_one(self, tmp_path: Path) -> None:
+        run = small_run(tmp_path / "run")
+        asked = Asked(run, from_step=4, changes=(), trusted=True)
+        first = order(asked)
+        drive(run, Path(first.out), 4, STEPS)
+        second = order(replace(asked, until=8))
+        assert second.out == f"{first.out}-2"
+        Path(second.out).mkdir()
+        (Path(second.out) / "notes.txt").write_text("somebody's")
+        assert order(replace(asked, until=8)).out == f"{first.out}-3"
+        (Path(first.out) / "replayed.json").unlink()
+        assert order(replace(asked, until=8)).out == first.out, "one that broke off is nobody's"
+
+    def test_a_name_is_a_name_of_a_folder(self) -> None:
+        changes = (Change("set", "a/../b=\x1b[2J" + "x" * 300), Change("noise", "1"))
+        name = place(Path("run"), Order("run", "", 3, 9, changes)).name
+        assert name.startswith("step-3-set-a----b") and len(name) <= 80 and name.replace("-", "").isalnum()
+
+
+def test_an_order_from_a_file_does_not_bring_its_own_trust(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    file = tmp_path / "order.json"
+    file.write_text(Order(str(run), str(tmp_path / "out"), 4, 8, trusted=True).to_json())
+    with pytest.raises(UsageError, match="--trust"):
+        plan_of(file, None, trusted=False)
+    assert plan_of(file, None, trusted=True).order.trusted
+    file.write_text(Order(str(run), str(tmp_path / "out"), 4, 8, program="evil:build").to_json())
+    with pytest.raises(UsageError, match="names the program 'evil:build'"):
+        plan_of(file, None, trusted=False)
+
+
+def test_a_parameters_only_checkpoint_is_the_last_choice(tmp_path: Path) -> None:
+    def bare(journal: Path) -> None:
+        lines = journal.read_text().splitlines(keepends=True)
+        changed = [line.replace('"full"', '"parameters"') if "step-00000300" in line else line for line in lines]
+        journal.write_text("".join(changed))
+
+    run = edited(SPIKE, tmp_path / "run", lambda manifest: None)
+    bare(run / "journal.jsonl")
+    assert order(Asked(run)).from_step == 200

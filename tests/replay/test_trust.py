@@ -1,0 +1,94 @@
+"""Nothing of a program is imported before somebody has said so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from postmortem.errors import UsageError
+from postmortem.replay.trust import announced, factory_of, trusted_program, where_from
+from tests.replay.small import drive, edited, small_run
+
+LAB = "postmortem.lab.program:build"
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that the module `evil_train`, which is found from here, writes when it is imported."""
+    trace = tmp_path / "imported"
+    package = tmp_path / "evil_package"
+    package.mkdir()
+    body = f"from pathlib import Path\nPath({str(trace)!r}).write_text('it ran')\ndef build(config): raise ValueError\n"
+    (tmp_path / "evil_train.py").write_text(body)
+    for name in ("__init__", "train"):
+        (package / f"{name}.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield trace
+    for name in ("evil_train", "evil_package", "evil_package.train"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("module", ["evil_train", "evil_package.train"])
+def test_a_run_from_elsewhere_imports_nothing(tmp_path: Path, evil: Path, module: str) -> None:
+    run = edited(small_run(tmp_path / "made"), tmp_path / "run", lambda manifest: manifest.update(program=f"{module}:build"))
+    place = str(tmp_path / f"{module.replace('.', '/')}.py")
+    with pytest.raises(UsageError, match="--trust") as error:
+        drive(run, tmp_path / "out", 4, 8, trusted=False)
+    assert f"'{module}:build', which would be imported from {place}" in str(error.value)
+    assert not evil.exists() and not (tmp_path / "out").exists() and module not in sys.modules
+    with pytest.raises(UsageError, match="cannot be built"):
+        drive(run, tmp_path / "out", 4, 8, trusted=True)
+    assert evil.exists(), "and what the test looks for is what an import leaves"
+
+
+def test_what_is_ours_or_given_needs_no_trust() -> None:
+    assert trusted_program(LAB, None, trust=False) == LAB
+    assert announced(LAB, None, trust=False) == ""
+    assert trusted_program("evil_train:build", "mine:build", trust=False) == "mine:build"
+    assert announced(None, "tests.replay.programs:build", trust=False).endswith("tests/replay/programs.py")
+    with pytest.raises(UsageError, match="names no program"):
+        trusted_program(None, None, trust=True)
+
+
+@pytest.mark.parametrize("name", ["postmortem.lab.program:build ", "postmortem.lab.program:torch.load", "os:system"])
+def test_what_only_resembles_ours_does(name: str) -> None:
+    with pytest.raises(UsageError, match="Import and run it with --trust"):
+        trusted_program(name, None, trust=False)
+
+
+def test_a_hostile_name_does_nothing_to_a_terminal() -> None:
+    with pytest.raises(UsageError) as error:
+        trusted_program("a\x1b[2Jb\n\u202e:x", None, trust=False)
+    assert not set("\x1b\n\u202e") & set(str(error.value))
+
+
+def test_where_a_module_would_come_from() -> None:
+    assert where_from("no_such_module_at_all.train:build") == "(no module 'no_such_module_at_all' is found from here)"
+    assert where_from("json.no_such_part:x") == "(no module 'json.no_such_part' is found from here)"
+    assert where_from("json.decoder:x").endswith("json/decoder.py")
+
+
+def test_looking_imports_no_parent_package() -> None:
+    code = (
+        "import sys; from postmortem.replay.trust import where_from; "
+        "print(where_from('xml.dom.minidom:x'), where_from('tests.replay.programs:build'), "
+        "[name for name in sys.modules if name.split('.')[0] in ('xml', 'tests', 'torch')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]") and "minidom.py" in done.stdout and "programs.py" in done.stdout
+
+
+def test_a_program_that_no_longer_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_train.py").write_text("import json\njson.a_name_of_last_year\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UsageError, match="no longer imports: AttributeError.*Mend it, or name another with --program"):
+        factory_of("broken_train:build")
+    with pytest.raises(UsageError, match="no module named 'gone_train' is found"):
+        factory_of("gone_train:build")
