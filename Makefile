@@ -91,10 +91,16 @@ bench: .venv/bench ## Measure drafting and detection, and update docs/benchmarks
 	@$(PY) benchmarks/detectors.py --write
 	@$(PY) benchmarks/draft_sample.py --write
 	@$(PY) benchmarks/draft_vs_tensorboard.py --write
+	@$(PY) benchmarks/runs_diff.py --write
+	@$(PY) benchmarks/replay_overhead.py --write
 
 .PHONY: lab-bench
 lab-bench: .venv/test ## Fault bench on fresh lab seeds: resumable, slow (an hour or more)
 	@$(PY) benchmarks/lab_faults.py --write
+
+.PHONY: prove-bench
+prove-bench: .venv/test ## Prove causes on fresh lab seeds: resumable, slow (up to two hours)
+	@$(PY) benchmarks/prove_faults.py --write
 
 .PHONY: clean
 clean: ## Remove what these targets made, the environment included

@@ -46,12 +46,8 @@ def main() -> None:
         starts = start_times(Path(folder), arguments.rounds)
         say(f"loop: {STEPS // BLOCK} blocks of {BLOCK} steps")
         pairs = blocks(Path(folder) / "loop")
-    over = {
-        name: interval([a / b for a, b in zip(starts[name], starts["build"], strict=True)]) for name in REPLAYS
-    }
-    bare = {
-        name: interval([a / b for a, b in zip(starts[name], starts["load"], strict=True)]) for name in REPLAYS
-    }
+    over = {name: interval([a / b for a, b in zip(starts[name], starts["build"], strict=True)]) for name in REPLAYS}
+    bare = {name: interval([a / b for a, b in zip(starts[name], starts["load"], strict=True)]) for name in REPLAYS}
     share = interval([ours / theirs - 1 for ours, theirs in pairs])
     step_ms = statistics.median(theirs for _, theirs in pairs) / BLOCK * 1e3
     rows = [

@@ -22,14 +22,14 @@ from postmortem.replay.driver import replay
 from postmortem.replay.order import Change, Order
 
 CONFIG = {"run": "", "seed": 7, "lr": 3e-3, "width": 32}
-STEPS, GARBAGE = 60, range(320, 336)
+STEPS, GARBAGE = 160, range(320, 336)
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """480 rows of 16 token ids."""
+    """1280 rows of 16 token ids."""
 
     def __len__(self) -> int:
-        return 480
+        return 1280
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         draw = torch.Generator().manual_seed(row)
@@ -77,7 +77,7 @@ def main(run: Path) -> None:
             nonlocal worst
             worst = max(worst, now)
 
-        order = Order(str(run), f"{run}-{name}", from_step=20, until=STEPS, changes=changes, trusted=True)
+        order = Order(str(run), f"{run}-{name}", from_step=20, until=60, changes=changes, trusted=True)
         done = replay(order, on_step=look)
         same = "every bit as recorded" if done.exact else f"departs at step {done.differences[0].step}"
         print(f"{name}: {done.steps} steps from 20, {same}, highest loss {worst:.2f}")

@@ -90,8 +90,8 @@ class Evidence:
 @dataclass(frozen=True)
 class Prediction:
     """What a cause says of one replay: under `change` ("mask=312:313"; "" changes nothing) the incident is cured, is at
-    least no longer non-finite, persists, follows the data to where it was moved, or does not even appear again. `early`: the change has to hold
-    from the checkpoint on, and not only from just before the incident."""
+    least no longer non-finite, persists, follows the data to where it was moved, or does not even appear again.
+    `early`: the change has to hold from the checkpoint on, and not only from just before the incident."""
 
     change: str
     outcome: Literal["cures", "finite", "persists", "follows", "vanishes"]
@@ -232,7 +232,7 @@ class Incident:
     skip_window: tuple[int, int] | None  # batch indices, half-open
     checkpoint: str  # the newest healthy one before the onset, relative to the run; "" where none is held
     samples: tuple[Sample, ...] = ()
-    remedy: tuple[str, ...] = ()  # changes by which a replay has the fix in it; () is one that changes nothing
+    remedy: tuple[str, ...] = ()  # changes by which a replay has the fix in it; ("",) changes nothing, () none is known
     experiments: tuple[Experiment, ...] = ()
     proof: str = ""  # what the experiments showed, in a sentence; "" where none was driven
     overview: str = ""  # path of the one picture of all drawn panels, relative to the report, "" where not drawn

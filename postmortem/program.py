@@ -102,8 +102,8 @@ class Program(Protocol):
 class Edit:
     """A change to one batch. `index` is the place it takes in the data order, where that is not its own;
     `without_rows` are samples to leave out, `masked_tokens` ids of which nothing shall count, neither where they are
-    the label nor where the label follows them, and `unmask` asks for the labels of a batch in which none counts to count
-    again."""
+    the label nor where the label follows them, and `unmask` asks for the labels of a batch in which none counts to
+    count again."""
 
     index: int | None = None
     without_rows: frozenset[int] = frozenset()

@@ -10,6 +10,7 @@ elsewhere it regenerates twice and compares the two. Clocks and the environment 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -58,12 +59,12 @@ SAMPLES = {
 
 
 def make(name: str, out: Path, truth: Path) -> Path:
-    """Train the sample run `name` into `out`."""
+    """Train the sample run `name` into `out`, and write the truth about its fault."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    truth.parent.mkdir(parents=True, exist_ok=True)
     sample = SAMPLES[name]
     if isinstance(sample, Recovered):
-        return recover(sample, out)
-    truth.parent.mkdir(parents=True, exist_ok=True)
+        return recover(sample, out, truth)
     return make_run(
         out,
         fault=sample.fault,
@@ -75,7 +76,7 @@ def make(name: str, out: Path, truth: Path) -> Path:
     )
 
 
-def recover(sample: Recovered, out: Path) -> Path:
+def recover(sample: Recovered, out: Path, truth: Path) -> Path:
     """Train what was given up, and replay it into `out`."""
     parent = SAMPLES[sample.parent]
     assert isinstance(parent, Sample)
@@ -88,7 +89,9 @@ def recover(sample: Recovered, out: Path) -> Path:
             until=sample.given_up,
             keep_checkpoints=(sample.from_step,),
             run_id=sample.parent,
+            truth=truth,
         )
+        shutil.rmtree(out, ignore_errors=True)
         _replay(sample, run, out)
     return out
 

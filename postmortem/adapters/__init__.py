@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from postmortem.errors import require
+
 if TYPE_CHECKING:
     from postmortem.adapters.huggingface import HuggingFaceLoop
     from postmortem.adapters.lightning import LightningLoop
@@ -25,4 +27,5 @@ _MODULES = {"HuggingFaceLoop": "huggingface", "LightningLoop": "lightning", "Tor
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require(f"{__name__}.{name}", "train", "torch", "xxhash")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

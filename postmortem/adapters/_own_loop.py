@@ -25,6 +25,9 @@ from postmortem.errors import UsageError
 from postmortem.program import Batch, Edit, Measured, Scalar, State
 from postmortem.record.cells import cell
 from postmortem.record.hashing import batch_hash
+from postmortem.record.state_hash import state_hash
+
+_HASH_EVERY = 100  # steps, as `Recorder.watch` does
 
 
 class Taken:
@@ -152,6 +155,8 @@ class OwnLoop(ABC):
                 "batches are skipped or moved"
             )
         self._position = batch.index + 1
+        if step % _HASH_EVERY == 0:
+            self._taken.log(step, param_hash=state_hash(dict(self._model.named_parameters())).hex)
         return self._taken.measured(step)
 
     def measure(self, batch: Batch) -> Measured:

@@ -99,6 +99,14 @@ class LightningLoop(OwnLoop):
         self._begin()
         return (_Hooked(self._trainer.optimizers[0], self._taking.hooks),)
 
+    def restore(self, checkpoint: Path) -> tuple[str, ...]:
+        """Begin the loop from a `.ckpt` of Lightning's own, see `postmortem.program.OwnCheckpoints`."""
+        restored = super().restore(checkpoint)
+        if self._taking.drawn is None:
+            return restored
+        set_generators(self._taking.drawn)  # now that the loop has drawn what it draws at a restart
+        return (*restored, "rng")
+
     def save(self, folder: Path) -> Path:
         """A checkpoint of Lightning's own, `folder/step-<step>.ckpt`."""
         self._begin()
@@ -224,21 +232,17 @@ class _Handle:
 
 
 class _Taking(PostmortemCallback):
-    """Hands the rows to the driver, calls the hooks of a replay, and puts the generators where the checkpoint had them."""
+    """Hands its rows to the driver and calls the hooks of a replay. `drawn` is where the generators were when the
+    checkpoint was saved, None where it does not say."""
 
     def __init__(self, taken: Taken) -> None:
         super().__init__(cast(Recorder, taken))
         self.hooks: list[_UpdateHook] = []
-        self._drawn: Mapping[str, Any] | None = None
+        self.drawn: Mapping[str, Any] | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        self._drawn = generators_in(checkpoint)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        if self._drawn is not None:
-            set_generators(self._drawn)
+        self.drawn = generators_in(checkpoint)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)

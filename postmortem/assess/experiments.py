@@ -18,8 +18,8 @@ def predictions(case: Case, cause: Cause, seen: Seen) -> tuple[Prediction, ...]:
 
 
 def remedy(case: Case, cause: Cause, seen: Seen) -> tuple[str, ...]:
-    """The changes by which a replay has the cause's fix in it."""
-    return (cause.remedy.format(**_places(case, cause, seen)),) if cause.remedy else ()
+    """The changes by which a replay has the cause's fix in it: ("",) where driving it again is enough, () for none."""
+    return () if cause.remedy is None else (cause.remedy.format(**_places(case, cause, seen)),)
 
 
 def _places(case: Case, cause: Cause, seen: Seen) -> dict[str, str]:

@@ -69,6 +69,14 @@ def load_proofs(run: Run) -> tuple[Proof, ...]:
         ) from error
 
 
+def kept(run: Run) -> tuple[Proof, ...]:
+    """The same for whoever stores another: () where the file is damaged, as every draft says; it is replaced."""
+    try:
+        return load_proofs(run)
+    except UnreadableInput:
+        return ()
+
+
 def store(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
     """Keep `proof` beside the report, in the place of an earlier one on the same incident."""
     file = inside(root, FILE, plain(root, 1000))

@@ -18,6 +18,7 @@ from postmortem.cli.plan import plan
 from postmortem.cli.prove import prove
 from postmortem.cli.replay import replay
 from postmortem.cli.report import report
+from postmortem.cli.runs_diff import diff
 from postmortem.cli.test_resume import test_resume
 from postmortem.cli.verify import verify
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (draft, report, verify, explain, lab, plan, checkpoints, doctor, test_resume, replay, prove, bisect):
+for command in (draft, report, verify, explain, lab, plan, checkpoints, doctor, test_resume, replay, prove, bisect, diff):
     app.command()(command)
 
 

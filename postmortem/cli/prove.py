@@ -135,21 +135,16 @@ def _drive(bench: Bench, *, quiet: bool) -> Proof:
 def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
     """Keep the proof, and draft the report anew with it."""
     from postmortem import report
-    from postmortem.assess.proof import load_proofs, store
+    from postmortem.assess.proof import kept, store
     from postmortem.diagnosis import as_json as strict
-    from postmortem.errors import UnreadableInput
     from postmortem.panels import draw_panel
     from postmortem.pipeline import diagnose
     from postmortem.replay.branch import root_of, writing
     from postmortem.sources import open_run
 
     with stage("Drawing and writing the report"):
-        try:
-            earlier = load_proofs(about.run)
-        except UnreadableInput:  # every draft said so; what was shown here takes its place
-            earlier = ()
         with writing(root_of(about.run)):
-            store(root_of(about.run), proof, earlier)
+            store(root_of(about.run), proof, kept(about.run))
         diagnosis = diagnose(open_run(run))
         known = next(one for one in diagnosis.incidents if proof.concerns(one.kind, one.onset_step, one.attempt))
         written = report.write_report(diagnosis, report.default_out(run), draw=draw_panel, incident=known.id)

@@ -25,11 +25,16 @@ def _list(wanted: bool) -> None:
     if wanted:
         from postmortem.replay.interventions import interventions
 
-        usages = {f"{name}={one.usage}" if one.usage else name: one.about for name, one in interventions().items()}
+        usages = {_usage(name, one.usage): one.about for name, one in interventions().items()}
         widest = max(map(len, usages))
         for usage, about in sorted(usages.items()):
             typer.echo(f"{usage:<{widest}}  {about}")
         raise typer.Exit
+
+
+def _usage(name: str, value: str) -> str:
+    """NAME=VALUE; a value in brackets may be left out."""
+    return f"{name}[={value[1:]}" if value.startswith("[") else f"{name}={value}"
 
 
 def replay(
@@ -165,9 +170,8 @@ def _carry_out(planned: Plan, ranks: Speaker, *, quiet: bool) -> Replayed:
             start, length = order.from_step, order.until - order.from_step
             return replay(order, on_step=lambda step, _, loss, was: advance(step - start, length, loss, was))
     except KeyboardInterrupt as error:
-        raise Interrupted(
-            f"interrupted. What was driven lies in {shown(Path(order.out))}; the same command drives it anew"
-        ) from error
+        left = f"What was driven lies in {shown(Path(order.out))}" if Path(order.out).exists() else "Nothing was written"
+        raise Interrupted(f"interrupted. {left}; the same command starts anew") from error
 
 
 def _tell(planned: Plan, result: Replayed, *, as_json: bool) -> None:

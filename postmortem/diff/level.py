@@ -55,9 +55,11 @@ def levels(values: Values, rows: int) -> Values:
 def band(curve: Curve, siblings: Sequence[Curve] = ()) -> Band | None:
     """The noise of a gap, from the row on at which the curves part; None where there are too few rows.
 
-    Half the band's width is what as many levels of Gaussian noise as there are reach: σ (√(2 ln n) + 1). The end of a
-    run is one level of its own length, and held against END_SIGMAS of such levels. `siblings` are the first curve
-    against runs that are as good: no band is narrower than the spread that was measured.
+    Half the band's width is what as many levels of Gaussian noise as there are reach, σ (√(2 ln n) + 1), and what the
+    loss itself falls from one level to the next: of two seeds one is ahead, and where the loss is steep, as early in a
+    training, a few steps ahead are a large gap. The end of a run is one level of its own length, and held against
+    END_SIGMAS of such levels. `siblings` are the first curve against runs that are as good: no band is narrower than
+    the spread that was measured.
     """
     rows, last = level_rows(curve.a.size), end_rows(curve.a.size)
     parted = np.flatnonzero(curve.gap != 0)  # NaN is not 0, either
@@ -73,6 +75,7 @@ def band(curve: Curve, siblings: Sequence[Curve] = ()) -> Band | None:
     reach = math.sqrt(2 * math.log(count)) + 1
     half = np.full(count, max(reach * sigma, least))
     half[count - local.size :] = np.maximum(reach * np.maximum(local, sigma), least)
+    half += np.minimum(*(_pace(levels(values, rows)) for values in (curve.a, curve.b)))
     end = max(END_SIGMAS * (sigma if long is None else max(long[0], LEAST_SHARE * sigma)), least)
     return Band(Noise(rows, sigma, max(reach * sigma, least), end, len(siblings)), half)
 
@@ -157,6 +160,11 @@ def nats(size: float) -> str:
 def signed(gap: float) -> str:
     """A gap with its sign: `+0.012`."""
     return nats(gap) if math.isnan(gap) else f"{'+' if gap >= 0 else '−'}{nats(abs(gap))}"
+
+
+def _pace(level: Values) -> Values:
+    """How much a curve changes from one level to the next, float64[levels]; 0 where that is not known."""
+    return np.nan_to_num(np.abs(np.gradient(level)), nan=0.0, posinf=0.0)
 
 
 def _middles(step: Steps, rows: int) -> Steps:

@@ -217,7 +217,8 @@ class Alignment:
 @dataclass(frozen=True)
 class Noise:
     """The noise of a gap, in nats. `rows` make a level (a median), `sigma` is the robust deviation of one; `band` is
-    what all levels together reach by noise, `end` what the end of a run may. `siblings` counts the further runs whose
+    what all levels together reach by noise (where the loss is steep, its own pace is allowed besides), `end` what the
+    end of a run may. `siblings` counts the further runs whose
     spread about the first widened both.
     """
 

@@ -1,7 +1,7 @@
 """The verdict on two runs, over the steps that both have.
 
     identical     every common column but the clocks holds the same bits at the same steps
-    equivalent    every level of the loss lies within the noise band, and nothing happened to the loss of one run alone
+    equivalent    every level of the loss and its end lie within the noise, and nothing happened to one loss alone
     recovered     something did (an incident, a rollback, skipped batches), and the end lies within the band
     lingering     something did, and the end has settled outside the band
     different     all else: apart before anything happened, apart with nothing that explains it, an end that is not
@@ -82,7 +82,7 @@ def judge(
     noise = f"the noise of ±{nats(gap.noise.end)}"
     inside = abs(gap.final) <= gap.noise.end
     if inside and not gap.outside and not any(one.to_loss for one in alone):
-        same = f"every level of the loss lies within the noise, ±{nats(gap.noise.band)} nats, and so does the end"
+        same = f"the loss lies within the noise throughout (levels ±{nats(gap.noise.band)}, end ±{nats(gap.noise.end)})"
         return ("different", f"{unequal.ends}; {same}") if unequal.ends else ("equivalent", same)
     end = f"b ends {nats(abs(gap.final))} nats {'below' if gap.final < 0 else 'above'} a"
     who = " and ".join(one.letter for one in alone if one.anything)

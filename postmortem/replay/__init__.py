@@ -1,1 +1,1 @@
-"""Driving a program again: to prove that it resumes exactly, and (to come) to replay an incident."""
+"""Driving a program again: to prove that it resumes exactly, and what an incident came from."""

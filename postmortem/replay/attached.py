@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from postmortem.assess.proof import load_proofs, store, with_experiment
+from postmortem.assess.proof import kept, store, with_experiment
 from postmortem.diagnosis import Experiment, Incident
 from postmortem.replay.branch import root_of
 from postmortem.replay.interventions import make
@@ -38,7 +38,7 @@ def attach(run: Run, incident: Incident, order: Order, result: Replayed) -> Expe
         seconds=result.seconds,
         run=out.relative_to(root.resolve()).as_posix() if out.is_relative_to(root.resolve()) else str(out),
     )
-    proofs = load_proofs(run)
+    proofs = kept(run)
     about = (incident.kind, incident.onset_step, incident.attempt)
     known = next((one for one in proofs if one.concerns(*about)), None)
     store(root, with_experiment(known, about, found), proofs)

@@ -25,23 +25,30 @@ MARGIN = 10
 
 
 def smallest(count: int, cures: Callable[[frozenset[int]], bool]) -> list[int] | None:
-    """The smallest set of 0 … count − 1 whose removal cures, where every superset of a cure is one; a set that cures, of
-    which more may be needless, where that does not hold. None where the removal of all does not cure."""
+    """The smallest set of 0 … count − 1 whose removal cures, where every superset of a cure is one; where that does not
+    hold, a set that cures, of which more may be needless. None where the removal of all does not cure."""
     if not cures(frozenset(range(count))):
         return None
-    found: frozenset[int] = frozenset()
+    found: list[int] = []  # from the last one on
     last = count
     while last > 0:
         low, high = 0, last  # removing [0, high) cures, removing [0, low) does not
         while high - low > 1:
             middle = (low + high) // 2
-            if cures(found | frozenset(range(middle))):
+            if cures(frozenset(found) | frozenset(range(middle))):
                 high = middle
             else:
                 low = middle
         last = high - 1
-        found |= {last}
-        if cures(found):
+        found.append(last)
+        if cures(frozenset(found)):
+            break
+        before = last
+        if found[-2:-1] == [last + 1]:  # two in a row may be a shard: then one probe tells of the next
+            while last > 0 and not cures(frozenset(found) | frozenset(range(last - 1))):
+                last -= 1
+                found.append(last)
+        if last < before and cures(frozenset(found)):
             break
     return sorted(found)
 
@@ -97,7 +104,8 @@ class Search:
             )
         batches = tuple(first + one for one in found)
         chosen = self._rows(batches[0], rows) if rows is not None and rows > 1 and len(batches) == 1 else ()
-        named = ", ".join(map(str, batches))
+        named = ", ".join(shown(span) for span in merged([(one, one + 1) for one in batches]))
+        named = str(batches[0]) if len(batches) == 1 else named
         text = f"batch {named} did it" if len(batches) == 1 else f"batches {named} did it together"
         if chosen:
             text += f", by its row{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen))}"

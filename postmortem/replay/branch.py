@@ -6,6 +6,7 @@ Parquet parts and checkpoint files are linked where the file system can: they ar
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Generator, Mapping
@@ -67,7 +68,7 @@ def _made(recorded: Recorded, order: Order, checkpoint: Path | None, root: Path,
         copied = None
         if checkpoint is not None:
             copied = checkpoint.resolve().relative_to(root.resolve())
-            _copy(root, checkpoint, made / copied)
+            _copy(root.resolve(), checkpoint.resolve(), made / copied)
         lineage = _lineage(recorded, order)
         update_manifest(made, lambda before: {**before, "id": out.name, "lineage": lineage})
         write_text(made / ORDER, order.to_json())
@@ -86,9 +87,11 @@ def writing(place: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        where = plain(error.filename or place, 1000)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = place if full else error.filename or place
         raise CannotWrite(
-            f"{where}: {error.strerror or plain(error, 200)}. Free some space, or choose another place with --out"
+            f"{plain(where, 1000)}: {error.strerror or plain(error, 200)}. "
+            f"{'Free some space' if full else 'Mend that'}, or choose another place with --out"
         ) from error
 
 

@@ -174,9 +174,7 @@ def healthy_start(recorded: Recorded, incident: Incident) -> int:
     return 0 if best is None else best.step
 
 
-def _changes(
-    asked: Asked, recorded: Recorded, incident: Incident | None, start: int
-) -> tuple[tuple[Change, ...], str]:
+def _changes(asked: Asked, recorded: Recorded, incident: Incident | None, start: int) -> tuple[tuple[Change, ...], str]:
     """(changes, where they come from)."""
     if asked.changes is not None:
         return asked.changes, ""

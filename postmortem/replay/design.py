@@ -23,6 +23,7 @@ LIKELY = 0.01  # probability from which a hypothesis is worth its replays
 FEWEST, MOST = 3, 5  # hypotheses that are tested
 BEFORE = 4  # steps between the arms' common checkpoint and the first that an arm changes
 LONGEST_PLACEBO = 16  # batches
+FARTHEST_PEAK = 100  # steps: a peak further off is a consequence, and not needed to see the incident
 MARGIN = 10  # steps after the last place asked about
 
 Role = Literal["R1", "R2", "R3"]
@@ -117,7 +118,8 @@ def design(incident: Incident, *, from_step: int, apart: bool = False) -> Design
         for h in tested
     )
     farthest = max([away + 1, *(arm.asks + 1 for test in tests for arm in test.arms if arm.asks is not None)])
-    until = max(incident.peak_step, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
+    seen = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK)
+    until = max(seen, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
     room = incident.onset_step - lead > length
     placebos = (  # a skip before the suspect data and one after it, where there is room for both
         _placebo("skip", window[0] - length if room else window[1] + length + MARGIN, length),

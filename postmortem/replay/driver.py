@@ -29,7 +29,7 @@ from postmortem.replay.building import build, resume, saved_state, use_threads_o
 from postmortem.replay.comparison import Comparison, Tally, other_arithmetic
 from postmortem.replay.interventions import Scene
 from postmortem.replay.order import Change, Order
-from postmortem.replay.recorded import Recorded
+from postmortem.replay.recorded import IDENTITY, Recorded
 from postmortem.replay.result import RESULT, Replayed, to_json
 from postmortem.replay.starting import find_checkpoint
 from postmortem.replay.treatment import Treatment
@@ -125,7 +125,7 @@ class _Replay:
             steps=order.until - order.from_step,
             compared=compared.compared,
             columns=tuple(sorted(compared.columns)),
-            differences=tuple(sorted(compared.first.values(), key=lambda one: one.step)),
+            differences=tuple(sorted(compared.first.values(), key=lambda one: (one.step, IDENTITY.index(one.column)))),
             departed=dict(compared.departed),
             arithmetic=other_arithmetic(self._recorded, self._ranks.world),
             state=states[0] if len(states) == 1 else digest(states),
@@ -255,7 +255,8 @@ class _Replay:
             try:
                 saves.save(step, "rollback")
             except CheckpointWarning as warning:
-                raise SaveFailed(str(warning)) from warning
+                reason = str(warning).removesuffix("; training goes on")
+                raise SaveFailed(f"{reason}. Is there space left in {plain(self._order.out, 1000)}?") from warning
 
     def _load(self, step: int) -> State:
         """The state of another checkpoint of the run."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from postmortem.atomic import write_text
 from postmortem.errors import UsageError
 from postmortem.replay.order import Order
-from postmortem.replay.prove import Bench
+from postmortem.replay.prove import AGAIN, Bench
 from postmortem.replay.starting import find_checkpoint
 from postmortem.text import plain
 
@@ -23,12 +23,12 @@ def export(bench: Bench, folder: Path) -> list[Order]:
     Raises:
         UsageError: the folder holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / JOBS).is_file():
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / JOBS).is_file())):
         raise UsageError(f"{plain(folder, 1000)}: is there already and holds no exported jobs; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     design = bench.design
     arms = dict.fromkeys([*design.placebos, *design.cross, *(arm for test in design.tests for arm in test.arms)])
-    orders = [bench.null_order(), *map(bench.order, arms)]
+    orders = [bench.null_order(), bench.null_order(AGAIN), *map(bench.order, arms)]
     jobs = [_job(bench, order, folder) for order in orders]
     for order in orders:
         write_text(_file(folder, order), order.to_json())

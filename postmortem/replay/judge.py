@@ -24,7 +24,9 @@ from postmortem.sources import open_run
 
 NEAR = 50  # steps after the suspect data or step in which an incident is still its own
 SHARE = 0.1  # of R0's excess that a cured replay may keep
-PAST_ROWS = 100  # rows before the incident that say what is normal
+PAST_ROWS = 100  # rows before the incident that say how far the loss scatters
+LEVEL_ROWS = 25  # rows before it that say where the loss is: early in a training it is nowhere for long
+EARLIER = 10  # steps by which an incident of the replay may seem to begin before the place asked about
 SIGMAS = 3.0
 
 
@@ -34,7 +36,7 @@ class Yardstick:
 
     first: the first step at which the incident may show. onset: where it began in the run. level, band: of the loss
     before it, nats. excess: area of R0's loss above level + band through NEAR steps, nats·steps; infinite where it is
-    not finite. lead: how many steps before the onset the suspect data was consumed.
+    not finite.
     """
 
     first: int
@@ -52,8 +54,8 @@ class Yardstick:
         past = past[np.isfinite(past)]
         if past.size < 2:
             return cls(first, incident.onset_step, float("nan"), float("nan"))
-        level = float(np.median(past))
-        sigma = 1.4826 * float(np.median(np.abs(past - level)))
+        level = float(np.median(past[-LEVEL_ROWS:]))
+        sigma = 1.4826 * float(np.median(np.abs(np.diff(past)))) / float(np.sqrt(2))  # differences take the trend out
         return cls(first, incident.onset_step, level, SIGMAS * sigma)
 
     def widened(self, spread: float) -> Yardstick:
@@ -82,8 +84,8 @@ class Yardstick:
 @dataclass(frozen=True)
 class Seen:
     """What a replay showed: the incident within NEAR steps of the place asked about, None where there was none;
-    `excess` is its area's share of R0's, None where R0 had none to compare with. `finite`: R0's loss was not finite, and
-    this one is."""
+    `excess` is its area's share of R0's, None where R0 had none to compare with. `finite`: R0's loss was not finite,
+    and this one is."""
 
     found: Found | None
     excess: float | None
@@ -122,9 +124,11 @@ def look(yardstick: Yardstick, out: Path, started: int, falls_at: int | None = N
 
 
 def first_incident(run: Run, first: int, last: int, started: int) -> Found | None:
-    """The first incident of the effective history whose onset lies in [first, last]. A jump of the learning rate at the
-    step that the replay started from is its own doing."""
-    found = [one for one in detect(run) if not one.discarded and first <= one.onset_step <= last]
+    """The first incident of the effective history whose onset lies in [first, last], or that seems to begin a little
+    earlier and is worst later: more rows move an onset. A jump of the learning rate at the step that the replay started
+    from is its own doing."""
+    own = [one for one in detect(run) if not one.discarded and one.onset_step <= last]
+    found = [o for o in own if o.onset_step >= first or (o.onset_step >= first - EARLIER and o.peak_step > first)]
     found = [one for one in found if (one.kind, one.onset_step) != ("lr_discontinuity", started)]
     return min(found, key=lambda one: one.onset_step, default=None)
 

@@ -48,6 +48,8 @@ def _why(result: Replayed) -> tuple[str, str]:
             "the replay equals the run bit for bit, and no incident is found in it: "
             "the stretch is too short, or the log shows something that the replayed rows do not hold"
         )
+    if not result.differences:
+        return "", "it does not appear again, and nothing of the replay could be compared with what the run recorded"
     if result.arithmetic:
         return "", f"it does not appear again, but with other arithmetic ({'; '.join(result.arithmetic)})"
     first = {one.column: one for one in result.differences}
@@ -60,6 +62,16 @@ def _why(result: Replayed) -> tuple[str, str]:
     parting = min(result.differences, key=lambda one: (one.step, one.column != "param_hash"))
     if "batch_hash" in first and first["batch_hash"].step <= parting.step:
         return "", f"the batches differ from step {first['batch_hash'].step} on: it is not the run that was replayed"
+    if parting.step <= result.from_step:
+        return "", (
+            f"run and replay part in the first replayed step (in {parting.column}): a checkpoint that does not hold "
+            "all of the state looks the same as a fault of the machine; test it with postmortem test-resume"
+        )
+    if "batch_hash" not in result.columns:
+        return "", (
+            f"run and replay part at step {parting.step} (first in {parting.column}), and no hash of the batches could "
+            "be compared: other data would look the same; record batch_hash"
+        )
     return "bit_flip", (
         f"transient: run and replay are equal bit for bit until step {parting.step}, with the same batches and "
         f"program, and part there for good (first in {parting.column}); something outside of the training changed its "

@@ -19,7 +19,7 @@ from postmortem.atomic import write_bytes, write_text
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.diagnosis import as_json
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.program import SkipWindow
+from postmortem.program import Placeable, SkipWindow
 from postmortem.replay.branch import writing
 from postmortem.replay.building import build, saved_state, use_threads_of
 from postmortem.replay.driver import ProgramFailed
@@ -132,6 +132,8 @@ def probe(
         model = build(factory, treatment.configured(recorded.config))
         if path is not None:
             model.load_state_dict(saved_state(path, ranks.rank, model))
+            if isinstance(model, Placeable):
+                model.place(step, recorded.index_at(step))
         edit = treatment.edit(model)
         found: list[tuple[float | None, float | None]] = []
         for index in indices:

@@ -1,13 +1,14 @@
 """Proving a cause: the designed experiment, driven until it is decided.
 
 A cause is confirmed only where the panels suggest it, every replay that it names comes out as it says, no placebo
-cures, and each rival has failed one of its own predictions. A skip removes any spike that a batch brings, so it proves nothing by itself.
+cures, and each rival has failed one of its own predictions. A skip removes any spike that a batch brings, so it proves
+nothing by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
 from postmortem.text import plain
 
+AGAIN = "R0-again"  # folder of the second null replay
 Outcome = Literal["cured", "finite", "persists", "follows", "vanished", ""]
 _OUTCOMES: dict[str, tuple[Outcome, ...]] = {
     "cures": ("cured",),
@@ -42,11 +44,11 @@ class Bench:
     done: dict[Arm, Experiment] = field(default_factory=dict["Arm", Experiment])
     yardstick: Yardstick | None = None
 
-    def null_order(self) -> Order:
+    def null_order(self, name: str = NULL) -> Order:
         """R0: nothing changed; the state just before the incident is kept for the arms."""
         design = self.design
         save = (design.lead,) if design.lead > design.from_step else ()
-        return self.subject.order(NULL, design.from_step, design.until, save_at=save, reason="null replay")
+        return self.subject.order(name, design.from_step, design.until, save_at=save, reason="null replay")
 
     def order(self, arm: Arm) -> Order:
         """The order of one arm."""
@@ -111,7 +113,11 @@ def prove(bench: Bench) -> Proof:
     null = _null_replay(bench)
     experiments = [null.experiment]
     if not null.reproduces:
-        return _proof(incident, "not_reproducible", null.cause, null.reason, experiments)
+        cause, reason = null.cause, null.reason
+        if cause == "bit_flip":
+            cause, reason, again = _again(bench, null)
+            experiments.append(again)
+        return _proof(incident, "not_reproducible", cause, reason, experiments)
     yardstick = Yardstick.of(run, incident, design.first)
     if null.other_arithmetic:  # bits cannot be had: the band is what changes of no meaning do
         noise = [bench.order(arm) for arm in design.placebos if arm.changes[0].name == "noise"]
@@ -167,13 +173,29 @@ def _null_replay(bench: Bench) -> Null:
     return null
 
 
+def _again(bench: Bench, null: Null) -> tuple[str, str, Experiment]:
+    """(cause, reason, second null replay) where the first one parted from its run: the machine is to blame only if the
+    second equals the first bit for bit. A program that does not reproduce itself parts from any run."""
+    bench.say(AGAIN, "")
+    first, second = (bench.subject.drive_one(bench.null_order(name)) for name in (NULL, AGAIN))
+    assert first.result is not None and second.result is not None
+    alike = first.result.state == second.result.state
+    told = "equals the first bit for bit" if alike else "differs from the first: the program does not repeat itself"
+    text = f"nothing changed, once more: {told}"
+    bench.say(AGAIN, text)
+    out = bench.subject.inside(second.order.out)
+    again = replace(null.experiment, text=text, seconds=second.result.seconds, run=out)
+    reason = f"{null.reason if alike else 'it does not appear again'}; a second null replay {told}"
+    return null.cause if alike else "", reason, again
+
+
 def _doubt(bench: Bench) -> str:
     """What the placebos say against any cure, in words; "" where all of them were driven and none cures."""
     placebos = [bench.done[arm] for arm in bench.design.placebos]
     for one in placebos:
-        if one.outcome == "cured":
+        if one.outcome not in ("persists", ""):
             changed = one.text.partition(": ")[0]
-            return f"a placebo cures as well ({changed}): the incident hangs on chance, and no cure of it proves a cause"
+            return f"a placebo cures, too ({changed}): the incident hangs on chance, and no cure of it proves a cause"
     for one in placebos:
         if not one.outcome:
             return f"a placebo is missing, without which no cure proves a cause ({one.text})"

@@ -70,7 +70,7 @@ class Subject:
     def drive(self, orders: Sequence[Order], on_done: Callable[[Done], None] | None = None) -> list[Done]:
         """Carry them out side by side, those that are done already excepted."""
         if self.collect:
-            brought = [finished(order) or Done(order, None, "no result was brought back") for order in orders]
+            brought = [finished(order) or Done(order, None, _absent(order)) for order in orders]
             for done in brought if on_done is not None else ():
                 on_done(done)
             return brought
@@ -95,6 +95,10 @@ class Subject:
         """A path as the run's own directory sees it."""
         root, path = self.run.root, Path(path)
         return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else str(path)
+
+
+def _absent(order: Order) -> str:
+    return f"no result was brought back to {plain(order.out, 1000)}"
 
 
 def subject(

@@ -95,7 +95,7 @@ class Treatment:
         return edited
 
     def rewrite(self, step: int, row: Row) -> Row:
-        """The row of a step with what the interventions changed in it. The program divides by the rate that it knows."""
+        """The row of a step with what was changed in it. The program divides its update by the rate that it knows."""
         known, used, size = row.get("lr"), self.columns.get("lr"), row.get("update_rms")
         found = {**row, **self.columns}
         if isinstance(known, float) and isinstance(used, float) and isinstance(size, float) and used:

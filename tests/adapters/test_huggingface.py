@@ -81,10 +81,12 @@ def test_changes_of_the_update_and_of_the_state(run: Path, tmp_path: Path, chang
     done = again(run, tmp_path / "out", 3, 7, change)
     first = {one.column: one.step for one in done.differences}
     assert "batch_hash" not in first
-    assert first["loss"] >= (3 if change.startswith(("noise", "state")) else 4)
+    if not change.startswith("noise"):  # whose least bits the loss may not show within a few steps
+        assert first["loss"] >= (3 if change.startswith("state") else 4)
     if change.startswith("clip"):
         assert column(tmp_path / "out", "clip_threshold")[3] == 0.01
     if change.startswith("noise"):
+        assert done.state != again(run, tmp_path / "null", 3, 7).state
         assert column(tmp_path / "out", "loss")[3] == pytest.approx(column(run, "loss")[3], rel=1e-5)
 
 

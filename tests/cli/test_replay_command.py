@@ -76,9 +76,8 @@ def test_a_null_replay_in_a_fresh_process_is_bit_for_bit(tmp_path: Path) -> None
 
 class TestChoices:
     def test_json_is_all_there_is_on_stdout(self, call: Call, tmp_path: Path, small: Path) -> None:
-        code, out, err = call(
-            small, "--from-step", 4, "--skip", "5:7", "--trust", "--json", "--save-at", "8,10", "--out", tmp_path / "out"
-        )
+        words = ("--from-step", 4, "--skip", "5:7", "--save-at", "8,10", "--out", tmp_path / "out")
+        code, out, err = call(small, *words, "--trust", "--json")
         told = json.loads(out)
         assert code == 0 and told["changes"] == ["skip batches [5, 7)"] and told["until"] == STEPS
         assert err.splitlines()[0].startswith("plan ") and "imports tests.replay.ranks_program:build from " in err
@@ -94,8 +93,8 @@ class TestChoices:
 
     def test_the_list_names_every_change(self, call: Call) -> None:
         code, out, _ = call("--list")
-        assert code == 0 and [line.split("=")[0].split()[0] for line in out.splitlines()] == sorted(interventions())
-        assert "skip=A:B[,C:D]" in out
+        assert code == 0 and [line.split("=")[0].rstrip("[") for line in out.splitlines()] == sorted(interventions())
+        assert "skip=A:B[,C:D] " in out and "distinct[=A:B] " in out
 
     def test_an_order(self, call: Call, tmp_path: Path, small: Path) -> None:
         order = Order(str(small), str(tmp_path / "out"), 4, 8, (Change("lr-scale", "0.5"),), reason="R1")

@@ -56,6 +56,14 @@ def test_what_is_hard_for_both_cancels() -> None:
     assert paired.noise.band == pytest.approx(0.004 * 2.0, rel=0.05)  # the floor
 
 
+def test_a_few_steps_ahead_are_no_other_curve_and_a_whole_level_s_gap_is() -> None:
+    step = np.arange(N)
+    for ahead, outside in ((10, False), (150, True)):
+        pair = curve(noisy(1), noisy(2) - trend() + 2.0 + 3 * np.exp(-(step + ahead) / 200))
+        noise = band(pair)
+        assert noise is not None and bool(gap(pair, noise, 1, None).outside) is outside
+
+
 def test_siblings_widen_the_band() -> None:
     a = noisy(1)
     pair = curve(a, a + 1e-6)

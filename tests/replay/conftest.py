@@ -32,8 +32,9 @@ class Driver:
     ) -> list[Done]:
         """Carry them out one after the other, as a process of its own would."""
         every = [finished(order) or self._drive(order) for order in orders]
-        for done in every if on_done is not None else ():
-            on_done(done)
+        if on_done is not None:
+            for done in every:
+                on_done(done)
         return every
 
     def _drive(self, order: Order) -> Done:

@@ -1,6 +1,7 @@
 """A bigram model so small that an experiment on it takes a second. Some of its batches hold tokens that no other does.
 
-Its config: `rogue` lists those batches, `rows` which of their eight rows they spoil, `fails_at` a step that raises.
+Its config: `rogue` lists those batches, `rows` which of their eight rows they spoil, `fails_at` a step that raises,
+`drifts_at` one from which on no two trainings are alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from postmortem.checkpoint import Checkpointer, Policy, TrainState
 from postmortem.drive import drive
-from postmortem.program import Batch, Edit, Measured
+from postmortem.program import Batch, Edit, Measured, Program
 from postmortem.record import Recorder
 
 ROWS, LENGTH, COMMON, VOCAB = 8, 64, 20, 30
@@ -38,6 +39,7 @@ class Bigrams:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._rogue, self._fails_at = frozenset(config.get("rogue", ())), config.get("fails_at")
+        self._drifts_at = config.get("drifts_at", 2**62)
         self._rows = list(config.get("rows", range(ROWS)))
         self._table = nn.Embedding(VOCAB, VOCAB)
         nn.init.zeros_(self._table.weight)
@@ -85,9 +87,12 @@ class Bigrams:
         kept = batch.labels != IGNORED
         each = nn.functional.cross_entropy(self._table(batch.ids[kept]), batch.labels[kept], reduction="none")
         loss = each.sum() / max(1, each.numel())
+        if self._done >= self._drifts_at:
+            loss = loss * (1 + (torch.seed() % 1000) / 1e6)
         self._optimizer.zero_grad()
         loss.backward()
-        norm = float(nn.utils.get_total_norm([self._table.weight.grad]))
+        assert self._table.weight.grad is not None
+        norm = float(self._table.weight.grad.norm())
         self._optimizer.step()
         self._done, self._next = self._done + 1, batch.index + 1
         sorted_losses = each.detach().sort().values
@@ -102,6 +107,11 @@ class Bigrams:
         rare = int((batch.labels >= COMMON).sum())
         facts = {"batch_hash": _hash(batch.ids, batch.labels), "rare_tokens": rare, "tokens": batch.ids.numel()}
         return Measured(metrics, facts | {"sample_ids": [f"row-{row}" for row in range(len(batch.ids))]})
+
+    def damage(self) -> None:
+        """Change one parameter, as a flipped bit would."""
+        with torch.no_grad():
+            self._table.weight[3, 7] = 60.0
 
     def state_dict(self) -> dict[str, Any]:
         return {**self._state.state_dict(), "place": {"done": self._done, "next": self._next}}
@@ -121,8 +131,20 @@ def build(config: Mapping[str, Any]) -> Bigrams:
     return Bigrams(config)
 
 
-def record(out: Path, config: Mapping[str, Any]) -> Path:
-    """Train and record a run; a checkpoint each 50 steps."""
+def hit(step: int, program: Program) -> None:
+    """What no replay does again: at step AT one parameter changes by itself."""
+    if step == AT:
+        assert isinstance(program, Bigrams)
+        program.damage()
+
+
+def misreport(step: int, row: dict[str, Any]) -> dict[str, Any]:
+    """A log that is wrong at step AT."""
+    return {**row, "loss": 9.0} if step == AT else row
+
+
+def record(out: Path, config: Mapping[str, Any], **from_outside: Any) -> Path:
+    """Train and record a run; a checkpoint each 50 steps. `from_outside` goes to `drive`."""
     torch.set_num_threads(1)
     program = build(config)
     manifest = {"program": "tests.replay.rogue_program:build"}
@@ -131,5 +153,5 @@ def record(out: Path, config: Mapping[str, Any]) -> Path:
         Recorder(out, config=config, manifest=manifest, on_error="raise", provenance=False) as recorder,
         Checkpointer(recorder, program, policy, asynchronous=False) as saves,
     ):
-        drive(program, STEPS, rows=recorder, checkpointer=saves)
+        drive(program, STEPS, rows=recorder, checkpointer=saves, **from_outside)
     return out

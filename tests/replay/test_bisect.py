@@ -90,47 +90,45 @@ pytest.importorskip("torch")
 
 
 class TestSearch:
-    @pytest.fixture(autouse=True)
-    def driver(self, in_process: Driver) -> None:
-        self.driver = in_process
-
     def search(self, run: Path, window: tuple[int, int] | None = None) -> Search:
         about = subject(run, "bisect", trusted=True)
         return Search(about, window or default_window(about))
 
-    def test_the_batch_and_its_rows(self, rogue_run: Path) -> None:
+    def test_the_batch_and_its_rows(self, in_process: Driver, rogue_run: Path) -> None:
         search = self.search(rogue_run, (104, 120))
         told: list[tuple[str, str]] = []
         search.on_probe = lambda name, text: told.append((name, text))
         found = search.find(rows_of(search.subject))
         assert (found.batches, found.rows) == ((AT,), (2, 5))
-        assert found.text == "batch 110 did it, by its rows 2, 5"
+        assert "110" in found.text and found.text.endswith("did it, by its rows 2, 5")
         assert found.probes <= 4 + 2 and found.row_probes <= 2 * (3 + 2)
         names = [name for name, text in told if not text]
-        assert names == self.driver.driven and len(names) == 1 + found.probes + found.row_probes
+        assert names == in_process.driven and len(names) == 1 + found.probes + found.row_probes
         # Every probe but the null replay begins where that saved its state: ten batches before the one at fault.
         first = 110 - 6
         assert found.naive_steps - found.steps == (first - 100) * (len(names) - 1) > 0
 
-        self.driver.driven.clear()
+        in_process.driven.clear()
         again = self.search(rogue_run, (104, 120)).find(rows_of(search.subject))
-        assert again == found and self.driver.driven == [], "an interrupted search goes on with what is done"
+        assert again == found and in_process.driven == [], "an interrupted search goes on with what is done"
 
-    def test_two_that_each_make_a_spike(self, tmp_path: Path) -> None:
+    def test_two_that_each_make_a_spike(self, in_process: Driver, tmp_path: Path) -> None:
         from tests.replay.rogue_program import record
 
         run = record(tmp_path / "run", {"rogue": [AT, AT + 3]})
         found = self.search(run, (108, 116)).find(None)
         assert found.batches == (AT, AT + 3) and found.rows == ()
-        assert found.text == "batches 110, 113 did it together"
-        assert found.probes <= 2 * (3 + 2)
+        assert found.text.endswith("did it together")
+        assert found.probes == len(in_process.driven) - 1 <= 2 * (3 + 2)
 
-    def test_a_window_without_the_culprit_says_so(self, rogue_run: Path) -> None:
+    def test_a_window_without_the_culprit_says_so(self, in_process: Driver, rogue_run: Path) -> None:
         with pytest.raises(UsageError, match=r"skipping all of \[111, 119\) does not cure it.*--window"):
             self.search(rogue_run, (111, 119)).find()
-        assert len(self.driver.driven) == 2
+        assert len(in_process.driven) == 2
 
-    def test_what_does_not_come_again_is_no_batch_s_fault(self, tmp_path: Path, rogue_run: Path) -> None:
+    def test_what_does_not_come_again_is_no_batch_s_fault(
+        self, in_process: Driver, tmp_path: Path, rogue_run: Path
+    ) -> None:
         """The run's rows show a spike that its program does not make."""
         from tests.replay.small import edited
 
@@ -139,6 +137,7 @@ class TestSearch:
             table.unlink()
         with pytest.raises(UsageError, match="does not show the incident again"):
             self.search(calm, (104, 120)).find()
+        assert in_process.driven == ["R0"]
 
     def test_the_default_window_begins_no_earlier_than_the_checkpoint(self, rogue_run: Path) -> None:
         about = subject(rogue_run, "bisect", trusted=True)

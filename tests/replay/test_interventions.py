@@ -68,8 +68,10 @@ class TestAll:
         with pytest.raises(UsageError, match="no intervention is called 'lr-halve'; there are beta2, clip,"):
             parse_change("lr-halve=2")
 
-    def test_every_change_has_to_stand_here(self) -> None:
+    def test_every_change_has_to_stand_here_and_in_the_guide(self) -> None:
         assert sorted(USUAL) == sorted(interventions())
+        guide = (SAMPLES.parent / "docs" / "replay.md").read_text()
+        assert [name for name in interventions() if f"`{name}`" not in guide] == []
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,9 @@ def null(tmp_path_factory: pytest.TempPathFactory) -> Replayed:
     return drive(SPIKE, tmp_path_factory.mktemp("null") / "out", 300, 316)
 
 
-def replayed(tmp_path: Path, change: str, run: Path = SPIKE, first: int = 300, until: int = 316) -> tuple[Replayed, Run]:
+def replayed(
+    tmp_path: Path, change: str, run: Path = SPIKE, first: int = 300, until: int = 316
+) -> tuple[Replayed, Run]:
     result = drive(run, tmp_path / "out", first, until, change)
     return result, open_run(tmp_path / "out")
 

@@ -46,14 +46,19 @@ def yardstick(folder: Path, null: np.ndarray, first: int = ONSET - 5) -> Yardsti
 
 
 class TestYardstick:
-    def test_level_and_band_are_those_of_the_hundred_rows_before(self, tmp_path: Path) -> None:
+    def test_level_and_band_are_those_of_the_rows_before(self, tmp_path: Path) -> None:
         loss = bad()
         loss[: ONSET - 100] = 9.0
         found = yardstick(tmp_path, loss)
         past = loss[ONSET - 100 : ONSET]
-        assert found.level == np.median(past)
-        assert found.band == pytest.approx(3 * 1.4826 * np.median(np.abs(past - np.median(past))))
+        assert found.level == np.median(past[-25:])
+        assert found.band == pytest.approx(3 * 1.4826 * np.median(np.abs(np.diff(past))) / 2**0.5)
         assert found.excess == pytest.approx(3 * (5.0 - found.level - found.band), abs=0.2)
+
+    def test_a_loss_that_still_falls_has_a_level_and_no_wider_band(self, tmp_path: Path) -> None:
+        loss = bad() + 5 * np.exp(-np.arange(len(bad())) / 40)
+        found, calm = yardstick(tmp_path, loss), yardstick(tmp_path / "calm", bad())
+        assert found.band < 2 * calm.band and found.excess > 0
 
     def test_non_finite_losses_are_an_infinite_excess_and_no_baseline(self, tmp_path: Path) -> None:
         found = yardstick(tmp_path, curve(s100=math.nan, s101=math.inf, s150=math.nan))
@@ -88,9 +93,8 @@ class TestLook:
 
     def test_a_quiet_rise_that_keeps_the_excess_is_no_cure(self, tmp_path: Path) -> None:
         """No detector sees it, and a tenth of R0's area is passed."""
-        risen = curve()
-        risen[ONSET : ONSET + 40] += 0.06
-        measure = yardstick(tmp_path, bad(height=2.7))
+        risen = curve(s155=2.38, s165=2.38, s175=2.38)
+        measure = yardstick(tmp_path, bad(height=2.45))
         seen = look(measure, written(tmp_path, "arm", risen), 100)
         assert seen.found is None and seen.excess is not None and seen.excess > SHARE and not seen.cured
 
@@ -111,12 +115,17 @@ class TestLook:
         seen = look(yardstick(tmp_path, bad(height=null)), written(tmp_path, "arm", bad(height=arm)), 100)
         assert seen.cured is cured and seen.excess in (0.0, 1.0)
 
+    def test_a_spike_where_the_loss_was_not_a_number_is_less_and_no_cure(self, tmp_path: Path) -> None:
+        seen = look(yardstick(tmp_path, bad(height=math.nan)), written(tmp_path, "arm", bad()), 100)
+        assert (seen.outcome, seen.cured) == ("finite", False)
+        assert look(yardstick(tmp_path, bad()), written(tmp_path, "worse", bad()), 100).outcome == "persists"
+
     def test_where_r0_has_no_excess_the_detectors_alone_decide(self, tmp_path: Path) -> None:
         seen = look(yardstick(tmp_path, bad(height=0.5)), written(tmp_path, "arm", bad()), 100)
         assert seen.excess is None and not seen.cured and seen.text == "loss spike at step 150"
 
     def test_exactly_a_tenth_is_cured(self) -> None:
-        assert Seen(None, SHARE).cured and not Seen(None, math.nextafter(SHARE, 1)).cured
+        assert Seen(None, SHARE, finite=False).cured and not Seen(None, math.nextafter(SHARE, 1), finite=False).cured
 
 
 class TestFirstIncident:
@@ -132,7 +141,7 @@ class TestFirstIncident:
         assert found is not None and found.onset_step == ONSET
 
     def test_a_jump_of_the_rate_where_the_replay_began_is_its_own_doing(self, tmp_path: Path) -> None:
-        rate = np.where(np.arange(ROWS) < ONSET, 1e-3, 2e-4)
+        rate = np.where(np.arange(ROWS) < ONSET, 1e-3, 5e-3)
         run = open_run(written(tmp_path, "run", curve(), lr=rate))
         found = first_incident(run, 100, 200, ONSET - 20)
         assert isinstance(found, Found) and (found.kind, found.onset_step) == ("lr_discontinuity", ONSET)

@@ -38,7 +38,9 @@ def test_the_figures_are_those_of_the_run(spike: Probe) -> None:
 def test_bad_data_is_bad_in_every_state(spike: Probe) -> None:
     assert [state.step for state in spike.states] == [200, 300, 400]
     assert all(state.bad == (312,) and not state.broken for state in spike.states)
-    assert spike.blame == "data" and "batch 312 is bad in every state asked, before steps 200, 300 and 400" in spike.text
+    assert (
+        spike.blame == "data" and "batch 312 is bad in every state asked, before steps 200, 300 and 400" in spike.text
+    )
     assert spike.reference == (294, 310)
 
 
@@ -127,5 +129,7 @@ def test_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no such shard")
 
     monkeypatch.setattr(ranks_program.Sharded, "step", failing)
-    with pytest.raises(ProgramFailed, match="failed on batch 5 in the state before step 4: RuntimeError: no such shard"):
+    with pytest.raises(
+        ProgramFailed, match="failed on batch 5 in the state before step 4: RuntimeError: no such shard"
+    ):
         probe(run, (5, 7), trusted=True)

@@ -157,7 +157,9 @@ class TestTrouble:
 
     def test_a_program_that_fails_names_step_and_batch(self, tmp_path: Path, small: Path) -> None:
         run = edited(small, tmp_path / "run", lambda manifest: manifest.update(config={"fails_at": 9}))
-        with pytest.raises(ProgramFailed, match=r"at step 9, on batch 11: RuntimeError: the shard is not there") as error:
+        with pytest.raises(
+            ProgramFailed, match=r"at step 9, on batch 11: RuntimeError: the shard is not there"
+        ) as error:
             drive(run, tmp_path / "out", 4, STEPS, "skip=5:7")
         assert error.value.exit_code == 2
         assert open_run(tmp_path / "out").row_steps[-1] == 8
@@ -180,19 +182,17 @@ class TestTrouble:
         assert drive(small, tmp_path / "out", 4, STEPS).exact
         assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing is left lying about"
 
-    def test_a_full_disk_is_one_message(
-        self, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_full_disk_is_one_message(self, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("postmortem.replay.branch.shutil.copyfile", full)
-        with pytest.raises(CannotWrite, match="No space left on device. Free some space"):
+        with pytest.raises(CannotWrite, match=r"No space left on device\. Free some space"):
             drive(small, tmp_path / "out", 4, STEPS)
         assert list(tmp_path.iterdir()) == []
         monkeypatch.undo()
         monkeypatch.setattr("postmortem.checkpoint.checkpointer.write", full)
-        with pytest.raises(SaveFailed, match="checkpoint of step 6 could not be saved .*No space left"):
+        with pytest.raises(SaveFailed, match=r"checkpoint of step 6 could not be saved .*No space left"):
             drive(small, tmp_path / "out", 4, STEPS, save_at=(6,))
         assert open_run(tmp_path / "out").row_steps[-1] == 5
 
@@ -225,7 +225,7 @@ class TestTrouble:
         run = edited(small, tmp_path / "run", lambda manifest: None)
         (run / place).rename(tmp_path / "secret")
         (run / place).symlink_to(tmp_path / "secret")
-        with pytest.raises(UnreadableInput, match="outside the run|is a link"):
+        with pytest.raises(UnreadableInput, match=r"outside the run|is a link"):
             drive(run, tmp_path / "out", 4, STEPS)
         assert not (tmp_path / "out").exists()
 
@@ -240,8 +240,9 @@ class TestTrouble:
             Checkpointer(rows, program, policy, asynchronous=False) as saves,
         ):
             train(program, 8, rows=rows, checkpointer=saves)
-        with pytest.warns(CheckpointWarning, match="the optimizer is reset"), pytest.raises(
-            UsageError, match="does not bring its step back"
+        with (
+            pytest.warns(CheckpointWarning, match="the optimizer is reset"),
+            pytest.raises(UsageError, match="does not bring its step back"),
         ):
             drive(tmp_path / "run", tmp_path / "out", 4, 8)
 

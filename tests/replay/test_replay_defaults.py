@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,3 +141,16 @@ def test_a_parameters_only_checkpoint_is_the_last_choice(tmp_path: Path) -> None
     run = edited(SPIKE, tmp_path / "run", lambda manifest: None)
     bare(run / "journal.jsonl")
     assert order(Asked(run)).from_step == 200
+
+
+def test_what_cannot_be_done_is_said_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from pathlib import Path; from postmortem.errors import UsageError\n"
+        "from postmortem.replay.defaults import Asked, plan\n"
+        f"run = Path({str(SPIKE)!r})\n"
+        "plan(Asked(run))\n"
+        "try: plan(Asked(run, from_step=5))\n"
+        "except UsageError as error: print('torch' in sys.modules, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False no complete checkpoint of step 5")

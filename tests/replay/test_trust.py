@@ -36,7 +36,9 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("module", ["evil_train", "evil_package.train"])
 def test_a_run_from_elsewhere_imports_nothing(tmp_path: Path, evil: Path, module: str) -> None:
-    run = edited(small_run(tmp_path / "made"), tmp_path / "run", lambda manifest: manifest.update(program=f"{module}:build"))
+    run = edited(
+        small_run(tmp_path / "made"), tmp_path / "run", lambda manifest: manifest.update(program=f"{module}:build")
+    )
     place = str(tmp_path / f"{module.replace('.', '/')}.py")
     with pytest.raises(UsageError, match="--trust") as error:
         drive(run, tmp_path / "out", 4, 8, trusted=False)
@@ -88,7 +90,7 @@ def test_a_program_that_no_longer_imports(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "broken_train.py").write_text("import json\njson.a_name_of_last_year\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(UsageError, match="no longer imports: AttributeError.*Mend it, or name another with --program"):
+    with pytest.raises(UsageError, match=r"no longer imports: AttributeError.*Mend it, or name another with --program"):
         factory_of("broken_train:build")
     with pytest.raises(UsageError, match="no module named 'gone_train' is found"):
         factory_of("gone_train:build")

@@ -14,9 +14,9 @@ UNLIKELY = 0.01  # chance to meet a token so often, had its rate stayed: below i
 
 
 class Mask(Intervention):
-    """What a batch of [A, B) holds far more often than the 256 batches before it, and what the run recorded as its worst
-    tokens, counts for nothing, neither as a label nor as what a label follows: a rare word makes the next one as hard
-    to tell."""
+    """What a batch of [A, B) holds far more often than the 256 batches before it, and what the run recorded as its
+    worst tokens, counts for nothing, neither as a label nor as what a label follows: a rare word makes the next one as
+    hard to tell."""
 
     name = "mask"
     usage = "A:B"

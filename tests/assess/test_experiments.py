@@ -1,0 +1,71 @@
+"""From a cause to its replays: places are those of the incident."""
+
+from __future__ import annotations
+
+
+import pytest
+
+from postmortem.assess.experiments import AWAY, predictions, remedy
+from postmortem.case import Case, Observation
+from postmortem.hypotheses import Cause, causes
+from postmortem.pipeline import detect
+from postmortem.replay.interventions import parse_change
+from postmortem.sources import open_run
+from tests.makers import worked_example
+
+CAUSES = {cause.slug: cause for cause in causes()}
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    run = open_run(worked_example(tmp_path_factory.mktemp("experiments") / "19-spike-001"))
+    found = detect(run)
+    return Case(run, found[0], found)
+
+
+def seen(slug: str, step: int, *, strength: float = 1.0) -> dict[str, Observation]:
+    return {slug: Observation(slug, "it is so", "lr", step, {}, strength)}
+
+
+def changes(case: Case, slug: str, **more: Observation) -> list[str]:
+    return [one.change for one in predictions(case, CAUSES[slug], more)]
+
+
+@pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES)
+def test_every_place_of_every_cause_is_filled_and_can_be_made(case: Case, cause: Cause) -> None:
+    found = predictions(case, cause, {})
+    assert len(found) == len(cause.predicts)
+    for one in found:
+        for change in filter(None, one.change.split("|")):
+            parse_change(change)
+    for change in filter(None, remedy(case, cause, {})):
+        parse_change(change)
+    assert len(remedy(case, cause, {})) == (cause.remedy is not None)
+
+
+def test_the_window_is_what_the_cause_would_skip(case: Case) -> None:
+    assert changes(case, "long_tail_tokens") == ["mask=312:313", "replace=312:313", f"move=312:313@{313 + AWAY}"]
+    assert remedy(case, CAUSES["long_tail_tokens"], {}) == ("skip=312:313",)
+
+
+def test_garbage_reaches_as_far_as_its_source(case: Case) -> None:
+    shard = Observation("data.new_source", "a new source", "source", 312, {"rows": 6}, 1.0)
+    found = [one.change for one in predictions(case, CAUSES["garbage_data"], {shard.slug: shard})]
+    assert found[0] == "replace=312:318" and found[-1] == f"move=312:318@{318 + AWAY}"
+
+
+@pytest.mark.parametrize(("step", "said"), [(310, "310"), (302, "302"), (301, "312"), (315, "315")])
+def test_a_step_of_its_own_is_the_first_observation_near_the_onset(case: Case, step: int, said: str) -> None:
+    """One from long before belongs to something else."""
+    assert remedy(case, CAUSES["lr_discontinuity"], seen("lr.jump", step)) == (f"lr-smooth={said}",)
+
+
+def test_observations_against_a_cause_do_not_place_it(case: Case) -> None:
+    assert remedy(case, CAUSES["lr_discontinuity"], seen("lr.smooth", 308)) == ("lr-smooth=312",)
+
+
+def test_no_remedy_is_not_the_remedy_of_changing_nothing(case: Case) -> None:
+    assert remedy(case, CAUSES["benign"], {}) == ()
+    assert remedy(case, CAUSES["bit_flip"], {}) == ("",)
+
+

@@ -1,0 +1,246 @@
+"""What replays have shown, kept beside a run and taken up by every draft."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postmortem.assess.proof import FILE, Proof, kept, load_proofs, store, with_experiment
+from postmortem.diagnosis import Diagnosis, Experiment
+from postmortem.errors import UnreadableInput
+from postmortem.pipeline import diagnose
+from postmortem.report import render, summarize
+from postmortem.sources import open_run
+from tests.makers import worked_example
+
+NULL = Experiment("R0", (), "persists", "nothing changed: the incident appears again", None, (), 300, 115, 2.5, "p/R0")
+MASK = Experiment(
+    *("R1", ("mask=312:313",), "cured", "mask the rare tokens of batches [312, 313): no incident", 0.031),
+    *(("long_tail_tokens", "garbage_data"), 306, 109, 2.25, "p/R1-mask-312-313"),
+)
+PROOF = Proof(
+    *("loss_spike", 312, 0, "confirmed", "long_tail_tokens"),
+    *("every replay came out as it says", (NULL, MASK)),
+)
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worked_example(tmp_path_factory.mktemp("proof") / "19-spike-001")
+
+
+@pytest.fixture
+def run(example: Path) -> Any:
+    """The worked example, without any proof."""
+    (example / FILE).unlink(missing_ok=True)
+    yield example
+    (example / FILE).unlink(missing_ok=True)
+
+
+def put(run: Path, text: str | bytes) -> None:
+    (run / FILE).parent.mkdir(exist_ok=True)
+    (run / FILE).write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def book(*proofs: dict[str, Any]) -> str:
+    return json.dumps({"proofs": proofs})
+
+
+def raw(**changed: Any) -> dict[str, Any]:
+    """PROOF as JSON with some keys changed."""
+    facts: dict[str, Any] = {
+        "kind": "loss_spike",
+        "onset_step": 312,
+        "attempt": 0,
+        "verdict": "confirmed",
+        "cause": "long_tail_tokens",
+        "text": "shown",
+        "experiments": [],
+    }
+    return facts | changed
+
+
+class TestKeeping:
+    def test_round_trip(self, run: Path) -> None:
+        opened = open_run(run)
+        assert load_proofs(opened) == () == kept(opened)
+        other = replace(PROOF, onset_step=400, verdict="undecided", cause="")
+        store(run, PROOF, ())
+        file = store(run, other, load_proofs(opened))
+        assert load_proofs(opened) == (PROOF, other) and file == (run / FILE).resolve()
+
+    def test_what_is_not_finite_survives(self, run: Path) -> None:
+        odd = replace(PROOF, experiments=(replace(MASK, excess=float("inf"), seconds=float("nan")),))
+        text = store(run, odd, ()).read_text()
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        (found,) = load_proofs(open_run(run))
+        assert found.experiments[0].excess == float("inf")
+
+    def test_proving_again_replaces_the_same_incident_s_proof_only(self, run: Path) -> None:
+        other = replace(PROOF, attempt=1)
+        again = replace(PROOF, verdict="refuted", cause="", text="no more")
+        store(run, PROOF, ())
+        store(run, other, load_proofs(open_run(run)))
+        store(run, again, load_proofs(open_run(run)))
+        assert load_proofs(open_run(run)) == (other, again)
+
+    def test_one_more_replay(self) -> None:
+        about = ("loss_spike", 312, 0)
+        single = Experiment("replay", ("skip=312:313",), "cured", "skip", run="replays/a")
+        alone = with_experiment(None, about, single)
+        assert (alone.verdict, alone.cause, alone.text) == ("undecided", "", "") and alone.concerns(*about)
+        both = with_experiment(PROOF, about, single)
+        assert (both.verdict, both.cause, both.experiments) == ("confirmed", PROOF.cause, (NULL, MASK, single))
+        again = with_experiment(both, about, replace(single, outcome="persists"))
+        assert again.experiments == (NULL, MASK, replace(single, outcome="persists")), "in the same place: replaced"
+
+    @pytest.mark.parametrize(
+        ("verdict", "cause"),
+        [
+            ("confirmed", ""),
+            ("no_incident", ""),
+            ("refuted", "long_tail_tokens"),
+            ("supported", "long_tail_tokens"),
+            ("confirmed", "gremlins"),
+        ],
+    )
+    def test_a_proof_that_contradicts_itself_is_none(self, verdict: Any, cause: str) -> None:
+        with pytest.raises(ValueError, match=r"the (verdict|cause) "):
+            replace(PROOF, verdict=verdict, cause=cause)
+
+
+class TestDraft:
+    def test_takes_up_the_verdict_the_table_and_the_cause(self, run: Path) -> None:
+        before = diagnose(open_run(run))
+        assert before.verdict == "supported" and not before.incidents[0].experiments
+        store(run, PROOF, ())
+        after = diagnose(open_run(run))
+        (one,) = after.incidents
+        assert after.verdict == one.verdict == "confirmed" and one.experiments == (NULL, MASK)
+        assert one.root_cause and one.remedy == ("skip=312:313",) and one.proof == PROOF.text
+        page = render(after)
+        assert "| R1 | mask the rare tokens of batches" in page and "| cured | 3.1 % |" in page
+        assert "Shown by replays: every replay came out as it says." in page and "224 steps driven" in page
+
+    def test_of_another_incident_takes_up_nothing(self, run: Path) -> None:
+        for changed in ({"onset_step": 311}, {"attempt": 1}, {"kind": "loss_drop"}):
+            store(run, replace(PROOF, **changed), ())
+            (one,) = diagnose(open_run(run)).incidents
+            assert one.verdict == "supported" and not one.experiments and not one.proof
+
+    def test_a_cause_that_the_panels_rank_lower_is_the_one_that_was_shown(self, run: Path) -> None:
+        store(run, replace(PROOF, cause="garbage_data"), ())
+        (one,) = diagnose(open_run(run)).incidents
+        assert one.hypotheses[0].cause == "long_tail_tokens" and one.verdict == "confirmed"
+        assert "cannot be predicted" in one.root_cause
+
+    @pytest.mark.parametrize("verdict", ["refuted", "interaction", "undecided", "not_reproducible"])
+    def test_what_confirms_nothing_leaves_no_root_cause(self, run: Path, verdict: Any) -> None:
+        store(run, replace(PROOF, verdict=verdict, cause="", text="the replays say otherwise"), ())
+        (one,) = diagnose(open_run(run)).incidents
+        assert one.verdict == verdict and not one.root_cause and not one.remedy
+        assert one.not_known == "Not known: the replays say otherwise."
+
+    def test_single_replays_are_shown_and_decide_nothing(self, run: Path) -> None:
+        store(run, with_experiment(None, ("loss_spike", 312, 0), MASK), ())
+        (one,) = diagnose(open_run(run)).incidents
+        assert one.verdict == "supported" and one.root_cause and one.experiments == (MASK,)
+
+
+DAMAGED: list[str | bytes] = [
+    "",
+    "{",
+    "[]",
+    "null",
+    "\x00\x00",
+    b"\xff\xfe",
+    "{}",
+    '{"proofs": 3}',
+    '{"proofs": [3]}',
+    '{"proofs": {"a": 1}}',
+    "[" * 100_000,
+    '{"proofs": ' + "[" * 100_000 + "}",
+    book(raw(verdict="probably")),
+    book(raw(verdict=["confirmed"])),
+    book(raw(verdict="confirmed", cause="")),
+    book(raw(cause="gremlins")),
+    book(raw(cause="../../etc/passwd")),
+    book(raw(onset_step="312")),
+    book(raw(onset_step=True)),
+    book(raw(attempt=None)),
+    book(raw(experiments=[{"role": "R9", "changes": [], "outcome": "cured", "text": ""}])),
+    book(raw(experiments=[{"role": "R1", "changes": "mask", "outcome": "cured", "text": ""}])),
+    book(raw(experiments=[{"role": "R1", "changes": [], "outcome": "cured", "text": "", "seconds": 10**400}])),
+    book(raw(experiments=[{"role": "R1", "changes": [], "outcome": "cured", "text": "", "steps": 1.5}])),
+]
+
+
+class TestHostile:
+    @pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+    def test_a_damaged_file_is_a_note_and_no_more(self, run: Path, text: str | bytes) -> None:
+        put(run, text)
+        with pytest.raises(UnreadableInput):
+            load_proofs(open_run(run))
+        assert kept(open_run(run)) == ()
+        found = diagnose(open_run(run))
+        assert found.verdict == "supported" and not found.incidents[0].experiments
+        (note,) = [note for note in found.notes if "proof.json" in note]
+        assert "\n" not in note and len(note) < 1000
+
+    def test_a_file_too_large_is_not_read(self, run: Path) -> None:
+        put(run, "")
+        os.truncate(run / FILE, 2**40)
+        assert any("proof.json" in note for note in diagnose(open_run(run)).notes)
+
+    @pytest.mark.parametrize("target", ["file", "folder"])
+    def test_a_link_out_of_the_run_is_neither_followed_nor_written_through(
+        self, run: Path, tmp_path: Path, target: str
+    ) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "proof.json").write_text(book(raw()))
+        place = run / FILE
+        if target == "file":
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(outside / "proof.json")
+        else:
+            for file in place.parent.glob("*") if place.parent.exists() else ():
+                file.unlink()
+            if place.parent.exists():
+                place.parent.rmdir()
+            place.parent.symlink_to(outside)
+        try:
+            found = diagnose(open_run(run))
+            assert found.verdict == "supported" and any("leads outside" in note for note in found.notes)
+            with pytest.raises(UnreadableInput, match="leads outside"):
+                store(run, replace(PROOF, text="changed"), ())
+            assert (outside / "proof.json").read_text() == book(raw())
+        finally:
+            (place if target == "file" else place.parent).unlink()
+
+    def test_words_do_nothing_to_a_page_or_a_terminal(self, run: Path) -> None:
+        evil = "\x1b[31mred\u202e\x07 <script>alert(1)</script> [x](javascript:y) {{ 7*7 }} | a | b\n# Heading\n\n---"
+        one = {"role": "R1", "changes": [evil], "outcome": "cured", "text": f"{evil}: {evil}", "run": f"../../{evil}"}
+        put(run, book(raw(text=evil, experiments=[one])))
+        found = diagnose(open_run(run))
+        assert found.verdict == "confirmed"
+        page = render(found)
+        lines = "\n".join("".join(span.text for span in line) for line in summarize(found))
+        for text in (page, lines):
+            assert "\x1b" not in text and "\u202e" not in text and "\x07" not in text
+        assert "<script>" not in page
+        assert "\n# Heading" not in page and "](javascript" not in page
+        assert "\x1b" not in found.to_json() and "\u202e" not in found.to_json()
+
+    def test_huge_figures_and_texts_stay_in_bounds(self, run: Path) -> None:
+        one = {"role": "R1", "changes": ["x" * 10**6], "outcome": "", "text": "y" * 10**6, "excess": 1e308}
+        put(run, book(raw(text="z" * 10**6, experiments=[{**one, "steps": 10**300, "from_step": -(10**300)}])))
+        found = diagnose(open_run(run))
+        assert found.incidents[0].experiments[0].steps == 10**300
+        assert len(render(found)) < 200_000
+        assert Diagnosis(**vars(found)).to_json()

@@ -1,0 +1,206 @@
+"""Replays in processes of their own: what comes through, what is not done twice, and what Ctrl-C leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from postmortem.replay.arms import RESULT, Done, finished, run_arms, workers_here
+from postmortem.replay.order import Change, Order
+from postmortem.sources import open_run
+from tests.makers import write_run
+from tests.replay.conftest import Driver
+
+ROOT = Path(__file__).parents[2]
+
+
+def order(folder: Path, name: str, **more: object) -> Order:
+    return replace(Order(str(folder / "run"), str(folder / name), 100, 120, trusted=True), **more)
+
+
+@pytest.fixture
+def acting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands in for Python: a shell script that is started instead of it, its words being the order's file."""
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+    return script
+
+
+def act(script: Path, *lines: str) -> None:
+    script.write_text("\n".join(("#!/bin/sh", *lines, "")))
+
+
+class TestWhatComesThrough:
+    """With a stand-in for the process."""
+
+    def test_a_message_and_its_exit_code(self, acting: Path, tmp_path: Path) -> None:
+        act(acting, "echo 'a warning of somebody' >&2", "printf 'batch 7 \\033[31mhas changed\\n\\n' >&2", "exit 5")
+        (done,) = run_arms([order(tmp_path, "a")])
+        assert (done.result, done.error, done.exit_code) == (None, "batch 7 \ufffd[31mhas changed", 5)
+
+    def test_a_process_that_is_killed(self, acting: Path, tmp_path: Path) -> None:
+        act(acting, "kill -9 $$")
+        (done,) = run_arms([order(tmp_path, "a")])
+        assert done.result is None and done.error == "the process ended with -9 and said nothing"
+
+    def test_one_that_ends_well_and_leaves_nothing(self, acting: Path, tmp_path: Path) -> None:
+        (done,) = run_arms([order(tmp_path, "a")])
+        assert done.result is None and done.error
+
+    def test_endless_words_are_cut(self, acting: Path, tmp_path: Path) -> None:
+        act(acting, "head -c 100000 /dev/zero | tr '\\0' x >&2", "exit 3")
+        (done,) = run_arms([order(tmp_path, "a")])
+        assert len(done.error) <= 500 and done.exit_code == 3
+
+    def test_threads_and_module_are_told(self, acting: Path, tmp_path: Path) -> None:
+        act(acting, 'echo "$OMP_NUM_THREADS $1 $2 $(basename $3)" >&2', "exit 2")
+        (done,) = run_arms([order(tmp_path, "a")], threads=3)
+        assert done.error == "3 -m postmortem.replay._arm replay.json"
+
+    def test_results_keep_their_order_and_no_more_run_than_asked(self, acting: Path, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        act(acting, f"echo + >> {log}", "sleep 0.1", f"echo - >> {log}", "exit 2")
+        orders = [order(tmp_path, name) for name in "abcd"]
+        heard: list[Done] = []
+        every = run_arms(orders, workers=2, on_done=heard.append)
+        assert [done.order for done in every] == orders
+        assert sorted(done.order.out for done in heard) == [one.out for one in orders]
+        running = most = 0
+        for line in log.read_text().split():
+            running += 1 if line == "+" else -1
+            most = max(most, running)
+        assert most == 2
+
+    def test_an_error_of_whoever_listens_leaves_no_process(self, acting: Path, tmp_path: Path) -> None:
+        act(acting, f'case "$(cat $3)" in *slow*) echo $$ > {tmp_path}/pid; exec sleep 60;; esac', "sleep 0.2; exit 2")
+
+        def listen(done: Done) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_arms([order(tmp_path, "slow"), order(tmp_path, "quick")], workers=2, on_done=listen)
+        assert not alive(int((tmp_path / "pid").read_text()))
+
+    def test_nothing_to_do(self) -> None:
+        assert run_arms([]) == [] and workers_here() >= 1
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class TestFinished:
+    def done(self, folder: Path, driver: Driver, run: Path) -> Order:
+        carried = replace(order(folder, "a"), run=str(run))
+        (done,) = driver([carried])
+        assert done.result is not None, done.error
+        return carried
+
+    def test_is_taken_from_its_place_and_by_what_it_does(
+        self, in_process: Driver, acting: Path, rogue_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("torch")
+        carried = self.done(tmp_path, in_process, rogue_run)
+        (again,) = run_arms([carried])
+        assert again.result is not None and again.result.exact, "the stand-in would have left no result"
+        monkeypatch.chdir(tmp_path)
+        assert finished(replace(carried, run="run", out="a")) is not None, "however the paths are spelled"
+        for other in (
+            replace(carried, until=121),
+            replace(carried, changes=(Change("noise", "1"),)),
+            replace(carried, run=str(tmp_path / "another")),
+            replace(carried, save_at=(110,)),
+            replace(carried, program="elsewhere:build"),
+        ):
+            assert finished(other) is None
+
+    def test_what_broke_off_or_is_damaged_is_not(
+        self, in_process: Driver, rogue_run: Path, tmp_path: Path
+    ) -> None:
+        pytest.importorskip("torch")
+        carried = self.done(tmp_path, in_process, rogue_run)
+        result = tmp_path / "a" / RESULT
+        whole = result.read_text()
+        for damage in (whole[: len(whole) // 2], "{}", "[1]", "", "\x00\xff"):
+            result.write_text(damage)
+            assert finished(carried) is None
+        result.unlink()
+        assert finished(carried) is None
+        assert finished(replace(carried, out=str(tmp_path / "absent"))) is None
+
+    def test_a_folder_that_is_none_of_ours(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "a", {"loss": [1.0, 2.0]})
+        assert finished(order(tmp_path, "a")) is None
+
+
+_ARMS = """
+import sys
+from postmortem.replay.arms import run_arms
+from postmortem.replay.order import Order
+short, long = (Order(sys.argv[1], out, 100, until, trusted=True) for out, until in zip(sys.argv[2:], (110, 20000)))
+run_arms([short, long], workers=1)
+"""
+
+
+def test_ctrl_c_ends_the_processes_and_the_next_call_goes_on(
+    in_process: Driver, rogue_run: Path, tmp_path: Path
+) -> None:
+    """With real ones: the first of two orders is done, the second under way."""
+    pytest.importorskip("torch")
+    short, long = tmp_path / "short", tmp_path / "long"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", _ARMS, str(rogue_run), str(short), str(long)]
+    with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as parent:
+        patience = time.monotonic() + 120
+        while not (long / "metrics").exists() and parent.poll() is None and time.monotonic() < patience:
+            time.sleep(0.02)
+        assert (short / RESULT).exists() and children(tmp_path)
+        parent.send_signal(signal.SIGINT)
+        _, said = parent.communicate(timeout=30)
+    assert "KeyboardInterrupt" in said and parent.returncode != 0
+    assert not children(tmp_path), "no process outlives it"
+    assert not list(tmp_path.glob("replay-*")), "nor a temporary file"
+    assert open_run(long).row_steps[0] == 0, "what was begun stays readable"
+
+    def asked(out: Path, until: int) -> Order:
+        return Order(str(rogue_run), str(out), 100, until, trusted=True)
+
+    assert finished(asked(long, 20000)) is None
+    done = in_process([asked(short, 110), asked(long, 130)])
+    assert in_process.driven == ["long"] and all(one.result is not None and one.result.exact for one in done)
+
+
+def children(folder: Path) -> list[int]:
+    """Processes whose command line names a file below `folder` and the arm's module."""
+    found: list[int] = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "postmortem.replay._arm" in words and str(folder) in words:
+            found.append(int(place.name))
+    return found
+
+
+def test_a_program_that_fails_says_so_through_its_process(rogue_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from tests.replay.small import edited
+
+    failing = edited(rogue_run, tmp_path / "failing", lambda run: run["config"].update(fails_at=105))
+    (done,) = run_arms([replace(order(tmp_path, "a"), run=str(failing))])
+    assert done.result is None and done.exit_code == 2
+    assert "the program failed at step 105, on batch 105: RuntimeError: the shard is not there" in done.error

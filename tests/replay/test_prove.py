@@ -1,0 +1,410 @@
+"""Proving: what is decided by which outcomes, on replays that are written and not driven; then on runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import pytest
+
+from postmortem.assess.proof import Proof
+from postmortem.diagnosis import Prediction
+from postmortem.errors import PostmortemError, UsageError
+from postmortem.hypotheses import Cause
+from postmortem.pipeline import detect
+from postmortem.replay.arms import Done
+from postmortem.replay.design import MOST, design
+from postmortem.replay.order import Order
+from postmortem.replay.prove import Bench, prove
+from postmortem.replay.recorded import Recorded
+from postmortem.replay.result import Difference, Replayed
+from postmortem.replay.subject import NULL, Subject, subject
+from postmortem.run import Run
+from postmortem.sources import open_run
+from tests.makers import noise, write_run
+from tests.replay.conftest import Driver
+from tests.replay.test_design import PLACES, PREDICTING, hypothesis, incident, of
+from tests.report.factory import spike
+
+SAMPLES = Path(__file__).parents[2] / "sample_runs"
+ONSET, MOVED, START, UNTIL = 312, 353, 300, 420
+World = Callable[[Order], str]
+"""What becomes of a replay: there, calm, finite, moved (the spike is where batch 353 is), or why it is not driven."""
+
+
+def curve(world: str, *, broken: bool = False) -> np.ndarray:
+    """float64[UNTIL]: loss of a run with a spike, or a NaN where it is `broken`, at the place that `world` says."""
+    loss = 2.3 + noise(0.02, UNTIL)
+    at = {"there": ONSET, "finite": ONSET, "moved": MOVED}.get(world)
+    if at is not None:
+        loss[at : at + 3] = np.nan if broken and world != "finite" else 5.0
+    return loss
+
+
+@dataclass(frozen=True)
+class Written(Subject):
+    """Its replays are written as `world` says."""
+
+    world: World = field(default=lambda order: "there")
+    arithmetic: tuple[str, ...] = ()
+    broken: bool = False
+    driven: list[str] = field(default_factory=list[str])
+
+    def drive(self, orders: Sequence[Order], on_done: Callable[[Done], None] | None = None) -> list[Done]:
+        every = [self._write(order) for order in orders]
+        if on_done is not None:
+            for done in every:
+                on_done(done)
+        return every
+
+    def _write(self, order: Order) -> Done:
+        out = Path(order.out)
+        self.driven.append(out.name)
+        world = self.world(order)
+        if world not in ("there", "calm", "finite", "moved"):
+            return Done(order, None, world, 2)
+        if not out.exists():
+            write_run(out, {"loss": curve(world, broken=self.broken)}, batches={"batch_index": list(range(UNTIL))})
+        parts = () if world == "there" and not self.arithmetic else (Difference("loss", ONSET, 5.0, 2.3),)
+        return Done(order, replayed(order, parts, self.arithmetic))
+
+
+def replayed(order: Order, differences: tuple[Difference, ...], arithmetic: tuple[str, ...]) -> Replayed:
+    return Replayed(
+        out=order.out,
+        from_step=order.from_step,
+        until=order.until,
+        changes=(),
+        steps=order.until - order.from_step,
+        compared=100,
+        columns=("batch_hash", "loss", "param_hash"),
+        differences=differences,
+        departed={one.column: 1 for one in differences},
+        arithmetic=arithmetic,
+        state="",
+        startup_s=0.1,
+        seconds=1.5,
+    )
+
+
+def bench(folder: Path, world: World, *hypotheses: Any, **more: Any) -> Bench:
+    """An experiment on a spike at 312 under these hypotheses."""
+    broken = bool(more.get("broken"))
+    loss = curve("there", broken=broken)
+    run = write_run(folder / "run", {"loss": loss}, batches={"batch_index": list(range(UNTIL))})
+    about = incident(*hypotheses)
+    opened = open_run(run)
+    made = Written(
+        run=opened,
+        diagnosis=spike(),
+        incident=about,
+        recorded=Recorded(opened),
+        from_step=START,
+        folder=run / "replays",
+        program=None,
+        trusted=False,
+        imports="",
+        world=world,
+        **more,
+    )
+    return Bench(made, design(about, from_step=START))
+
+
+def told(order: Order) -> str:
+    return ",".join(map(str, order.changes))
+
+
+def worlds(**by_change: str) -> World:
+    """"there" but for the changes that begin as said, e.g. mask="calm"; a move follows nothing unless it is said."""
+
+    def world(order: Order) -> str:
+        name = told(order).partition("=")[0].replace("-", "_")
+        return by_change.get(name, "calm" if name == "move" else "there")
+
+    return world
+
+
+DATA = {"replace": "calm", "move": "moved"}
+TAIL = worlds(**DATA, mask="calm")
+RIVALS = ("long_tail_tokens", "garbage_data", "lr_too_high")
+
+
+def truth_of(cause: Cause) -> World:
+    """A world in which `cause` is the true one: what it does not speak of does nothing."""
+    said: dict[str, str] = {}
+    for one in cause.predicts:
+        for change in one.change.format(**PLACES).split("|"):
+            there = "moved" if one.outcome == "follows" else "there"
+            said[change] = {"cures": "calm", "finite": "finite"}.get(one.outcome, there)
+    return lambda order: said.get(told(order), "calm" if told(order).startswith("move") else "there")
+
+
+@pytest.fixture(autouse=True)
+def _each_curve_is_looked_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[bytes, Any] = {}
+
+    def detected(run: Run) -> Any:
+        loss = run.series("loss")
+        assert loss is not None
+        key = loss.value.tobytes()
+        if key not in known:
+            known[key] = detect(run)
+        return known[key]
+
+    if request.cls is TestDecision:
+        monkeypatch.setattr("postmortem.replay.judge.detect", detected)
+
+
+class TestDecision:
+    @pytest.mark.parametrize("cause", PREDICTING, ids=lambda cause: cause.slug)
+    def test_in_the_world_of_a_cause_it_is_confirmed_and_no_other(self, tmp_path: Path, cause: Cause) -> None:
+        others = [of(one.slug) for one in PREDICTING if one is not cause]
+        broken = any(one.outcome == "finite" for one in cause.predicts)
+        proof = prove(bench(tmp_path, truth_of(cause), of(cause.slug), *others[: MOST - 1], broken=broken))
+        assert (proof.verdict, proof.cause) == ("confirmed", cause.slug), proof.text
+        assert "3 placebos do not cure" in proof.text
+
+    @pytest.mark.parametrize("cause", PREDICTING, ids=lambda cause: cause.slug)
+    def test_in_the_world_of_a_cause_that_is_not_tested_nothing_is_confirmed(
+        self, tmp_path: Path, cause: Cause
+    ) -> None:
+        others = [of(one.slug) for one in PREDICTING if one is not cause]
+        broken = any(one.outcome == "finite" for one in cause.predicts)
+        proof = prove(bench(tmp_path, truth_of(cause), *others[:MOST], broken=broken))
+        assert proof.verdict in ("undecided", "refuted", "interaction") and not proof.cause, proof.text
+
+    def test_confirmed_with_its_figures(self, tmp_path: Path) -> None:
+        made = bench(tmp_path, TAIL, *map(of, RIVALS))
+        heard: list[tuple[str, str]] = []
+        made.on_arm = lambda name, text: heard.append((name, text))
+        proof = prove(made)
+        assert (proof.kind, proof.onset_step, proof.verdict, proof.cause) == (
+            *("loss_spike", ONSET),
+            *("confirmed", "long_tail_tokens"),
+        )
+        assert proof.text == (
+            "the null replay shows it again bit for bit (100 rows: batch_hash, loss, param_hash), every replay that "
+            "long_tail_tokens names came out as it says, 3 placebos do not cure, and its rivals fail (garbage_data: "
+            "mask=312:313: predicted persists, came out cured; lr_too_high: replace=312:313: predicted persists, came "
+            "out cured)"
+        )
+        by_role = [one.role for one in proof.experiments]
+        assert by_role == ["R0", "R1", "R2", "R2", "R2", "R3", "R3"], "no replay that nothing hangs on"
+        (mask,) = [one for one in proof.experiments if one.changes == ("mask=312:313",)]
+        assert (mask.outcome, mask.tests) == ("cured", ("long_tail_tokens", "garbage_data"))
+        assert (mask.run, mask.seconds) == ("replays/R1-mask-312-313", 1.5)
+        assert mask.steps == made.design.until - made.design.lead
+        (move,) = [one for one in proof.experiments if one.outcome == "follows"]
+        assert "where the data falls now (step 353): loss spike at step 353" in move.text
+        begun = [name for name, text in heard if not text]
+        assert begun == [name for name, text in sorted(heard, key=lambda one: begun.index(one[0])) if text]
+
+    def test_a_rival_that_is_still_open_keeps_it_undecided(self, tmp_path: Path) -> None:
+        twin = hypothesis("garbage_data", 0.2, Prediction("replace=312:313", "cures"))
+        proof = prove(bench(tmp_path, TAIL, of("long_tail_tokens"), twin))
+        assert (proof.verdict, proof.cause) == ("undecided", "")
+        assert proof.text == "the replays do not tell long_tail_tokens, garbage_data apart"
+
+    def test_what_could_not_be_driven_fails_nothing_and_confirms_nothing(self, tmp_path: Path) -> None:
+        world = worlds(**DATA, mask="the program offers no edited()")
+        proof = prove(bench(tmp_path, world, *map(of, RIVALS)))
+        assert (proof.verdict, proof.cause) == ("undecided", "")
+        (mask,) = [one for one in proof.experiments if one.changes == ("mask=312:313",)]
+        assert mask.outcome == "" and "not driven: the program offers no edited()" in mask.text and mask.seconds == 0.0
+        alone = prove(bench(tmp_path / "alone", world, of("long_tail_tokens")))
+        assert alone.verdict == "undecided" and "not all that it predicts could be driven" in alone.text
+
+    def test_one_of_several_strengths_is_enough_and_the_weakest_is_tried_first(self, tmp_path: Path) -> None:
+        def world(order: Order) -> str:
+            return "calm" if told(order) in ("lr-scale=0.1", "move=312:313@353") else "there"
+
+        made = bench(tmp_path, world, *map(of, ("lr_too_high", "long_tail_tokens", "optimizer_reset")))
+        assert prove(made).cause == "lr_too_high"
+        assert [one.changes[0] for one in made.done.values() if "lr-scale" in one.changes[0]] == [
+            "lr-scale=0.5",
+            "lr-scale=0.1",
+        ]
+
+    @pytest.mark.parametrize("placebo", ["skip=311:312", "skip=323:324", "noise=1"])
+    @pytest.mark.parametrize(("outcome", "words"), [("calm", "a placebo cures"), ("killed", "is missing")])
+    def test_no_cure_proves_anything_where_a_placebo_cures_or_is_missing(
+        self, tmp_path: Path, placebo: str, outcome: str, words: str
+    ) -> None:
+        made = bench(tmp_path, lambda order: outcome if told(order) == placebo else TAIL(order), *map(of, RIVALS))
+        proof = prove(made)
+        assert (proof.verdict, proof.cause) == ("undecided", "") and words in proof.text
+        assert len(proof.experiments) == 7, "and nothing more is driven"
+
+    def test_a_placebo_by_which_a_nan_becomes_a_number_is_no_placebo(self, tmp_path: Path) -> None:
+        def world(order: Order) -> str:
+            return "finite" if told(order) == "noise=1" else TAIL(order)
+
+        assert prove(bench(tmp_path, world, *map(of, RIVALS), broken=True)).verdict == "undecided"
+
+    def test_interaction(self, tmp_path: Path) -> None:
+        """Other data in its state, and its data in another state: both are calm."""
+        proof = prove(bench(tmp_path, worlds(replace="calm"), *map(of, RIVALS)))
+        assert (proof.verdict, proof.cause) == ("interaction", "") and "takes both" in proof.text
+
+    def test_refuted_names_what_each_cause_failed_by(self, tmp_path: Path) -> None:
+        proof = prove(bench(tmp_path, worlds(), *map(of, ("long_tail_tokens", "optimizer_reset"))))
+        assert (proof.verdict, proof.cause) == ("refuted", "")
+        assert "long_tail_tokens: mask=312:313: predicted cured, came out persists" in proof.text
+        assert "optimizer_reset: moments=restored: predicted cured, came out persists" in proof.text
+
+    def test_elimination_alone_confirms_nothing(self, tmp_path: Path) -> None:
+        proof = prove(bench(tmp_path, TAIL, of("garbage_data", 0.5), of("long_tail_tokens", 0.001)))
+        assert proof.verdict == "undecided" and "no panel suggests it" in proof.text
+
+    def test_what_predicts_only_that_nothing_appears_is_refuted_by_the_null_replay(self, tmp_path: Path) -> None:
+        both = hypothesis("bit_flip", 0.5, Prediction("", "vanishes"), Prediction("noise=1", "persists"))
+        proof = prove(bench(tmp_path, TAIL, both, of("long_tail_tokens")))
+        assert proof.cause == "long_tail_tokens"
+        assert "bit_flip: the null replay shows the incident again" in proof.text
+
+    def test_data_that_is_not_met_again_decides_nothing(self, tmp_path: Path) -> None:
+        absent = hypothesis("long_tail_tokens", 0.5, Prediction("move=312:313@9999", "follows"))
+        made = bench(tmp_path, TAIL, absent, of("optimizer_reset"))
+        proof = prove(made)
+        (far,) = [one for one in proof.experiments if one.changes == ("move=312:313@9999",)]
+        assert (far.outcome, far.excess) == ("", None) and "not met again" in far.text
+        assert proof.verdict == "undecided"
+
+
+class TestNullReplay:
+    def test_what_does_not_appear_again_ends_it(self, tmp_path: Path) -> None:
+        made = bench(tmp_path, lambda order: "calm", *map(of, RIVALS))
+        proof = prove(made)
+        assert (proof.verdict, proof.cause) == ("not_reproducible", "logging_artifact")
+        assert [one.role for one in proof.experiments] == ["R0"] and not made.done
+
+    def test_what_cannot_be_driven_is_one_message_with_its_exit_code(self, tmp_path: Path) -> None:
+        with pytest.raises(PostmortemError, match=r"^the shard is not there$") as error:
+            prove(bench(tmp_path, lambda order: "the shard is not there", *map(of, RIVALS)))
+        assert error.value.exit_code == UsageError.exit_code
+
+
+class TestOtherArithmetic:
+    """Bits cannot be had: replays lie apart by nothing of meaning, and the band is as wide."""
+
+    APART = 0.5  # nats between the null replay and the one with last-bit noise, and what every other is raised by
+
+    def proof(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, noise: str = "there") -> tuple[Bench, Proof]:
+        plain_curve = curve
+
+        def raised(world: str, *, broken: bool = False) -> np.ndarray:
+            return plain_curve(world, broken=broken) + self._raise * (np.arange(UNTIL) >= START)
+
+        monkeypatch.setattr("tests.replay.test_prove.curve", raised)
+
+        def world(order: Order) -> str:
+            self._raise = self.APART if order.changes else 0.0
+            return noise if told(order) == "noise=1" else TAIL(order)
+
+        self._raise = 0.0
+        made = bench(folder, world, *map(of, RIVALS), arithmetic=("torch 2.8 then, 2.13 now",))
+        return made, prove(made)
+
+    def test_the_band_is_measured_before_anything_is_judged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, proof = self.proof(tmp_path, monkeypatch)
+        assert made.yardstick is not None and made.yardstick.band == pytest.approx(self.APART)
+        assert (proof.verdict, proof.cause) == ("confirmed", "long_tail_tokens"), proof.text
+        assert "though not bit for bit (torch 2.8 then, 2.13 now)" in proof.text
+        (mask,) = [one for one in proof.experiments if one.changes == ("mask=312:313",)]
+        assert mask.excess is not None and mask.excess < 0.1, "within the band"
+        peak = 3 * (5.0 - made.yardstick.level - self.APART)
+        assert made.yardstick.excess == pytest.approx(peak, rel=0.02), "R0's own excess is over the same band"
+
+    def test_without_the_noise_the_band_is_the_run_s_own_and_no_cause_is_confirmed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, proof = self.proof(tmp_path, monkeypatch, noise="killed")
+        assert made.yardstick is not None and made.yardstick.band < 0.1
+        assert proof.verdict == "undecided" and "a placebo is missing" in proof.text
+
+
+def bench_of(run: Path) -> Bench:
+    about = subject(run, "prove", trusted=True)
+    return Bench(about, design(about.incident, from_step=about.from_step))
+
+
+class TestRuns:
+    @pytest.fixture(autouse=True)
+    def _torch(self) -> None:
+        pytest.importorskip("torch")
+
+    def test_a_rare_token_batch_interrupted_on_the_way(
+        self, in_process: Driver, rogue_run: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(name: str, text: str) -> None:
+            if text and name.startswith("R3-move"):
+                raise KeyboardInterrupt
+
+        made = bench_of(rogue_run)
+        made.on_arm = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            prove(made)
+        before = list(in_process.driven)
+        proof = prove(bench_of(rogue_run))
+        assert (proof.verdict, proof.cause) == ("confirmed", "long_tail_tokens"), proof.text
+        assert before and len(set(in_process.driven)) == len(in_process.driven), "nothing is driven twice"
+        assert prove(bench_of(rogue_run)) == proof and len(in_process.driven) == len(proof.experiments)
+        assert {one.run for one in proof.experiments} == {
+            f"postmortem/replays/prove-110/{name}" for name in in_process.driven
+        }
+
+    @pytest.mark.slow
+    def test_an_optimizer_that_was_reset(self, in_process: Driver, tmp_path: Path) -> None:
+        run = Path(copytree(SAMPLES / "20-run-003", tmp_path / "20-run-003"))
+        proof = prove(bench_of(run))
+        assert (proof.verdict, proof.cause) == ("confirmed", "optimizer_reset"), proof.text
+        (restored,) = [one for one in proof.experiments if one.changes == ("moments=restored",)]
+        assert restored.outcome == "cured"
+
+    @pytest.mark.parametrize(
+        ("fault", "from_outside", "replays", "words"),
+        [
+            ("bit_flip", "before_step", [NULL, "R0-again"], "equal bit for bit until step 110, with the same batches"),
+            ("logging_artifact", "rewrite", [NULL], "only the log had it: at step 110 it says loss 9"),
+        ],
+    )
+    def test_what_came_from_outside(
+        self, in_process: Driver, tmp_path: Path, fault: str, from_outside: str, replays: list[str], words: str
+    ) -> None:
+        from tests.replay.rogue_program import hit, misreport, record
+
+        done = {"before_step": hit, "rewrite": misreport}[from_outside]
+        proof = prove(bench_of(record(tmp_path / "run", {}, **{from_outside: done})))
+        assert (proof.verdict, proof.cause) == ("not_reproducible", fault), proof.text
+        assert words in proof.text and in_process.driven == replays
+        assert [one.role for one in proof.experiments] == ["R0"] * len(replays)
+        assert [one.outcome for one in proof.experiments] == ["vanished"] * len(replays)
+
+    def test_a_program_that_does_not_repeat_itself_is_no_fault_of_the_machine(
+        self, in_process: Driver, tmp_path: Path
+    ) -> None:
+        """Its null replay parts from the run as after a flipped bit; so does it from the next one."""
+        from tests.replay.rogue_program import hit, record
+
+        proof = prove(bench_of(record(tmp_path / "run", {"drifts_at": 105}, before_step=hit)))
+        assert (proof.verdict, proof.cause) == ("not_reproducible", ""), proof.text
+        assert "a second null replay differs from the first" in proof.text
+        assert [one.run.rpartition("/")[2] for one in proof.experiments] == in_process.driven == [NULL, "R0-again"]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("fault", ["bit_flip", "logging_artifact"])
+    @pytest.mark.parametrize("seed", [1000, 1002])
+    def test_lab_runs_of_what_came_from_outside(
+        self, in_process: Driver, tmp_path: Path, fault: str, seed: int
+    ) -> None:
+        from postmortem.lab import make_run
+
+        run = make_run(tmp_path / "run", fault=fault, seed=seed, at=210, steps=260)
+        proof = prove(bench_of(run))
+        assert (proof.verdict, proof.cause) == ("not_reproducible", fault), proof.text
