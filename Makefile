@@ -74,6 +74,10 @@ docs: .venv/core ## Write the generated pages: causes, the sample report, README
 docs-check: .venv/core ## Check that the generated pages are fresh
 	@$(PY) scripts/make_docs.py --check
 
+.PHONY: proof
+proof: .venv/test ## Write README's four commands with their real output
+	@$(PY) scripts/make_proof.py
+
 .PHONY: goldens
 goldens: .venv/test ## Rewrite the tests' golden files; read the diff before you commit it
 	@$(PY) -m pytest --update-goldens

@@ -62,11 +62,26 @@ def load_proofs(run: Run) -> tuple[Proof, ...]:
     if not file.is_file():
         return ()
     try:
-        return build_from(_Book, read_mapping(file)).proofs
+        return tuple(map(_harmless, build_from(_Book, read_mapping(file)).proofs))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UnreadableInput(
             f"is no record of replays ({plain(error, 120)}).", file=plain(file, 1000), hint="Remove it, or prove again."
         ) from error
+
+
+def _harmless(proof: Proof) -> Proof:
+    """A proof whose texts, which may be a stranger's, do nothing where they are shown."""
+    experiments = tuple(
+        dataclasses.replace(
+            one,
+            changes=tuple(plain(change, 1000) for change in one.changes),
+            text=plain(one.text, 1000),
+            tests=tuple(map(plain, one.tests)),
+            run=plain(one.run, 1000),
+        )
+        for one in proof.experiments
+    )
+    return dataclasses.replace(proof, text=plain(proof.text, 4000), experiments=experiments)
 
 
 def kept(run: Run) -> tuple[Proof, ...]:

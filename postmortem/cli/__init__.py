@@ -30,7 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (draft, report, verify, explain, lab, plan, checkpoints, doctor, test_resume, replay, prove, bisect, diff):
+_DIAGNOSING = (draft, report, verify, explain, diff)
+_DRIVING = (replay, prove, bisect, test_resume, lab)
+_CHECKPOINTS = (checkpoints, plan, doctor)
+for command in (*_DIAGNOSING, *_DRIVING, *_CHECKPOINTS):
     app.command()(command)
 
 

@@ -12,6 +12,7 @@ import typer
 from postmortem.cli._listing import tell
 from postmortem.cli._options import shown
 from postmortem.cli._program import Interrupted
+from postmortem.cli._redraft import redraft
 from postmortem.cli._terminal import stage
 from postmortem.text import number, plain
 
@@ -134,20 +135,14 @@ def _drive(bench: Bench, *, quiet: bool) -> Proof:
 
 def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
     """Keep the proof, and draft the report anew with it."""
-    from postmortem import report
     from postmortem.assess.proof import kept, store
     from postmortem.diagnosis import as_json as strict
-    from postmortem.panels import draw_panel
-    from postmortem.pipeline import diagnose
     from postmortem.replay.branch import root_of, writing
-    from postmortem.sources import open_run
 
     with stage("Drawing and writing the report"):
         with writing(root_of(about.run)):
             store(root_of(about.run), proof, kept(about.run))
-        diagnosis = diagnose(open_run(run))
-        known = next(one for one in diagnosis.incidents if proof.concerns(one.kind, one.onset_step, one.attempt))
-        written = report.write_report(diagnosis, report.default_out(run), draw=draw_panel, incident=known.id)
+        written, known = redraft(run, proof)
     if as_json:
         steps = sum(one.steps for one in proof.experiments)
         found = {**strict(proof), "replays": len(proof.experiments), "steps": steps}

@@ -10,7 +10,9 @@ import typer
 
 from postmortem.cli._options import parse_indices, parse_window, shown
 from postmortem.cli._program import Interrupted, notes
+from postmortem.cli._redraft import redraft
 from postmortem.cli._terminal import encodes, progress, show, stage, width
+from postmortem.text import plain
 
 if TYPE_CHECKING:
     from postmortem.replay.defaults import Plan
@@ -135,7 +137,8 @@ def replay(
         planned = ranks.first_says(lambda: plan(asked) if order is None else plan_of(order, program, trusted=trust))
         result = _carry_out(planned, ranks, quiet=as_json)
         if ranks.first:
-            _tell(planned, result, as_json=as_json)
+            outcome = "" if order is not None else _attached(planned, result)
+            _tell(planned, result, outcome, as_json=as_json)
     if check and not planned.order.changes and not result.exact and not result.arithmetic:
         raise typer.Exit(NOT_REPRODUCED)
 
@@ -170,11 +173,33 @@ def _carry_out(planned: Plan, ranks: Speaker, *, quiet: bool) -> Replayed:
             start, length = order.from_step, order.until - order.from_step
             return replay(order, on_step=lambda step, _, loss, was: advance(step - start, length, loss, was))
     except KeyboardInterrupt as error:
-        left = f"What was driven lies in {shown(Path(order.out))}" if Path(order.out).exists() else "Nothing was written"
+        out = Path(order.out)
+        left = f"What was driven lies in {shown(out)}" if out.exists() else "Nothing was written"
         raise Interrupted(f"interrupted. {left}; the same command starts anew") from error
 
 
-def _tell(planned: Plan, result: Replayed, *, as_json: bool) -> None:
+def _attached(planned: Plan, result: Replayed) -> str:
+    """What became of the incident, told in the run's report from now on; "" where none lies in these steps."""
+    from postmortem.replay.attached import attach
+    from postmortem.report import DIAGNOSIS, default_out
+
+    run = Path(planned.order.run)
+    try:
+        with stage("Judging the replay"):
+            found = attach(planned.order, result)
+            if found is None:
+                return ""
+            if (default_out(run) / DIAGNOSIS).is_file():
+                redraft(run, found[0])
+    except OSError as error:
+        typer.echo(f"note    the outcome is not kept beside the run: {plain(error, 300)}", err=True)
+        return ""
+    proof, one = found
+    about = f"{proof.kind.replace('_', ' ')} at step {proof.onset_step}"
+    return f"{plain(about, 100)}: {one.outcome} ({plain(one.text.partition(': ')[2], 300)})"
+
+
+def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> None:
     from postmortem.diff import diff_runs
     from postmortem.replay.result import to_json
     from postmortem.replay.wording import reproduction
@@ -184,7 +209,10 @@ def _tell(planned: Plan, result: Replayed, *, as_json: bool) -> None:
     if as_json:
         typer.echo(to_json(result), nl=False)
         return
-    typer.echo(f"result  {reproduction(result)}\n")
+    typer.echo(f"result  {reproduction(result)}")
+    if outcome:
+        typer.echo(f"outcome {outcome}")
+    typer.echo()
     with stage("Comparing the runs"):
         compared = diff_runs(open_run(Path(order.run)), open_run(Path(result.out)))
     show(compared.summary(width(sys.stdout), encodes(sys.stdout)))

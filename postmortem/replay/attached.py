@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from postmortem.assess.proof import kept, store, with_experiment
+from postmortem.assess.proof import Proof, kept, store, with_experiment
 from postmortem.diagnosis import Experiment, Incident
+from postmortem.pipeline import diagnose
 from postmortem.replay.branch import root_of
 from postmortem.replay.interventions import make
 from postmortem.replay.judge import NEAR, Yardstick, look
 from postmortem.replay.order import Order
 from postmortem.replay.result import Replayed
-from postmortem.run import Run
+from postmortem.sources import open_run
 
 
-def attach(run: Run, incident: Incident, order: Order, result: Replayed) -> Experiment | None:
-    """Judge a replay of `incident` and keep the outcome beside the run's report; None where it ended before the
-    incident could show."""
-    if not order.from_step <= incident.onset_step < order.until:
+def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
+    """Judge a replay by the worst incident of its run in the steps that it drove, and keep the outcome beside the run's
+    report; None where there is no such incident.
+
+    Raises:
+        OSError: the run cannot be written.
+    """
+    run = open_run(order.run)
+    incident = next((one for one in diagnose(run).incidents if _driven(one, order)), None)
+    if incident is None:
         return None
     near = max(order.from_step, incident.onset_step - NEAR)
     yardstick = Yardstick.of(run, incident, near).measured_on(run, order.attempt)
@@ -41,5 +48,12 @@ def attach(run: Run, incident: Incident, order: Order, result: Replayed) -> Expe
     proofs = kept(run)
     about = (incident.kind, incident.onset_step, incident.attempt)
     known = next((one for one in proofs if one.concerns(*about)), None)
-    store(root, with_experiment(known, about, found), proofs)
-    return found
+    proof = with_experiment(known, about, found)
+    store(root, proof, proofs)
+    return proof, found
+
+
+def _driven(incident: Incident, order: Order) -> bool:
+    """Whether the order drove where the incident began, on the same lineage."""
+    lineage = incident.attempt if incident.discarded else None
+    return lineage == order.attempt and order.from_step <= incident.onset_step < order.until

@@ -71,12 +71,13 @@ class Subject:
         """Carry them out side by side, those that are done already excepted."""
         if self.collect:
             brought = [finished(order) or Done(order, None, _absent(order)) for order in orders]
-            for done in brought if on_done is not None else ():
-                on_done(done)
+            if on_done is not None:
+                for done in brought:
+                    on_done(done)
             return brought
-        threads = self.run.manifest.environment.get("threads")
-        sound = type(threads) is int and 0 < threads <= 1024
-        return run_arms(orders, workers=self.workers, threads=threads if sound else 1, on_done=on_done)
+        recorded = self.run.manifest.environment.get("threads")
+        threads = recorded if isinstance(recorded, int) and 0 < recorded <= 1024 else 1
+        return run_arms(orders, workers=self.workers, threads=int(threads), on_done=on_done)
 
     def drive_one(self, order: Order) -> Done:
         """Carry out one that must succeed.

@@ -6,9 +6,10 @@ from postmortem.report.lessons import add_lesson, check_lessons
 from postmortem.report.render import formats, render
 from postmortem.report.select import select
 from postmortem.report.summary import summarize
-from postmortem.report.write import default_out, to_bytes, write_report
+from postmortem.report.write import DIAGNOSIS, default_out, to_bytes, write_report
 
 __all__ = [
+    "DIAGNOSIS",
     "add_lesson",
     "check_lessons",
     "default_out",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from postmortem.assess.experiments import AWAY, predictions, remedy
@@ -67,5 +66,3 @@ def test_observations_against_a_cause_do_not_place_it(case: Case) -> None:
 def test_no_remedy_is_not_the_remedy_of_changing_nothing(case: Case) -> None:
     assert remedy(case, CAUSES["benign"], {}) == ()
     assert remedy(case, CAUSES["bit_flip"], {}) == ("",)
-
-

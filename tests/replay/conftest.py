@@ -31,10 +31,11 @@ class Driver:
         on_done: Callable[[Done], None] | None = None,
     ) -> list[Done]:
         """Carry them out one after the other, as a process of its own would."""
-        every = [finished(order) or self._drive(order) for order in orders]
-        if on_done is not None:
-            for done in every:
-                on_done(done)
+        every: list[Done] = []
+        for order in orders:
+            every.append(finished(order) or self._drive(order))
+            if on_done is not None:
+                on_done(every[-1])
         return every
 
     def _drive(self, order: Order) -> Done:

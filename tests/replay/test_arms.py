@@ -127,9 +127,7 @@ class TestFinished:
         ):
             assert finished(other) is None
 
-    def test_what_broke_off_or_is_damaged_is_not(
-        self, in_process: Driver, rogue_run: Path, tmp_path: Path
-    ) -> None:
+    def test_what_broke_off_or_is_damaged_is_not(self, in_process: Driver, rogue_run: Path, tmp_path: Path) -> None:
         pytest.importorskip("torch")
         carried = self.done(tmp_path, in_process, rogue_run)
         result = tmp_path / "a" / RESULT

@@ -104,9 +104,8 @@ class TestSearch:
         assert found.probes <= 4 + 2 and found.row_probes <= 2 * (3 + 2)
         names = [name for name, text in told if not text]
         assert names == in_process.driven and len(names) == 1 + found.probes + found.row_probes
-        # Every probe but the null replay begins where that saved its state: ten batches before the one at fault.
-        first = 110 - 6
-        assert found.naive_steps - found.steps == (first - 100) * (len(names) - 1) > 0
+        # Every probe but the null replay begins where that one saved its state: before the window.
+        assert found.naive_steps - found.steps == (104 - 100) * (len(names) - 1) > 0
 
         in_process.driven.clear()
         again = self.search(rogue_run, (104, 120)).find(rows_of(search.subject))

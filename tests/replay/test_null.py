@@ -112,5 +112,3 @@ class TestNothingIsShown:
     def test_nothing_compared(self) -> None:
         null = examined(compared=0, columns=())
         assert (null.reproduces, null.cause) == (False, "") and "nothing" in null.reason
-
-

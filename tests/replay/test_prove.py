@@ -119,7 +119,7 @@ def told(order: Order) -> str:
 
 
 def worlds(**by_change: str) -> World:
-    """"there" but for the changes that begin as said, e.g. mask="calm"; a move follows nothing unless it is said."""
+    """The incident is there but for the changes named, e.g. mask="calm"; a move is followed only where that is said."""
 
     def world(order: Order) -> str:
         name = told(order).partition("=")[0].replace("-", "_")
@@ -286,6 +286,23 @@ class TestNullReplay:
         with pytest.raises(PostmortemError, match=r"^the shard is not there$") as error:
             prove(bench(tmp_path, lambda order: "the shard is not there", *map(of, RIVALS)))
         assert error.value.exit_code == UsageError.exit_code
+
+
+def test_an_older_incident_is_not_the_one_that_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that wait for nothing begin at the checkpoint, and pass whatever lies between it and the onset."""
+    plain_curve = curve
+
+    def with_an_older_spike(world: str, *, broken: bool = False) -> np.ndarray:
+        loss = plain_curve(world, broken=broken)
+        loss[START + 1] = 4.0
+        return loss
+
+    monkeypatch.setattr("tests.replay.test_prove.curve", with_an_older_spike)
+    made = bench(tmp_path, TAIL, *map(of, RIVALS))
+    apart = Bench(made.subject, design(made.subject.incident, from_step=START, apart=True))
+    assert apart.design.lead == START < apart.design.first
+    proof = prove(apart)
+    assert (proof.verdict, proof.cause) == ("confirmed", "long_tail_tokens"), proof.text
 
 
 class TestOtherArithmetic:

@@ -26,6 +26,7 @@ class Noise(Intervention):
 
     def begin(self, program: Program, scene: Scene) -> None:
         import torch
+        from torch.distributed.tensor import DTensor
 
         generator = torch.Generator().manual_seed(self._seed)
 
@@ -34,7 +35,7 @@ class Noise(Intervention):
                 return {key: stirred(inner) for key, inner in cast(Mapping[str, Any], value).items()}
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 return value
-            local = value.to_local() if isinstance(value, torch.distributed.tensor.DTensor) else value
+            local = value.to_local() if isinstance(value, DTensor) else value
             coin = torch.rand(local.shape, generator=generator) < 0.5
             up = torch.nextafter(local, torch.full_like(local, torch.inf))
             local.copy_(torch.where(coin.to(local.device) & local.isfinite(), up, local))
