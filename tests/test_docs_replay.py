@@ -27,7 +27,7 @@ def blocks(section: str, language: str) -> list[str]:
 
 
 def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python FILE` or `postmortem …`, in this process: importing the frameworks anew takes longer than all the rest."""
+    """`python FILE` or `postmortem …`, in this process: importing the frameworks anew takes longer than the rest."""
     program, *words = shlex.split(line)
     if program == "python":
         runpy.run_path(words[0], run_name="__main__")

@@ -6,7 +6,6 @@ def build(config):
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,19 +78,22 @@ class HuggingFaceLoop(OwnLoop):
     def save(self, folder: Path) -> Path:
         """A checkpoint of the Trainer's own, `folder/checkpoint-<step>`."""
         self._begin()
+        trainer, arguments = self._trainer, self._trainer.args
         name = f"checkpoint-{self.updates}"
-        made = folder / f".{name}.tmp-{os.getpid()}"
-        arguments = self._trainer.args
+        made, path = folder / f".{name}.tmp", folder / name
         before, arguments.output_dir = arguments.output_dir, str(made)
         try:
-            self._trainer._save_checkpoint(self._trainer.model_wrapped, trial=None)
-            if (folder / name).exists():
-                shutil.rmtree(folder / name)
-            (made / name).rename(folder / name)
+            trainer._save_checkpoint(trainer.model_wrapped, trial=None)
         finally:
             arguments.output_dir = before
-            shutil.rmtree(made, ignore_errors=True)
-        return folder / name
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            if path.exists():
+                shutil.rmtree(path)
+            (made / name).rename(path)
+            made.rmdir()
+        trainer.accelerator.wait_for_everyone()
+        return path
 
     @property
     def _data(self) -> LoaderBatches:

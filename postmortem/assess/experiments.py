@@ -8,7 +8,7 @@ from postmortem.case import Case
 from postmortem.diagnosis import Prediction
 from postmortem.hypotheses import Cause, Seen
 
-AWAY = 40  # batches between a suspect window and the place it is moved to: its effect there is seen apart
+AWAY, NEAREST = 40, 5  # batches between a suspect window and the place it is moved to: its effect is seen apart there
 
 
 def predictions(case: Case, cause: Cause, seen: Seen) -> tuple[Prediction, ...]:
@@ -22,12 +22,18 @@ def remedy(case: Case, cause: Cause, seen: Seen) -> tuple[str, ...]:
     return () if cause.remedy is None else (cause.remedy.format(**_places(case, cause, seen)),)
 
 
+def elsewhere(last: int, end: int) -> int:
+    """The batch to move a window that ends before `last` to, in a run that consumed those before `end`: far enough away
+    to be told apart, and with as many steps after it as there are before."""
+    return last + max(NEAREST, min(AWAY, (end - last) // 2))
+
+
 def _places(case: Case, cause: Cause, seen: Seen) -> dict[str, str]:
     first, last = case.batch_window(cause.skip_rows(case, seen) if cause.skip_rows else None)
     own = [o.step for slug, o in seen.items() if o.step is not None and cause.weights.get(slug, 0.0) > 0 and o.moved]
     return {
         "window": f"{first}:{last}",
-        "elsewhere": str(last + AWAY),
+        "elsewhere": str(elsewhere(last, case.batch_window()[1] + int(case.run.row_steps[-1]) - case.onset)),
         "onset": str(case.onset),
         "step": str(min((step for step in own if step >= case.onset - 10 * case.row_step), default=case.onset)),
     }

@@ -81,4 +81,4 @@ def bisect(
     steps = f"{found.steps} steps, {found.naive_steps} had each begun at the checkpoint"
     tell("cost", f"{found.probes} probes for {last - first} batches{rows_too}; {steps}")
     skip = ",".join(f"{batch}:{batch + 1}" for batch in found.batches)
-    tell("next", f"postmortem replay {shown(run)} --skip {skip}")
+    tell("next", f"postmortem replay {shown(run)} --skip {skip}{about.options}")

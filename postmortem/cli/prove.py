@@ -73,7 +73,7 @@ def prove(
         about = subject(run, "prove", incident=incident, program=program, trusted=trust, workers=workers)
     if apart is not None:
         about = replace(about, folder=apart, collect=collect is not None)
-    bench = Bench(about, design(about.incident, from_step=about.from_step, apart=apart is not None))
+    bench = Bench(about, design(about.incident, from_step=about.from_step, end=about.end, apart=apart is not None))
     if about.imports:
         tell("imports", about.imports, err=True)
     if not as_json or dry_run:
@@ -84,7 +84,7 @@ def prove(
 
         orders = write(bench, export)
         tell("jobs", f"{len(orders)} in {shown(export / SCRIPT)}", err=as_json)
-        tell("next", f"postmortem prove {shown(run)} --collect {shown(export)}", err=as_json)
+        tell("next", f"postmortem prove {shown(run)} --collect {shown(export)}{about.options}", err=as_json)
         return
     if dry_run:
         return
@@ -158,4 +158,4 @@ def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
     tell("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(spent)} s of driving")
     tell("report", shown(written))
     if known.remedy:
-        tell("next", f"postmortem verify {shown(written.parent / 'diagnosis.json')}")
+        tell("next", f"postmortem verify {shown(written.parent / 'diagnosis.json')}{about.options}")

@@ -14,6 +14,7 @@ from typing import cast
 
 from postmortem.errors import UsageError
 from postmortem.program import SkipWindow
+from postmortem.replay.design import FARTHEST_PEAK, MARGIN
 from postmortem.replay.interventions._values import joined, merged, shown
 from postmortem.replay.judge import NEAR, Yardstick, first_incident, look
 from postmortem.replay.order import Change, Order
@@ -21,7 +22,6 @@ from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
 
 WINDOW = 32  # batches that are searched where nobody says which: three quarters of them before the suspect one
-MARGIN = 10
 
 
 def smallest(count: int, cures: Callable[[frozenset[int]], bool]) -> list[int] | None:
@@ -83,7 +83,8 @@ class Search:
         incident, start = self.subject.incident, self.subject.from_step
         ahead = max(0, self.subject.recorded.index_at(incident.onset_step) - self.window[0])
         self._lead = max(start, incident.onset_step - ahead)
-        self._until = max(incident.peak_step, incident.onset_step) + NEAR + MARGIN + 1
+        seen = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK)
+        self._until = min(seen + NEAR + MARGIN + 1, max(self.subject.end, incident.onset_step + MARGIN))
         self._yardstick = Yardstick.of(self.subject.run, incident, self._lead)
 
     def find(self, rows: int | None = None) -> Culprits:

@@ -94,8 +94,9 @@ class Design:
         return self.until - self.start(arm)
 
 
-def design(incident: Incident, *, from_step: int, apart: bool = False) -> Design:
-    """The experiment for `incident` from the checkpoint at `from_step`; `apart`: no arm waits for what R0 saves.
+def design(incident: Incident, *, from_step: int, end: int | None = None, apart: bool = False) -> Design:
+    """The experiment for `incident` from the checkpoint at `from_step`, not past the `end` of the run where that lies a
+    little behind the incident: many a loop cannot go further. `apart`: no arm waits for what R0 saves.
 
     Raises:
         UsageError: no hypothesis of the incident predicts anything that a replay could show.
@@ -107,7 +108,7 @@ def design(incident: Incident, *, from_step: int, apart: bool = False) -> Design
     length = min(window[1] - window[0], LONGEST_PLACEBO)
     near = max(from_step, incident.onset_step - (window[1] - window[0]) - length - BEFORE)
     lead = from_step if apart else near
-    away = window[1] + AWAY
+    away = _away(tested, window)
     cross = (
         Arm("R3", (Change("replace", f"{window[0]}:{window[1]}"),)),
         Arm("R3", (Change("move", f"{window[0]}:{window[1]}@{away}"),), asks=away),
@@ -120,6 +121,8 @@ def design(incident: Incident, *, from_step: int, apart: bool = False) -> Design
     farthest = max([away + 1, *(arm.asks + 1 for test in tests for arm in test.arms if arm.asks is not None)])
     seen = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK)
     until = max(seen, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
+    if end is not None and end >= incident.onset_step + MARGIN:
+        until = min(until, end)
     room = incident.onset_step - lead > length
     placebos = (  # a skip before the suspect data and one after it, where there is room for both
         _placebo("skip", window[0] - length if room else window[1] + length + MARGIN, length),
@@ -145,6 +148,13 @@ def _window(tested: Sequence[Hypothesis]) -> tuple[int, int] | None:
             first, _, last = value.partition("@")[0].partition(":")
             return int(first), int(last)
     return None
+
+
+def _away(tested: Sequence[Hypothesis], window: tuple[int, int]) -> int:
+    """The place that the suspect window is moved to: the one that a hypothesis names for the same window."""
+    span = f"{window[0]}:{window[1]}@"
+    named = [p.change.partition("@")[2] for h in tested for p in h.predictions if p.change.startswith(f"move={span}")]
+    return int(named[0]) if named else window[1] + AWAY
 
 
 def _arms(prediction: Prediction, same: Mapping[tuple[Change, ...], Arm]) -> tuple[Arm, ...]:

@@ -68,21 +68,7 @@ class Bench:
         self.subject.drive(orders, lambda done: self._judge(by_out[done.order.out], done))
 
     def _judge(self, arm: Arm, done: Done) -> None:
-        assert self.yardstick is not None
-        out = Path(done.order.out)
-        outcome: Outcome = ""
-        excess = None
-        if done.result is None:
-            text = f"not driven: {done.error}"
-        else:
-            falls_at = None if arm.asks is None else step_of_batch(open_run(out), arm.asks)
-            seen = look(self.yardstick, out, done.order.from_step, falls_at)
-            excess, text = seen.excess, seen.text
-            outcome = seen.outcome if arm.asks is None else "cured" if seen.cured else "follows"
-            if arm.asks is not None and falls_at is None:
-                outcome, excess, text = "", None, "the data was not met again, so nothing can be said"
-            elif arm.asks is not None:
-                text = f"where the data falls now (step {falls_at}): {text}"
+        outcome, excess, text = self._seen(arm, done)
         self.done[arm] = Experiment(
             role=arm.role,
             changes=tuple(str(change) for change in arm.changes),
@@ -93,9 +79,28 @@ class Bench:
             from_step=done.order.from_step,
             steps=done.order.until - done.order.from_step,
             seconds=0.0 if done.result is None else done.result.seconds,
-            run=self.subject.inside(out),
+            run=self.subject.inside(done.order.out),
         )
         self.say(arm.name, self.done[arm].text)
+
+    def _seen(self, arm: Arm, done: Done) -> tuple[Outcome, float | None, str]:
+        """(what became of the incident, its share of R0's excess, the same in words)."""
+        assert self.yardstick is not None
+        if done.result is None:
+            return "", None, f"not driven: {done.error}"
+        out, start = Path(done.order.out), done.order.from_step
+        if arm.asks is None:
+            seen = look(self.yardstick, out, start)
+            return seen.outcome, seen.excess, seen.text
+        falls_at = step_of_batch(open_run(out), arm.asks)
+        if falls_at is None:
+            return "", None, "the data was not met again, so nothing can be said"
+        stayed = first_incident(open_run(out), self.yardstick.first, falls_at - 2, start)
+        if stayed is not None:  # what lasts from there on is no second incident
+            return "persists", None, f"it stays where it was, at step {stayed.onset_step}"
+        seen = look(self.yardstick, out, start, falls_at)
+        where = f"where the data falls now (step {falls_at}): {seen.text}"
+        return "cured" if seen.cured else "follows", seen.excess, where
 
     def say(self, name: str, text: str) -> None:
         """Tell of an arm."""

@@ -92,6 +92,17 @@ class Subject:
             raise error
         return done
 
+    @property
+    def end(self) -> int:
+        """The step after the last one of the run."""
+        return self.recorded.last_step + 1
+
+    @property
+    def options(self) -> str:
+        """What a further command needs to drive the same program: " --trust", or nothing."""
+        named = f" --program {self.program}" if self.program else ""
+        return named + (" --trust" if self.trusted else "")
+
     def inside(self, path: Path | str) -> str:
         """A path as the run's own directory sees it."""
         root, path = self.run.root, Path(path)

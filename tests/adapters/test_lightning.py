@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from postmortem.adapters import LightningLoop
+from postmortem.checkpoint.inspection import inspect
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.replay.comparison import DataChanged
 from postmortem.replay.measuring import measure
@@ -114,6 +115,10 @@ def test_a_batch_is_measured_without_a_trace(run: Path) -> None:
     assert torch.equal(before["rng"]["torch"], after["rng"]["torch"])
     assert all(torch.equal(before["model"][name], after["model"][name]) for name in before["model"])
     assert program.step(program.batch(3)).metrics["loss"] == column(run, "loss")[3]
+
+
+def test_a_checkpoint_of_the_callback_tells_that_it_holds_generators(run: Path) -> None:
+    assert "rng" in inspect(run / "saved" / "step=3.ckpt", deep=False).contents
 
 
 def test_a_loop_goes_to_another_step_by_its_own_checkpoints_only(run: Path) -> None:

@@ -43,7 +43,7 @@ def diagnosed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             self.path = path
 
     def as_case(name: str) -> None:
-        def diagnose(run: Opened, *, text: bool = True, mode: str = "all") -> Any:
+        def diagnose(run: Opened, *, text: bool = True, mode: str = "all", baseline: Opened | None = None) -> Any:
             return CASES[name]()
 
         monkeypatch.setattr(sources, "open_run", lambda path, mapping=None: Opened(Path(path)))
@@ -216,8 +216,3 @@ def test_json_stays_utf8_where_the_terminal_is_not(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(spike().to_json(), encoding="utf-8")
     done = run("-m", "postmortem", "report", str(tmp_path / "d.json"), env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and b"Traceback" not in done.stderr
-
-
-def test_runs_diff_says_not_yet() -> None:
-    done = run("-c", "from postmortem.cli.runs_diff import main; main()")
-    assert done.returncode == 2 and b"not yet" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem import cli
+from postmortem.assess.proof import load_proofs
 from postmortem.program import Measured
 from postmortem.replay.interventions import interventions
 from postmortem.replay.order import Change, Order
@@ -22,7 +24,6 @@ from tests.replay import ranks_program
 from tests.replay.small import SAMPLES, STEPS, edited, small_run
 
 ROOT = Path(__file__).parents[2]
-SPIKE = SAMPLES / "19-spike-001"
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -41,17 +42,27 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture(scope="module")
+def spike(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: what becomes of the incident is told beside the run."""
+    copied = tmp_path_factory.mktemp("samples") / "19-spike-001"
+    return shutil.copytree(SAMPLES / copied.name, copied, symlinks=True)
+
+
+@pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run(tmp_path_factory.mktemp("small") / "run")
 
 
-def test_defaults_lead_from_a_spike_to_a_run_without_it(call: Call, tmp_path: Path) -> None:
-    code, out, err = call(SPIKE, "--until", 330, "--out", tmp_path / "cured")
+def test_defaults_lead_from_a_spike_to_a_run_without_it(call: Call, spike: Path, tmp_path: Path) -> None:
+    code, out, err = call(spike, "--until", 330, "--out", tmp_path / "cured")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "plan    steps [300, 330) of 19-spike-001, from rollback/step-00000300.dcp"
     assert lines[1] == "change  skip batches [312, 313) (suggested for the loss_spike at step 312)"
     assert lines[2].startswith("result  parts from the run at step 312, first in its batch: ")
+    assert lines[3] == "outcome loss spike at step 312: cured (no incident, excess loss 0 % of R0's)"
+    (proof,) = load_proofs(open_run(spike))
+    assert [one.outcome for one in proof.experiments] == ["cured"] and not proof.text
     assert "cured resumed from step 300 of" in out or "b resumed from step 300 of a" in out
     assert lines[-2] == f"run     {tmp_path / 'cured'}"
     assert lines[-1].startswith("next    postmortem prove ")
@@ -59,8 +70,8 @@ def test_defaults_lead_from_a_spike_to_a_run_without_it(call: Call, tmp_path: Pa
     assert loss is not None and loss.at(312) is not None and loss.window(300, 330).value.max() < 2
 
 
-def test_a_null_replay_in_a_fresh_process_is_bit_for_bit(tmp_path: Path) -> None:
-    words = (str(SPIKE), "--null", "--from-step", "300", "--until", "320", "--check", "--out", str(tmp_path / "out"))
+def test_a_null_replay_in_a_fresh_process_is_bit_for_bit(spike: Path, tmp_path: Path) -> None:
+    words = (str(spike), "--null", "--from-step", "300", "--until", "320", "--check", "--out", str(tmp_path / "out"))
     done = subprocess.run(
         [sys.executable, "-m", "postmortem", "replay", *words],
         cwd=tmp_path,
@@ -184,8 +195,8 @@ class TestTrouble:
 
 
 class TestProbe:
-    def test_the_table_and_the_sentence(self, call: Call, tmp_path: Path) -> None:
-        code, out, err = call(SPIKE, "--probe", "311:314", "--at-checkpoints", "200,300", "--out", tmp_path)
+    def test_the_table_and_the_sentence(self, call: Call, spike: Path, tmp_path: Path) -> None:
+        code, out, err = call(spike, "--probe", "311:314", "--at-checkpoints", "200,300", "--out", tmp_path)
         assert (code, err) == (0, "")
         lines = out.splitlines()
         assert lines[0].split("  ")[0] == "batch" and "loss at 200" in lines[0] and "grad norm at 300" in lines[0]

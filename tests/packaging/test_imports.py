@@ -32,7 +32,8 @@ def modules_after(*words: str, cwd: Path) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-HELPED = ((), ("draft",), ("lab",), ("report",), ("checkpoints",), ("plan",), ("doctor",), ("test-resume",))
+DIAGNOSING, DRIVING = ("draft", "verify", "report", "diff"), ("replay", "prove", "bisect", "test-resume", "lab")
+HELPED = ((), *((command,) for command in (*DIAGNOSING, *DRIVING, "checkpoints", "plan", "doctor")))
 
 
 @pytest.mark.parametrize("words", [(*words, "--help") for words in HELPED])
@@ -40,7 +41,15 @@ def test_help_is_light(words: tuple[str, ...], tmp_path: Path) -> None:
     assert not modules_after(*words, cwd=tmp_path) & {"torch", "pandas", "matplotlib", "pyarrow", "jinja2"}
 
 
-@pytest.mark.parametrize("words", [("draft", str(SAMPLE), "--out", "out"), ("explain", "bit_flip")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("draft", str(SAMPLE), "--out", "out"),
+        ("draft", str(SAMPLE), "--out", "out", "--baseline", str(SAMPLE)),
+        ("explain", "bit_flip"),
+        ("diff", str(SAMPLE), str(SAMPLE)),
+    ],
+)
 def test_diagnosing_needs_no_torch(words: tuple[str, ...], tmp_path: Path) -> None:
     assert "torch" not in modules_after(*words, cwd=tmp_path)
 

@@ -15,7 +15,7 @@ SPIKE = 150
 
 
 def written(path: Path, *, spike: int | None, hashes: str, rollback_to: int | None = None) -> Path:
-    """A run of 300 steps, with a spike at a step; batch i is called `hashes`i, or (skipped ones apart) as index says."""
+    """A run of 300 steps, with a spike at a step; the batch of index i is called `hashes`i."""
     with RunWriter(path, {"id": path.name}) as run:
         run.event("run_start", 0)
         for step in range(300):

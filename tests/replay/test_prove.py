@@ -1,11 +1,10 @@
-"""Proving: what is decided by which outcomes, on replays that are written and not driven; then on runs."""
+"""Proving: what is decided by which outcomes, on replays that are written and not driven."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,13 @@ from postmortem.replay.order import Order
 from postmortem.replay.prove import Bench, prove
 from postmortem.replay.recorded import Recorded
 from postmortem.replay.result import Difference, Replayed
-from postmortem.replay.subject import NULL, Subject, subject
+from postmortem.replay.subject import Subject
 from postmortem.run import Run
 from postmortem.sources import open_run
 from tests.makers import noise, write_run
-from tests.replay.conftest import Driver
 from tests.replay.test_design import PLACES, PREDICTING, hypothesis, incident, of
 from tests.report.factory import spike
 
-SAMPLES = Path(__file__).parents[2] / "sample_runs"
 ONSET, MOVED, START, UNTIL = 312, 353, 300, 420
 World = Callable[[Order], str]
 """What becomes of a replay: there, calm, finite, moved (the spike is where batch 353 is), or why it is not driven."""
@@ -266,6 +263,24 @@ class TestDecision:
         assert proof.cause == "long_tail_tokens"
         assert "bit_flip: the null replay shows the incident again" in proof.text
 
+    def test_what_stays_where_it_was_does_not_follow_however_long_it_lasts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A loss that never comes back is high at the new place of the data as well."""
+        plain_curve = curve
+
+        def lasting(world: str, *, broken: bool = False) -> np.ndarray:
+            loss = plain_curve(world, broken=broken)
+            loss[ONSET if world == "there" else UNTIL :] += 2.0
+            return loss
+
+        monkeypatch.setattr("tests.replay.test_prove.curve", lasting)
+        made = bench(tmp_path, worlds(move="there", moments="calm"), *map(of, ("optimizer_reset", "long_tail_tokens")))
+        proof = prove(made)
+        (move,) = [one for one in proof.experiments if one.changes == ("move=312:313@353",)]
+        assert move.outcome == "persists" and "it stays where it was, at step 312" in move.text
+        assert proof.cause == "optimizer_reset"
+
     def test_data_that_is_not_met_again_decides_nothing(self, tmp_path: Path) -> None:
         absent = hypothesis("long_tail_tokens", 0.5, Prediction("move=312:313@9999", "follows"))
         made = bench(tmp_path, TAIL, absent, of("optimizer_reset"))
@@ -344,84 +359,3 @@ class TestOtherArithmetic:
         made, proof = self.proof(tmp_path, monkeypatch, noise="killed")
         assert made.yardstick is not None and made.yardstick.band < 0.1
         assert proof.verdict == "undecided" and "a placebo is missing" in proof.text
-
-
-def bench_of(run: Path) -> Bench:
-    about = subject(run, "prove", trusted=True)
-    return Bench(about, design(about.incident, from_step=about.from_step))
-
-
-class TestRuns:
-    @pytest.fixture(autouse=True)
-    def _torch(self) -> None:
-        pytest.importorskip("torch")
-
-    def test_a_rare_token_batch_interrupted_on_the_way(
-        self, in_process: Driver, rogue_run: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def interrupt(name: str, text: str) -> None:
-            if text and name.startswith("R3-move"):
-                raise KeyboardInterrupt
-
-        made = bench_of(rogue_run)
-        made.on_arm = interrupt
-        with pytest.raises(KeyboardInterrupt):
-            prove(made)
-        before = list(in_process.driven)
-        proof = prove(bench_of(rogue_run))
-        assert (proof.verdict, proof.cause) == ("confirmed", "long_tail_tokens"), proof.text
-        assert before and len(set(in_process.driven)) == len(in_process.driven), "nothing is driven twice"
-        assert prove(bench_of(rogue_run)) == proof and len(in_process.driven) == len(proof.experiments)
-        assert {one.run for one in proof.experiments} == {
-            f"postmortem/replays/prove-110/{name}" for name in in_process.driven
-        }
-
-    @pytest.mark.slow
-    def test_an_optimizer_that_was_reset(self, in_process: Driver, tmp_path: Path) -> None:
-        run = Path(copytree(SAMPLES / "20-run-003", tmp_path / "20-run-003"))
-        proof = prove(bench_of(run))
-        assert (proof.verdict, proof.cause) == ("confirmed", "optimizer_reset"), proof.text
-        (restored,) = [one for one in proof.experiments if one.changes == ("moments=restored",)]
-        assert restored.outcome == "cured"
-
-    @pytest.mark.parametrize(
-        ("fault", "from_outside", "replays", "words"),
-        [
-            ("bit_flip", "before_step", [NULL, "R0-again"], "equal bit for bit until step 110, with the same batches"),
-            ("logging_artifact", "rewrite", [NULL], "only the log had it: at step 110 it says loss 9"),
-        ],
-    )
-    def test_what_came_from_outside(
-        self, in_process: Driver, tmp_path: Path, fault: str, from_outside: str, replays: list[str], words: str
-    ) -> None:
-        from tests.replay.rogue_program import hit, misreport, record
-
-        done = {"before_step": hit, "rewrite": misreport}[from_outside]
-        proof = prove(bench_of(record(tmp_path / "run", {}, **{from_outside: done})))
-        assert (proof.verdict, proof.cause) == ("not_reproducible", fault), proof.text
-        assert words in proof.text and in_process.driven == replays
-        assert [one.role for one in proof.experiments] == ["R0"] * len(replays)
-        assert [one.outcome for one in proof.experiments] == ["vanished"] * len(replays)
-
-    def test_a_program_that_does_not_repeat_itself_is_no_fault_of_the_machine(
-        self, in_process: Driver, tmp_path: Path
-    ) -> None:
-        """Its null replay parts from the run as after a flipped bit; so does it from the next one."""
-        from tests.replay.rogue_program import hit, record
-
-        proof = prove(bench_of(record(tmp_path / "run", {"drifts_at": 105}, before_step=hit)))
-        assert (proof.verdict, proof.cause) == ("not_reproducible", ""), proof.text
-        assert "a second null replay differs from the first" in proof.text
-        assert [one.run.rpartition("/")[2] for one in proof.experiments] == in_process.driven == [NULL, "R0-again"]
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("fault", ["bit_flip", "logging_artifact"])
-    @pytest.mark.parametrize("seed", [1000, 1002])
-    def test_lab_runs_of_what_came_from_outside(
-        self, in_process: Driver, tmp_path: Path, fault: str, seed: int
-    ) -> None:
-        from postmortem.lab import make_run
-
-        run = make_run(tmp_path / "run", fault=fault, seed=seed, at=210, steps=260)
-        proof = prove(bench_of(run))
-        assert (proof.verdict, proof.cause) == ("not_reproducible", fault), proof.text

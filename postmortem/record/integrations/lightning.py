@@ -145,7 +145,7 @@ class PostmortemCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saving = True
-        checkpoint[_OURS] = {"generators": generators()}
+        checkpoint[_OURS] = {"rng": generators()}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._journal_checkpoints(trainer)
@@ -198,7 +198,7 @@ def generators() -> dict[str, Any]:
 
 def generators_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What `generators` said when `checkpoint` was saved; None where it was saved without this callback."""
-    return checkpoint.get(_OURS, {}).get("generators")
+    return checkpoint.get(_OURS, {}).get("rng")
 
 
 def set_generators(state: Mapping[str, Any]) -> None:

@@ -110,6 +110,14 @@ def parse_change(text: str) -> Change:
     return change
 
 
+def parameters(program: Program, what: str) -> Any:
+    """The section "model" of the program's state. Raises UsageError where it has none."""
+    state = program.state_dict()
+    if "model" not in state:
+        raise UsageError(f"{what}: the program's state has no section 'model', see postmortem.program")
+    return state["model"]
+
+
 def editable(program: Program, what: str) -> Editable:
     """`program` as one whose batches can be changed. Raises UsageError where it offers no `edited`."""
     if not isinstance(program, Editable):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from postmortem.errors import UsageError
 from postmortem.program import Program
-from postmortem.replay.interventions import Intervention, Scene
+from postmortem.replay.interventions import Intervention, Scene, parameters
 from postmortem.replay.interventions._values import whole
 
 
@@ -30,13 +30,13 @@ class Moments(Intervention):
         return parts if self._batches else None
 
     def begin(self, program: Program, scene: Scene) -> None:
-        before = program.state_dict()
-        model = {"model": before["model"]}
+        if not self._batches:
+            return
+        before, model = program.state_dict(), {"model": parameters(program, self.text)}
         for index in range(max(0, program.position - self._batches), program.position):
             program.step(program.batch(index))
             program.load_state_dict(model)
-        if self._batches:
-            program.load_state_dict({name: part for name, part in before.items() if name != "optimizer"})
+        program.load_state_dict({name: part for name, part in before.items() if name != "optimizer"})
 
 
 INTERVENTION = Moments

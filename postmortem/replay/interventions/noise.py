@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from postmortem.program import Program
-from postmortem.replay.interventions import Intervention, Scene
+from postmortem.replay.interventions import Intervention, Scene, parameters
 from postmortem.replay.interventions._values import whole
 
 
@@ -41,7 +41,7 @@ class Noise(Intervention):
             local.copy_(torch.where(coin.to(local.device) & local.isfinite(), up, local))
             return value
 
-        program.load_state_dict({"model": stirred(program.state_dict()["model"])})
+        program.load_state_dict({"model": stirred(parameters(program, self.text))})
 
 
 INTERVENTION = Noise
