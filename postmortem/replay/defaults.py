@@ -21,6 +21,7 @@ from postmortem.replay.starting import find_checkpoint, usable
 from postmortem.replay.trust import announced
 from postmortem.report import select
 from postmortem.run import Run
+from postmortem.run.manifest import inside
 from postmortem.sources import open_run
 from postmortem.text import plain
 
@@ -118,6 +119,7 @@ def plan_of(file: Path, program: str | None, *, trusted: bool) -> Plan:
 def place(run: Path, order: Order) -> Path:
     """The folder of a replay below its run, named by what it does. A finished replay of another order is not
     replaced: a number is added."""
+    inside(run, str(REPLAYS), plain(run, 1000))
     changed = "-".join(str(change) for change in order.changes) or "null"
     name = f"step-{order.from_step}-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in changed)
     first = run / REPLAYS / name[:_LONGEST_NAME].rstrip("-")

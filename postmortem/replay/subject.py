@@ -17,6 +17,7 @@ from postmortem.replay.recorded import Recorded
 from postmortem.replay.trust import announced
 from postmortem.report import select
 from postmortem.run import Run
+from postmortem.run.manifest import inside
 from postmortem.sources import open_run
 from postmortem.text import plain
 
@@ -130,6 +131,7 @@ def subject(
     """
     opened = open_run(run)
     root = root_of(opened)
+    inside(root, str(REPLAYS), plain(run, 1000))  # a link in a stranger's run must not take the replays elsewhere
     imports = announced(opened.manifest.program, program, trust=trusted)
     found = diagnose(opened)
     chosen = select(found, number=incident, at=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,9 +12,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from postmortem.errors import UsageError
+from postmortem.errors import UnreadableInput, UsageError
 from postmortem.replay.defaults import Asked, place, plan, plan_of
 from postmortem.replay.order import Change, Order
+from postmortem.replay.subject import subject
 from tests.replay.small import SAMPLES, STEPS, drive, edited, small_run
 
 SPIKE = SAMPLES / "19-spike-001"
@@ -154,3 +156,13 @@ def test_what_cannot_be_done_is_said_before_torch_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False no complete checkpoint of step 5")
+
+
+def test_a_link_does_not_take_the_replays_out_of_the_run(tmp_path: Path) -> None:
+    run = shutil.copytree(SPIKE, tmp_path / "run", symlinks=True)
+    (tmp_path / "elsewhere").mkdir()
+    (run / "postmortem").symlink_to(tmp_path / "elsewhere")
+    for prepare in (lambda: plan(Asked(run)), lambda: subject(run, "prove")):
+        with pytest.raises(UnreadableInput, match="outside"):
+            prepare()
+    assert not any((tmp_path / "elsewhere").iterdir())
