@@ -96,7 +96,13 @@ def store(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
     """Keep `proof` beside the report, in the place of an earlier one on the same incident."""
     file = inside(root, FILE, plain(root, 1000))
     file.parent.mkdir(exist_ok=True)
-    others = [one for one in earlier if not one.concerns(proof.kind, proof.onset_step, proof.attempt)]
+    about = (proof.kind, proof.onset_step, proof.attempt)
+    others = [one for one in earlier if not one.concerns(*about)]
+    known = {one.run for one in proof.experiments}
+    single = [e for one in earlier if one.concerns(*about) for e in one.experiments if e.role == "replay"]
+    proof = dataclasses.replace(
+        proof, experiments=(*proof.experiments, *(one for one in single if one.run not in known))
+    )
     write_text(file, json.dumps(as_json(_Book((*others, proof))), indent=1, allow_nan=False) + "\n")
     return file
 

@@ -51,10 +51,14 @@ def wrapped(text: str, room: int | None, indent: str) -> list[str]:
 
 def tell(label: str, text: str, *, err: bool = False) -> None:
     """`text` behind a label of up to eight columns, wrapped below itself on a terminal."""
-    stream = sys.stderr if err else sys.stdout
-    first, *rest = wrapped(text, room(stream), " " * 8)
-    for line in (f"{label:<8}{first[8:]}", *rest):
+    for line in labelled(label, text, sys.stderr if err else sys.stdout):
         typer.echo(line, err=err)
+
+
+def labelled(label: str, text: str, stream: TextIO) -> list[str]:
+    """The lines that `tell` prints."""
+    first, *rest = wrapped(text, room(stream), " " * 8) or [" " * 8]
+    return [f"{label:<8}{first[8:]}", *rest]
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from postmortem.cli._listing import room, table
+from postmortem.cli._listing import labelled, room, table
 from postmortem.cli._options import shown
 from postmortem.cli._terminal import progress, stage
-from postmortem.text import number
+from postmortem.run.manifest import inside
+from postmortem.text import number, plain
 
 if TYPE_CHECKING:
     from postmortem.replay.defaults import Asked
@@ -44,7 +45,7 @@ def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ran
         )
     if not ranks.first:
         return
-    place = asked.out or (None if as_json else asked.run / "postmortem" / "probe")
+    place = asked.out or (None if as_json else inside(asked.run, "postmortem/probe", plain(asked.run, 1000)))
     written = None if place is None else found.write(place)
     if as_json:
         typer.echo(found.to_json(), nl=False)
@@ -56,9 +57,8 @@ def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ran
 
 
 def _lines(probe: Probe) -> list[str]:
-    states = probe.states
-    head = ["batch", *(f"loss at {s.step}" for s in states), *(f"grad norm at {s.step}" for s in states)]
-    rows = [head]
+    states, space = probe.states, room(sys.stdout)
+    rows = [["batch", *(f"loss at {s.step}" for s in states), *(f"grad norm at {s.step}" for s in states)]]
     batches = range(*probe.window)
     chosen = sorted(sorted(batches, key=lambda index: -sum(index in s.bad for s in states))[:MOST_ROWS])
     for index in chosen:
@@ -68,7 +68,12 @@ def _lines(probe: Probe) -> list[str]:
         rows.append([f"{index}{marked}", *figures])
     medians = [s.usual_loss for s in states] + [s.usual_grad_norm for s in states]
     rows.append(["usual", *(number(usual.median if usual else None) for usual in medians)])
-    lines = table(rows, right=range(1, len(head)), flexible=0, room=room(sys.stdout))
+    lines = table(rows, right=range(1, 2 * len(states) + 1), flexible=0, room=None)
+    if space is not None and len(lines[0]) > space:  # loss, and below it the gradient norm
+        halves = (range(1, len(states) + 1), range(len(states) + 1, 2 * len(states) + 1))
+        both = [[[row[0], *(row[i] for i in half)] for row in rows] for half in halves]
+        loss, norm = (table(one, right=range(1, len(states) + 1), flexible=0, room=space) for one in both)
+        lines = [*loss, "", *norm]
     if len(chosen) < len(batches):
         lines.append(f"{len(chosen)} of {len(batches)} batches; the files hold all of them")
-    return [*lines, "", f"probe   {probe.blame}: {probe.text}"]
+    return [*lines, "", *labelled("probe", f"{probe.blame}: {probe.text}", sys.stdout)]

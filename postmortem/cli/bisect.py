@@ -55,6 +55,9 @@ def bisect(
             f"--window {window}: the checkpoint at step {about.from_step} has batches before {earliest} behind it; "
             f"search from {earliest} on"
         )
+    latest = about.recorded.last_index + 1
+    if searched[1] > latest:
+        raise UsageError(f"--window {window}: the run consumed no batch from {latest} on; search up to {latest}")
     if about.imports:
         tell("imports", about.imports, err=True)
     search = Search(about, searched)

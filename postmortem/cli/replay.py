@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from postmortem.cli._listing import tell
 from postmortem.cli._options import parse_indices, parse_window, shown
 from postmortem.cli._program import Interrupted, notes
 from postmortem.cli._redraft import redraft
@@ -114,6 +115,8 @@ def replay(
 
     if (run is None) == (order is None):
         raise UsageError("say which run to replay, or which order to carry out: RUN or --order FILE")
+    if order is not None and (from_step, skip, until, change, checkpoint, save_at, out, probe) != (None,) * 8:
+        raise UsageError("an order says by itself what is done: give --order alone, with --program or --trust")
     require("replay", "train", "torch", "xxhash")
     asked = Asked(
         run=run or Path(),
@@ -163,7 +166,7 @@ def _carry_out(planned: Plan, ranks: Speaker, *, quiet: bool) -> Replayed:
         with notes(told=False):
             return replay(order)
     for label, text in planned.lines:
-        typer.echo(f"{label:<8}{text}", err=quiet)
+        tell(label, text, err=quiet)
     if planned.imports:
         typer.echo(f"imports {planned.imports}", err=True)
     try:
@@ -196,7 +199,7 @@ def _attached(planned: Plan, result: Replayed) -> str:
         return ""
     proof, one = found
     about = f"{proof.kind.replace('_', ' ')} at step {proof.onset_step}"
-    return f"{plain(about, 100)}: {one.outcome} ({plain(one.text.partition(': ')[2], 300)})"
+    return f"{plain(about, 100)}: {one.outcome or 'unknown'} ({plain(one.text.partition(': ')[2], 300)})"
 
 
 def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> None:
@@ -209,12 +212,13 @@ def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> No
     if as_json:
         typer.echo(to_json(result), nl=False)
         return
-    typer.echo(f"result  {reproduction(result)}")
+    tell("result", reproduction(result))
     if outcome:
-        typer.echo(f"outcome {outcome}")
+        tell("outcome", outcome)
     typer.echo()
     with stage("Comparing the runs"):
         compared = diff_runs(open_run(Path(order.run)), open_run(Path(result.out)))
     show(compared.summary(width(sys.stdout), encodes(sys.stdout)))
     typer.echo(f"\nrun     {out}")
-    typer.echo(f"next    {f'postmortem prove {parent}' if order.reason else f'postmortem draft {out}'}")
+    options = (f" --program {order.program}" if order.program else "") + (" --trust" if order.trusted else "")
+    typer.echo(f"next    {f'postmortem prove {parent}{options}' if order.reason else f'postmortem draft {out}'}")

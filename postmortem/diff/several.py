@@ -17,7 +17,7 @@ from postmortem.report.summary import Line, Span
 from postmortem.run import Run
 from postmortem.text import number, plain
 
-_HEADS = ("run", "verdict", "part at", "incidents", "area", "end", "lost")
+_HEADS = ("b", "verdict", "part at", "incidents", "area", "end", "lost")
 _NAME = 40  # characters of a run's name in the table, where there is room
 
 

@@ -9,7 +9,7 @@ from postmortem.diagnosis import Experiment, Incident
 from postmortem.pipeline import diagnose
 from postmortem.replay.branch import root_of
 from postmortem.replay.interventions import make
-from postmortem.replay.judge import NEAR, Yardstick, look
+from postmortem.replay.judge import EARLIER, FARTHEST_PEAK, NEAR, Yardstick, look
 from postmortem.replay.order import Order
 from postmortem.replay.result import Replayed
 from postmortem.sources import open_run
@@ -30,15 +30,18 @@ def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
     yardstick = Yardstick.of(run, incident, near).measured_on(run, order.attempt)
     seen = look(yardstick, Path(order.out), order.from_step)
     changed = ", ".join(make(change).text for change in order.changes)
-    outcome = seen.outcome
+    outcome, text = seen.outcome, f"{changed}: {seen.text}"
     if not order.changes:
-        changed, outcome = "nothing changed", "vanished" if seen.found is None else "persists"
+        outcome = "vanished" if seen.found is None else "persists"
+        text = f"nothing changed: {seen.text}"
+    elif result.exact:
+        outcome, text = "", f"{changed}: it changed nothing in the steps driven"
     root, out = root_of(run), Path(order.out).resolve()
     found = Experiment(
         role="replay",
         changes=tuple(str(change) for change in order.changes),
         outcome=outcome,
-        text=f"{changed}: {seen.text}",
+        text=text,
         excess=seen.excess,
         from_step=order.from_step,
         steps=result.steps,
@@ -54,6 +57,7 @@ def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
 
 
 def _driven(incident: Incident, order: Order) -> bool:
-    """Whether the order drove where the incident began, on the same lineage."""
+    """Whether the order drove over the incident, on the same lineage, and far enough to see it."""
     lineage = incident.attempt if incident.discarded else None
-    return lineage == order.attempt and order.from_step <= incident.onset_step < order.until
+    last = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK) + EARLIER
+    return lineage == order.attempt and order.from_step <= incident.onset_step and last < order.until

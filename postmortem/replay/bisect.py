@@ -14,9 +14,9 @@ from typing import cast
 
 from postmortem.errors import UsageError
 from postmortem.program import SkipWindow
-from postmortem.replay.design import FARTHEST_PEAK, MARGIN
+from postmortem.replay.design import MARGIN
 from postmortem.replay.interventions._values import joined, merged, shown
-from postmortem.replay.judge import NEAR, Yardstick, first_incident, look
+from postmortem.replay.judge import FARTHEST_PEAK, NEAR, Yardstick, look, reappeared
 from postmortem.replay.order import Change, Order
 from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
@@ -120,9 +120,7 @@ class Search:
         self._say(NULL, "")
         order = subject.order(NULL, subject.from_step, self._until, save_at=save, reason="null replay")
         self._drive(order)
-        near = subject.incident.onset_step + NEAR
-        found = first_incident(open_run(Path(order.out)), self._lead, near, subject.from_step)
-        if found is None:
+        if reappeared(open_run(Path(order.out)), subject.incident) is None:
             raise UsageError("the null replay does not show the incident again, so no batch can be blamed for it")
         self._say(NULL, "nothing changed: the incident appears again")
         self._yardstick = self._yardstick.measured(Path(order.out))

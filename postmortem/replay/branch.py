@@ -44,6 +44,8 @@ def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | 
         UsageError: the place holds something else, or the parent is no run directory.
     """
     root, out = root_of(recorded.run), Path(order.out)
+    if root.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"{plain(out, 1000)}: is the run that is replayed, or holds it; choose another with --out")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ORDER).is_file())):
         raise UsageError(f"{plain(out, 1000)}: is there already and no replay; choose another folder with --out")
     if out.is_dir() and attempt_of_holder(out, 0) is not None:

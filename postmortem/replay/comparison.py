@@ -111,6 +111,8 @@ def other_arithmetic(recorded: Recorded, world_size: int) -> tuple[str, ...]:
         for key in ARITHMETIC
         if key in then and then[key] != now.get(key)
     ]
+    if "torch" not in then:
+        found.append("torch and processor then unknown")
     ranks = recorded.run.manifest.world_size
     if ranks is not None and ranks != world_size:
         found.append(f"{ranks} ranks then, {world_size} now")

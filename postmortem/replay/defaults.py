@@ -98,6 +98,8 @@ def plan(asked: Asked) -> Plan:
     )
     held = find_checkpoint(recorded, order)
     order = replace(order, out=str(asked.out or place(asked.run, order)))
+    if asked.out is not None and _taken(asked.out, order):
+        raise UsageError(f"{plain(asked.out, 1000)}: holds another replay; choose another folder with --out")
     return _planned(run, order, held, why, imports)
 
 

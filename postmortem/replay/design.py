@@ -16,14 +16,13 @@ from postmortem.assess.experiments import AWAY
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError
 from postmortem.replay.interventions import make, parse_change
-from postmortem.replay.judge import NEAR
+from postmortem.replay.judge import FARTHEST_PEAK, NEAR
 from postmortem.replay.order import Change
 
 LIKELY = 0.01  # probability from which a hypothesis is worth its replays
 FEWEST, MOST = 3, 5  # hypotheses that are tested
 BEFORE = 4  # steps between the arms' common checkpoint and the first that an arm changes
-LONGEST_PLACEBO = 16  # batches
-FARTHEST_PEAK = 100  # steps: a peak further off is a consequence, and not needed to see the incident
+PLACEBOS, LONGEST_PLACEBO = 3, 16  # replays, batches
 MARGIN = 10  # steps after the last place asked about
 
 Role = Literal["R1", "R2", "R3"]
@@ -106,7 +105,7 @@ def design(incident: Incident, *, from_step: int, end: int | None = None, apart:
         raise UsageError("no hypothesis of this incident names a replay that would test it; try a null replay")
     window = incident.skip_window or _window(tested) or (incident.onset_step, incident.peak_step + 1)
     length = min(window[1] - window[0], LONGEST_PLACEBO)
-    near = max(from_step, incident.onset_step - (window[1] - window[0]) - length - BEFORE)
+    near = max(from_step, incident.onset_step - (window[1] - window[0]) - 2 * length - BEFORE)
     lead = from_step if apart else near
     away = _away(tested, window)
     cross = (
@@ -123,12 +122,7 @@ def design(incident: Incident, *, from_step: int, end: int | None = None, apart:
     until = max(seen, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
     if end is not None and end >= incident.onset_step + MARGIN:
         until = min(until, end)
-    room = incident.onset_step - lead > length
-    placebos = (  # a skip before the suspect data and one after it, where there is room for both
-        _placebo("skip", window[0] - length if room else window[1] + length + MARGIN, length),
-        _placebo("skip", window[1] + MARGIN, length),
-        Arm("R2", (Change("noise", "1"),)),
-    )
+    placebos = _placebos(window[0], length, incident.onset_step - lead)
     return Design(from_step, lead, near, until, window, tests, placebos, cross)
 
 
@@ -170,5 +164,9 @@ def _arms(prediction: Prediction, same: Mapping[tuple[Change, ...], Arm]) -> tup
     return tuple(found)
 
 
-def _placebo(name: str, first: int, length: int) -> Arm:
-    return Arm("R2", (Change(name, f"{first}:{first + length}"),))
+def _placebos(first: int, length: int, ahead: int) -> tuple[Arm, ...]:
+    """Skips of as many batches just before the suspect ones, as far as the `ahead` steps before the onset reach: a skip
+    after them could cure nothing. Meaningless noise stands in for those that find no room."""
+    starts = [first - n * length for n in (1, 2) if ahead > n * length and first >= n * length]
+    skips = [Arm("R2", (Change("skip", f"{at}:{at + length}"),)) for at in starts]
+    return (*skips, *(Arm("R2", (Change("noise", str(n)),)) for n in range(1, PLACEBOS + 1 - len(skips))))

@@ -99,7 +99,7 @@ class _Replay:
         """Drive from `checkpoint`, which lies in the new run already."""
         order, out = self._order, Path(self._order.out)
         use_threads_of(self._recorded)
-        program = self._build(order.changes)
+        program = self._build(Treatment((*self._earlier, *order.changes), self._scene))
         with Recorder(out, on_error="raise", token_ids="never", provenance=self._provenance) as recorder:
             self._announce(recorder, checkpoint)
             policy = Policy(rollback_every=0, recovery_every=0, best_k=0)
@@ -137,10 +137,17 @@ class _Replay:
                 write_text(out / RESULT, to_json(result))
         return result
 
-    def _build(self, changes: tuple[Change, ...]) -> Program:
+    def _build(self, treatment: Treatment) -> Program:
         """A fresh program under all changes that hold."""
-        treatment = Treatment((*self._earlier, *changes), self._scene)
         return build(self._factory, treatment.configured(self._recorded.config))
+
+    def _rebuilt(self, program: Program, treatment: Treatment) -> Program:
+        """`program` built anew under changes that need another config, with its state and place."""
+        fresh = self._build(treatment)
+        fresh.load_state_dict(program.state_dict())
+        if isinstance(fresh, Placeable):
+            fresh.place(program.updates, program.position)
+        return fresh
 
     def _announce(self, recorder: Recorder, checkpoint: Path | None) -> None:
         order = self._order
@@ -161,7 +168,10 @@ class _Replay:
         """Drive in stretches: from one resume, phase or save of the run to the next."""
         order = self._order
         resumes = {one.step: one.parts for one in self._recorded.resumes if order.from_step <= one.step < order.until}
-        phases = {p.from_step: p for p in self._recorded.phases if order.from_step <= p.from_step < order.until}
+        phases: dict[int, tuple[Change, ...]] = {}
+        for one in self._recorded.phases:
+            if order.from_step <= one.from_step < order.until:
+                phases[one.from_step] = (*phases.get(one.from_step, ()), *one.changes)
         later = {step for step in phases if step > order.from_step}
         held: tuple[Change, ...] = (*self._earlier, *order.changes)
         stops = sorted({order.from_step, *resumes, *later, *(s for s in order.save_at if s < order.until)})
@@ -169,12 +179,13 @@ class _Replay:
             if stop in resumes:
                 program = self._resume_again(program, recorder, stop, resumes[stop], Treatment(held, self._scene))
             if stop == order.from_step:
-                if stop in phases:
-                    Treatment(phases[stop].changes, self._scene).begin(program)
+                Treatment(phases.get(stop, ()), self._scene).begin(program)
                 self._own.begin(program)
             elif stop in later:
-                held = (*held, *phases[stop].changes)
-                Treatment(phases[stop].changes, self._scene).begin(program)
+                held, new = (*held, *phases[stop]), Treatment(phases[stop], self._scene)
+                if new.reconfigures:
+                    program = self._rebuilt(program, Treatment(held, self._scene))
+                new.begin(program)
             if stop in order.save_at:
                 self._save(program, recorder, stop)
             until = stops[number + 1] if number + 1 < len(stops) else order.until
@@ -185,7 +196,7 @@ class _Replay:
 
     def _stretch(self, program: Program, recorder: Recorder, until: int, treatment: Treatment) -> None:
         compare, on_step, ends = self._comparison, self._on_step, self._order.until
-        same_data = not self._own.reconfigures
+        same_data = not treatment.reconfigures
 
         def before(step: int, _: Program) -> None:
             if self._first_step is None:
@@ -229,7 +240,7 @@ class _Replay:
         """What a resume of the run did at `step`: a fresh program takes over the recorded parts of the state, or what
         the treatment makes of them. Journalled, so that a replay of this replay does it again."""
         state, parts = program.state_dict(), treatment.resumed(recorded)
-        fresh = self._build(self._order.changes)
+        fresh = self._build(treatment)
         taken = state if parts is None else select(state, parts)
         fresh.load_state_dict(taken)
         if isinstance(fresh, Placeable):
@@ -261,5 +272,5 @@ class _Replay:
     def _load(self, step: int) -> State:
         """The state of another checkpoint of the run."""
         path = find_checkpoint(self._recorded, replace(self._order, from_step=step, checkpoint=None))
-        like = self._build(())
+        like = self._build(Treatment((), self._scene))
         return like.state_dict() if path is None else saved_state(path, self._ranks.rank, like)

@@ -23,6 +23,7 @@ from postmortem.series import Series
 from postmortem.sources import open_run
 
 NEAR = 50  # steps after the suspect data or step in which an incident is still its own
+FARTHEST_PEAK = 100  # steps: a peak further off is a consequence, and not needed to see the incident
 SHARE = 0.1  # of R0's excess that a cured replay may keep
 PAST_ROWS = 100  # rows before the incident that say how far the loss scatters
 LEVEL_ROWS = 25  # rows before it that say where the loss is: early in a training it is nowhere for long
@@ -115,18 +116,24 @@ def look(yardstick: Yardstick, out: Path, started: int, falls_at: int | None = N
     run = open_run(out)
     at = yardstick.onset if falls_at is None else falls_at
     first = yardstick.first if falls_at is None else falls_at - 1
-    found = first_incident(run, first, at + NEAR, started)
-    if yardstick.excess == 0.0:
+    found = first_incident(run, first, at + NEAR, started if started != yardstick.onset else None)
+    if np.isfinite(yardstick.excess) and yardstick.excess <= max(yardstick.band, 1e-6):  # R0's is noise itself
         return Seen(found, None, finite=False)
     area = replace(yardstick, first=first).area(run, at + NEAR)
     share = 1.0 if np.isinf(area) else 0.0 if np.isinf(yardstick.excess) else area / yardstick.excess
     return Seen(found, share, finite=np.isinf(yardstick.excess) and not np.isinf(area))
 
 
-def first_incident(run: Run, first: int, last: int, started: int) -> Found | None:
+def reappeared(run: Run, incident: Incident) -> Found | None:
+    """The incident itself, where a null replay shows it once more; what else lies near it is another."""
+    last = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK) + EARLIER
+    return first_incident(run, incident.onset_step - EARLIER, last)
+
+
+def first_incident(run: Run, first: int, last: int, started: int | None = None) -> Found | None:
     """The first incident of the effective history whose onset lies in [first, last], or that seems to begin a little
-    earlier and is worst later: more rows move an onset. A jump of the learning rate at the step that the replay started
-    from is its own doing."""
+    earlier and is worst later: more rows move an onset. A jump of the learning rate at `started`, the step that a
+    changed replay started from, is its own doing."""
     own = [one for one in detect(run) if not one.discarded and one.onset_step <= last]
     found = [o for o in own if o.onset_step >= first or (o.onset_step >= first - EARLIER and o.peak_step > first)]
     found = [one for one in found if (one.kind, one.onset_step) != ("lr_discontinuity", started)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from postmortem.detectors import Incident as Found
-from postmortem.diagnosis import Experiment
+from postmortem.diagnosis import Experiment, Incident
 from postmortem.replay.result import Difference, Replayed
 from postmortem.text import number, plain
 
@@ -16,29 +16,29 @@ _MEASURED = ("loss", "grad_norm")
 @dataclass(frozen=True)
 class Null:
     """What the null replay showed. reproduces: the incident is there again. cause: the one that R0 alone confirms, ""
-    for none. reason: why it does not reproduce. other_arithmetic: bits could not be expected."""
+    for none. reason: why it does not reproduce. exact: every compared row is the run's, bit for bit."""
 
     reproduces: bool
-    other_arithmetic: bool
+    exact: bool
     cause: str
     reason: str
     how: str
     experiment: Experiment
 
 
-def examine(result: Replayed, found: Found | None, out: str) -> Null:
-    """Judge a null replay, in which `found` was found at the place of the incident."""
-    other = bool(result.arithmetic)
+def examine(incident: Incident, result: Replayed, found: Found | None, out: str) -> Null:
+    """Judge a null replay of `incident`, in which `found` was found at its place."""
     how = (
         f"bit for bit ({result.compared} rows: {', '.join(result.columns)})"
         if result.exact
         else f"though not bit for bit ({'; '.join(result.arithmetic) or _parting(result)})"
     )
-    if found is not None:
-        text = f"nothing changed: the incident appears again, {how}"
-        return Null(True, other, "", "", how, _experiment("persists", text, result, out))
+    if found is not None and not _logged_only_there(incident, result):
+        again = _experiment("persists", f"nothing changed: the incident appears again, {how}", result, out)
+        return Null(True, result.exact, "", "", how, again)
     cause, reason = _why(result)
-    return Null(False, other, cause, reason, how, _experiment("vanished", f"nothing changed: {reason}", result, out))
+    gone = _experiment("vanished", f"nothing changed: {reason}", result, out)
+    return Null(False, result.exact, cause, reason, how, gone)
 
 
 def _why(result: Replayed) -> tuple[str, str]:
@@ -77,6 +77,13 @@ def _why(result: Replayed) -> tuple[str, str]:
         f"program, and part there for good (first in {parting.column}); something outside of the training changed its "
         "state, such as a flipped bit of memory"
     )
+
+
+def _logged_only_there(incident: Incident, result: Replayed) -> bool:
+    """Whether the log alone differs, and does so within the incident: what was found there then is another one."""
+    first = {one.column: one for one in result.differences}
+    within = any(incident.onset_step <= one.step <= incident.peak_step for one in result.differences)
+    return within and not result.arithmetic and _log_only(result, first)
 
 
 def _log_only(result: Replayed, first: dict[str, Difference]) -> bool:

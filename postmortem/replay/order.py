@@ -31,8 +31,7 @@ class Order:
 
     Steps [from_step, until) are driven from the checkpoint of `from_step`, or from the fresh program at step 0.
     `attempt` follows the lineage of that attempt, discarded rows included; None follows the effective history.
-    `program` stands in for the one that the run names. `save_at` are steps whose state is saved, without the run's
-    earlier rows where `rows_only` (an arm of an experiment needs no more).
+    `program` stands in for the one that the run names. `save_at` are steps whose state is saved.
     """
 
     run: str

@@ -16,7 +16,7 @@ from postmortem.assess.proof import Proof
 from postmortem.diagnosis import Experiment, Incident, Prediction, Verdict
 from postmortem.replay.arms import Done
 from postmortem.replay.design import Arm, Design, Test
-from postmortem.replay.judge import NEAR, Yardstick, first_incident, look, spread, step_of_batch
+from postmortem.replay.judge import Yardstick, first_incident, look, reappeared, spread, step_of_batch
 from postmortem.replay.null import Null, examine
 from postmortem.replay.order import Order
 from postmortem.replay.subject import NULL, Subject
@@ -100,6 +100,8 @@ class Bench:
             return "persists", None, f"it stays where it was, at step {stayed.onset_step}"
         seen = look(self.yardstick, out, start, falls_at)
         where = f"where the data falls now (step {falls_at}): {seen.text}"
+        if not seen.cured and seen.found is None:
+            return "", seen.excess, f"{where}, neither there nor gone"
         return "cured" if seen.cured else "follows", seen.excess, where
 
     def say(self, name: str, text: str) -> None:
@@ -124,7 +126,7 @@ def prove(bench: Bench) -> Proof:
             experiments.append(again)
         return _proof(incident, "not_reproducible", cause, reason, experiments)
     yardstick = Yardstick.of(run, incident, design.first)
-    if null.other_arithmetic:  # bits cannot be had: the band is what changes of no meaning do
+    if not null.exact:  # bits cannot be had: the band is what changes of no meaning do
         noise = [bench.order(arm) for arm in design.placebos if arm.changes[0].name == "noise"]
         alike = [Path(done.order.out) for done in bench.subject.drive(noise) if done.result is not None]
         yardstick = yardstick.widened(spread([bench.subject.folder / NULL, *alike], design.lead))
@@ -167,13 +169,12 @@ def _left(tests: Sequence[Test]) -> str:
 
 
 def _null_replay(bench: Bench) -> Null:
-    subject, design = bench.subject, bench.design
+    subject = bench.subject
     bench.say(NULL, "")
     done = subject.drive_one(bench.null_order())
     assert done.result is not None
     out = Path(done.order.out)
-    found = first_incident(open_run(out), design.first, subject.incident.onset_step + NEAR, design.from_step)
-    null = examine(done.result, found, subject.inside(out))
+    null = examine(subject.incident, done.result, reappeared(open_run(out), subject.incident), subject.inside(out))
     bench.say(NULL, null.experiment.text)
     return null
 

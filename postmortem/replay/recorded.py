@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from postmortem.errors import UnreadableInput
 from postmortem.replay.order import Change, changes_of
 from postmortem.run import Labels, Run
 from postmortem.run.journal import Event, whole
@@ -183,8 +184,7 @@ class Recorded:
         for event in self._lineage_events:
             windows = event.keys.get("skip")
             if event.event == "rollback" and isinstance(windows, list) and windows:
-                value = ",".join(f"{int(a)}:{int(b)}" for a, b in cast(list[tuple[int, int]], windows))
-                found.append(Phase(_target(event), (Change("skip", value),)))
+                found.append(Phase(_target(event), (Change("skip", _skip(event, cast(list[object], windows))),)))
         return tuple(found)
 
     def _has_seen(self, event: Event) -> bool:
@@ -195,9 +195,24 @@ class Recorded:
         return self.run.labels(name, attempt=self.attempt) if own is None else own
 
 
+def _skip(event: Event, windows: list[object]) -> str:
+    spans = [cast(list[object], one) for one in windows if isinstance(one, list)]
+    sound = [(a, b) for a, b in (s for s in spans if len(s) == 2) if type(a) is int and type(b) is int and 0 <= a < b]
+    if len(sound) != len(windows):
+        raise UnreadableInput(
+            f"the rollback to step {_target(event)} tells of skip windows that are none.",
+            file="journal.jsonl",
+            line=event.line,
+        )
+    return ",".join(f"{first}:{last}" for first, last in sound)
+
+
 def _phase(told: object) -> Phase:
     facts = cast(Mapping[str, Any], told) if isinstance(told, Mapping) else {}
-    return Phase(whole(facts.get("from_step")) or 0, changes_of(facts))
+    step = whole(facts.get("from_step"))
+    if step is None:
+        raise UnreadableInput("lineage: a phase without a step from which it holds.", file="run.json")
+    return Phase(step, changes_of(facts))
 
 
 def _target(event: Event) -> int:

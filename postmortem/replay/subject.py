@@ -22,7 +22,7 @@ from postmortem.sources import open_run
 from postmortem.text import plain
 
 NULL = "R0"  # folder of the null replay
-_PASSED_ON = (2, 3, 5)  # exit codes that mean the same here as in the process that ended with them
+_PASSED_ON = (2, 3, 4, 5)  # exit codes that mean the same here as in the process that ended with them
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,14 @@ def subject(
     """
     opened = open_run(run)
     root = root_of(opened)
-    inside(root, str(REPLAYS), plain(run, 1000))  # a link in a stranger's run must not take the replays elsewhere
     imports = announced(opened.manifest.program, program, trust=trusted)
     found = diagnose(opened)
     chosen = select(found, number=incident, at=None)
     one = next((i for i in found.incidents if i.id == chosen), None)
     if one is None:
         raise UsageError(f"{plain(opened.id)} has no incident: there is nothing to experiment on")
+    place = REPLAYS / f"{name}-{one.onset_step}"
+    inside(root, str(place), plain(run, 1000))  # a link in a stranger's run must not take the replays elsewhere
     recorded = Recorded(opened, one.attempt if one.discarded else None)
     return Subject(
         run=opened,
@@ -145,7 +146,7 @@ def subject(
         incident=one,
         recorded=recorded,
         from_step=healthy_start(recorded, one),
-        folder=root / REPLAYS / f"{name}-{one.onset_step}",
+        folder=root / place,
         program=program,
         trusted=trusted,
         imports=imports,

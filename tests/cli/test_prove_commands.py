@@ -95,7 +95,7 @@ class TestProve:
         labels = [line.split()[0] for line in out.splitlines() if line]
         assert labels == ["about", "R0", "R1", "R2", "R3", "cost"]
         assert "about   loss spike at step 110, replayed from the checkpoint at step 100 to step " in out
-        assert "R2      3 × skip batches [109, 110); skip batches [121, 122); last-bit noise" in out
+        assert "R2      3 × skip batches [109, 110); skip batches [108, 109); last-bit noise" in out
         assert "R3      2 × replace batches [110, 111) by others; move batches [110, 111) to 130" in out
         code, out, _ = call("prove", "run", "--trust", "--dry-run", "--json")
         found = strict(out)

@@ -120,7 +120,9 @@ class TestChoices:
     def test_check(self, call: Call, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         words = (small, "--from-step", 4, "--trust", "--check", "--out", tmp_path / "out")
         assert call(*words, "--null")[0] == 0
-        assert call(*words, "--change", "noise=1")[0] == 0, "a change may change something"
+        assert call(*words[:-1], tmp_path / "other", "--change", "noise=1")[0] == 0, "a change may change something"
+        code, _, err = call(*words, "--change", "noise=1")
+        assert code == 2 and "holds another replay" in err, "a finished one is not replaced"
         step = ranks_program.Sharded.step
 
         def drifting(self: ranks_program.Sharded, batch: ranks_program.Rows) -> Measured:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from postmortem.detectors import Incident as Found
+from postmortem.diagnosis import Incident
 from postmortem.replay.null import FEW_ROWS, Null, examine
 from postmortem.replay.result import Difference, Replayed
 
@@ -35,9 +37,15 @@ def result(*differences: Difference, **more: Any) -> Replayed:
 
 
 def examined(*differences: Difference, found: Found | None = None, **more: Any) -> Null:
-    return examine(result(*differences, **more), found, "replays/R0")
+    return examine(INCIDENT, result(*differences, **more), found, "replays/R0")
 
 
+INCIDENT = Incident(
+    id=1, kind="loss_spike", onset_step=312, onset_interval=None, peak_step=313, recovery_step=360, outcome="recovered",
+    verdict="supported", severity=3.0, suspected=False, attempt=0, discarded=False, summary="", symptoms=(), signals=(),
+    evidence=(), hypotheses=(), panels=(), root_cause="", not_known="", watch="", changes=(), verification=None,
+    lesson="", skip_window=None, checkpoint="",
+)  # fmt: skip
 LOSS = Difference("loss", 312, 6.132, 2.626)
 PARAMETERS = Difference("param_hash", 312, "aa", "bb")
 
@@ -46,23 +54,28 @@ class TestReproduces:
     def test_bit_for_bit(self) -> None:
         null = examined(found=SPIKE)
         assert (null.reproduces, null.cause, null.reason) == (True, "", "")
-        assert null.how == "bit for bit (100 rows: batch_hash, grad_norm, loss, param_hash)"
+        assert null.exact and null.how == "bit for bit (100 rows: batch_hash, grad_norm, loss, param_hash)"
         assert (null.experiment.role, null.experiment.outcome) == ("R0", "persists")
         assert (null.experiment.run, null.experiment.steps, null.experiment.from_step) == ("replays/R0", 100, 300)
 
     def test_with_other_arithmetic(self) -> None:
         null = examined(LOSS, found=SPIKE, arithmetic=("torch 2.8 then, 2.13 now",))
-        assert null.reproduces and null.other_arithmetic
+        assert null.reproduces and not null.exact
         assert null.how == "though not bit for bit (torch 2.8 then, 2.13 now)"
 
     def test_with_bits_that_part_for_no_known_reason(self) -> None:
-        null = examined(LOSS, found=SPIKE)
-        assert null.reproduces and not null.other_arithmetic
-        assert null.how == "though not bit for bit (loss differs from step 312 on)"
+        null = examined(replace(LOSS, step=309), replace(PARAMETERS, step=309), found=SPIKE)
+        assert null.reproduces and not null.exact
+        assert null.how == "though not bit for bit (loss differs from step 309 on)"
         assert "nothing could be compared" in examined(found=SPIKE, compared=0, columns=()).how
 
 
 class TestTransient:
+    def test_another_incident_beside_a_faulty_row_is_not_the_one(self) -> None:
+        """One logged loss is wrong, and a real spike lies near: what was found there is the other one."""
+        null = examined(LOSS, found=SPIKE)
+        assert (null.reproduces, null.cause) == (False, "logging_artifact")
+
     def test_single_figures_of_a_log(self) -> None:
         null = examined(LOSS)
         assert (null.reproduces, null.cause) == (False, "logging_artifact")

@@ -226,7 +226,7 @@ class TestDecision:
             "lr-scale=0.1",
         ]
 
-    @pytest.mark.parametrize("placebo", ["skip=311:312", "skip=323:324", "noise=1"])
+    @pytest.mark.parametrize("placebo", ["skip=311:312", "skip=310:311", "noise=1"])
     @pytest.mark.parametrize(("outcome", "words"), [("calm", "a placebo cures"), ("killed", "is missing")])
     def test_no_cure_proves_anything_where_a_placebo_cures_or_is_missing(
         self, tmp_path: Path, placebo: str, outcome: str, words: str
