@@ -78,6 +78,10 @@ docs-check: .venv/core ## Check that the generated pages are fresh
 proof: .venv/test ## Write README's four commands with their real output
 	@$(PY) scripts/make_proof.py
 
+.PHONY: proof-check
+proof-check: .venv/test ## Check that README shows what its four commands print
+	@$(PY) scripts/make_proof.py --check
+
 .PHONY: goldens
 goldens: .venv/test ## Rewrite the tests' golden files; read the diff before you commit it
 	@$(PY) -m pytest --update-goldens

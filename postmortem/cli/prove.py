@@ -72,7 +72,7 @@ def prove(
     with stage(f"Reading {run}"):
         about = subject(run, "prove", incident=incident, program=program, trusted=trust, workers=workers)
     if apart is not None:
-        about = replace(about, folder=apart, collect=collect is not None)
+        about = replace(about, folder=apart, key="", collect=collect is not None)
     bench = Bench(about, design(about.incident, from_step=about.from_step, end=about.end, apart=apart is not None))
     if about.imports:
         tell("imports", about.imports, err=True)

@@ -1,7 +1,9 @@
-"""Independent replays as parallel processes of one machine. What is done already is not done again."""
+"""Independent replays as parallel processes, forked from a nursery (`_arm`). What is done is not done again."""
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import postmortem
 from postmortem.diagnosis import build_from
 from postmortem.errors import UnreadableInput
 from postmortem.replay.branch import ORDER
@@ -44,7 +47,7 @@ def run_arms(
     threads: int = 1,
     on_done: Callable[[Done], None] | None = None,
 ) -> list[Done]:
-    """Carry out `orders` in fresh processes, `workers` of them at a time; the results in their order.
+    """Carry out `orders` in processes of their own, `workers` of them at a time; the results in their order.
 
     An order whose result lies in its place is taken from there, so that an interrupted experiment goes on. On Ctrl-C
     the processes are ended, and what they had not finished is done anew the next time.
@@ -54,24 +57,29 @@ def run_arms(
     for done in found:
         if done is not None and on_done is not None:
             on_done(done)
-    running: dict[int, _Process] = {}
+    nursery: _Nursery | None = None
+    running: dict[int, _Arm] = {}
     limit = workers_here() if workers is None else workers
     try:
         while waiting or running:
             while waiting and len(running) < limit:
+                if nursery is None or nursery.ended:
+                    nursery = _nursery(threads)
                 number = waiting.pop(0)
-                running[number] = _Process(orders[number], threads)
-            for number, process in list(running.items()):
-                done = process.done()
-                if done is not None:
-                    found[number] = done
-                    del running[number]
+                running[number] = nursery.begin(orders[number])
+            if nursery is not None:
+                nursery.listen()
+            for number, arm in list(running.items()):
+                if arm.code is not None:
+                    found[number] = done = running.pop(number).done(arm.code)
                     if on_done is not None:
                         on_done(done)
             time.sleep(0.02 if running else 0)
     finally:
-        for process in running.values():
-            process.end()
+        if running and nursery is not None:
+            nursery.end()
+        for arm in running.values():
+            arm.files.cleanup()
     return [done for done in found if done is not None]
 
 
@@ -89,47 +97,110 @@ def finished(order: Order) -> Done | None:
         return None
 
 
-class _Process:
-    def __init__(self, order: Order, threads: int) -> None:
-        self._order = order
-        self._files = tempfile.TemporaryDirectory(prefix="replay-")
-        folder = Path(self._files.name)
-        (folder / ORDER).write_text(order.to_json())
-        self._errors = folder / "stderr"
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")])),
-        }
-        with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "postmortem.replay._arm", str(folder / ORDER)],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C reaches us, and we end it
-            )
+class _Arm:
+    """One order under way. `code` is set when it has ended, `why` where that was not its own doing."""
 
-    def done(self) -> Done | None:
-        code = self._process.poll()
-        if code is None:
-            return None
-        said = [line for line in self._errors.read_text(errors="replace").splitlines() if line.strip()]
-        self._files.cleanup()
-        done = finished(self._order) if code == 0 else None
-        if done is not None:
-            return done
-        why = plain(said[-1], 500) if said else f"the process ended with {code} and said nothing"
-        return Done(self._order, None, why, code)
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.files = tempfile.TemporaryDirectory(prefix="replay-")
+        self.file, self.errors = (Path(self.files.name) / name for name in (ORDER, "stderr"))
+        self.file.write_text(order.to_json())
+        self.errors.touch()
+        self.pid: int | None = None
+        self.code: int | None = None
+        self.why = ""
+
+    def done(self, code: int) -> Done:
+        said = self.why or _last_line(self.errors.read_bytes())
+        self.files.cleanup()
+        done = finished(self.order) if code == 0 else None
+        return done or Done(self.order, None, said or f"the process ended with {code} and said nothing", code)
+
+
+class _Nursery:
+    """The process that arms are forked from, in a session of its own: Ctrl-C reaches us, and we end it."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.common = _common(environment)
+        self.ended, self._begun = False, b""
+        self._arms: dict[str, _Arm] = {}
+        self._errors, name = tempfile.mkstemp()
+        Path(name).unlink()
+        words, pipe = [sys.executable, "-P", "-m", "postmortem.replay._arm"], subprocess.PIPE
+        self.process = subprocess.Popen(
+            words, bufsize=0, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors, start_new_session=True
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._asked, self._reports = self.process.stdin, self.process.stdout
+        os.set_blocking(self._reports.fileno(), False)
+        atexit.register(self.end)
+
+    def begin(self, order: Order) -> _Arm:
+        arm = _Arm(order)
+        self._arms[str(arm.file)] = arm
+        with suppress(BrokenPipeError):  # it has died, and `listen` will find out
+            self._asked.write(json.dumps({"order": str(arm.file), "errors": str(arm.errors)}).encode() + b"\n")
+        return arm
+
+    def listen(self) -> None:
+        """Take in what it reports; where it has died, so have its arms."""
+        try:
+            got = os.read(self._reports.fileno(), 65536)
+        except BlockingIOError:
+            return
+        if not got:
+            self.end()
+        *lines, self._begun = (self._begun + got).split(b"\n")
+        for line in lines:
+            told = json.loads(line)
+            arm = self._arms[told["order"]]
+            arm.pid, arm.code = told["pid"], told.get("code")
+            if arm.code is not None:
+                del self._arms[told["order"]]
 
     def end(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        self._files.cleanup()
+        """End it, and by that every arm it has; those of one that died by itself as well."""
+        if self.ended or self.common[0] != os.getpid():
+            return
+        self._asked.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(15)
+        self.process.kill()  # nothing, where it has ended
+        code = self.process.wait()
+        self.ended = True
+        with os.fdopen(self._errors, "rb") as errors:
+            errors.seek(0)
+            why = _last_line(errors.read()) or f"the process that starts replays ended with {code} and said nothing"
+        for arm in self._arms.values():
+            if code != 0 and arm.pid is not None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(arm.pid, signal.SIGKILL)
+            arm.code, arm.why = code or 1, why
+        self._reports.close()
+        atexit.unregister(self.end)
+
+
+_at_hand: list[_Nursery] = []
+_PACKAGE = Path(postmortem.__file__).parents[1]  # not this directory: a stranger's run may lie here, with modules in it
+
+
+def _common(environment: dict[str, str]) -> tuple[int, str, Path, dict[str, str]]:
+    """What all arms of one nursery have in common."""
+    return os.getpid(), sys.executable, Path.cwd(), environment
+
+
+def _nursery(threads: int) -> _Nursery:
+    """The one at hand; another where it has died or what arms have in common is another by now."""
+    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH", "")]))
+    for nursery in _at_hand:
+        if nursery.process.poll() is None and nursery.common == _common(environment):
+            return nursery
+        nursery.end()
+    _at_hand[:] = [_Nursery(environment)]
+    return _at_hand[0]
+
+
+def _last_line(said: bytes) -> str:
+    lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
+    return plain(lines[-1], 500) if lines else ""

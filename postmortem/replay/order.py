@@ -31,7 +31,8 @@ class Order:
 
     Steps [from_step, until) are driven from the checkpoint of `from_step`, or from the fresh program at step 0.
     `attempt` follows the lineage of that attempt, discarded rows included; None follows the effective history.
-    `program` stands in for the one that the run names. `save_at` are steps whose state is saved.
+    `program` stands in for the one that the run names. `save_at` are steps whose state is saved. `key` tells what the
+    replay was driven by (rows, program, versions), so that one of another making is not taken for it.
     """
 
     run: str
@@ -45,6 +46,7 @@ class Order:
     save_at: tuple[int, ...] = ()
     reason: str = ""
     trusted: bool = False
+    key: str = ""
 
     def to_json(self) -> str:
         """The order as JSON."""

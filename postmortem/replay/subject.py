@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
+from postmortem import __version__
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.pipeline import diagnose
@@ -14,7 +17,7 @@ from postmortem.replay.branch import root_of
 from postmortem.replay.defaults import REPLAYS, healthy_start
 from postmortem.replay.order import Change, Order
 from postmortem.replay.recorded import Recorded
-from postmortem.replay.trust import announced
+from postmortem.replay.trust import announced, source_of
 from postmortem.report import select
 from postmortem.run import Run
 from postmortem.run.manifest import inside
@@ -28,8 +31,9 @@ _PASSED_ON = (2, 3, 4, 5)  # exit codes that mean the same here as in the proces
 @dataclass(frozen=True)
 class Subject:
     """An incident to experiment on. from_step: of the newest healthy checkpoint before it, 0 from scratch. folder:
-    takes the replays. imports: which foreign program is imported from where, "" for this package's own. collect: take
-    results that were brought back from elsewhere, and drive nothing."""
+    takes the replays. imports: which foreign program is imported from where, "" for this package's own. key: of what
+    the replays are driven by, "" where results of other machines are to be taken. collect: take results that were
+    brought back from elsewhere, and drive nothing."""
 
     run: Run
     diagnosis: Diagnosis
@@ -40,6 +44,7 @@ class Subject:
     program: str | None
     trusted: bool
     imports: str
+    key: str = ""
     workers: int | None = None
     collect: bool = False
 
@@ -66,6 +71,7 @@ class Subject:
             save_at=save_at,
             reason=reason,
             trusted=self.trusted,
+            key=self.key,
         )
 
     def drive(self, orders: Sequence[Order], on_done: Callable[[Done], None] | None = None) -> list[Done]:
@@ -150,5 +156,20 @@ def subject(
         program=program,
         trusted=trusted,
         imports=imports,
+        key=_key(recorded, program or opened.manifest.program),
         workers=workers,
     )
+
+
+def _key(recorded: Recorded, entry_point: str | None) -> str:
+    """A hash of what replays of a run are driven by: its rows, the program's source, the versions of torch and of this
+    tool. Where one of them changes, replays that are done already are done anew."""
+    state = hashlib.sha256(f"{__version__} {metadata.version('torch')}".encode())
+    loss = recorded.series("loss")
+    if loss is not None:
+        state.update(loss.step.tobytes())
+        state.update(loss.value.tobytes())
+    source = None if entry_point is None else source_of(entry_point)
+    if source is not None:
+        state.update(source.read_bytes())
+    return state.hexdigest()[:16]

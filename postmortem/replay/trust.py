@@ -55,6 +55,12 @@ def where_from(entry_point: str) -> str:
     return f"from {plain(spec.origin, 1000)}" if spec is not None and spec.origin else "from a package of no file"
 
 
+def source_of(entry_point: str) -> Path | None:
+    """The file that a program would be imported from, found without importing any of it."""
+    origin = where_from(entry_point).removeprefix("from ")
+    return Path(origin) if Path(origin).is_file() else None
+
+
 def search_path() -> list[str]:
     """Where modules are looked for: this directory first, as with `python -m`."""
     here = str(Path.cwd())
@@ -63,7 +69,8 @@ def search_path() -> list[str]:
 
 def factory_of(entry_point: str) -> ProgramFactory:
     """The factory, imported from `search_path`. Raises UsageError, also where importing it fails by itself."""
-    sys.path[:] = search_path()
+    if entry_point != _OURS:  # where nothing foreign is asked for, nothing of this directory is imported
+        sys.path[:] = search_path()
     try:
         return resolve(entry_point)
     except UsageError:

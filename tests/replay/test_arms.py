@@ -25,18 +25,29 @@ def order(folder: Path, name: str, **more: object) -> Order:
     return replace(Order(str(folder / "run"), str(folder / name), 100, 120, trusted=True), **more)
 
 
+_NURSERY = """
+import os, sys
+from postmortem.replay import _arm
+_arm.main = lambda file: os.execv("/bin/sh", ["sh", sys.argv[1], str(file)])
+_arm.serve()
+"""
+
+
 @pytest.fixture
 def acting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands in for Python: a shell script that is started instead of it, its words being the order's file."""
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\nexit 0\n")
-    script.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(script))
+    """Stands in for Python: a nursery that has not imported torch, whose children become a shell script, its word being
+    the order's file."""
+    script, nursery, python = tmp_path / "script", tmp_path / "nursery.py", tmp_path / "python"
+    script.write_text("exit 0\n")
+    nursery.write_text(_NURSERY)
+    python.write_text(f'#!/bin/sh\nSTARTED="$*" exec {sys.executable} {nursery} {script}\n')
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
     return script
 
 
 def act(script: Path, *lines: str) -> None:
-    script.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    script.write_text("\n".join((*lines, "")))
 
 
 class TestWhatComesThrough:
@@ -62,9 +73,9 @@ class TestWhatComesThrough:
         assert len(done.error) <= 500 and done.exit_code == 3
 
     def test_threads_and_module_are_told(self, acting: Path, tmp_path: Path) -> None:
-        act(acting, 'echo "$OMP_NUM_THREADS $1 $2 $(basename $3)" >&2', "exit 2")
+        act(acting, 'echo "$OMP_NUM_THREADS $STARTED $(basename $1)" >&2', "exit 2")
         (done,) = run_arms([order(tmp_path, "a")], threads=3)
-        assert done.error == "3 -m postmortem.replay._arm replay.json"
+        assert done.error == "3 -P -m postmortem.replay._arm replay.json"
 
     def test_results_keep_their_order_and_no_more_run_than_asked(self, acting: Path, tmp_path: Path) -> None:
         log = tmp_path / "log"
@@ -81,7 +92,7 @@ class TestWhatComesThrough:
         assert most == 2
 
     def test_an_error_of_whoever_listens_leaves_no_process(self, acting: Path, tmp_path: Path) -> None:
-        act(acting, f'case "$(cat $3)" in *slow*) echo $$ > {tmp_path}/pid; exec sleep 60;; esac', "sleep 0.2; exit 2")
+        act(acting, f'case "$(cat $1)" in *slow*) echo $$ > {tmp_path}/pid; exec sleep 60;; esac', "sleep 0.2; exit 2")
 
         def listen(done: Done) -> None:
             raise KeyboardInterrupt
@@ -90,16 +101,59 @@ class TestWhatComesThrough:
             run_arms([order(tmp_path, "slow"), order(tmp_path, "quick")], workers=2, on_done=listen)
         assert not alive(int((tmp_path / "pid").read_text()))
 
+    def test_one_process_starts_them_all_until_the_environment_changes(
+        self, acting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        act(acting, "echo $PPID >&2", "exit 2")
+        a, b, c = run_arms([order(tmp_path, name) for name in "abc"], workers=2)
+        (d,) = run_arms([order(tmp_path, "d")])
+        assert a.error == b.error == c.error == d.error
+        (threads,) = run_arms([order(tmp_path, "e")], threads=2)
+        monkeypatch.setenv("OF_THE_PROGRAM", "1")
+        (environment,) = run_arms([order(tmp_path, "e")], threads=2)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        (folder,) = run_arms([order(tmp_path, "e")], threads=2)
+        started = [done.error for done in (a, threads, environment, folder)]
+        assert len(set(started)) == 4 and not any(alive(int(pid)) for pid in started[:3])
+
+    def test_where_the_one_that_starts_them_dies_they_end_and_the_next_call_starts_another(
+        self, acting: Path, tmp_path: Path
+    ) -> None:
+        act(acting, f"echo $$ > {tmp_path}/pid", "kill -9 $PPID", "exec sleep 60")
+        (done,) = run_arms([order(tmp_path, "a")])
+        assert done.result is None and done.error == "the process that starts replays ended with -9 and said nothing"
+        patience = time.monotonic() + 10
+        while alive(int((tmp_path / "pid").read_text())) and time.monotonic() < patience:
+            time.sleep(0.02)
+        assert not alive(int((tmp_path / "pid").read_text()))
+        act(acting, "echo well >&2", "exit 2")
+        a, b = run_arms([order(tmp_path, "a"), order(tmp_path, "b")])
+        assert a.error == b.error == "well"
+
+    def test_one_that_cannot_start_says_why(self, acting: Path, tmp_path: Path) -> None:
+        (tmp_path / "nursery.py").write_text("import no_such_module")
+        (done,) = run_arms([order(tmp_path, "a")])
+        assert done.error == "ModuleNotFoundError: No module named 'no_such_module'" and done.exit_code == 1
+
+    def test_helpers_that_one_leaves_behind_are_ended(self, acting: Path, tmp_path: Path) -> None:
+        act(acting, f"sleep 60 & echo $! > {tmp_path}/pid", "exit 2")
+        run_arms([order(tmp_path, "a")])
+        patience = time.monotonic() + 10
+        while alive(int((tmp_path / "pid").read_text())) and time.monotonic() < patience:
+            time.sleep(0.02)
+        assert not alive(int((tmp_path / "pid").read_text()))
+
     def test_nothing_to_do(self) -> None:
         assert run_arms([]) == [] and workers_here() >= 1
 
 
 def alive(pid: int) -> bool:
+    """Whether it runs; an orphan that nobody has reaped yet does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
         return False
-    return True
 
 
 class TestFinished:
@@ -144,6 +198,18 @@ class TestFinished:
         assert finished(order(tmp_path, "a")) is None
 
 
+def driving(rogue_run: Path, short: Path, long: Path) -> subprocess.Popen[str]:
+    """A process that drives two orders, when the first is done and the second under way."""
+    environment = {**os.environ, "TMPDIR": str(rogue_run.parent), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", _ARMS, str(rogue_run), str(short), str(long)]
+    parent = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    patience = time.monotonic() + 120
+    while not (long / "metrics").exists() and parent.poll() is None and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert (short / RESULT).exists() and len(children(rogue_run.parent)) == 2
+    return parent
+
+
 _ARMS = """
 import sys
 from postmortem.replay.arms import run_arms
@@ -159,13 +225,7 @@ def test_ctrl_c_ends_the_processes_and_the_next_call_goes_on(
     """With real ones: the first of two orders is done, the second under way."""
     pytest.importorskip("torch")
     short, long = tmp_path / "short", tmp_path / "long"
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", _ARMS, str(rogue_run), str(short), str(long)]
-    with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as parent:
-        patience = time.monotonic() + 120
-        while not (long / "metrics").exists() and parent.poll() is None and time.monotonic() < patience:
-            time.sleep(0.02)
-        assert (short / RESULT).exists() and children(tmp_path)
+    with driving(rogue_run, short, long) as parent:
         parent.send_signal(signal.SIGINT)
         _, said = parent.communicate(timeout=30)
     assert "KeyboardInterrupt" in said and parent.returncode != 0
@@ -181,15 +241,26 @@ def test_ctrl_c_ends_the_processes_and_the_next_call_goes_on(
     assert in_process.driven == ["long"] and all(one.result is not None and one.result.exact for one in done)
 
 
+def test_a_parent_that_is_killed_takes_its_processes_along(rogue_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with driving(rogue_run, tmp_path / "short", tmp_path / "long") as parent:
+        parent.kill()
+        parent.communicate(timeout=30)
+    patience = time.monotonic() + 15
+    while children(tmp_path) and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert not children(tmp_path)
+
+
 def children(folder: Path) -> list[int]:
-    """Processes whose command line names a file below `folder` and the arm's module."""
+    """Processes of the arm's module that put their temporary files into `folder`."""
     found: list[int] = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            words = (place / "cmdline").read_bytes().decode(errors="replace")
+            words, told = ((place / name).read_bytes() for name in ("cmdline", "environ"))
         except OSError:
             continue
-        if "postmortem.replay._arm" in words and str(folder) in words:
+        if b"postmortem.replay._arm" in words and f"TMPDIR={folder}\0".encode() in told:
             found.append(int(place.name))
     return found
 

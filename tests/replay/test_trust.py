@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ pytest.importorskip("torch")
 
 from postmortem.errors import UsageError
 from postmortem.replay.trust import announced, factory_of, trusted_program, where_from
-from tests.replay.small import drive, edited, small_run
+from tests.replay.small import SAMPLES, drive, edited, small_run
 
+ROOT = SAMPLES.parent
 LAB = "postmortem.lab.program:build"
 
 
@@ -94,3 +97,15 @@ def test_a_program_that_no_longer_imports(tmp_path: Path, monkeypatch: pytest.Mo
         factory_of("broken_train:build")
     with pytest.raises(UsageError, match="no module named 'gone_train' is found"):
         factory_of("gone_train:build")
+
+
+def test_no_module_that_lies_beside_a_run_is_imported_for_our_own_program(tmp_path: Path) -> None:
+    """Neither by the command nor by the processes that it starts."""
+    run = shutil.copytree(SAMPLES / "20-run-003", tmp_path / "run", symlinks=True)
+    for name in ("xxhash", "torch", "pyarrow"):
+        (run / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('x')\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-P", "-m", "postmortem", "bisect", ".", "--no-rows", "--window", "540:542"]
+    done = subprocess.run(words, cwd=run, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "does not cure it" in done.stderr, done.stderr
+    assert not (tmp_path / "ran").exists()
