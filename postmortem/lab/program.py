@@ -16,6 +16,7 @@ import xxhash
 from torch import Tensor
 from torch.utils import deterministic
 
+from postmortem.errors import UsageError
 from postmortem.lab.config import interpolate, learning_rate
 from postmortem.lab.data import IGNORED, LabBatch, Loader
 from postmortem.lab.model import Arena, Forward, MiniGPT
@@ -41,6 +42,8 @@ class LabProgram:
         self._optimizer_config: dict[str, Any] = config["optimizer"]
         self._schedule: dict[str, Any] = config["schedule"]
         self._scaler: dict[str, Any] = config["scaler"]
+        if config["precision"] not in ("fp32", "fp16"):
+            raise UsageError(f"the lab computes in fp32 or fp16, and not in {config['precision']!r}")
         self._half = config["precision"] == "fp16"
         self.loader = Loader(config)
         self._dropout = torch.Generator().manual_seed(int(config["seed"]) + 1)

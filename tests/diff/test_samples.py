@@ -54,7 +54,7 @@ def test_three_in_a_table() -> None:
     found = compare_runs([open_run(SAMPLES / name) for name in (CLEAN, SPIKED, RECOVERED)])
     assert found.verdicts == ("recovered", "recovered")
     lines = ["".join(span.text for span in line).rstrip() for line in found.summary(80)]
-    assert lines[2].split() == ["run", "verdict", "part", "at", "incidents", "area", "end", "lost"]
+    assert lines[2].split() == ["b", "verdict", "part", "at", "incidents", "area", "end", "lost"]
     assert lines[3].split()[:5] == [SPIKED, "recovered", "312", "other", "batch"]
 
 
