@@ -31,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from postmortem.atomic import write_bytes
 from postmortem.lab import list_faults
 
-FIRST_SEED = 2_000  # those from 1,000 on set the predictions and the interventions right
+FIRST_SEED = 3_000  # those from 1,000 and 2,000 on set the predictions and the interventions right
 RESULTS = ROOT / "benchmarks" / "results" / "prove_faults.parquet"
 REPLAYS = ("replay", "drive.py", "anatomy.py", "program.py")
 TRANSIENT = frozenset({"bit_flip", "logging_artifact"})  # what a replay must not show again
