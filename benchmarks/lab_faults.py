@@ -36,8 +36,16 @@ CLEAN = "none"
 RUNS = ROOT / "benchmarks" / "results" / "runs"
 TRAINS = ("lab", "program.py", "drive.py", "record", "checkpoint")
 DIAGNOSES = (
-    "assess", "case.py", "detectors", "diagnosis.py", "hypotheses", "panels", "pipeline.py",
-    "run", "series.py", "sources",
+    "assess",
+    "case.py",
+    "detectors",
+    "diagnosis.py",
+    "hypotheses",
+    "panels",
+    "pipeline.py",
+    "run",
+    "series.py",
+    "sources",
 )
 
 

@@ -296,8 +296,13 @@ def _wandb(folder: Path, model: Any, optimizer: Any) -> Calls:
     import wandb
 
     settings = wandb.Settings(
-        console="off", disable_code=True, disable_git=True, x_disable_machine_info=True, x_disable_meta=True,
-        x_disable_stats=True, silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        silent=True,
     )
     run = wandb.init(project="overhead", mode="offline", dir=str(folder), settings=settings)
 
@@ -325,9 +330,18 @@ def _trainscope(folder: Path, model: Any, optimizer: Any) -> Calls:
 
     never = 10**9
     config = TrainScopeConfig(
-        run_dir=str(folder), run_name="run", histogram_every_n_steps=never, activation_metrics_every_n_steps=never,
-        activation_layer_filter=[], track_memory=False, rng_every_n_steps=0, checkpoint_on_spike=False,
-        full_resolution_window=50, spike_window_before=1, spike_window_after=1, compaction_every_n_steps=never,
+        run_dir=str(folder),
+        run_name="run",
+        histogram_every_n_steps=never,
+        activation_metrics_every_n_steps=never,
+        activation_layer_filter=[],
+        track_memory=False,
+        rng_every_n_steps=0,
+        checkpoint_on_spike=False,
+        full_resolution_window=50,
+        spike_window_before=1,
+        spike_window_after=1,
+        compaction_every_n_steps=never,
     )
     scope = TrainScope(model, optimizer, config).attach()
 

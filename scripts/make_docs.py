@@ -32,8 +32,10 @@ TOLERANCE = 1e-6  # relative: the last digits of a mean follow the CPU's vector 
 
 def cause_pages() -> dict[Path, str]:
     """Path → text of every cause's page and of their list."""
-    pages = {CAUSES / f"{cause.slug}.md": _generated(cause.explain(), f"postmortem/hypotheses/{cause.slug}.py")
-             for cause in causes()}
+    pages = {
+        CAUSES / f"{cause.slug}.md": _generated(cause.explain(), f"postmortem/hypotheses/{cause.slug}.py")
+        for cause in causes()
+    }
     listed = "\n".join(f"- [{cause.title}]({cause.slug}.md) (`{cause.slug}`)" for cause in causes())
     head = "# Causes\n\nWhat a run is examined for, one page each; `postmortem explain SLUG` prints the same.\n\n"
     return pages | {CAUSES / "README.md": _generated(f"{head}{listed}\n", "the causes' docstrings")}

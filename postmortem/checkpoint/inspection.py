@@ -254,9 +254,7 @@ def _read(look: _Look, on_progress: Progress) -> None:
         name, facts = file.name, resolved.get(file)
         try:
             with regular(file, name) as stream:
-                found = scan(
-                    stream, todo[file], pieces.get(file, ()), name, whole=facts is not None, on_bytes=on_bytes
-                )
+                found = scan(stream, todo[file], pieces.get(file, ()), name, whole=facts is not None, on_bytes=on_bytes)
         except (UnreadableInput, OSError) as error:
             look.problem(error)
             continue

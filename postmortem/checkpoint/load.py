@@ -137,4 +137,3 @@ def _walk(
     if type(value) in (list, tuple):
         return type(value)(_walk(inner, change, kind, (*path, str(i))) for i, inner in enumerate(value))
     return value
-

@@ -94,4 +94,3 @@ def seconds_per_step(run: Run) -> float | None:
         return None
     each = np.diff(written.value) / np.diff(written.step)
     return max(0.0, float(np.median(each))) if np.isfinite(each).all() else None
-

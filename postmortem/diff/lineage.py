@@ -37,7 +37,7 @@ def rewinds(run: Run) -> tuple[Rewind, ...]:
     known = {rewind.step for rewind in found}
     restarts = [s for s in run.segments if s.attempt > 0 and s.first_step not in known]
     found += [Rewind("restart", s.first_step, s.attempt) for s in restarts]
-    return tuple(sorted(_with_lineage(run, found), key=lambda one: (one.attempt or 0)))
+    return tuple(sorted(_with_lineage(run, found), key=lambda one: one.attempt or 0))
 
 
 def skipped(run: Run, told: Sequence[Rewind]) -> tuple[Window, ...]:

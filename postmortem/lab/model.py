@@ -45,9 +45,7 @@ class Block(nn.Module):
         self.up = weight(4 * width, width, std=width**-0.5)
         self.down = weight(width, 4 * width, std=(8 * layers * width) ** -0.5)
 
-    def forward(
-        self, x: Tensor, hidden: Tensor, scale: float, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, hidden: Tensor, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """x [n, length, width] → (x, attention scores [n, heads, length, length], MLP units [n, length, 4·width])."""
         n, length, width = x.shape
         normed = F.layer_norm(x, (width,), self.norm1.to(dtype))

@@ -76,9 +76,12 @@ class _Session:
     def attempt(self, program: LabProgram, manifest: dict[str, Any]) -> Generator[None]:
         """One process's part of the run. Provenance is left out: the command that ordered the run is not its own."""
         config = self._order.config
-        with Recorder(
-            self._out, config=config, manifest=manifest, token_ids="never", provenance=False, on_error="raise"
-        ) as self.recorder, Checkpointer(self.recorder, program, self._policy, asynchronous=False) as self.checkpointer:
+        with (
+            Recorder(
+                self._out, config=config, manifest=manifest, token_ids="never", provenance=False, on_error="raise"
+            ) as self.recorder,
+            Checkpointer(self.recorder, program, self._policy, asynchronous=False) as self.checkpointer,
+        ):
             yield
 
     def drive(self, program: LabProgram, until: int) -> None:

@@ -77,12 +77,14 @@ class Background:
         arrived: Callable[[Entry], None],
         slow: Callable[[], Iterable[Entry]],
         interval_s: float,
+        unsaid: deque[PostmortemError | OSError | str],
     ) -> None:
         """`open_writer` opens the run (tried again while it raises), `finish` makes an entry's row, `arrived` is told
         of rows whose values came from a device, and `slow` yields entries that take long to make, one at a time.
+        Trouble is put into `unsaid`.
         """
         self.queue: deque[Entry] = deque()
-        self.unsaid: deque[PostmortemError | OSError | str] = deque()
+        self._unsaid = unsaid
         self.attempt: int | None = None
         self.polling = False
         self._open_writer, self._finish, self._arrived, self._slow = open_writer, finish, arrived, slow
@@ -142,7 +144,7 @@ class Background:
 
     def _at_fault(self, error: Exception) -> None:
         """A fault of our own must neither end the thread nor reach the training."""
-        self.unsaid.append(f"{type(error).__name__} in the recorder: {plain(error)}")
+        self._unsaid.append(f"{type(error).__name__} in the recorder: {plain(error)}")
 
     def stop(self) -> None:
         """End the thread, write everything, compact and close the files."""
@@ -156,7 +158,7 @@ class Background:
         with self._lock:
             left = len(self.queue) + sum(len(held.lines) for held in self._unsaved.values())
             if left:
-                self.unsaid.append(f"{left} rows could not be written and are lost: {self.failure}")
+                self._unsaid.append(f"{left} rows could not be written and are lost: {self.failure}")
             if self._writer is not None:
                 self._attempt_to(self._writer.close, "compaction")
 
@@ -187,7 +189,7 @@ class Background:
         try:
             do()
         except (OSError, PostmortemError) as error:
-            self.unsaid.append(f"{what} failed and the rows stay as they are: {plain(error)}")
+            self._unsaid.append(f"{what} failed and the rows stay as they are: {plain(error)}")
 
     def _collect(self, wait: bool) -> list[Entry]:
         """Turn entries whose values are here into lines. Those whose values came from a device are returned."""
@@ -217,7 +219,7 @@ class Background:
                 self._unsaved[entry.table].add(encode(row))
             except Exception as error:  # a value of which no row can be made costs this row only
                 self._lost()
-                self.unsaid.append(f"a row of step {entry.step} is lost: {type(error).__name__}: {plain(error)}")
+                self._unsaid.append(f"a row of step {entry.step} is lost: {type(error).__name__}: {plain(error)}")
         self.queue.extendleft(reversed(waiting))
         return arrived
 
@@ -263,7 +265,7 @@ class Background:
         """Take note of a failure; it is said when the trouble begins, not at each try."""
         if self._trouble is None:
             self._trouble = _Trouble(plain(error, 1_000), time.monotonic())
-            self.unsaid.append(error)
+            self._unsaid.append(error)
 
     def _lost(self, rows: int = 1) -> None:
         if rows:

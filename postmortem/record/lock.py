@@ -6,7 +6,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,19 @@ class WriterLock:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+def after_fork(leave: Callable[[], None]) -> None:
+    """Have `leave`, a bound method, called in every process forked from this one while its object lives."""
+    method = weakref.WeakMethod(leave)
+
+    def forked() -> None:
+        living = method()
+        if living is not None:
+            living()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forked)
 
 
 def lock_path(run: Path, rank: int) -> Path:

@@ -17,10 +17,7 @@ import atexit
 import math
 import operator
 import os
-import sys
 import time
-import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,11 +27,13 @@ import numpy as np
 
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.record.background import Background, Entry
-from postmortem.record.cells import cell
+from postmortem.record.cells import Cells, plain_numbers
+from postmortem.record.complaints import Complaints
+from postmortem.record.lock import WriterLock, after_fork
 from postmortem.record.movement import Movement
 from postmortem.record.ring import TokenIds, Which, ids_of
 from postmortem.record.segment import Changes, Facts, complete_manifest, name_device, open_segment, ranks_of_process
-from postmortem.record.transfer import Transfer, is_tensor
+from postmortem.record.transfer import Transfer
 from postmortem.record.writer import RunWriter, event_row
 from postmortem.run.columns import describe
 from postmortem.text import plain
@@ -45,32 +44,11 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from torch.optim import Optimizer
 
-    from postmortem.record.lock import WriterLock
     from postmortem.record.watch import Watch
 
 _DENSE_STEPS = 50
 _LAST_STEP = 2**53  # beyond it steps are not told apart as floats
 _REWINDS = {"resume": "from_step", "rollback": "to_step"}
-
-
-def _plain(row: Mapping[str, Any]) -> bool:
-    """Whether a row holds finite numbers and nothing else, by one sum: what else there is makes it fail, makes it no
-    number of Python's, or makes it non-finite. A sum that overflows says no as well; then each value is looked at."""
-    try:
-        total = sum(row.values())
-    except Exception:  # of any type that somebody logs
-        return False
-    return type(total) is int or (type(total) is float and math.isfinite(total))
-
-
-class RecordingError(PostmortemError):
-    """The recorder cannot write, and `on_error="raise"` asked to hear of it."""
-
-    exit_code = 4
-
-
-class RecordingWarning(UserWarning):
-    """The recorder cannot write what it was given; the training goes on."""
 
 
 class Recorder:
@@ -127,7 +105,7 @@ class Recorder:
         if not 0 <= self.rank < self.world_size:
             raise UsageError(f"rank {self.rank} is none of a world of {self.world_size}")
         self._facts = Facts(self.rank, self.world_size, attempt, config, manifest, provenance)
-        self._raises = on_error == "raise"
+        self._complaints = Complaints(self.path, raises=on_error == "raise")
         self._attached: dict[str, Any] = {}
         self._changes: Changes = []
         self._movement = Movement(_DENSE_STEPS)
@@ -138,18 +116,20 @@ class Recorder:
         self._later = 0
         self._logged: int | None = None
         self._settle: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None  # where there is a watch
-        self._tensor: type[Any] | None = None  # torch's, once one was logged
-        self._complaints: set[str] = set()
+        self._cells = Cells(self._complaints)
         self._device: str | None = None
         self._closed = False
         self._lock: WriterLock | None = None
-        self._background = Background(self._open, self._finished, self._arrived, self._ids_to_write, flush_interval_s)
-        self._queue, self._unsaid = self._background.queue, self._background.unsaid
+        self._unsaid = self._complaints.unsaid
+        self._background = Background(
+            self._open, self._finished, self._arrived, self._ids_to_write, flush_interval_s, self._unsaid
+        )
+        self._queue = self._background.queue
         self._background.start()
         atexit.register(self.close)
-        self._leave_to_parent_after_fork()
+        after_fork(self._left_to_parent)
         try:
-            self._speak()
+            self._complaints.speak()
         except BaseException:
             self._closed = True
             atexit.unregister(self.close)
@@ -192,8 +172,8 @@ class Recorder:
             attached, self._attached = self._attached, {}
             columns = {**attached, **columns}
         row, device, odd = columns, None, None
-        if self._tensor is not None or not _plain(columns):
-            row, device, odd = self._looked_at(columns)
+        if self._cells.tensor is not None or not plain_numbers(columns):
+            row, device, odd = self._cells.read(columns)
         if "time" not in row:
             row["time"] = time.time()
         known = self._begin(step)
@@ -210,7 +190,7 @@ class Recorder:
         for name, value in self._movement.judge(step, row):
             self._incident(step, name, {"value": value})
         if self._unsaid:
-            self._speak()
+            self._complaints.speak()
 
     def batch(self, step: int, batch: object = None, *, index: int | None = None, **facts: Any) -> None:
         """Take down what is known of the batch of `step`: the hash of its token ids, its index, and further `facts`.
@@ -238,10 +218,10 @@ class Recorder:
                 else:
                     transfer = self._transfer({"ids": ids})
             except UsageError as error:
-                self._complain("batch", error)
+                self._complaints.add("batch", error)
         self._queue.append(Entry("batches", self._later, step, row, transfer))
         if self._unsaid:
-            self._speak()
+            self._complaints.speak()
 
     def attach(self, values: Mapping[str, Any]) -> None:
         """Columns for the row that the next `log` writes, in the values that `log` takes."""
@@ -264,7 +244,7 @@ class Recorder:
             self._movement.rewound()
             keys.setdefault("attempt", self.attempt)
         self._journal(event, step, keys)
-        self._speak()
+        self._complaints.speak()
 
     def resumed(self, step: int, checkpoint: str | os.PathLike[str] | None = None, **keys: Any) -> None:
         """Journal that training goes on from `checkpoint`; `step` is the first step that is done anew."""
@@ -279,7 +259,7 @@ class Recorder:
         if self._closed:
             return self._is_closed()
         self._incident(step, kind, keys)
-        self._speak()
+        self._complaints.speak()
 
     def watch(
         self,
@@ -300,7 +280,7 @@ class Recorder:
         from postmortem.record.watch import Watch, settle
 
         if self._settle is not None:
-            self._complain("watch", UsageError("a second watch writes the columns of the first: record them apart"))
+            self._complaints.add("watch", "a second watch writes the columns of the first: record them apart")
         self._dense_steps, self._settle = dense_steps, settle
         return Watch(
             self,
@@ -323,7 +303,7 @@ class Recorder:
         if not self._closed:
             self._background.write_now(wait=True)
             self._background.write_slow()
-            self._speak()
+            self._complaints.speak()
 
     def close(self) -> None:
         """Write everything, turn the live tails into Parquet and release the directory. Closing twice does nothing."""
@@ -336,7 +316,7 @@ class Recorder:
         self._background.stop()
         if self._lock is not None:
             self._lock.release()
-        self._speak()
+        self._complaints.speak()
 
     def __enter__(self) -> Self:
         return self
@@ -370,53 +350,8 @@ class Recorder:
         return step
 
     def _refuse(self, step: object) -> None:
-        self._complain("step", UsageError(f"a row of step {plain(step, 40)} is left out: steps are counted 0, 1, 2, …"))
-        self._speak()
-
-    def _looked_at(
-        self, columns: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Tensor] | None, list[str] | None]:
-        """(values on the host, tensors on a device, names of values that are not finite) of a row, one by one."""
-        row: dict[str, Any] = {}
-        device: dict[str, Tensor] | None = None
-        odd: list[str] | None = None
-        tensor = self._tensor
-        for name, value in columns.items():
-            kind = type(value)
-            if kind is float or kind is int:
-                pass
-            elif kind is tensor and value.is_cpu:
-                try:
-                    value = value.item()
-                except RuntimeError:  # of several elements
-                    value = self._cell(name, value)
-            elif value is None:
-                continue
-            elif kind is not str and kind is not bool:
-                if is_tensor(value):
-                    self._tensor = sys.modules["torch"].Tensor
-                    if not value.is_cpu:
-                        device = {} if device is None else device
-                        device[name] = value
-                        continue
-                value = self._cell(name, value)
-                if value is None:
-                    continue
-            if type(value) is float and value - value != 0.0:
-                odd = [name] if odd is None else [*odd, name]
-            row[name] = value
-        return row, device, odd
-
-    def _cell(self, name: str, value: object) -> Any:
-        try:
-            return cell(name, value)
-        except UsageError as error:
-            self._complain(name, error)
-        except Exception as error:  # of a type that does not let itself be read
-            reason = f"{type(error).__name__}: {plain(error)}"
-            said = f"{plain(name, 60)} is a {type(value).__name__} without a value ({reason})"
-            self._complain(name, UsageError(said))
-        return None
+        self._complaints.add("step", f"a row of step {plain(step, 40)} is left out: steps are counted 0, 1, 2, …")
+        self._complaints.speak()
 
     def _transfer(self, tensors: dict[str, Tensor]) -> Transfer:
         self._background.poll()
@@ -455,7 +390,7 @@ class Recorder:
             yield Entry("batches", kept.later, kept.step, row)
         failure = self._ids.decode_failure
         if failure is not None:
-            self._complain("decode", UsageError(f"decode failed: {type(failure).__name__}: {plain(failure)}"))
+            self._complaints.add("decode", f"decode failed: {type(failure).__name__}: {plain(failure)}")
 
     def _finished(self, entry: Entry) -> dict[str, Any]:
         """The row of an entry whose values are on the host, in the background."""
@@ -514,37 +449,14 @@ class Recorder:
         for event, keys in changes:
             self._queue.append(Entry("journal", 0, step, event_row(event, step, keys)))
 
-    def _complain(self, about: str, error: PostmortemError) -> None:
-        """Say once what is wrong with what was handed over."""
-        if about not in self._complaints:
-            self._complaints.add(about)
-            self._unsaid.append(error)
-
-    def _speak(self) -> None:
-        """Say what went wrong since the last call: as one warning each, or as an error where that was asked for."""
-        while self._unsaid:
-            said = self._unsaid.popleft()
-            if self._raises:
-                if isinstance(said, UsageError):
-                    raise said
-                raise RecordingError(f"{plain(self.path, 1000)}: {plain(said, 1000)}")
-            warnings.warn(f"recording {plain(self.path, 1000)}: {plain(said, 1000)}", RecordingWarning, stacklevel=3)
-
     def _is_closed(self) -> None:
-        self._complain("closed", UsageError("the recorder is closed; nothing more is written"))
-        self._speak()
+        self._complaints.add("closed", "the recorder is closed; nothing more is written")
+        self._complaints.speak()
 
-    def _leave_to_parent_after_fork(self) -> None:
-        """See to it that a forked worker neither writes, nor keeps the lock when its parent dies."""
-        living = weakref.ref(self)
-
-        def forked() -> None:
-            recorder = living()
-            if recorder is not None and not recorder._closed:
-                recorder._closed = True
-                atexit.unregister(recorder.close)
-                if recorder._lock is not None:
-                    recorder._lock.abandon()
-
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=forked)
+    def _left_to_parent(self) -> None:
+        """In a forked worker: neither write, nor keep the lock when the parent dies."""
+        if not self._closed:
+            self._closed = True
+            atexit.unregister(self.close)
+            if self._lock is not None:
+                self._lock.abandon()

@@ -1,9 +1,9 @@
 """The experiment for one incident: which replays would confirm a cause, and which would refute it.
 
-    R0 null replay         the incident must appear again, or nothing can be shown by making it go
-    R1 the named change    of each hypothesis, with what else it predicts
-    R2 placebos            changes of the same size that no hypothesis names
-    R3 data against state  the suspect data in another state, other data in the suspect state
+R0 null replay         the incident must appear again, or nothing can be shown by making it go
+R1 the named change    of each hypothesis, with what else it predicts
+R2 placebos            changes of the same size that no hypothesis names
+R3 data against state  the suspect data in another state, other data in the suspect state
 """
 
 from __future__ import annotations

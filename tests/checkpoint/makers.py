@@ -112,5 +112,3 @@ GADGETS = tuple(gadgets(Path("canary")))
 def flipped(data: bytes, at: int, bit: int = 0) -> bytes:
     """`data` with one bit turned over."""
     return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
-
-

@@ -354,8 +354,10 @@ def test_three_hundred_damaged_checkpoints(own: Path, tmp_path: Path) -> None:
         begun = time.perf_counter()
         found = inspect(victim)
         slowest = max(slowest, time.perf_counter() - begun)
-        assert found.kind == "dcp" or not found.sound or all(
-            (victim / other.name).read_bytes() == other.read_bytes() for other in files
+        assert (
+            found.kind == "dcp"
+            or not found.sound
+            or all((victim / other.name).read_bytes() == other.read_bytes() for other in files)
         )
         shutil.rmtree(victim)
     assert slowest < 5

@@ -16,9 +16,7 @@ _WORDS = {"a": "b", "b": "a", "above": "below", "below": "above"}
 def comparable(raw: Any, *, swap: bool, key: str = "", within: str = "") -> Any:
     """`raw` with sentences as sorted words and settings in order; with `swap`, as of the runs the other way round."""
     if isinstance(raw, dict):
-        return {
-            _KEYS.get(k, k) if swap else k: comparable(v, swap=swap, key=k, within=key) for k, v in raw.items()
-        }
+        return {_KEYS.get(k, k) if swap else k: comparable(v, swap=swap, key=k, within=key) for k, v in raw.items()}
     if key in ("reason", "text", "top_lines", "cannot_tell") and isinstance(raw, str):
         turned = re.sub(r"\b(a|b|above|below)\b", lambda m: _WORDS[m[0]], raw) if swap else raw
         return sorted(re.findall(r"[\w.]+", turned))

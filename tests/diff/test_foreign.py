@@ -74,9 +74,7 @@ def test_an_end_that_is_not_finite(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "every", "rows"), [(0, 10, 60), (5, 1, 595)])
-def test_rows_of_another_cadence_are_matched_where_they_meet(
-    tmp_path: Path, first: int, every: int, rows: int
-) -> None:
+def test_rows_of_another_cadence_are_matched_where_they_meet(tmp_path: Path, first: int, every: int, rows: int) -> None:
     d = diff_runs(log(tmp_path / "a.csv", loss(1)), log(tmp_path / "b.csv", loss(1)[first::every], first, every))
     gap = d.gap()
     assert gap is not None and gap.rows == rows and gap.area == 0

@@ -46,8 +46,7 @@ def test_a_replay_goes_on_from_the_other_run(tmp_path: Path) -> None:
 def test_a_rollback_within_one_run(tmp_path: Path) -> None:
     d = pair(tmp_path, [{**ROLLBACK, "changes": ["skip=312:512", "lr-scale=0.5"]}, RESUME])
     assert d.top_lines == (
-        "b rolled back from step 431 to step 300, skipping batches [312, 512), with lr-scale=0.5: "
-        "loss_spike_sustained",
+        "b rolled back from step 431 to step 300, skipping batches [312, 512), with lr-scale=0.5: loss_spike_sustained",
     )
 
 

@@ -36,9 +36,7 @@ def against_clean(trained: Trained, name: str) -> RunsDiff:
         ("short", "different", None, None),
     ],
 )
-def test_verdict_and_divergence(
-    trained: Trained, name: str, verdict: str, step: int | None, kind: str | None
-) -> None:
+def test_verdict_and_divergence(trained: Trained, name: str, verdict: str, step: int | None, kind: str | None) -> None:
     d = against_clean(trained, name)
     assert d.verdict == verdict, d.reason
     found = d.divergence

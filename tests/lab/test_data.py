@@ -91,7 +91,6 @@ def test_labels_are_the_ids_one_position_on() -> None:
         assert (labels[length:] == IGNORED).all()
 
 
-
 def test_repeated_tokens_counts_long_periodic_spans_only() -> None:
     assert repeated_tokens(np.arange(200)) == 0
     assert repeated_tokens(np.full(31, 5)) == 0

@@ -57,7 +57,14 @@ def test_sdist_holds_the_package_and_nothing_that_lies_about(built: Path) -> Non
         names = [name.partition("/")[2] for name in archive.getnames()]
     top = {name.partition("/")[0] for name in names}
     assert top == {
-        ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "postmortem", "pyproject.toml", "templates",
+        ".gitignore",
+        "CHANGELOG.md",
+        "LICENSE",
+        "PKG-INFO",
+        "README.md",
+        "postmortem",
+        "pyproject.toml",
+        "templates",
     }
     assert not [name for name in names if ".venv" in name or name.endswith(".pyc") or "site-packages" in name]
 
@@ -79,8 +86,19 @@ def test_wheel_holds_package_templates_and_commands(wheel: Path) -> None:
 
 def test_wheel_renders_a_report_far_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "installed"
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel,
-        cwd=tmp_path)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        target,
+        wheel,
+        cwd=tmp_path,
+    )
     where, formats, length = run(sys.executable, "-c", PROBE, cwd=tmp_path, PYTHONPATH=str(target)).splitlines()
     assert Path(where).is_relative_to(target)
     assert "md" in formats.split()
@@ -99,8 +117,21 @@ def test_editable_install_renders_a_report(tmp_path: Path) -> None:
     library = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
     # The dependencies come from here: one level only, so that this environment's own editable install stays unseen.
     (library / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index",
-        "--no-build-isolation", "--editable", checkout, cwd=tmp_path)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--editable",
+        checkout,
+        cwd=tmp_path,
+    )
     where, formats, length = run(python, "-c", PROBE, cwd=tmp_path).splitlines()
     assert Path(where).is_relative_to(checkout)
     assert "md" in formats.split()

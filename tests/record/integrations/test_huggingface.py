@@ -113,9 +113,7 @@ def test_a_nan_that_the_trainer_hides_is_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_batches_are_those_of_the_step(tmp_path: Path, accumulate: int) -> None:
     run = tmp_path / "run"
-    train = trainer(
-        run, tmp_path / "out", gradient_accumulation_steps=accumulate, eval_strategy="steps", eval_steps=2
-    )
+    train = trainer(run, tmp_path / "out", gradient_accumulation_steps=accumulate, eval_strategy="steps", eval_steps=2)
     train.train()
     rows, ids = BATCH * accumulate, Ids().ids
     expected = {step: batch_hash(ids.roll(-rows * step, 0)[:rows]) for step in range(ROWS // rows)}
