@@ -30,10 +30,10 @@ def elsewhere(last: int, end: int) -> int:
 
 def _places(case: Case, cause: Cause, seen: Seen) -> dict[str, str]:
     first, last = case.batch_window(cause.skip_rows(case, seen) if cause.skip_rows else None)
-    own = [o.step for slug, o in seen.items() if o.step is not None and cause.weights.get(slug, 0.0) > 0 and o.moved]
+    jump = seen.get("lr.jump")
     return {
         "window": f"{first}:{last}",
         "elsewhere": str(elsewhere(last, case.batch_window()[1] + int(case.run.row_steps[-1]) - case.onset)),
         "onset": str(case.onset),
-        "step": str(min((step for step in own if step >= case.onset - 10 * case.row_step), default=case.onset)),
+        "jump": str(case.onset if jump is None or jump.step is None else jump.step),
     }

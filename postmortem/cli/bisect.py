@@ -23,7 +23,7 @@ def bisect(
         typer.Option("--window", metavar="A:B", help="Batches to search [default: 32 around the incident]."),
     ] = None,
     incident: Annotated[
-        int | None, typer.Option("--incident", metavar="N", help="Search for incident N instead of the worst.")
+        int | None, typer.Option("--incident", metavar="N", help="Search for incident N, not what led to the worst.")
     ] = None,
     rows: Annotated[bool, typer.Option("--rows/--no-rows", help="Search the rows of a single culprit, too.")] = True,
     program: Annotated[

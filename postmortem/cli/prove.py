@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def prove(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that a recorder wrote.")],
     incident: Annotated[
-        int | None, typer.Option("--incident", metavar="N", help="Prove incident N instead of the worst.")
+        int | None, typer.Option("--incident", metavar="N", help="Prove incident N, not what led to the worst.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and what it costs; drive nothing.")
@@ -104,6 +104,9 @@ def _plan(bench: Bench, *, as_json: bool) -> None:
     incident = bench.subject.incident
     at = f"{plain(incident.kind.replace('_', ' '))} at step {incident.onset_step}"
     start = f"the checkpoint at step {bench.design.from_step}" if bench.design.from_step else "scratch"
+    worst = bench.subject.led_to
+    if worst is not None:
+        at += f", the first of those that led to the worst one (step {worst.onset_step}; --incident {worst.id})"
     tell("about", f"{at}, replayed from {start} to step {bench.design.until}")
     for role, count, what in found.lines:
         tell(role, f"{count} × {what}")
@@ -158,4 +161,5 @@ def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
     tell("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(spent)} s of driving")
     tell("report", shown(written))
     if known.remedy:
-        tell("next", f"postmortem verify {shown(written.parent / 'diagnosis.json')}{about.options}")
+        chosen = "" if known.id == 1 else f" --incident {known.id}"
+        tell("next", f"postmortem verify {shown(written.parent / 'diagnosis.json')}{chosen}{about.options}")

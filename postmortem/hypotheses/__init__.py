@@ -27,9 +27,9 @@ class Cause:
     `sentence` is §4 in one sentence with its figures, `changes` §5 (smallest first, then what was declined), `replay`
     the experiment that would prove it, `lesson` §7. `rivals` are causes that predict the same panels;
     `skip_rows` is None where skipping batches is no remedy. `predicts` are replays and their outcomes if the cause is
-    the true one, with {window}, {elsewhere} (a place for the window further on), {onset} and {step} (of the cause's own
-    first observation) to be filled in; `remedy` is the change that a replay with the fix in it makes, None where there
-    is none.
+    the true one, with {window}, {elsewhere} (a place for the window further on), {onset} and {jump} (of the learning
+    rate, the onset where there is none) to be filled in; `remedy` is the change that a replay with the fix in it makes,
+    None where there is none.
     """
 
     slug: str

@@ -57,7 +57,7 @@ CAUSE = Cause(
     changes=_changes,
     replay="Smooth the learning rate only, same data, same state: the incident goes.",
     lesson="A schedule is code: assert lr against the step, above all at the end of warmup and at every resume.",
-    predicts=(Prediction("lr-smooth={step}", "cures"), Prediction("replace={window}", "persists")),
-    remedy="lr-smooth={step}",
+    predicts=(Prediction("lr-smooth={jump}", "cures"), Prediction("replace={window}", "persists")),
+    remedy="lr-smooth={jump}",
     doc=__doc__,
 )

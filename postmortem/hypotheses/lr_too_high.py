@@ -78,9 +78,10 @@ CAUSE = Cause(
     rivals=("stale_second_moment",),
     predicts=(
         Prediction("lr-scale=0.5|lr-scale=0.1|lr-scale=0.02", "cures", early=True),
-        Prediction("lr-smooth={onset}", "persists"),
+        Prediction("lr-smooth={jump}", "persists"),
         Prediction("moments=restored", "persists"),
         Prediction("replace={window}", "persists"),
+        Prediction("distinct", "persists"),
     ),
     remedy="lr-scale=0.5",
     doc=__doc__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from postmortem.assess.proof import Proof, kept, store, with_experiment
@@ -9,7 +10,8 @@ from postmortem.diagnosis import Experiment, Incident
 from postmortem.pipeline import diagnose
 from postmortem.replay.branch import root_of
 from postmortem.replay.interventions import make
-from postmortem.replay.judge import EARLIER, FARTHEST_PEAK, NEAR, Yardstick, look
+from postmortem.replay.judge import EARLIER, FARTHEST_PEAK, NEAR, Yardstick, look, reappeared
+from postmortem.replay.null import examine
 from postmortem.replay.order import Order
 from postmortem.replay.result import Replayed
 from postmortem.sources import open_run
@@ -28,26 +30,26 @@ def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
         return None
     near = max(order.from_step, incident.onset_step - NEAR)
     yardstick = Yardstick.of(run, incident, near).measured_on(run, order.attempt)
-    seen = look(yardstick, Path(order.out), order.from_step)
-    changed = ", ".join(make(change).text for change in order.changes)
-    outcome, text = seen.outcome, f"{changed}: {seen.text}"
-    if not order.changes:
-        outcome = "vanished" if seen.found is None else "persists"
-        text = f"nothing changed: {seen.text}"
-    elif result.exact:
-        outcome, text = "", f"{changed}: it changed nothing in the steps driven"
     root, out = root_of(run), Path(order.out).resolve()
-    found = Experiment(
-        role="replay",
-        changes=tuple(str(change) for change in order.changes),
-        outcome=outcome,
-        text=text,
-        excess=seen.excess,
-        from_step=order.from_step,
-        steps=result.steps,
-        seconds=result.seconds,
-        run=out.relative_to(root.resolve()).as_posix() if out.is_relative_to(root.resolve()) else str(out),
-    )
+    inside = out.relative_to(root.resolve()).as_posix() if out.is_relative_to(root.resolve()) else str(out)
+    if order.changes:
+        seen = look(yardstick, Path(order.out), order.from_step)
+        changed = ", ".join(make(change).text for change in order.changes)
+        idle = result.exact
+        found = Experiment(
+            role="replay",
+            changes=tuple(str(change) for change in order.changes),
+            outcome="" if idle else seen.outcome,
+            text=f"{changed}: {'it changed nothing in the steps driven' if idle else seen.text}",
+            excess=seen.excess,
+            from_step=order.from_step,
+            steps=result.steps,
+            seconds=result.seconds,
+            run=inside,
+        )
+    else:
+        null = examine(incident, result, reappeared(open_run(order.out), incident), inside)
+        found = replace(null.experiment, role="replay")
     proofs = kept(run)
     about = (incident.kind, incident.onset_step, incident.attempt)
     known = next((one for one in proofs if one.concerns(*about)), None)

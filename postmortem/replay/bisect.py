@@ -17,7 +17,9 @@ from postmortem.program import SkipWindow
 from postmortem.replay.design import MARGIN
 from postmortem.replay.interventions._values import joined, merged, shown
 from postmortem.replay.judge import FARTHEST_PEAK, NEAR, Yardstick, look, reappeared
+from postmortem.replay.null import BLIND, examine
 from postmortem.replay.order import Change, Order
+from postmortem.replay.result import Replayed
 from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
 
@@ -119,11 +121,14 @@ class Search:
         save = (self._lead,) if self._lead > subject.from_step else ()
         self._say(NULL, "")
         order = subject.order(NULL, subject.from_step, self._until, save_at=save, reason="null replay")
-        self._drive(order)
-        if reappeared(open_run(Path(order.out)), subject.incident) is None:
-            raise UsageError("the null replay does not show the incident again, so no batch can be blamed for it")
-        self._say(NULL, "nothing changed: the incident appears again")
-        self._yardstick = self._yardstick.measured(Path(order.out))
+        result, out = self._drive(order), Path(order.out)
+        null = examine(subject.incident, result, reappeared(open_run(out), subject.incident), subject.inside(out))
+        if not null.reproduces:
+            raise UsageError(f"no batch can be blamed where the null replay does not show it again: {null.reason}")
+        self._yardstick = self._yardstick.measured(out)
+        if not (null.found or self._yardstick.measurable):
+            raise UsageError(BLIND)
+        self._say(NULL, null.experiment.text)
 
     def _rows(self, batch: int, rows: int) -> tuple[int, ...]:
         def cures(chosen: frozenset[int]) -> bool:
@@ -152,10 +157,12 @@ class Search:
             self._say(name, f"{key}: {'cured' if seen.cured else 'persists'} ({seen.text})")
         return self._known[key]
 
-    def _drive(self, order: Order) -> None:
-        self.subject.drive_one(order)
+    def _drive(self, order: Order) -> Replayed:
+        done = self.subject.drive_one(order)
+        assert done.result is not None
         self.steps += order.until - order.from_step
         self.naive_steps += order.until - self.subject.from_step
+        return done.result
 
     def _say(self, name: str, text: str) -> None:
         if self.on_probe is not None:

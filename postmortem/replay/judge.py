@@ -37,7 +37,7 @@ class Yardstick:
 
     first: the first step at which the incident may show. onset: where it began in the run. level, band: of the loss
     before it, nats. excess: area of R0's loss above level + band through NEAR steps, nats·steps; infinite where it is
-    not finite.
+    not finite. of_rate: the incident is a jump of the learning rate and nothing else.
     """
 
     first: int
@@ -45,6 +45,7 @@ class Yardstick:
     level: float
     band: float
     excess: float = 0.0
+    of_rate: bool = False
 
     @classmethod
     def of(cls, run: Run, incident: Incident, first: int) -> Yardstick:
@@ -54,10 +55,10 @@ class Yardstick:
         past = np.zeros(0) if loss is None else loss.window(0, incident.onset_step).value[-PAST_ROWS:]
         past = past[np.isfinite(past)]
         if past.size < 2:
-            return cls(first, incident.onset_step, float("nan"), float("nan"))
+            return cls(first, incident.onset_step, float("nan"), float("nan"), of_rate=_of_rate(incident))
         level = float(np.median(past[-LEVEL_ROWS:]))
         sigma = 1.4826 * float(np.median(np.abs(np.diff(past)))) / float(np.sqrt(2))  # differences take the trend out
-        return cls(first, incident.onset_step, level, SIGMAS * sigma)
+        return cls(first, incident.onset_step, level, SIGMAS * sigma, of_rate=_of_rate(incident))
 
     def widened(self, spread: float) -> Yardstick:
         """With a band of at least the measured spread of null replays, nats."""
@@ -70,6 +71,15 @@ class Yardstick:
     def measured_on(self, run: Run, attempt: int | None = None) -> Yardstick:
         """With the excess of the run itself, as `attempt` saw it."""
         return replace(self, excess=self.area(run, self.onset + NEAR, attempt))
+
+    def incident(self, run: Run, first: int, last: int, started: int | None) -> Found | None:
+        """The first incident of a replay in [first, last] that counts as this one, see `first_incident`."""
+        return first_incident(run, first, last, started, of_rate=self.of_rate)
+
+    @property
+    def measurable(self) -> bool:
+        """Whether R0 has an excess that others can be compared with: more than noise."""
+        return self.excess > max(self.band, 1e-6) or not np.isfinite(self.excess)
 
     def area(self, run: Run, last: int, attempt: int | None = None) -> float:
         """Area of the loss above the band over [first, last], nats·steps; infinite where a loss is not finite."""
@@ -116,8 +126,8 @@ def look(yardstick: Yardstick, out: Path, started: int, falls_at: int | None = N
     run = open_run(out)
     at = yardstick.onset if falls_at is None else falls_at
     first = yardstick.first if falls_at is None else falls_at - 1
-    found = first_incident(run, first, at + NEAR, started if started != yardstick.onset else None)
-    if np.isfinite(yardstick.excess) and yardstick.excess <= max(yardstick.band, 1e-6):  # R0's is noise itself
+    found = yardstick.incident(run, first, at + NEAR, started if started != yardstick.onset else None)
+    if not yardstick.measurable:
         return Seen(found, None, finite=False)
     area = replace(yardstick, first=first).area(run, at + NEAR)
     share = 1.0 if np.isinf(area) else 0.0 if np.isinf(yardstick.excess) else area / yardstick.excess
@@ -127,16 +137,23 @@ def look(yardstick: Yardstick, out: Path, started: int, falls_at: int | None = N
 def reappeared(run: Run, incident: Incident) -> Found | None:
     """The incident itself, where a null replay shows it once more; what else lies near it is another."""
     last = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK) + EARLIER
-    return first_incident(run, incident.onset_step - EARLIER, last)
+    return first_incident(run, incident.onset_step - EARLIER, last, of_rate=_of_rate(incident))
 
 
-def first_incident(run: Run, first: int, last: int, started: int | None = None) -> Found | None:
-    """The first incident of the effective history whose onset lies in [first, last], or that seems to begin a little
-    earlier and is worst later: more rows move an onset. A jump of the learning rate at `started`, the step that a
-    changed replay started from, is its own doing."""
+def first_incident(
+    run: Run, first: int, last: int, started: int | None = None, *, of_rate: bool = False
+) -> Found | None:
+    """The first incident of the effective history whose onset lies in [first, last], or that seems to begin earlier
+    and is worst there: where the rows end soon after, a detector may take it and what came before it for one.
+
+    A jump of the learning rate alone is what was done to the training, and nothing that became of it: it counts only
+    where the incident in question is no more than that (`of_rate`), and never at `started`, the step that a changed
+    replay started from.
+    """
     own = [one for one in detect(run) if not one.discarded and one.onset_step <= last]
-    found = [o for o in own if o.onset_step >= first or (o.onset_step >= first - EARLIER and o.peak_step > first)]
-    found = [one for one in found if (one.kind, one.onset_step) != ("lr_discontinuity", started)]
+    found = [one for one in own if one.onset_step >= first or first < one.peak_step <= last]
+    jumps = [one for one in found if {f.kind for f in one.findings} == {"lr_discontinuity"}]
+    found = [one for one in found if one not in jumps or (of_rate and one.onset_step != started)]
     return min(found, key=lambda one: one.onset_step, default=None)
 
 
@@ -162,6 +179,10 @@ def spread(outs: Sequence[Path], first: int) -> float:
     apart = values.max(0) - values.min(0)
     apart = apart[np.isfinite(apart)]
     return float(np.percentile(apart, 95)) if apart.size else 0.0
+
+
+def _of_rate(incident: Incident) -> bool:
+    return {signal.kind for signal in incident.signals} == {"lr_discontinuity"}
 
 
 def _inside(loss: Series, first: int, last: int) -> np.ndarray:

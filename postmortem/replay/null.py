@@ -10,15 +10,18 @@ from postmortem.replay.result import Difference, Replayed
 from postmortem.text import number, plain
 
 FEW_ROWS = 3  # departed rows that a faulty log line may explain, where the state was not logged
+BLIND = "the replayed rows alone show neither an incident nor a higher loss, so that no replay can show a cure"
 _MEASURED = ("loss", "grad_norm")
 
 
 @dataclass(frozen=True)
 class Null:
-    """What the null replay showed. reproduces: the incident is there again. cause: the one that R0 alone confirms, ""
-    for none. reason: why it does not reproduce. exact: every compared row is the run's, bit for bit."""
+    """What the null replay showed. reproduces: the incident is there again. found: a detector sees it in the replayed
+    rows alone. cause: the one that R0 alone confirms, "" for none. reason: why it does not reproduce. exact: every
+    compared row is the run's, bit for bit."""
 
     reproduces: bool
+    found: bool
     exact: bool
     cause: str
     reason: str
@@ -33,12 +36,13 @@ def examine(incident: Incident, result: Replayed, found: Found | None, out: str)
         if result.exact
         else f"though not bit for bit ({'; '.join(result.arithmetic) or _parting(result)})"
     )
-    if found is not None and not _logged_only_there(incident, result):
+    there = found is not None and not _logged_only_there(incident, result)
+    if there or _the_same_rows(incident, result):
         again = _experiment("persists", f"nothing changed: the incident appears again, {how}", result, out)
-        return Null(True, result.exact, "", "", how, again)
+        return Null(True, there, result.exact, "", "", how, again)
     cause, reason = _why(result)
     gone = _experiment("vanished", f"nothing changed: {reason}", result, out)
-    return Null(False, result.exact, cause, reason, how, gone)
+    return Null(False, False, result.exact, cause, reason, how, gone)
 
 
 def _why(result: Replayed) -> tuple[str, str]:
@@ -46,7 +50,7 @@ def _why(result: Replayed) -> tuple[str, str]:
     if result.exact:
         return "", (
             "the replay equals the run bit for bit, and no incident is found in it: "
-            "the stretch is too short, or the log shows something that the replayed rows do not hold"
+            "the log shows something that the replayed rows do not hold, or they end before it"
         )
     if not result.differences:
         return "", "it does not appear again, and nothing of the replay could be compared with what the run recorded"
@@ -76,6 +80,15 @@ def _why(result: Replayed) -> tuple[str, str]:
         f"transient: run and replay are equal bit for bit until step {parting.step}, with the same batches and "
         f"program, and part there for good (first in {parting.column}); something outside of the training changed its "
         "state, such as a flipped bit of memory"
+    )
+
+
+def _the_same_rows(incident: Incident, result: Replayed) -> bool:
+    """Whether the rows that carry the incident are the run's own bit for bit: it is there, whatever a detector makes of
+    a history that ends so soon after it."""
+    carried = {signal.column for signal in incident.signals} & set(result.columns)
+    return (
+        result.exact and bool(carried) and result.from_step <= incident.onset_step <= incident.peak_step < result.until
     )
 
 

@@ -16,8 +16,8 @@ from postmortem.assess.proof import Proof
 from postmortem.diagnosis import Experiment, Incident, Prediction, Verdict
 from postmortem.replay.arms import Done
 from postmortem.replay.design import Arm, Design, Test
-from postmortem.replay.judge import Yardstick, first_incident, look, reappeared, spread, step_of_batch
-from postmortem.replay.null import Null, examine
+from postmortem.replay.judge import Yardstick, look, reappeared, spread, step_of_batch
+from postmortem.replay.null import BLIND, Null, examine
 from postmortem.replay.order import Order
 from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
@@ -95,7 +95,7 @@ class Bench:
         falls_at = step_of_batch(open_run(out), arm.asks)
         if falls_at is None:
             return "", None, "the data was not met again, so nothing can be said"
-        stayed = first_incident(open_run(out), self.yardstick.first, falls_at - 2, start)
+        stayed = self.yardstick.incident(open_run(out), self.yardstick.first, falls_at - 2, start)
         if stayed is not None:  # what lasts from there on is no second incident
             return "persists", None, f"it stays where it was, at step {stayed.onset_step}"
         seen = look(self.yardstick, out, start, falls_at)
@@ -131,6 +131,8 @@ def prove(bench: Bench) -> Proof:
         alike = [Path(done.order.out) for done in bench.subject.drive(noise) if done.result is not None]
         yardstick = yardstick.widened(spread([bench.subject.folder / NULL, *alike], design.lead))
     bench.yardstick = yardstick.measured(bench.subject.folder / NULL)
+    if not (null.found or bench.yardstick.measurable):
+        return _proof(incident, "undecided", "", BLIND, experiments)
     bench.drive([*design.tests[0].first_arms, *design.placebos, *design.cross])
     doubt = _doubt(bench)
     if doubt:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from postmortem import __version__
+from postmortem.case import BASELINE_ROWS
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.pipeline import diagnose
@@ -21,6 +24,7 @@ from postmortem.replay.trust import announced, source_of
 from postmortem.report import select
 from postmortem.run import Run
 from postmortem.run.manifest import inside
+from postmortem.series import Steps
 from postmortem.sources import open_run
 from postmortem.text import plain
 
@@ -33,7 +37,8 @@ class Subject:
     """An incident to experiment on. from_step: of the newest healthy checkpoint before it, 0 from scratch. folder:
     takes the replays. imports: which foreign program is imported from where, "" for this package's own. key: of what
     the replays are driven by, "" where results of other machines are to be taken. collect: take results that were
-    brought back from elsewhere, and drive nothing."""
+    brought back from elsewhere, and drive nothing. led_to: the worst incident, where nobody asked for another and this
+    one is the first of the cascade that led to it."""
 
     run: Run
     diagnosis: Diagnosis
@@ -47,6 +52,7 @@ class Subject:
     key: str = ""
     workers: int | None = None
     collect: bool = False
+    led_to: Incident | None = None
 
     def order(
         self,
@@ -129,7 +135,8 @@ def subject(
     trusted: bool = False,
     workers: int | None = None,
 ) -> Subject:
-    """The worst incident of `run`, or the one of that number; its replays go to postmortem/replays/<name>-<onset>.
+    """The worst incident of `run`, or the first of the cascade that led to it, or the one of that number; its replays
+    go to postmortem/replays/<name>-<onset>.
 
     Raises:
         UsageError: no incident, or a program that must be trusted first.
@@ -143,6 +150,7 @@ def subject(
     one = next((i for i in found.incidents if i.id == chosen), None)
     if one is None:
         raise UsageError(f"{plain(opened.id)} has no incident: there is nothing to experiment on")
+    worst, one = one, one if incident is not None else first_of_cascade(found.incidents, one, opened.row_steps)
     place = REPLAYS / f"{name}-{one.onset_step}"
     inside(root, str(place), plain(run, 1000))  # a link in a stranger's run must not take the replays elsewhere
     recorded = Recorded(opened, one.attempt if one.discarded else None)
@@ -158,7 +166,27 @@ def subject(
         imports=imports,
         key=_key(recorded, program or opened.manifest.program),
         workers=workers,
+        led_to=None if one is worst else worst,
     )
+
+
+def first_of_cascade(incidents: Sequence[Incident], worst: Incident, row_steps: Steps) -> Incident:
+    """The first of the incidents that led to the `worst` one: of the same leading cause, each at most a baseline's
+    length of rows after the one before. The later ones start from what it left, and hang on chance."""
+    cause, lineage = _leading(worst), (worst.attempt, worst.discarded)
+    before = [i for i in incidents if (_leading(i), i.attempt, i.discarded) == (cause, *lineage)]
+    first = worst
+    for one in sorted(before, key=lambda i: i.onset_step, reverse=True):
+        end = one.recovery_step or one.peak_step
+        apart = int(np.searchsorted(row_steps, first.onset_step) - np.searchsorted(row_steps, end))
+        if cause and one.onset_step < first.onset_step and apart <= BASELINE_ROWS:
+            first = one
+    return first
+
+
+def _leading(incident: Incident) -> str:
+    slug = incident.hypotheses[0].cause if incident.hypotheses else "unknown"
+    return "" if slug == "unknown" else slug
 
 
 def _key(recorded: Recorded, entry_point: str | None) -> str:

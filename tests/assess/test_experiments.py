@@ -53,10 +53,9 @@ def test_garbage_reaches_as_far_as_its_source(case: Case) -> None:
     assert found[0] == "replace=312:318" and found[-1] == f"move=312:318@{318 + AWAY}"
 
 
-@pytest.mark.parametrize(("step", "said"), [(310, "310"), (302, "302"), (301, "312"), (315, "315")])
-def test_a_step_of_its_own_is_the_first_observation_near_the_onset(case: Case, step: int, said: str) -> None:
-    """One from long before belongs to something else."""
-    assert remedy(case, CAUSES["lr_discontinuity"], seen("lr.jump", step)) == (f"lr-smooth={said}",)
+def test_the_rate_is_smoothed_from_its_own_jump_on(case: Case) -> None:
+    assert remedy(case, CAUSES["lr_discontinuity"], seen("lr.jump", 302)) == ("lr-smooth=302",)
+    assert remedy(case, CAUSES["lr_discontinuity"], {}) == ("lr-smooth=312",)
 
 
 def test_observations_against_a_cause_do_not_place_it(case: Case) -> None:

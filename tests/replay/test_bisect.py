@@ -134,7 +134,7 @@ class TestSearch:
         calm = edited(rogue_run, tmp_path / "calm", lambda manifest: manifest["config"].update(rogue=[], rows=[]))
         for table in (calm / "batches").iterdir():
             table.unlink()
-        with pytest.raises(UsageError, match="does not show the incident again"):
+        with pytest.raises(UsageError, match="null replay does not show it again: run and replay part at step 110"):
             self.search(calm, (104, 120)).find()
         assert in_process.driven == ["R0"]
 

@@ -140,12 +140,21 @@ class TestFirstIncident:
         found = first_incident(open_run(written(tmp_path, "run", loss)), 100, 200, 0)
         assert found is not None and found.onset_step == ONSET
 
+    def test_what_came_before_does_not_hide_it(self, tmp_path: Path) -> None:
+        """Rows that end soon after: two spikes with a high stretch between them pass for one that never came down."""
+        loss = curve()[: ONSET + 20]
+        loss[100:] += 0.4
+        loss[ONSET : ONSET + 3] = 9.0
+        found = first_incident(open_run(written(tmp_path, "run", loss)), ONSET - 10, ONSET + 10)
+        assert found is not None and (found.onset_step, found.peak_step) == (100, ONSET)
+
     def test_a_jump_of_the_rate_where_the_replay_began_is_its_own_doing(self, tmp_path: Path) -> None:
         rate = np.where(np.arange(ROWS) < ONSET, 1e-3, 5e-3)
         run = open_run(written(tmp_path, "run", curve(), lr=rate))
-        found = first_incident(run, 100, 200, ONSET - 20)
+        found = first_incident(run, 100, 200, ONSET - 20, of_rate=True)
         assert isinstance(found, Found) and (found.kind, found.onset_step) == ("lr_discontinuity", ONSET)
-        assert first_incident(run, 100, 200, ONSET) is None
+        assert first_incident(run, 100, 200, ONSET, of_rate=True) is None
+        assert first_incident(run, 100, 200) is None, "what was done to a training is no incident by itself"
 
 
 def test_the_step_of_a_batch_is_the_last_that_consumed_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from postmortem.detectors import Incident as Found
-from postmortem.diagnosis import Incident
+from postmortem.diagnosis import Incident, Signal
 from postmortem.replay.null import FEW_ROWS, Null, examine
 from postmortem.replay.result import Difference, Replayed
 
@@ -57,6 +57,14 @@ class TestReproduces:
         assert null.exact and null.how == "bit for bit (100 rows: batch_hash, grad_norm, loss, param_hash)"
         assert (null.experiment.role, null.experiment.outcome) == ("R0", "persists")
         assert (null.experiment.run, null.experiment.steps, null.experiment.from_step) == ("replays/R0", 100, 300)
+
+    def test_rows_that_are_the_runs_own_hold_it_whatever_a_detector_makes_of_them(self) -> None:
+        carried = replace(INCIDENT, signals=(Signal("loss_spike", "loss_spike", "loss", 312, 313, 6.0, 2.6, 9.0, 360),))
+        null = examine(carried, result(), None, "replays/R0")
+        assert (null.reproduces, null.found, null.experiment.outcome) == (True, False, "persists")
+        assert not examine(carried, result(until=313), None, "R0").reproduces, "they end before its peak"
+        rate = replace(INCIDENT, signals=(Signal("lr", "lr_discontinuity", "lr", 312, 312, 6.0, 2.6, 9.0, None),))
+        assert not examine(rate, result(), None, "R0").reproduces, "no compared row holds it"
 
     def test_with_other_arithmetic(self) -> None:
         null = examined(LOSS, found=SPIKE, arithmetic=("torch 2.8 then, 2.13 now",))
