@@ -17,19 +17,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from _measure import POSTMORTEM, ROOT, cost, machine, publish, say
+from _results import Results
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from postmortem.atomic import write_bytes
 from postmortem.lab import list_faults
 
-RESULTS = ROOT / "benchmarks" / "results" / "lab_faults.parquet"
 FIRST_SEED = 1_000
 SURE = 0.8  # a probability that people see as "strong"
 CLEAN = "none"
@@ -81,8 +78,7 @@ class Row:
         return not self.right and not self.abstained and (self.top_probability or 0.0) >= SURE
 
 
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
-SCHEMA = pa.schema([(field.name, _TYPES[str(field.type).partition(" ")[0]]) for field in fields(Row)])
+KEPT = Results("lab_faults", Row)
 
 
 def code_hash(parts: Sequence[str]) -> str:
@@ -93,23 +89,6 @@ def code_hash(parts: Sequence[str]) -> str:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def load() -> list[Row]:
-    """The rows kept so far."""
-    if not RESULTS.exists():
-        return []
-    table = pq.read_table(RESULTS)
-    return [Row(**row) for row in table.to_pylist()] if table.schema.names == SCHEMA.names else []
-
-
-def save(rows: Sequence[Row]) -> None:
-    """All rows, replacing the file atomically, in an order that keeps the diff of two benches small."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    ordered = sorted(rows, key=lambda row: (row.fault, row.seed))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in ordered], schema=SCHEMA), buffer, compression="zstd")
-    write_bytes(RESULTS, buffer.getvalue().to_pybytes())
 
 
 def trained(fault: str, seed: int) -> tuple[Path, float]:
@@ -187,7 +166,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     arguments = parser.parse_args()
     code = code_hash(TRAINS + DIAGNOSES)
-    rows = {(row.fault, row.seed): row for row in load() if row.code == code}
+    rows = {(row.fault, row.seed): row for row in KEPT.load() if row.code == code}
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     todo = [(f, s) for s in seeds for f in arguments.fault or sorted(list_faults()) if (f, s) not in rows]
     say(f"{len(rows)} rows kept for this code ({code}), {len(todo)} to make")
@@ -201,7 +180,7 @@ def main() -> None:
         try:
             for done in as_completed(pending):
                 rows[pending[done]] = done.result()
-                save(list(rows.values()))
+                KEPT.save(list(rows.values()))
                 progress.advance(task)
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -17,22 +17,19 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from _measure import POSTMORTEM, ROOT, machine, publish, say
+from _results import Results
 from lab_faults import DIAGNOSES, RUNS, TRAINS, code_hash
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from postmortem.atomic import write_bytes
 from postmortem.lab import list_faults
 
 FIRST_SEED = 3_000  # those from 1,000 and 2,000 on set the predictions and the interventions right
-RESULTS = ROOT / "benchmarks" / "results" / "prove_faults.parquet"
 REPLAYS = ("replay", "drive.py", "anatomy.py", "program.py")
 TRANSIENT = frozenset({"bit_flip", "logging_artifact"})  # what a replay must not show again
 BATCH_BORNE = frozenset({"long_tail_tokens", "garbage_data", "empty_labels", "nan_propagation"})
@@ -82,25 +79,7 @@ class Row:
         return self.cause not in ("", self.fault)
 
 
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-SCHEMA = pa.schema([(field.name, _TYPES[str(field.type).partition(" ")[0]]) for field in fields(Row)])
-
-
-def load() -> list[Row]:
-    """The rows kept so far."""
-    if not RESULTS.exists():
-        return []
-    table = pq.read_table(RESULTS)
-    return [Row(**row) for row in table.to_pylist()] if table.schema.names == SCHEMA.names else []
-
-
-def save(rows: Sequence[Row]) -> None:
-    """All rows, replacing the file atomically."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    ordered = sorted(rows, key=lambda row: (row.fault, row.seed))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in ordered], schema=SCHEMA), buffer, compression="zstd")
-    write_bytes(RESULTS, buffer.getvalue().to_pybytes())
+KEPT = Results("prove_faults", Row)
 
 
 def trained(fault: str, seed: int) -> Path:
@@ -214,7 +193,7 @@ def main() -> None:
     code = code_hash((*TRAINS, *DIAGNOSES, *REPLAYS))
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     wanted = [(fault, seed) for seed in seeds for fault in arguments.fault or FAULTS]
-    rows = {(row.fault, row.seed): row for row in load() if row.code == code}
+    rows = {(row.fault, row.seed): row for row in KEPT.load() if row.code == code}
     todo = wanted if arguments.train_only else [one for one in wanted if one not in rows]
     say(f"{len(rows)} rows kept for this code ({code}), {len(todo)} to make")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -231,7 +210,7 @@ def main() -> None:
         try:
             for done in as_completed(pending):
                 row = rows[pending[done]] = done.result()
-                save(list(rows.values()))
+                KEPT.save(list(rows.values()))
                 say(f"{row.fault} {row.seed}: {row.verdict} {row.cause} {'' if row.right else row.text}")
                 progress.advance(task)
         except BaseException:

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from postmortem import cli
 from postmortem.cli._listing import table
 from postmortem.record.writer import RunWriter
 from tests.checkpoint.makers import dcp, flipped, gadgets, state
-
-ROOT = Path(__file__).parents[2]
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run `postmortem …`: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["postmortem", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+from tests.cli.conftest import ROOT, Call, on_a_terminal
 
 
 @pytest.fixture
@@ -145,21 +126,8 @@ def test_looking_needs_no_torch(words: tuple[str, ...], run: Path) -> None:
 
 @pytest.mark.parametrize("columns", [80, 140])
 def test_the_listing_fits_a_terminal(columns: int, run: Path) -> None:
-    pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()
-    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"COLUMNS": str(columns), "TERM": "xterm"}
-    command = [sys.executable, "-m", "postmortem", "checkpoints", str(run)]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=subprocess.DEVNULL) as child:
-        os.close(theirs)
-        parts: list[bytes] = []
-        try:
-            while part := os.read(ours, 4096):
-                parts.append(part)
-        except OSError:  # Linux reports the closed end this way
-            pass
-        os.close(ours)
-    assert child.returncode == 0
-    lines = b"".join(parts).decode().splitlines()
+    command = ("-m", "postmortem", "checkpoints", str(run))
+    lines = on_a_terminal(command, {"COLUMNS": str(columns), "TERM": "xterm"}, errors=False).splitlines()
     assert max(map(len, lines)) <= columns
     assert any("model, moments, schedule, loader, rng" in line for line in lines) == (columns == 140)
 

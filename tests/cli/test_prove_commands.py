@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -16,27 +15,11 @@ pytest.importorskip("torch")
 from postmortem import cli
 from postmortem.assess.proof import FILE
 from postmortem.sources import open_run
+from tests.cli.conftest import Call
 from tests.makers import worked_example
 from tests.replay.conftest import AT, Driver
 from tests.replay.rogue_program import record
 from tests.replay.small import SAMPLES, edited
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run `postmortem …` beside the run "run": (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["postmortem", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

@@ -11,25 +11,15 @@ from pathlib import Path
 import pytest
 
 from postmortem.cli import runs_diff
+from tests.cli.conftest import ROOT, Call
 
-ROOT = Path(__file__).resolve().parents[2]
 CLEAN, SPIKED = ROOT / "sample_runs" / "clean-001", ROOT / "sample_runs" / "19-spike-001"
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run `runs-diff …` in an empty directory: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["runs-diff", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            runs_diff.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+def call(outside: Callable[..., Call]) -> Call:
+    """Run `runs-diff …`: (exit code, stdout, stderr)."""
+    return outside(runs_diff.main, "runs-diff")
 
 
 @pytest.fixture

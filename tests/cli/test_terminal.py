@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-pty = pytest.importorskip("pty")
+from tests.cli.conftest import ROOT, on_a_terminal
 
 CODE = """
 import sys
@@ -23,41 +22,25 @@ show_markdown("# Title")
 """
 
 
-def on_a_terminal(**env: str) -> str:
+def shown(**environment: str) -> str:
     """What CODE writes to a pseudo-terminal."""
-    ours, theirs = pty.openpty()
-    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS")}
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", CODE], cwd=root, env=clean | env, stdout=theirs, stderr=theirs
-    ) as child:
-        os.close(theirs)
-        parts: list[bytes] = []
-        try:
-            while part := os.read(ours, 4096):
-                parts.append(part)
-        except OSError:  # Linux reports the closed end this way
-            pass
-        os.close(ours)
-    assert child.returncode == 0
-    return b"".join(parts).decode()
+    return on_a_terminal(("-c", CODE), environment)
 
 
 def test_a_terminal_is_styled_and_fits_its_width() -> None:
-    text = on_a_terminal(TERM="xterm-256color", COLUMNS="60")
+    text = shown(TERM="xterm-256color", COLUMNS="60")
     assert "\x1b[1m" in text and "loss spike" in text
 
 
 @pytest.mark.parametrize("env", [{"TERM": "xterm-256color", "NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_nothing_is_styled_where_styles_are_unwanted(env: dict[str, str]) -> None:
-    text = on_a_terminal(**env)
+    text = shown(**env)
     assert "\x1b" not in text and "19-spike-001  supported" in text and "Reading" not in text
 
 
 def test_a_pipe_is_neither_styled_nor_wrapped() -> None:
-    root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", CODE], cwd=root, capture_output=True, check=True, env={**os.environ, "COLUMNS": "40"}
+        [sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, check=True, env={**os.environ, "COLUMNS": "40"}
     )
     assert b"\x1b" not in done.stdout and done.stderr == b""
     assert (

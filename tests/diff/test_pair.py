@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from postmortem.sources import open_run
 from tests.makers import write_run
 
 
-def run(root: Path, hashes: list[str] | None = None, index: list[int] | None = None, **more: object) -> Run:
+def run(root: Path, hashes: list[str] | None = None, index: list[int] | None = None, **more: Any) -> Run:
     n = len(hashes or index or [])
     batches = {k: v for k, v in (("batch_hash", hashes), ("batch_index", index)) if v is not None}
-    return open_run(write_run(root, {"loss": np.linspace(3, 2, n)}, batches=batches, **more))  # type: ignore[arg-type]
+    return open_run(write_run(root, {"loss": np.linspace(3, 2, n)}, batches=batches, **more))
 
 
 @given(st.lists(st.integers(-3, 3), max_size=30))

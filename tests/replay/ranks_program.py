@@ -7,7 +7,6 @@ records a run of it. Each rank takes its own rows of a batch, so its hashes are 
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from postmortem.checkpoint import Checkpointer, Policy, TrainState
+from postmortem.checkpoint import Checkpointer, Policy
 from postmortem.drive import drive
 from postmortem.program import Batch, Measured
 from postmortem.record import Recorder
+from tests.replay.counted import Counted
 
 ROWS = 8
 
@@ -37,7 +37,7 @@ class Rows:
     x: Tensor
 
 
-class Sharded:
+class Sharded(Counted):
     """A regression by AdamW; its loss is the mean over all ranks."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -51,21 +51,7 @@ class Sharded:
             for layer in (self._model[0], self._model[2]):
                 fully_shard(layer, mesh=mesh)
             fully_shard(self._model, mesh=mesh)
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-2)
-        self._state = TrainState(self._model, self._optimizer, rng=False)
-        self._done = self._next = 0
-
-    @property
-    def updates(self) -> int:
-        return self._done
-
-    @property
-    def position(self) -> int:
-        return self._next
-
-    @property
-    def optimizers(self) -> tuple[torch.optim.Optimizer]:
-        return (self._optimizer,)
+        super().__init__(self._model, lr=1e-2)
 
     def batch(self, index: int) -> Rows:
         generator = torch.Generator().manual_seed(index + 1000 * self._data_seed)
@@ -80,7 +66,7 @@ class Sharded:
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self._model.parameters() if p.grad is not None])
         self._optimizer.step()
-        self._done, self._next = self._done + 1, batch.index + 1
+        self._took(batch.index)
         mean = loss.detach().clone()
         if self._several:
             dist.all_reduce(mean)
@@ -88,14 +74,6 @@ class Sharded:
             norm = norm.full_tensor()
         facts = {"batch_hash": xxhash.xxh3_128_hexdigest(batch.x.contiguous().numpy().data)}
         return Measured({"loss": float(mean), "grad_norm": float(norm)}, facts)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**copy.deepcopy(self._state.state_dict()), "place": {"done": self._done, "next": self._next}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._state.load_state_dict({name: part for name, part in state.items() if name != "place"})
-        place = state.get("place", {})
-        self._done, self._next = place.get("done", self._done), place.get("next", self._next)
 
 
 def build(config: Mapping[str, Any]) -> Sharded:

@@ -15,10 +15,11 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from postmortem.checkpoint import Checkpointer, Policy, TrainState
+from postmortem.checkpoint import Checkpointer, Policy
 from postmortem.drive import drive
 from postmortem.program import Batch, Edit, Measured, Program
 from postmortem.record import Recorder
+from tests.replay.counted import Counted
 
 ROWS, LENGTH, COMMON, VOCAB = 8, 64, 20, 30
 IGNORED = -100
@@ -34,7 +35,7 @@ class Text:
     labels: Tensor
 
 
-class Bigrams:
+class Bigrams(Counted):
     """A table of logits float32[VOCAB, VOCAB], by AdamW."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -43,21 +44,7 @@ class Bigrams:
         self._rows = list(config.get("rows", range(ROWS)))
         self._table = nn.Embedding(VOCAB, VOCAB)
         nn.init.zeros_(self._table.weight)
-        self._optimizer = torch.optim.AdamW(self._table.parameters(), lr=0.05, weight_decay=0.0)
-        self._state = TrainState(self._table, self._optimizer, rng=False)
-        self._done = self._next = 0
-
-    @property
-    def updates(self) -> int:
-        return self._done
-
-    @property
-    def position(self) -> int:
-        return self._next
-
-    @property
-    def optimizers(self) -> tuple[torch.optim.Optimizer]:
-        return (self._optimizer,)
+        super().__init__(self._table, lr=0.05, weight_decay=0.0)
 
     def batch(self, index: int) -> Text:
         generator = torch.Generator().manual_seed(index)
@@ -94,7 +81,7 @@ class Bigrams:
         assert self._table.weight.grad is not None
         norm = float(self._table.weight.grad.norm())
         self._optimizer.step()
-        self._done, self._next = self._done + 1, batch.index + 1
+        self._took(batch.index)
         sorted_losses = each.detach().sort().values
         metrics = {
             "loss": float(loss.detach()),
@@ -112,14 +99,6 @@ class Bigrams:
         """Change one parameter, as a flipped bit would."""
         with torch.no_grad():
             self._table.weight[3, 7] = 60.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**self._state.state_dict(), "place": {"done": self._done, "next": self._next}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._state.load_state_dict({name: part for name, part in state.items() if name != "place"})
-        place = state.get("place", {})
-        self._done, self._next = place.get("done", self._done), place.get("next", self._next)
 
 
 def _hash(*tensors: Tensor) -> str:

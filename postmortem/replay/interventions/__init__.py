@@ -13,6 +13,7 @@ A class overrides the moments at which it acts. Everything else passes it by, so
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,21 +45,21 @@ class Scene:
         return max(self.recorded.last_index, driven) + FRESH
 
 
-class Intervention:
+class Intervention(ABC):
     """One named change, made of its value on the command line."""
 
     name: ClassVar[str]
     usage: ClassVar[str] = ""  # the value's form, for --help
     about: ClassVar[str]  # one line
 
+    @abstractmethod
     def __init__(self, value: str) -> None:
         """Raises UsageError for a value that cannot be meant."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def text(self) -> str:
         """What is changed, in words: "skip batches [312, 313)"."""
-        raise NotImplementedError
 
     def configured(self, config: dict[str, Any]) -> dict[str, Any]:
         """The config that the program is built of."""
@@ -70,6 +71,7 @@ class Intervention:
 
     def begin(self, program: Program, scene: Scene) -> None:
         """Called once the program holds the state to start from."""
+        return None  # most changes leave it as it is
 
     def windows(self, scene: Scene) -> Sequence[SkipWindow]:
         """Windows [first, last) of batches to skip."""
