@@ -67,3 +67,14 @@ def build_of_other_data(config: Mapping[str, Any]) -> HuggingFaceLoop:
 def build(config: Mapping[str, Any]) -> HuggingFaceLoop:
     """The same, driven from outside."""
     return HuggingFaceLoop(make_trainer(config))
+
+
+def record(run: Path, **config: Any) -> Path:
+    """Train and record."""
+    make_trainer({**CONFIG, "run": str(run), **config}).train()
+    return run
+
+
+def saved(run: Path, step: int) -> Path:
+    """The Trainer's own checkpoint of a step."""
+    return run / "saved" / f"checkpoint-{step}"

@@ -96,3 +96,15 @@ def build(config: Mapping[str, Any]) -> LightningLoop:
 def build_of_other_data(config: Mapping[str, Any]) -> LightningLoop:
     """The dataset has changed."""
     return build({**config, "salt": 5})
+
+
+def record(run: Path, **config: Any) -> Path:
+    """Train and record."""
+    trainer, module, given = parts({**CONFIG, "run": str(run), **config})
+    trainer.fit(module, **given)
+    return run
+
+
+def saved(run: Path, step: int) -> Path:
+    """Lightning's own checkpoint of a step."""
+    return run / "saved" / f"step={step}.ckpt"
