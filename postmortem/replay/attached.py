@@ -10,7 +10,7 @@ from postmortem.diagnosis import Experiment, Incident
 from postmortem.pipeline import diagnose
 from postmortem.replay.branch import root_of
 from postmortem.replay.interventions import make
-from postmortem.replay.judge import EARLIER, FARTHEST_PEAK, NEAR, Yardstick, look, reappeared
+from postmortem.replay.judge import EARLIER, NEAR, Yardstick, last_of, look, reappeared
 from postmortem.replay.null import examine
 from postmortem.replay.order import Order
 from postmortem.replay.result import Replayed
@@ -61,5 +61,5 @@ def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
 def _driven(incident: Incident, order: Order) -> bool:
     """Whether the order drove over the incident, on the same lineage, and far enough to see it."""
     lineage = incident.attempt if incident.discarded else None
-    last = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK) + EARLIER
+    last = last_of(incident) + EARLIER
     return lineage == order.attempt and order.from_step <= incident.onset_step and last < order.until

@@ -16,7 +16,7 @@ from postmortem.errors import UsageError
 from postmortem.program import SkipWindow
 from postmortem.replay.design import MARGIN
 from postmortem.replay.interventions._values import joined, merged, shown
-from postmortem.replay.judge import FARTHEST_PEAK, NEAR, Yardstick, look, reappeared
+from postmortem.replay.judge import NEAR, Yardstick, last_of, look, reappeared
 from postmortem.replay.null import BLIND, examine
 from postmortem.replay.order import Change, Order
 from postmortem.replay.result import Replayed
@@ -85,7 +85,7 @@ class Search:
         incident, start = self.subject.incident, self.subject.from_step
         ahead = max(0, self.subject.recorded.index_at(incident.onset_step) - self.window[0])
         self._lead = max(start, incident.onset_step - ahead)
-        seen = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK)
+        seen = last_of(incident)
         self._until = min(seen + NEAR + MARGIN + 1, max(self.subject.end, incident.onset_step + MARGIN))
         self._yardstick = Yardstick.of(self.subject.run, incident, self._lead)
 

@@ -16,7 +16,7 @@ from postmortem.assess.experiments import AWAY
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError
 from postmortem.replay.interventions import make, parse_change
-from postmortem.replay.judge import FARTHEST_PEAK, NEAR
+from postmortem.replay.judge import NEAR, last_of
 from postmortem.replay.order import Change
 
 LIKELY = 0.01  # probability from which a hypothesis is worth its replays
@@ -118,7 +118,7 @@ def design(incident: Incident, *, from_step: int, end: int | None = None, apart:
         for h in tested
     )
     farthest = max([away + 1, *(arm.asks + 1 for test in tests for arm in test.arms if arm.asks is not None)])
-    seen = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK)
+    seen = last_of(incident)
     until = max(seen, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
     if end is not None and end >= incident.onset_step + MARGIN:
         until = min(until, end)

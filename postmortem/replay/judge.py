@@ -23,7 +23,7 @@ from postmortem.series import Series
 from postmortem.sources import open_run
 
 NEAR = 50  # steps after the suspect data or step in which an incident is still its own
-FARTHEST_PEAK = 100  # steps: a peak further off is a consequence, and not needed to see the incident
+_FARTHEST_PEAK = 100  # steps: a peak further off is a consequence, and not needed to see the incident
 SHARE = 0.1  # of R0's excess that a cured replay may keep
 PAST_ROWS = 100  # rows before the incident that say how far the loss scatters
 LEVEL_ROWS = 25  # rows before it that say where the loss is: early in a training it is nowhere for long
@@ -134,9 +134,14 @@ def look(yardstick: Yardstick, out: Path, started: int, falls_at: int | None = N
     return Seen(found, share, finite=np.isinf(yardstick.excess) and not np.isinf(area))
 
 
+def last_of(incident: Incident) -> int:
+    """The last step that is needed to see an incident: its peak, or what comes first if that is far off."""
+    return min(incident.peak_step, incident.onset_step + _FARTHEST_PEAK)
+
+
 def reappeared(run: Run, incident: Incident) -> Found | None:
     """The incident itself, where a null replay shows it once more; what else lies near it is another."""
-    last = min(incident.peak_step, incident.onset_step + FARTHEST_PEAK) + EARLIER
+    last = last_of(incident) + EARLIER
     return first_incident(run, incident.onset_step - EARLIER, last, of_rate=_of_rate(incident))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from postmortem.detectors import Incident as Found
 from postmortem.diagnosis import Experiment, Incident
+from postmortem.replay.judge import last_of
 from postmortem.replay.result import Difference, Replayed
 from postmortem.text import number, plain
 
@@ -87,9 +88,8 @@ def _the_same_rows(incident: Incident, result: Replayed) -> bool:
     """Whether the rows that carry the incident are the run's own bit for bit: it is there, whatever a detector makes of
     a history that ends so soon after it."""
     carried = {signal.column for signal in incident.signals} & set(result.columns)
-    return (
-        result.exact and bool(carried) and result.from_step <= incident.onset_step <= incident.peak_step < result.until
-    )
+    whole = result.from_step <= incident.onset_step and last_of(incident) < result.until
+    return result.exact and bool(carried) and whole
 
 
 def _logged_only_there(incident: Incident, result: Replayed) -> bool:

@@ -16,7 +16,7 @@ from postmortem import cli
 from postmortem.assess.proof import FILE
 from postmortem.sources import open_run
 from tests.cli.conftest import Call
-from tests.makers import worked_example
+from tests.makers import healthy, healthy_batches, worked_example, write_run
 from tests.replay.conftest import AT, Driver
 from tests.replay.rogue_program import record
 from tests.replay.small import SAMPLES, edited
@@ -273,6 +273,22 @@ class TestWords:
     def test_a_run_without_an_incident(self, call: Call, command: str) -> None:
         code, _, err = call(command, SAMPLES / "clean-001")
         assert code == 2 and "has no incident: there is nothing to experiment on" in err
+
+    def test_what_led_to_the_worst_is_planned_for_and_the_worst_is_named(
+        self, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        columns = healthy()
+        for at, height in ((300, 2.0), (340, 6.0)):
+            columns["loss"][at : at + 4] += height
+            columns["grad_norm"][at : at + 4] *= 40
+        manifest = {"program": "postmortem.lab.program:build", "config": {}}
+        write_run(tmp_path / "run", columns, batches=healthy_batches(), manifest=manifest)
+        monkeypatch.setattr("postmortem.replay.subject.first_of_cascade", lambda found, *_: found[1])
+        code, out, _ = call("prove", "run", "--dry-run")
+        led = "about   loss spike at step 300, the first of those that led to the worst one (step 340; --incident 1), "
+        assert code == 0 and out.startswith(led)
+        code, out, _ = call("prove", "run", "--dry-run", "--incident", "1")
+        assert code == 0 and out.startswith("about   loss spike at step 340, replayed from")
 
     def test_a_run_without_a_program(self, call: Call, tmp_path: Path) -> None:
         worked_example(tmp_path / "19-spike-001")
