@@ -17,7 +17,7 @@ from postmortem.replay.judge import NEAR
 from postmortem.replay.order import Change
 from tests.report.factory import spike
 
-PLACES = {"window": "312:313", "elsewhere": str(313 + AWAY), "onset": "312", "step": "312"}
+PLACES = {"window": "312:313", "elsewhere": str(313 + AWAY), "onset": "312", "jump": "312"}
 PREDICTING = [cause for cause in causes() if any(one.change for one in cause.predicts)]
 
 

@@ -208,10 +208,10 @@ class TestUpdate:
         assert column(run, "grad_norm", 300) == column(SPIKE, "grad_norm", 300)
 
     def test_a_program_without_optimizers_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tests.replay import ranks_program
+        from tests.replay.counted import Counted
 
         run = small_run(tmp_path / "run")
-        monkeypatch.delattr(ranks_program.Sharded, "optimizers")
+        monkeypatch.delattr(Counted, "optimizers")
         with pytest.raises(UsageError, match="offers no optimizers"):
             drive(run, tmp_path / "out", 4, 12, "lr-scale=0.5")
 
