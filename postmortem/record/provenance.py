@@ -45,13 +45,16 @@ _ASSIGNED = re.compile(
 
 def provenance(run: Path, attempt: int) -> dict[str, Any]:
     """`command`, `git`, `packages` and `variables` for run.json; the uncommitted patch is saved beside it."""
-    found: dict[str, Any] = {
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    folder = Path(main).resolve().parent if main else Path.cwd()
+    named = _git(folder, "rev-parse", "HEAD", "--abbrev-ref", "HEAD")  # at work while the packages are read
+    patch = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "HEAD")
+    return {
         "command": redacted_command([sys.executable, *sys.argv]),
         "packages": packages(),
         "variables": variables(os.environ),
+        **_code(run, attempt, _answer(named), _answer(patch)),
     }
-    code = _git(run, attempt)
-    return found if code is None else {**found, "git": code}
 
 
 def environment() -> dict[str, Any]:
@@ -157,40 +160,43 @@ def scrubbed(text: str, environ: Mapping[str, str]) -> str:
     return _IN_URL.sub(rf"\1{REDACTED}@", _KNOWN_SECRETS.sub(REDACTED, text))
 
 
-def _git(run: Path, attempt: int) -> dict[str, Any] | None:
-    """Commit, branch and uncommitted patch of the code that runs; None outside a repository or without git."""
-    main = getattr(sys.modules.get("__main__"), "__file__", None)
-    folder = Path(main).resolve().parent if main else Path.cwd()
-    commit = _ask_git(folder, "rev-parse", "HEAD")
-    if commit is None:
+def _git(folder: Path, *words: str) -> subprocess.Popen[bytes] | None:
+    """Ask git, without running what a repository's own configuration names; None where there is no git."""
+    guards = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-optional-locks")
+    quiet = subprocess.DEVNULL
+    try:
+        command = ["git", "-C", str(folder), *guards, *words]
+        return subprocess.Popen(command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet)
+    except OSError:
         return None
-    found: dict[str, Any] = {"commit": commit.decode("ascii", "replace").strip()}
-    branch = _ask_git(folder, "rev-parse", "--abbrev-ref", "HEAD")
-    if branch is not None:
-        found["branch"] = branch.decode("utf-8", "replace").strip()
-    patch = _ask_git(folder, "diff", "--no-ext-diff", "--no-textconv", "HEAD")
+
+
+def _answer(asked: subprocess.Popen[bytes] | None) -> bytes | None:
+    """What git says; None where it fails or dawdles."""
+    if asked is None:
+        return None
+    with asked:
+        try:
+            said, _ = asked.communicate(timeout=_GIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            asked.kill()
+            return None
+    return said if asked.returncode == 0 else None
+
+
+def _code(run: Path, attempt: int, named: bytes | None, patch: bytes | None) -> dict[str, Any]:
+    """`git` for run.json, of commit and branch in two lines and the uncommitted patch, which is saved beside it; empty
+    outside a repository or without git."""
+    if named is None:
+        return {}
+    commit, _, branch = named.decode("utf-8", "replace").strip().partition("\n")
+    found: dict[str, Any] = {"commit": commit, "branch": branch}
     if patch is None:
-        return found
+        return {"git": found}
     found["uncommitted_bytes"] = len(patch)
     if patch:
         text = _ASSIGNED.sub(rf"\1{REDACTED}", scrubbed(patch[:_PATCH_LIMIT].decode("utf-8", "replace"), os.environ))
         name = "code.patch" if attempt == 0 else f"code-{attempt}.patch"
         write_bytes(run / name, text.encode("utf-8", "replace"))
         found |= {"patch": name, "patch_truncated": len(patch) > _PATCH_LIMIT}
-    return found
-
-
-def _ask_git(folder: Path, *words: str) -> bytes | None:
-    """What git says, without running what a repository's own configuration names; None where it fails or dawdles."""
-    guards = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-optional-locks")
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *guards, *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_GIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    return {"git": found}
