@@ -1,4 +1,4 @@
-"""A plain loop on two ranks over gloo, replicated and sharded, and its replay on as many."""
+"""Loops on two ranks over gloo, and their replays on as many: a plain one replicated and sharded, and the Trainer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 
 
-def test_null_replays_of_two_ranks_are_exact(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("worker", "needs"), [("ranks_worker", "torch"), ("hf_ranks_worker", "transformers")])
+def test_replays_of_two_ranks_are_exact(tmp_path: Path, worker: str, needs: str) -> None:
+    pytest.importorskip(needs)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     ended = subprocess.run(
-        [*launch, "-m", "tests.adapters.ranks_worker", str(tmp_path)],
+        [*launch, "-m", f"tests.adapters.{worker}", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
