@@ -143,7 +143,7 @@ def shown(figures: Sequence[float], form: str, unit: str) -> str:
 
 def floor(kind: str) -> None:
     """Do what cannot be spared, and print the time at which it is done."""
-    import torch  # noqa: F401
+    import torch  # noqa: F401 - the import is what is timed
 
     from postmortem.checkpoint import load_checkpoint
     from postmortem.program import resolve
