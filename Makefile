@@ -10,6 +10,8 @@ BIN := .venv/bin
 PY := $(BIN)/python
 PIP := $(PY) -m pip --disable-pip-version-check --require-virtualenv
 SAMPLE := sample_runs/19-spike-001
+# The kernels that torch chooses on a lesser processor than this one.
+LESSER := $(shell grep -qsm1 avx512f /proc/cpuinfo && echo avx2 || echo default)
 
 # One numeric thread per process: two test workers on two cores, and runs that repeat bit for bit.
 export OMP_NUM_THREADS ?= 1
@@ -53,6 +55,14 @@ demo: .venv/core ## Install the core and draft the sample run's post-mortem
 test: .venv/test ## Install everything and run all tests
 	@$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal
 
+.PHONY: test-fast
+test-fast: .venv/test ## Run the tests that neither train nor start other processes (about a minute)
+	@$(PY) -m pytest -m 'not (slow or lab_bench or processes or heavy)'
+
+.PHONY: test-bits
+test-bits: .venv/test ## Run the tests that hold bits once more, on lesser kernels than this machine's
+	@ATEN_CPU_CAPABILITY=$(LESSER) $(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'bits and not slow'
+
 .PHONY: test-slow
 test-slow: .venv/test ## Run the tests that take minutes
 	@$(PY) -m pytest -m slow
@@ -81,6 +91,7 @@ proof: .venv/test ## Write README's four commands with their real output
 .PHONY: proof-check
 proof-check: .venv/test ## Check that README shows what its four commands print
 	@$(PY) scripts/make_proof.py --check
+	@ATEN_CPU_CAPABILITY=$(LESSER) $(PY) scripts/make_proof.py --check
 
 .PHONY: goldens
 goldens: .venv/test ## Rewrite the tests' golden files; read the diff before you commit it

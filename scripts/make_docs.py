@@ -42,11 +42,14 @@ def cause_pages() -> dict[Path, str]:
 
 
 def draft_sample(out: Path) -> None:
-    """Draft the sample run into `out`, named as a reader of the repository would name it."""
+    """Draft the sample run into `out`, named as a reader of the repository would name it, and as it was committed: what
+    a reader's own commands left beside it, such as a proof, is no part of it."""
     kept = ("--out", str(out), "--lessons", str(out.parent / "lessons.md"))
     command = (sys.executable, "-m", "postmortem", "draft", SAMPLE, *kept)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
+    reports = shutil.ignore_patterns("postmortem")
+    shutil.copytree(ROOT / SAMPLE, out.parent / SAMPLE, ignore=reports, symlinks=True)
+    subprocess.run(command, cwd=out.parent, env=environment, check=True, stdout=sys.stderr)
 
 
 def excerpt(report: str) -> str:

@@ -7,6 +7,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.samples import OTHER_ARITHMETIC
+
 # A loaded machine is slow, which is no failure. The same examples each time in CI: a red build is about the change.
 settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("house")
@@ -14,6 +16,19 @@ settings.load_profile("house")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-goldens", action="store_true", help="rewrite the golden files from what is rendered now")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which tests over committed runs were left out here, because this machine computes otherwise than they did."""
+    left_out = [
+        (report.nodeid, report.longrepr[2].removeprefix("Skipped: "))
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and OTHER_ARITHMETIC in report.longrepr[2]
+    ]
+    if left_out:
+        terminalreporter.section("skipped, because this machine computes otherwise than a committed run did")
+        for name, reason in sorted(left_out):
+            terminalreporter.line(f"{name}: {reason}")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 from postmortem import pipeline
 from postmortem.sources import open_run
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parent.parent
 TITLE, *PARTS = re.split(r"^## ", (ROOT / "docs" / "add-it-to-your-loop.md").read_text(), flags=re.MULTILINE)
 SECTIONS = {part.partition("\n")[0]: part for part in PARTS}

@@ -39,6 +39,7 @@ def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not ended.value.code, line
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("default")  # of the Trainers and their parts
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_page_as_it_is_printed(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from postmortem.cli._guard import guarded
 
+pytestmark = pytest.mark.heavy
 ROWS = 90
 EXAMPLES = int(os.environ.get("POSTMORTEM_FUZZ_EXAMPLES", "60"))
 WEIRD = [

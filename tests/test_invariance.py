@@ -18,6 +18,8 @@ from postmortem.sources import open_run
 from tests.makers import STEPS, healthy, healthy_batches, write_run
 from tests.test_pipeline import CASES, make
 
+pytestmark = pytest.mark.heavy
+
 
 def ranking(d: Diagnosis) -> list[tuple[str, float]]:
     return [(h.cause, h.score) for h in d.incidents[0].hypotheses]

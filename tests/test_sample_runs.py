@@ -9,15 +9,13 @@ import pytest
 
 from postmortem.pipeline import diagnose
 from postmortem.sources import open_run
-
-SAMPLES = Path(__file__).resolve().parent.parent / "sample_runs"
-TRUTHS = sorted((SAMPLES / "truth").glob("*.json"))
+from tests.samples import COMMITTED, TRUTHS, sample
 
 
 @pytest.mark.parametrize("truth", TRUTHS, ids=lambda path: path.stem)
 def test_the_true_fault_is_ranked_first(truth: Path) -> None:
     known = json.loads(truth.read_text())
-    d = diagnose(open_run(SAMPLES / truth.stem))
+    d = diagnose(open_run(sample(truth.stem)))
     if known["fault"] == "none":
         assert d.verdict == "no_incident"
     else:
@@ -32,16 +30,16 @@ def test_all_five_stories_are_there() -> None:
 
 
 def test_they_are_small_and_hold_few_checkpoints() -> None:
-    files = [file for file in SAMPLES.rglob("*") if file.is_file() and "postmortem" not in file.parts]
+    runs = [sample(truth.stem) for truth in TRUTHS]
+    files = [file for run in runs for file in run.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 20 * 2**20
-    for truth in TRUTHS:
-        assert 1 <= len(list((SAMPLES / truth.stem / "rollback").iterdir())) <= 3
+    assert all(1 <= len(list((run / "rollback").iterdir())) <= 3 for run in runs)
 
 
 @pytest.mark.parametrize("truth", TRUTHS, ids=lambda path: path.stem)
 def test_nothing_inside_a_run_names_its_fault(truth: Path) -> None:
     fault = json.loads(truth.read_text())["fault"]
-    run = SAMPLES / truth.stem
+    run = COMMITTED / truth.stem
     text = "".join((run / name).read_text() for name in ("run.json", "journal.jsonl"))
     assert fault == "none" or fault not in text
     assert fault == "none" or fault.replace("_", "") not in run.name.replace("-", "")

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
+import typer
+
+from postmortem.arithmetic import Mode
 from postmortem.errors import UsageError
 from postmortem.text import plain
+
+ArithmeticOption: TypeAlias = Annotated[
+    Mode | None,
+    typer.Option("--arithmetic", help="Whose kernels and threads to compute with: the run's or this machine's own."
+                 " [default: recorded]"),
+]  # fmt: skip
 
 
 def parse_map(values: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from postmortem.cli._listing import labelled, room, table
+from postmortem.arithmetic import arithmetic_of
+from postmortem.cli._listing import labelled, room, table, tell
 from postmortem.cli._options import shown
 from postmortem.cli._terminal import progress, stage
 from postmortem.run.manifest import inside
@@ -41,6 +42,7 @@ def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ran
             program=asked.program,
             trusted=asked.trusted,
             attempt=asked.attempt,
+            arithmetic=asked.arithmetic,
             on_measure=None if advance is None else lambda done, total: advance(done - 1, total),
         )
     if not ranks.first:
@@ -52,6 +54,7 @@ def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ran
     else:
         for line in _lines(found):
             typer.echo(line)
+    tell("bits", arithmetic_of(run.manifest.environment, asked.arithmetic).text, err=as_json)
     if written is not None:
         typer.echo(f"picture {shown(written)}", err=as_json)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from postmortem.cli._listing import tell
-from postmortem.cli._options import parse_window, shown
+from postmortem.cli._options import ArithmeticOption, parse_window, shown
 from postmortem.cli._program import Interrupted
 from postmortem.cli._terminal import stage
 from postmortem.text import plain
@@ -30,6 +30,7 @@ def bisect(
         str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's own.")
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
+    arithmetic: ArithmeticOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find the smallest set of batches whose removal cures the incident, then the rows within them.
@@ -47,7 +48,9 @@ def bisect(
 
     require("bisect", "train", "torch", "xxhash")
     with stage(f"Reading {run}"):
-        about = subject(run, "bisect", incident=incident, program=program, trusted=trust)
+        about = subject(
+            run, "bisect", incident=incident, program=program, trusted=trust, mode=arithmetic or "recorded"
+        )
         searched = default_window(about) if window is None else parse_window("--window", window)
     earliest = about.recorded.index_at(about.from_step)
     if searched[0] < earliest:
@@ -60,6 +63,7 @@ def bisect(
         raise UsageError(f"--window {window}: the run consumed no batch from {latest} on; search up to {latest}")
     if about.imports:
         tell("imports", about.imports, err=True)
+    tell("bits", about.arithmetic.text, err=as_json)
     search = Search(about, searched)
     try:
         with stage("Bisecting") as say:

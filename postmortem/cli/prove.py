@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from postmortem.cli._listing import tell
-from postmortem.cli._options import shown
+from postmortem.cli._options import ArithmeticOption, shown
 from postmortem.cli._program import Interrupted
 from postmortem.cli._redraft import redraft
 from postmortem.cli._terminal import stage
@@ -43,6 +43,7 @@ def prove(
         str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's own.")
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
+    arithmetic: ArithmeticOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless a cause is confirmed.")] = False,
 ) -> None:
@@ -70,7 +71,15 @@ def prove(
         raise UsageError(f"--workers is {workers}; it must be at least 1")
     apart = export or collect
     with stage(f"Reading {run}"):
-        about = subject(run, "prove", incident=incident, program=program, trusted=trust, workers=workers)
+        about = subject(
+            run,
+            "prove",
+            incident=incident,
+            program=program,
+            trusted=trust,
+            workers=workers,
+            mode=arithmetic or "recorded",
+        )
     if apart is not None:
         about = replace(about, folder=apart, key="", collect=collect is not None)
     bench = Bench(about, design(about.incident, from_step=about.from_step, end=about.end, apart=apart is not None))
@@ -108,6 +117,7 @@ def _plan(bench: Bench, *, as_json: bool) -> None:
     if worst is not None:
         at += f", the first of those that led to the worst one (step {worst.onset_step}; --incident {worst.id})"
     tell("about", f"{at}, replayed from {start} to step {bench.design.until}")
+    tell("bits", bench.subject.arithmetic.text)
     for role, count, what in found.lines:
         tell(role, f"{count} × {what}")
     tell("cost", f"at most {found.steps} steps in {found.replays} replays{found.time}; it stops once decided\n")

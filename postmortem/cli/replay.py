@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from postmortem.cli._listing import tell
-from postmortem.cli._options import parse_indices, parse_window, shown
+from postmortem.cli._options import ArithmeticOption, parse_indices, parse_window, shown
 from postmortem.cli._program import Interrupted, notes
 from postmortem.cli._redraft import redraft
 from postmortem.cli._terminal import encodes, progress, show, stage, width
@@ -76,6 +76,7 @@ def replay(
         str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's own.")
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
+    arithmetic: ArithmeticOption = None,
     probe: Annotated[
         str | None,
         typer.Option("--probe", metavar="A:B", help="Train nothing: loss and gradient of batches by checkpoint."),
@@ -110,13 +111,13 @@ def replay(
       torchrun --nproc-per-node 2 -m postmortem replay runs/sharded --trust
     """
     from postmortem.errors import UsageError, require
-    from postmortem.replay.defaults import Asked, plan, plan_of
+    from postmortem.replay.defaults import Asked, adopt_arithmetic, plan, plan_of
     from postmortem.replay.distributed import joined
 
     if (run is None) == (order is None):
         raise UsageError("say which run to replay, or which order to carry out: RUN or --order FILE")
     if order is not None and (from_step, skip, until, change, checkpoint, save_at, out, probe) != (None,) * 8:
-        raise UsageError("an order says by itself what is done: give --order alone, with --program or --trust")
+        raise UsageError("an order says by itself what is done: beside --order only --program, --trust, --arithmetic")
     require("replay", "train", "torch", "xxhash")
     asked = Asked(
         run=run or Path(),
@@ -130,14 +131,18 @@ def replay(
         program=program,
         trusted=trust,
         out=out,
+        arithmetic=arithmetic or "recorded",
     )
+    adopt_arithmetic(asked.run, order, arithmetic)  # the ranks join by torch
     with joined() as ranks:
         if probe is not None:
             from postmortem.cli._probing import run_probe
 
             states = parse_indices("--at-checkpoints", at_checkpoints)
             return run_probe(asked, parse_window("--probe", probe), states, ranks, as_json=as_json)
-        planned = ranks.first_says(lambda: plan(asked) if order is None else plan_of(order, program, trusted=trust))
+        planned = ranks.first_says(
+            lambda: plan(asked) if order is None else plan_of(order, program, arithmetic, trusted=trust)
+        )
         result = _carry_out(planned, ranks, quiet=as_json)
         if ranks.first:
             outcome = "" if order is not None else _attached(planned, result)
@@ -221,4 +226,5 @@ def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> No
     show(compared.summary(width(sys.stdout), encodes(sys.stdout)))
     typer.echo(f"\nrun     {out}")
     options = (f" --program {order.program}" if order.program else "") + (" --trust" if order.trusted else "")
+    options += " --arithmetic native" if order.arithmetic == "native" else ""
     typer.echo(f"next    {f'postmortem prove {parent}{options}' if order.reason else f'postmortem draft {out}'}")

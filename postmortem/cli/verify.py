@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from postmortem.cli._options import parse_map, shown
+from postmortem.cli._listing import tell
+from postmortem.cli._options import ArithmeticOption, parse_map, shown
 from postmortem.cli._program import Interrupted, notes
 from postmortem.cli._terminal import progress, stage
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:
+    from postmortem.arithmetic import Mode
     from postmortem.diagnosis import Diagnosis, Incident, Verification
 
 
@@ -39,6 +41,7 @@ def verify(
         str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's own.")
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
+    arithmetic: ArithmeticOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Hold a fixed run against section 6 of a post-mortem: each expected figure with the one measured.
@@ -65,7 +68,10 @@ def verify(
         raise UsageError(f"{plain(diagnosis)}: holds no incident to verify.")
     expected = known.verification
     if against is None:
-        against, expected = _driven(diagnosis, loaded, known, expected, change or [], program, trust, quiet=as_json)
+        mode = arithmetic or "recorded"
+        against, expected = _driven(
+            diagnosis, loaded, known, expected, change or [], program, trust, mode, quiet=as_json
+        )
     with stage(f"Reading {against}"):
         run = open_run(against, parse_map(columns or []))
         results = measure(expected, known.onset_step, run)
@@ -92,6 +98,7 @@ def _driven(
     change: list[str],
     program: str | None,
     trust: bool,
+    mode: Mode,
     *,
     quiet: bool,
 ) -> tuple[Path, Verification]:
@@ -112,7 +119,7 @@ def _driven(
             "the diagnosis knows no remedy yet: prove a cause first (postmortem prove), or name a change with --change"
         )
     place = Path(shown(root))
-    about = subject(place, "verify", incident=incident.id, program=program, trusted=trust)
+    about = subject(place, "verify", incident=incident.id, program=program, trusted=trust, mode=mode)
     if plain(about.run.id) != loaded.run_id:
         raise UsageError(f"{plain(file)}: is about {plain(loaded.run_id)}, and the run here is {plain(about.run.id)}")
     if (about.incident.kind, about.incident.onset_step) != (incident.kind, incident.onset_step):
@@ -122,6 +129,8 @@ def _driven(
     changes = tuple(map(parse_change, texts))
     told = ", ".join(make(one).text for one in changes) or "nothing changed"
     typer.echo(f"replay  from step {about.from_step} to {expected.through_step}: {plain(told, 500)}", err=quiet)
+    tell("bits", about.arithmetic.text, err=quiet)
+    about.arithmetic.adopt()
     start, length = about.from_step, expected.through_step + 1 - about.from_step
     try:
         with notes(told=True), progress("Replaying") as advance:

@@ -21,7 +21,7 @@ import numpy as np
 
 from postmortem.diff.model import ColumnDiff, Divergence, Kind, Rewind, Setting
 from postmortem.diff.pair import Pair
-from postmortem.diff.settings import ARITHMETIC
+from postmortem.diff.settings import SUMS
 from postmortem.text import number, plain
 
 KINDS: dict[Kind, str] = {
@@ -82,7 +82,7 @@ def _kind(
     if "lr" in here:
         return "other_config", f"the learning rate is another one ({_values(pair, 'lr', step)})"
     config = [s.key for s in settings if s.group == "config" or s.key in ("seed", "program")]
-    around = [s.key for s in settings if s.group in ("environment", "packages", "run") and s.key in ARITHMETIC]
+    around = [s.key for s in settings if s.group in ("environment", "packages", "run") and s.key in SUMS]
     share = _largest_share(pair, here, step)
     if share is not None and share <= TINY and (around or not config):
         because = f"run.json differs in {_columns(around)}" if around else "nothing else is known to differ"

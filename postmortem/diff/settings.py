@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from postmortem.arithmetic import ARITHMETIC
 from postmortem.diff.model import Group, Setting
 from postmortem.run import Run
 from postmortem.run.manifest import inside
 
-ARITHMETIC = frozenset((
-    "torch", "numpy", "cpu", "cpu_capability", "threads", "cuda", "rocm", "world_size", "dtype", "devices",
-))  # fmt: skip
-"""Keys of the environment that a sum of floats may depend on."""
+SUMS = frozenset((*ARITHMETIC, "numpy", "world_size", "dtype", "devices"))
+"""Keys that a sum of floats may depend on."""
 
 _FACTS = ("program", "seed", "dtype", "world_size", "tokens_per_step", "vocab_size", "hashes")
 _ABSENT = object()

@@ -36,12 +36,6 @@ def differences(a: Path, b: Path) -> list[str]:
     return found
 
 
-def same_arithmetic(a: Path, b: dict[str, Any]) -> bool:
-    """Whether the run in `a` was made with the CPU capability and torch version of the environment `b`."""
-    environment: dict[str, Any] = json.loads((a / "run.json").read_text("utf-8"))["environment"]
-    return all(environment.get(key) == b.get(key) for key in ("cpu_capability", "torch"))
-
-
 def _table(folder: Path) -> pa.Table:
     parts = [pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
     return pa.concat_tables(parts, promote_options="permissive").sort_by(

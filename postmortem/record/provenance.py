@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+from postmortem import arithmetic
 from postmortem.atomic import write_bytes
 
 REDACTED = "<redacted>"
@@ -58,7 +59,7 @@ def provenance(run: Path, attempt: int) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What the bits of a run depend on besides its config: versions, platform, processors and threads."""
+    """What the bits of a run depend on besides its config: versions, platform, processors, kernels and threads."""
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -70,13 +71,7 @@ def environment() -> dict[str, Any]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        found["torch"] = str(torch.__version__)
-        found["threads"] = torch.get_num_threads()
-        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-        found |= {name: value for name, value in (("cuda", torch.version.cuda), ("rocm", torch.version.hip)) if value}
-    return found
+    return found | arithmetic.measured()
 
 
 def host() -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import postmortem
+from postmortem.arithmetic import OWN, Arithmetic
 from postmortem.diagnosis import build_from
 from postmortem.errors import UnreadableInput
 from postmortem.replay.branch import ORDER
@@ -36,7 +37,7 @@ class Done:
 
 
 def workers_here() -> int:
-    """How many replays run side by side: one a processor, because each is pinned to the run's number of threads."""
+    """How many replays run side by side: one a processor, because each has the run's number of threads, else one."""
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -44,10 +45,11 @@ def run_arms(
     orders: Sequence[Order],
     *,
     workers: int | None = None,
-    threads: int = 1,
+    arithmetic: Arithmetic = OWN,
     on_done: Callable[[Done], None] | None = None,
 ) -> list[Done]:
-    """Carry out `orders` in processes of their own, `workers` of them at a time; the results in their order.
+    """Carry out `orders` in processes of their own that compute by `arithmetic`, `workers` of them at a time; the
+    results in their order.
 
     An order whose result lies in its place is taken from there, so that an interrupted experiment goes on. On Ctrl-C
     the processes are ended, and what they had not finished is done anew the next time.
@@ -64,7 +66,7 @@ def run_arms(
         while waiting or running:
             while waiting and len(running) < limit:
                 if nursery is None or nursery.ended:
-                    nursery = _nursery(threads)
+                    nursery = _nursery(arithmetic)
                 number = waiting.pop(0)
                 running[number] = nursery.begin(orders[number])
             if nursery is not None:
@@ -189,9 +191,11 @@ def _common(environment: dict[str, str]) -> tuple[int, str, Path, dict[str, str]
     return os.getpid(), sys.executable, Path.cwd(), environment
 
 
-def _nursery(threads: int) -> _Nursery:
+def _nursery(arithmetic: Arithmetic) -> _Nursery:
     """The one at hand; another where it has died or what arms have in common is another by now."""
-    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", **arithmetic.environ(os.environ)}
+    if arithmetic.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(arithmetic.threads)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH", "")]))
     for nursery in _at_hand:
         if nursery.process.poll() is None and nursery.common == _common(environment):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from postmortem.arithmetic import Mode, arithmetic_of
 from postmortem.checkpoint import Checkpointer, inspection
 from postmortem.checkpoint.load import read_state
 from postmortem.checkpoint.manifest import NAME
@@ -20,10 +21,10 @@ from postmortem.replay.recorded import Recorded
 from postmortem.text import plain
 
 
-def use_threads_of(recorded: Recorded) -> None:
-    """As many threads as the run had: another number sums in another order."""
-    threads = recorded.run.manifest.environment.get("threads")
-    if type(threads) is int and 0 < threads <= 1024:
+def use_threads_of(recorded: Recorded, mode: Mode) -> None:
+    """As many threads as the run had, where its arithmetic is asked for: another number sums in another order."""
+    threads = arithmetic_of(recorded.run.manifest.environment, mode).threads
+    if threads is not None:
         torch.set_num_threads(threads)
 
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from postmortem.arithmetic import differences
 from postmortem.errors import PostmortemError
 from postmortem.program import Measured
 from postmortem.record.provenance import environment
 from postmortem.replay.recorded import IDENTITY, Recorded
 from postmortem.replay.result import Difference
 from postmortem.text import plain
-
-ARITHMETIC = ("torch", "cpu_capability", "threads", "cuda", "rocm", "cpu")
 
 
 class DataChanged(PostmortemError):
@@ -105,15 +104,6 @@ def same(a: float | str, b: float | str | None) -> bool:
 
 def other_arithmetic(recorded: Recorded, world_size: int) -> tuple[str, ...]:
     """What the bits depend on and is not as it was: "torch 2.8.0 then, 2.13.0 now". Call it once torch is imported."""
-    then, now = recorded.run.manifest.environment, environment()
-    found = [
-        f"{key} {plain(then[key], 60)} then, {plain(now.get(key), 60)} now"
-        for key in ARITHMETIC
-        if key in then and then[key] != now.get(key)
-    ]
-    if "torch" not in then:
-        found.append("torch and processor then unknown")
+    found = differences(recorded.run.manifest.environment, environment())
     ranks = recorded.run.manifest.world_size
-    if ranks is not None and ranks != world_size:
-        found.append(f"{ranks} ranks then, {world_size} now")
-    return tuple(found)
+    return found if ranks in (None, world_size) else (*found, f"{ranks} ranks then, {world_size} now")

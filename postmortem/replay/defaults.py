@@ -6,11 +6,13 @@ Nothing here imports torch, so that what cannot be done is said at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from postmortem.arithmetic import Mode, arithmetic_of
 from postmortem.diagnosis import Incident
-from postmortem.errors import UnreadableInput, UsageError
+from postmortem.errors import PostmortemError, UnreadableInput, UsageError
 from postmortem.pipeline import diagnose
 from postmortem.replay.branch import ORDER, root_of
 from postmortem.replay.interventions import make
@@ -21,7 +23,7 @@ from postmortem.replay.starting import find_checkpoint, usable
 from postmortem.replay.trust import announced
 from postmortem.report import select
 from postmortem.run import Run
-from postmortem.run.manifest import inside
+from postmortem.run.manifest import inside, read_manifest
 from postmortem.sources import open_run
 from postmortem.text import plain
 
@@ -44,6 +46,7 @@ class Asked:
     program: str | None = None
     trusted: bool = False
     out: Path | None = None
+    arithmetic: Mode = "recorded"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,18 @@ class Plan:
     order: Order
     lines: tuple[tuple[str, str], ...]
     imports: str = ""
+
+
+def adopt_arithmetic(run: Path, order: Path | None, mode: Mode | None) -> None:
+    """Compute as `run` did, or the run of the order in that file; to be called before anything imports torch.
+
+    What cannot be read is left to the planning of the replay, which says so, and with several ranks once.
+    """
+    with suppress(OSError, PostmortemError):
+        given = None if order is None else read_order(order)
+        path = run if given is None else Path(given.run)
+        manifest, _ = read_manifest(path / "run.json", path)
+        arithmetic_of(manifest.environment, mode or ("recorded" if given is None else given.arithmetic)).adopt()
 
 
 def plan(asked: Asked) -> Plan:
@@ -95,6 +110,7 @@ def plan(asked: Asked) -> Plan:
         save_at=asked.save_at,
         reason="" if ahead is None else ahead.kind,
         trusted=asked.trusted,
+        arithmetic=asked.arithmetic,
     )
     held = find_checkpoint(recorded, order)
     order = replace(order, out=str(asked.out or place(asked.run, order)))
@@ -103,8 +119,9 @@ def plan(asked: Asked) -> Plan:
     return _planned(run, order, held, why, imports)
 
 
-def plan_of(file: Path, program: str | None, *, trusted: bool) -> Plan:
-    """The order in `file`. What it says of trust counts for nothing: it comes from elsewhere as a run does.
+def plan_of(file: Path, program: str | None, arithmetic: Mode | None, *, trusted: bool) -> Plan:
+    """The order in `file`, with another `program` or `arithmetic` where one is given. What it says of trust counts for
+    nothing: it comes from elsewhere as a run does.
 
     Raises:
         UsageError: its program has to be trusted first, or there is no such checkpoint.
@@ -114,7 +131,9 @@ def plan_of(file: Path, program: str | None, *, trusted: bool) -> Plan:
     run = open_run(Path(order.run))
     root_of(run)
     imports = announced(order.program or run.manifest.program, program, trust=trusted)
-    order = replace(order, program=program or order.program, trusted=trusted)
+    order = replace(
+        order, program=program or order.program, arithmetic=arithmetic or order.arithmetic, trusted=trusted
+    )
     return _planned(run, order, find_checkpoint(Recorded(run, order.attempt), order), "", imports)
 
 
@@ -194,7 +213,11 @@ def _changes(asked: Asked, recorded: Recorded, incident: Incident | None, start:
 
 
 def _planned(run: Run, order: Order, checkpoint: Path | None, why: str, imports: str) -> Plan:
-    lines = (("plan", _told(run, order, checkpoint)), ("change", f"{_texts(order.changes)}{why}"))
+    lines = (
+        ("plan", _told(run, order, checkpoint)),
+        ("change", f"{_texts(order.changes)}{why}"),
+        ("bits", arithmetic_of(run.manifest.environment, order.arithmetic).text),
+    )
     return Plan(order, lines, imports)
 
 

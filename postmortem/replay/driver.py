@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from postmortem.anatomy import digest
+from postmortem.arithmetic import described
 from postmortem.atomic import write_text
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
 from postmortem.checkpoint.ranks import Ranks
@@ -98,7 +99,7 @@ class _Replay:
     def carry_out(self, checkpoint: Path | None) -> Replayed:
         """Drive from `checkpoint`, which lies in the new run already."""
         order, out = self._order, Path(self._order.out)
-        use_threads_of(self._recorded)
+        use_threads_of(self._recorded, order.arithmetic)
         program = self._build(Treatment((*self._earlier, *order.changes), self._scene))
         with Recorder(out, on_error="raise", token_ids="never", provenance=self._provenance) as recorder:
             self._announce(recorder, checkpoint)
@@ -131,6 +132,7 @@ class _Replay:
             state=states[0] if len(states) == 1 else digest(states),
             startup_s=round(startup, 3),
             seconds=round(seconds, 3),
+            computed_with=described(),
         )
         if self._ranks.first:
             with writing(out):

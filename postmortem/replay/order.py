@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from postmortem.arithmetic import Mode
 from postmortem.diagnosis import build_from
 from postmortem.errors import UnreadableInput
 from postmortem.run.manifest import read_mapping
@@ -32,7 +33,8 @@ class Order:
     Steps [from_step, until) are driven from the checkpoint of `from_step`, or from the fresh program at step 0.
     `attempt` follows the lineage of that attempt, discarded rows included; None follows the effective history.
     `program` stands in for the one that the run names. `save_at` are steps whose state is saved. `key` tells what the
-    replay was driven by (rows, program, versions), so that one of another making is not taken for it.
+    replay was driven by (rows, program, versions), so that one of another making is not taken for it. `arithmetic` is
+    that which the run recorded, as far as the machine has it, or the machine's own.
     """
 
     run: str
@@ -47,6 +49,7 @@ class Order:
     reason: str = ""
     trusted: bool = False
     key: str = ""
+    arithmetic: Mode = "recorded"
 
     def to_json(self) -> str:
         """The order as JSON."""

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from postmortem.arithmetic import Mode, described
 from postmortem.atomic import write_bytes, write_text
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.diagnosis import as_json
@@ -72,7 +73,7 @@ class Probe:
     """The batches [first, last) of `window`, by state. `reference` are the ordinary batches measured beside them.
 
     blame: "data" where a batch is bad in every state, "interaction" in some, "state" in none; "undecided" where fewer
-    than two sound states were there to ask.
+    than two sound states were there to ask. computed_with: what its bits come from.
     """
 
     run: str
@@ -81,6 +82,7 @@ class Probe:
     states: tuple[Probed, ...]
     blame: Blame
     text: str
+    computed_with: str = ""
 
     def to_json(self) -> str:
         """Strict JSON: what is not finite is one of the strings "NaN", "Infinity", "-Infinity"."""
@@ -106,6 +108,7 @@ def probe(
     program: str | None = None,
     trusted: bool = False,
     attempt: int | None = None,
+    arithmetic: Mode = "recorded",
     on_measure: OnMeasure | None = None,
 ) -> Probe:
     """Measure the batches [first, last) of `window` in the states of the checkpoints at `steps`, by default the five
@@ -120,7 +123,7 @@ def probe(
     factory = factory_of(trusted_program(run.manifest.program, program, trust=trusted))
     ranks = Ranks()
     recorded = Recorded(run, attempt, ranks.rank)
-    use_threads_of(recorded)
+    use_threads_of(recorded, arithmetic)
     chosen = sorted(set(steps)) or nearest(recorded, window)
     reference = _reference(window)
     indices = (*range(*window), *range(*reference))
@@ -152,7 +155,7 @@ def probe(
                 on_measure(done, len(chosen) * len(indices))
         states.append(judged(step, window, found))
     blame, text = verdict(window, states)
-    return Probe(plain(run.id), window, reference, tuple(states), blame, text)
+    return Probe(plain(run.id), window, reference, tuple(states), blame, text, described())
 
 
 def nearest(recorded: Recorded, window: SkipWindow) -> list[int]:

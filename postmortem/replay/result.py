@@ -23,9 +23,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of an order. `differences` are the first of each column against the run, `departed` how many rows of
-    each differ; `compared` counts the rows that could be compared; `arithmetic` says what the bits depend on and was
-    other then; `state` is a hash of the final state; `startup_s` the seconds from the call to the first step."""
+    """What came of an order.
+
+    `differences` are the first of each column against the run, `departed` how many rows of each differ; `compared`
+    counts the rows that could be compared; `arithmetic` says what the bits depend on and was other then,
+    `computed_with` what they come from now; `state` is a hash of the final state; `startup_s` the seconds from
+    the call to the first step.
+    """
 
     out: str
     from_step: int
@@ -40,6 +44,7 @@ class Replayed:
     state: str
     startup_s: float
     seconds: float
+    computed_with: str = ""
 
     @property
     def exact(self) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from postmortem import __version__
+from postmortem.arithmetic import Arithmetic, Mode, arithmetic_of
 from postmortem.case import BASELINE_ROWS
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import PostmortemError, UsageError
@@ -38,7 +39,7 @@ class Subject:
     takes the replays. imports: which foreign program is imported from where, "" for this package's own. key: of what
     the replays are driven by, "" where results of other machines are to be taken. collect: take results that were
     brought back from elsewhere, and drive nothing. led_to: the worst incident, where nobody asked for another and this
-    one is the first of the cascade that led to it."""
+    one is the first of the cascade that led to it. mode: whose arithmetic the replays take."""
 
     run: Run
     diagnosis: Diagnosis
@@ -53,6 +54,7 @@ class Subject:
     workers: int | None = None
     collect: bool = False
     led_to: Incident | None = None
+    mode: Mode = "recorded"
 
     def order(
         self,
@@ -78,6 +80,7 @@ class Subject:
             reason=reason,
             trusted=self.trusted,
             key=self.key,
+            arithmetic=self.mode,
         )
 
     def drive(self, orders: Sequence[Order], on_done: Callable[[Done], None] | None = None) -> list[Done]:
@@ -88,9 +91,7 @@ class Subject:
                 for done in brought:
                     on_done(done)
             return brought
-        recorded = self.run.manifest.environment.get("threads")
-        threads = recorded if isinstance(recorded, int) and 0 < recorded <= 1024 else 1
-        return run_arms(orders, workers=self.workers, threads=int(threads), on_done=on_done)
+        return run_arms(orders, workers=self.workers, arithmetic=self.arithmetic, on_done=on_done)
 
     def drive_one(self, order: Order) -> Done:
         """Carry out one that must succeed.
@@ -106,15 +107,20 @@ class Subject:
         return done
 
     @property
+    def arithmetic(self) -> Arithmetic:
+        """What the replays compute with."""
+        return arithmetic_of(self.run.manifest.environment, self.mode)
+
+    @property
     def end(self) -> int:
         """The step after the last one of the run."""
         return self.recorded.last_step + 1
 
     @property
     def options(self) -> str:
-        """What a further command needs to drive the same program: " --trust", or nothing."""
+        """What a further command needs to drive the same program in the same way: " --trust", or nothing."""
         named = f" --program {self.program}" if self.program else ""
-        return named + (" --trust" if self.trusted else "")
+        return named + (" --trust" if self.trusted else "") + (" --arithmetic native" if self.mode == "native" else "")
 
     def inside(self, path: Path | str) -> str:
         """A path as the run's own directory sees it."""
@@ -134,6 +140,7 @@ def subject(
     program: str | None = None,
     trusted: bool = False,
     workers: int | None = None,
+    mode: Mode = "recorded",
 ) -> Subject:
     """The worst incident of `run`, or the first of the cascade that led to it, or the one of that number; its replays
     go to postmortem/replays/<name>-<onset>.
@@ -164,9 +171,10 @@ def subject(
         program=program,
         trusted=trusted,
         imports=imports,
-        key=_key(recorded, program or opened.manifest.program),
+        key=_key(recorded, program or opened.manifest.program, mode),
         workers=workers,
         led_to=None if one is worst else worst,
+        mode=mode,
     )
 
 
@@ -189,10 +197,11 @@ def _leading(incident: Incident) -> str:
     return "" if slug == "unknown" else slug
 
 
-def _key(recorded: Recorded, entry_point: str | None) -> str:
+def _key(recorded: Recorded, entry_point: str | None, mode: Mode) -> str:
     """A hash of what replays of a run are driven by: its rows, the program's source, the versions of torch and of this
-    tool. Where one of them changes, replays that are done already are done anew."""
-    state = hashlib.sha256(f"{__version__} {metadata.version('torch')}".encode())
+    tool, the arithmetic. Where one of them changes, replays that are done already are done anew."""
+    arithmetic = arithmetic_of(recorded.run.manifest.environment, mode)
+    state = hashlib.sha256(f"{__version__} {metadata.version('torch')} {arithmetic.key}".encode())
     loss = recorded.series("loss")
     if loss is not None:
         state.update(loss.step.tobytes())

@@ -17,7 +17,11 @@ from postmortem.errors import UnreadableInput, UsageError
 from tests.adapters.hf_program import CONFIG, build, record, saved
 from tests.adapters.recorded import again, hashes
 
-pytestmark = pytest.mark.filterwarnings("default")  # of the Trainer and its parts; ours are tested elsewhere
+pytestmark = [
+    pytest.mark.bits,
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("default"),  # of the Trainer and its parts; ours are tested elsewhere
+]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ import pytest
 import postmortem.adapters
 from postmortem.errors import MissingExtra
 
+pytestmark = pytest.mark.processes
+
 
 def test_nothing_is_imported_until_it_is_asked_for() -> None:
     code = "import sys, postmortem.adapters; sys.exit(bool({'torch', 'transformers', 'lightning'} & set(sys.modules)))"

@@ -21,7 +21,11 @@ from postmortem.errors import UnreadableInput, UsageError
 from tests.adapters.lightning_program import CONFIG, build, parts, record, saved
 from tests.adapters.recorded import again, column
 
-pytestmark = pytest.mark.filterwarnings("default")  # of the Trainer and its parts; ours are tested elsewhere
+pytestmark = [
+    pytest.mark.bits,
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("default"),  # of the Trainer and its parts; ours are tested elsewhere
+]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+pytestmark = [pytest.mark.bits, pytest.mark.processes]
 ROOT = Path(__file__).parents[2]
 
 

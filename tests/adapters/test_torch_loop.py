@@ -25,6 +25,7 @@ from postmortem.record.state_hash import state_hash
 from tests.adapters.recorded import again, column, hashes
 from tests.adapters.torch_program import CONFIG, batch, build, loss, make
 
+pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 POLICY = Policy(rollback_every=4, recovery_every=0, best_k=0)
 NAMED = {"program": "tests.adapters.torch_program:build"}
 

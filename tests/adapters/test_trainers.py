@@ -19,7 +19,11 @@ from postmortem.replay.measuring import measure
 from postmortem.sources import open_run
 from tests.adapters.recorded import again, column, hashes
 
-pytestmark = pytest.mark.filterwarnings("default")  # of the trainers and their parts; ours are tested elsewhere
+pytestmark = [
+    pytest.mark.bits,
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("default"),  # of the trainers and their parts; ours are tested elsewhere
+]
 
 TRAINERS = {"transformers": "hf_program", "lightning": "lightning_program"}
 

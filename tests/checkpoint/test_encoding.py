@@ -42,6 +42,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.heavy
 @given(VALUES)
 def test_every_plain_value_comes_back_the_same(value: Any) -> None:
     assert same(there_and_back(value), value)

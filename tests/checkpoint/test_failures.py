@@ -143,6 +143,8 @@ for _ in range(kills):
 """
 
 
+@pytest.mark.bits
+@pytest.mark.processes
 @pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
 def test_killed_at_any_instant_it_resumes_the_straight_run(tmp_path: Path, kills: int) -> None:
     run = tmp_path / "run"
@@ -267,6 +269,7 @@ def test_a_second_checkpointer_is_kept_out_until_the_first_is_closed(tmp_path: P
         assert not left.exists()
 
 
+@pytest.mark.processes
 def test_a_killed_checkpointers_claim_ends_with_it(tmp_path: Path) -> None:
     """A worker forked from it lives on, and holds nothing."""
     script = f"""

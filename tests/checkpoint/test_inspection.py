@@ -338,6 +338,7 @@ def test_a_legacy_file_that_was_cut_short(tmp_path: Path) -> None:
     assert "cut short" in inspect(path).problems[0]
 
 
+@pytest.mark.heavy
 def test_three_hundred_damaged_checkpoints(own: Path, tmp_path: Path) -> None:
     """Never a traceback, never a hang, and damage in what counts is always noticed."""
     chance = random.Random(7)
@@ -391,6 +392,7 @@ print((after - before) * (1 if sys.platform == "darwin" else 1024))
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_does_not_grow_with_the_checkpoint(kind: str, tmp_path: Path) -> None:
     values = {"model": {f"w{i}": torch.ones(10 * 2**20) for i in range(2)}}

@@ -62,6 +62,7 @@ def test_names_in_messages_are_harmless() -> None:
     assert "\x1b" not in str(refused.value)
 
 
+@pytest.mark.heavy
 def test_deep_nesting_costs_no_stack() -> None:
     value = safe_load(pickle.PROTO + b"\x04" + b"]" * 500_000 + b"a" * 499_999 + b".")
     assert isinstance(value, list) and len(value) == 1

@@ -16,6 +16,7 @@ from postmortem.checkpoint import Checkpointer, Policy, load_checkpoint
 from postmortem.checkpoint.manifest import read
 from tests.checkpoint.helpers import Notes, Training, same
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 POLICY = Policy(rollback_every=2, recovery_every=4)
 

@@ -16,6 +16,7 @@ from postmortem.checkpoint.manifest import NAME, read
 from postmortem.errors import UnreadableInput, UsageError
 from tests.checkpoint.helpers import Notes, Training, same
 
+pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 POLICY = Policy(rollback_every=2, recovery_every=4, rollback_keep=5)
 
 

@@ -40,6 +40,19 @@ def call(outside: Callable[..., Call]) -> Call:
     return outside(cli.main, "postmortem")
 
 
+def in_a_process(here: Path, *words: object, **variables: str) -> tuple[int, str, str]:
+    """`postmortem words…` in a process of its own, started in the folder `here`: (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "postmortem", *map(str, words)],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 def on_a_terminal(words: Sequence[str], environment: Mapping[str, str], *, errors: bool = True) -> str:
     """What `python words…` writes to a pseudo-terminal, its standard error too where it is asked for."""
     pty = pytest.importorskip("pty")

@@ -113,6 +113,7 @@ def test_nothing_to_list(call: Call, tmp_path: Path) -> None:
     assert call("checkpoints", tmp_path / "nowhere")[0] == 3
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("words", [("checkpoints",), ("doctor",)])
 def test_looking_needs_no_torch(words: tuple[str, ...], run: Path) -> None:
     code = (

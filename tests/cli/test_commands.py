@@ -172,6 +172,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert run("-c", code).stdout.splitlines()[-1] == b"[]"
 
 
+@pytest.mark.processes
 def test_report_and_drawing_import_neither_torch_nor_pandas(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(spike().to_json(), encoding="utf-8")
     words = ["postmortem", "report", str(tmp_path / "d.json"), "--out", str(tmp_path / "o")]
@@ -182,6 +183,7 @@ def test_report_and_drawing_import_neither_torch_nor_pandas(tmp_path: Path) -> N
     assert run("-c", code).stdout.splitlines()[-1] == b"[]"
 
 
+@pytest.mark.processes
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(spike().to_json(), encoding="utf-8")
     reader, writer = os.pipe()

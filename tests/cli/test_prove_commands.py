@@ -15,11 +15,14 @@ pytest.importorskip("torch")
 from postmortem import cli
 from postmortem.assess.proof import FILE
 from postmortem.sources import open_run
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, in_a_process
 from tests.makers import healthy, healthy_batches, worked_example, write_run
 from tests.replay.conftest import AT, Driver
 from tests.replay.rogue_program import record
-from tests.replay.small import SAMPLES, edited
+from tests.replay.small import edited
+from tests.samples import copy_of, sample
+
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ class TestProve:
         assert code == 0 and files(run) == before and not driver.driven
         assert err.startswith("imports tests.replay.rogue_program:build from ")
         labels = [line.split()[0] for line in out.splitlines() if line]
-        assert labels == ["about", "R0", "R1", "R2", "R3", "cost"]
+        assert labels == ["about", "bits", "R0", "R1", "R2", "R3", "cost"]
         assert "about   loss spike at step 110, replayed from the checkpoint at step 100 to step " in out
         assert "R2      3 × skip batches [109, 110); skip batches [108, 109); last-bit noise" in out
         assert "R3      2 × replace batches [110, 111) by others; move batches [110, 111) to 130" in out
@@ -165,7 +168,7 @@ class TestProve:
 
     @pytest.mark.slow
     def test_the_story_of_the_spiked_sample_run(self, call: Call, driver: Driver, tmp_path: Path) -> None:
-        copytree(SAMPLES / "19-spike-001", tmp_path / "19-spike-001")
+        copy_of("19-spike-001", tmp_path / "19-spike-001")
         code, out, _ = call("prove", "19-spike-001", "--check")
         assert code == 0 and "verdict confirmed: long_tail_tokens" in out
         code, out, _ = call("bisect", "19-spike-001", "--json")
@@ -199,12 +202,13 @@ class TestVerify:
         found = strict(out)
         assert code == 1 and found["passed"] is False and not all(one["passed"] for one in found["results"])
 
+    @pytest.mark.processes
     @pytest.mark.parametrize(("words", "code"), [((), 0), (("--change", "noise=1"), 1)])
     def test_on_the_spiked_sample_run(self, call: Call, tmp_path: Path, words: tuple[str, ...], code: int) -> None:
-        run = Path(copytree(SAMPLES / "19-spike-001", tmp_path / "19-spike-001"))
+        run = copy_of("19-spike-001", tmp_path / "19-spike-001")
         assert call("draft", "19-spike-001")[0] == 0
-        found, out, _ = call("verify", "19-spike-001/postmortem/diagnosis.json", *words)
-        assert found == code and ("FAIL" in out) == bool(code), out
+        found, out, err = in_a_process(tmp_path, "verify", "19-spike-001/postmortem/diagnosis.json", *words)
+        assert found == code and ("FAIL" in out) == bool(code), (out, err)
         assert (run / "postmortem" / "replays" / "verify-312" / "remedy" / "replayed.json").is_file()
 
     def test_on_other_arithmetic_the_band_is_measured(
@@ -271,7 +275,7 @@ class TestWords:
 
     @pytest.mark.parametrize("command", ["prove", "bisect"])
     def test_a_run_without_an_incident(self, call: Call, command: str) -> None:
-        code, _, err = call(command, SAMPLES / "clean-001")
+        code, _, err = call(command, sample("clean-001"))
         assert code == 2 and "has no incident: there is nothing to experiment on" in err
 
     def test_what_led_to_the_worst_is_planned_for_and_the_worst_is_named(

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +16,12 @@ from postmortem.program import Measured
 from postmortem.replay.interventions import interventions
 from postmortem.replay.order import Change, Order
 from postmortem.sources import open_run
-from tests.cli.conftest import ROOT, Call
+from tests.cli.conftest import Call, in_a_process
 from tests.replay import ranks_program
-from tests.replay.small import SAMPLES, STEPS, edited, small_run
+from tests.replay.small import STEPS, edited, small_run
+from tests.samples import copy_of, skip_on_other_arithmetic
 
+pytestmark = pytest.mark.heavy
 
 @pytest.fixture
 def call(outside: Callable[..., Call]) -> Call:
@@ -34,8 +32,7 @@ def call(outside: Callable[..., Call]) -> Call:
 @pytest.fixture(scope="module")
 def spike(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy: what becomes of the incident is told beside the run."""
-    copied = tmp_path_factory.mktemp("samples") / "19-spike-001"
-    return shutil.copytree(SAMPLES / copied.name, copied, symlinks=True)
+    return copy_of("19-spike-001", tmp_path_factory.mktemp("samples") / "19-spike-001")
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +40,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run(tmp_path_factory.mktemp("small") / "run")
 
 
-def test_defaults_lead_from_a_spike_to_a_run_without_it(call: Call, spike: Path, tmp_path: Path) -> None:
-    code, out, err = call(spike, "--until", 330, "--out", tmp_path / "cured")
+@pytest.mark.processes
+@pytest.mark.bits
+def test_defaults_lead_from_a_spike_to_a_run_without_it(spike: Path, tmp_path: Path) -> None:
+    code, out, err = in_a_process(tmp_path, "replay", spike, "--until", 330, "--out", tmp_path / "cured")
+    skip_on_other_arithmetic(tmp_path / "cured")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "plan    steps [300, 330) of 19-spike-001, from rollback/step-00000300.dcp"
     assert lines[1] == "change  skip batches [312, 313) (suggested for the loss_spike at step 312)"
-    assert lines[2].startswith("result  parts from the run at step 312, first in its batch: ")
-    assert lines[3] == "outcome loss spike at step 312: cured (no incident, excess loss 0 % of R0's)"
+    assert lines[2] == "bits    as recorded: AVX2, 1 thread"
+    assert lines[3].startswith("result  parts from the run at step 312, first in its batch: ")
+    assert lines[4] == "outcome loss spike at step 312: cured (no incident, excess loss 0 % of R0's)"
     (proof,) = load_proofs(open_run(spike))
     assert [one.outcome for one in proof.experiments] == ["cured"] and not proof.text
     assert "cured resumed from step 300 of" in out or "b resumed from step 300 of a" in out
@@ -60,19 +61,15 @@ def test_defaults_lead_from_a_spike_to_a_run_without_it(call: Call, spike: Path,
     assert loss is not None and loss.at(312) is not None and loss.window(300, 330).value.max() < 2
 
 
+@pytest.mark.processes
+@pytest.mark.bits
 def test_a_null_replay_in_a_fresh_process_is_bit_for_bit(spike: Path, tmp_path: Path) -> None:
-    words = (str(spike), "--null", "--from-step", "300", "--until", "320", "--check", "--out", str(tmp_path / "out"))
-    done = subprocess.run(
-        [sys.executable, "-m", "postmortem", "replay", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "result  bit for bit: 20 rows, batch, loss, gradient norm, parameters" in done.stdout
-    assert "\nidentical " in done.stdout
+    words = (spike, "--null", "--from-step", 300, "--until", 320, "--check", "--out", tmp_path / "out")
+    code, out, err = in_a_process(tmp_path, "replay", *words)
+    skip_on_other_arithmetic(tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert "result  bit for bit: 20 rows, batch, loss, gradient norm, parameters" in out
+    assert "\nidentical " in out
 
 
 class TestChoices:
@@ -193,7 +190,8 @@ class TestProbe:
         lines = out.splitlines()
         assert lines[0].split("  ")[0] == "batch" and "loss at 200" in lines[0] and "grad norm at 300" in lines[0]
         assert [line.split()[0] for line in lines[1:5]] == ["311", "312*", "313", "usual"]
-        assert lines[-2].startswith("probe   data: batch 312 is bad in every state asked")
+        assert lines[-3].startswith("probe   data: batch 312 is bad in every state asked")
+        assert lines[-2].startswith("bits    as recorded")
         assert lines[-1] == "picture 311-314.png"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["311-314.json", "311-314.png"]
 

@@ -12,8 +12,9 @@ import pytest
 
 from postmortem.cli import runs_diff
 from tests.cli.conftest import ROOT, Call
+from tests.samples import sample
 
-CLEAN, SPIKED = ROOT / "sample_runs" / "clean-001", ROOT / "sample_runs" / "19-spike-001"
+CLEAN, SPIKED = sample("clean-001"), sample("19-spike-001")
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_unusual_names_are_mapped(call: Call, tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["verdict"] == "identical"
 
 
+@pytest.mark.processes
 def test_neither_help_nor_diffing_imports_what_it_does_not_need() -> None:
     code = (
         "import sys\nfrom postmortem.cli.runs_diff import main\ntry:\n    main()\nfinally:\n"

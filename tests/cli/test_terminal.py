@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.conftest import ROOT, on_a_terminal
 
+pytestmark = pytest.mark.processes
 CODE = """
 import sys
 from tests.report.factory import spike

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postmortem.detectors import Incident, find_incidents
 from tests.detectors.helpers import telemetry
 from tests.detectors.scenarios import FAULTS, scenario
+
+pytestmark = pytest.mark.heavy
 
 
 def _steps(incidents: tuple[Incident, ...]) -> list[tuple[str, int, int, int | None, str]]:

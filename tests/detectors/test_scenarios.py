@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from postmortem.detectors import find_incidents
+from postmortem.detectors import Incident, find_incidents
 from tests.detectors.helpers import telemetry
 from tests.detectors.scenarios import FAULTS, SCENARIOS, alarm_lag, at_fault, scenario
 
+pytestmark = pytest.mark.heavy
 SHARED = Path(__file__).parents[3] / "shared" / "detector_scenarios.py"
 SEEDS = range(20)
 LARGEST_LAG = {"slow_divergence": 60}
+
+
+@cache
+def incidents(name: str, seed: int) -> tuple[Incident, ...]:
+    return find_incidents(telemetry(loss=scenario(name, seed)[0]))
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared scenarios are not here")
@@ -34,9 +41,9 @@ def test_own_generator_equals_the_shared_one(name: str) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_is_found_where_it_is(name: str) -> None:
     for seed in SEEDS:
-        loss, fault = scenario(name, seed)
+        _, fault = scenario(name, seed)
         assert fault is not None
-        found = at_fault(find_incidents(telemetry(loss=loss)), fault)
+        found = at_fault(incidents(name, seed), fault)
         assert len(found) == 1, f"seed {seed}: {found}"
         if name != "slow_divergence":
             assert found[0].onset_step == fault, f"seed {seed}"
@@ -46,8 +53,7 @@ def test_every_fault_is_found_where_it_is(name: str) -> None:
 def test_nothing_else_is_found(name: str) -> None:
     others = {"spike_after_nan": 1, "second_spike": 1}.get(name, 0)
     for seed in SEEDS:
-        loss, _ = scenario(name, seed)
-        assert len(find_incidents(telemetry(loss=loss))) == 1 + others, f"seed {seed}"
+        assert len(incidents(name, seed)) == 1 + others, f"seed {seed}"
 
 
 @pytest.mark.parametrize(
@@ -61,17 +67,17 @@ def test_nothing_else_is_found(name: str) -> None:
 )
 def test_kind_and_outcome(name: str, kind: str, outcome: str) -> None:
     for seed in SEEDS:
-        (incident,) = find_incidents(telemetry(loss=scenario(name, seed)[0]))
+        (incident,) = incidents(name, seed)
         assert (incident.kind, incident.outcome) == (kind, outcome), f"seed {seed}"
 
 
 def test_clean_gaussian_noise_raises_nothing() -> None:
     for seed in SEEDS:
-        assert find_incidents(telemetry(loss=scenario("clean_gaussian", seed)[0])) == ()
+        assert incidents("clean_gaussian", seed) == ()
 
 
 def test_heavy_tailed_noise_raises_less_than_one_in_two_runs() -> None:
-    counts = [len(find_incidents(telemetry(loss=scenario("clean_t4", seed)[0]))) for seed in SEEDS]
+    counts = [len(incidents("clean_t4", seed)) for seed in SEEDS]
     assert np.mean(counts) <= 0.5
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from postmortem.diff import RunsDiff, compare_runs, diff_runs
 from postmortem.sources import open_run
+from tests.samples import ROOT, sample
 
-SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 CLEAN, SPIKED, RECOVERED = "19-clean-001", "19-spike-001", "19-spike-001-recovered"
+
+pytestmark = pytest.mark.heavy
 
 
 def diff(a: str, b: str) -> RunsDiff:
-    return diff_runs(open_run(SAMPLES / a), open_run(SAMPLES / b))
+    return diff_runs(open_run(sample(a)), open_run(sample(b)))
 
 
 def test_the_recovered_run_tells_where_it_comes_from() -> None:
@@ -51,7 +51,7 @@ def test_the_spiked_run_parts_at_the_batch_of_the_spike_and_meets_its_twin_again
 
 
 def test_three_in_a_table() -> None:
-    found = compare_runs([open_run(SAMPLES / name) for name in (CLEAN, SPIKED, RECOVERED)])
+    found = compare_runs([open_run(sample(name)) for name in (CLEAN, SPIKED, RECOVERED)])
     assert found.verdicts == ("recovered", "recovered")
     lines = ["".join(span.text for span in line).rstrip() for line in found.summary(80)]
     assert lines[2].split() == ["b", "verdict", "part", "at", "incidents", "area", "end", "lost"]
@@ -59,7 +59,7 @@ def test_three_in_a_table() -> None:
 
 
 def test_the_guide_shows_what_is_printed() -> None:
-    guide = (SAMPLES.parent / "docs" / "runs-diff.md").read_text()
+    guide = (ROOT / "docs" / "runs-diff.md").read_text()
     shown = guide.split("```console\n")[1].split("\n…")[0].splitlines()[1:]
     printed = ["".join(span.text for span in line).rstrip() for line in diff(SPIKED, RECOVERED).summary(100)]
     assert shown == printed[: len(shown)]

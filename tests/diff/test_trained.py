@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from postmortem.arithmetic import _processor
 from postmortem.diff import RunsDiff, compare_runs, diff_runs
 from postmortem.sources import open_run
 from tests.diff.makers import BAD, FROM, HURT, NUDGED, SHORT, STEPS, WRONG
 from tests.diff.mirror import comparable
 
+pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 Trained = dict[str, Path]
 
 
@@ -114,11 +116,14 @@ def test_a_replay_is_compared_as_far_as_it_goes(trained: Trained, tmp_path: Path
     assert d.top_lines == (f"b resumed from step {FROM} of a", f"a ends at step {STEPS - 1}, b at {SHORT - 1}")
 
 
+@pytest.mark.processes
 def test_other_arithmetic_is_named(trained: Trained, tmp_path: Path) -> None:
-    """The same program on the CPU's oldest instructions, where there is a choice."""
+    """The same program on other instructions of this CPU, where there is a choice."""
     code = "import sys\nfrom pathlib import Path\nfrom tests.diff.makers import SHORT, config, train\n"
     code += "train(Path(sys.argv[1]), config(), SHORT)"
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": os.pathsep.join(sys.path)}
+    own = open_run(trained["short"]).manifest.environment["cpu_capability"]
+    other = "avx2" if own == "DEFAULT" and "avx2" in _processor() else "default"
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": other, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "plain")], check=True, env=environment)
     d = diff_runs(open_run(trained["short"]), open_run(tmp_path / "plain"))
     if not any(s.key == "cpu_capability" for s in d.settings):

@@ -11,6 +11,8 @@ from postmortem.lab.config import ENTRY_POINT, default_config
 from postmortem.lab.program import LabProgram, build
 from postmortem.program import Program, next_index, resolve, select
 
+pytestmark = pytest.mark.bits
+
 
 def drive(program: Program, until: int, skip: tuple[tuple[int, int], ...] = ()) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = []

@@ -20,6 +20,7 @@ from postmortem.lab.program import build
 from postmortem.program import next_index
 from postmortem.sources import open_run
 
+pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 STEPS, AT = 60, 30
 SLUGS = [fault.slug for fault in all_faults()]
 

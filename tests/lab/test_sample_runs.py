@@ -11,9 +11,7 @@ from types import ModuleType
 import pytest
 
 from postmortem.sources import open_run
-
-ROOT = Path(__file__).resolve().parents[2]
-RUNS = ROOT / "sample_runs"
+from tests.samples import COMMITTED, NAMES, ROOT, sample
 
 
 def script() -> ModuleType:
@@ -26,26 +24,22 @@ def script() -> ModuleType:
     return module
 
 
-NAMES = sorted(path.name for path in RUNS.iterdir() if (path / "run.json").exists())
-
-
-def test_all_of_them_are_there_and_small() -> None:
+def test_all_of_them_are_there() -> None:
     assert len(NAMES) == 7
-    assert sum(path.stat().st_size for path in RUNS.rglob("*") if path.is_file()) <= 20 * 2**20
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_a_whole_run_with_its_truth_outside(name: str) -> None:
-    run = open_run(RUNS / name)
+    run = open_run(sample(name))
     assert run.id == name
     assert run.row_steps.tolist() == list(range(2000))
     assert 1 <= len(run.checkpoints) <= 3
-    truth = json.loads((RUNS / "truth" / f"{name}.json").read_text("utf-8"))
-    assert not any(truth["fault"] in path.read_text("utf-8") for path in (RUNS / name).glob("*.json*"))
+    truth = json.loads((COMMITTED / "truth" / f"{name}.json").read_text("utf-8"))
+    assert not any(truth["fault"] in path.read_text("utf-8") for path in sample(name).glob("*.json*"))
 
 
 def test_the_spike_is_a_batch_of_sentences_with_tten() -> None:
-    run = open_run(RUNS / "19-spike-001")
+    run = open_run(sample("19-spike-001"))
     pieces, ids = run.vocab(), run.labels("token_ids")
     assert pieces is not None
     assert ids is not None

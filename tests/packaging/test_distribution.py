@@ -15,6 +15,7 @@ import pytest
 
 import postmortem
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted(path.name for path in (ROOT / "templates").iterdir())
 PROBE = """

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "sample_runs" / "19-spike-001"
+from tests.samples import ROOT, sample
+
+pytestmark = pytest.mark.processes
+SAMPLE = sample("19-spike-001")
 WATCHED = """
 import sys
 from postmortem.cli import main

@@ -18,7 +18,7 @@ from postmortem.errors import UsageError
 from postmortem.record import Recorder, RecordingError, RecordingWarning
 from postmortem.sources import open_run
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+pytestmark = [pytest.mark.processes, pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")]
 
 _ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 _INTERVAL_S = 0.05

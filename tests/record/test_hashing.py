@@ -165,6 +165,7 @@ def test_non_finite_elements_are_counted_by_name() -> None:
     assert state_hash(state).nonfinite == {"bad": 3, "half": 1, "eight": 1, "complex": 1}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_equal_state_has_equal_hash_whatever_the_world_size(ranks: int, tmp_path: Path) -> None:
     """FSDP2 and two-dimensional DTensors under gloo; each rank compares with the hash of the whole in one process."""

@@ -10,8 +10,7 @@ import pytest
 from postmortem.record import Recorder
 from postmortem.record.movement import Movement, Window
 from postmortem.sources import open_run
-
-SAMPLES = sorted((Path(__file__).parents[2] / "sample_runs").glob("*/run.json"))
+from tests.samples import NAMES, sample
 
 
 def _episodes(values: np.ndarray, name: str = "loss") -> list[int]:
@@ -81,12 +80,11 @@ def test_movement_opens_an_incident_and_dense_sampling(tmp_path: Path) -> None:
     assert 5.9 < incidents[0].keys["value"] < 6.1
 
 
-@pytest.mark.skipif(not SAMPLES, reason="the sample runs are in the repository only")
+@pytest.mark.skipif(not NAMES, reason="the sample runs are in the repository only")
 def test_recorded_runs_wake_it_seldom() -> None:
-    for sample in SAMPLES:
-        run = open_run(sample.parent)
+    for run in (open_run(sample(name)) for name in NAMES):
         for name in ("loss", "grad_norm"):
             series = run.series(name)
             assert series is not None
             opened = _episodes(series.value[np.isfinite(series.value)], name)
-            assert len(opened) <= max(3, len(series) / 100), f"{sample.parent.name}: {name} moved at {opened}"
+            assert len(opened) <= max(3, len(series) / 100), f"{run.id}: {name} moved at {opened}"

@@ -408,6 +408,7 @@ def test_text_that_is_no_utf_8_and_odd_values_cost_nothing(tmp_path: Path) -> No
     assert open_run(tmp_path / "run").series("loss") is not None
 
 
+@pytest.mark.processes
 def test_importing_and_recording_need_neither_torch_nor_pandas(tmp_path: Path) -> None:
     code = """
 import sys
@@ -430,6 +431,7 @@ assert "pyarrow" in sys.modules and not {"torch", "pandas"} & set(sys.modules), 
     assert ids is not None and ids.at(300 - 1) == [[1, 2], [3, 4]]
 
 
+@pytest.mark.processes
 def test_what_was_not_closed_is_written_at_exit(tmp_path: Path) -> None:
     code = """
 import sys
@@ -443,6 +445,7 @@ rec.log(0, loss=1.0)
     assert loss is not None and len(loss) == 1 and not (tmp_path / "run" / ".writer-0.lock").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_worker_neither_writes_nor_keeps_the_lock(tmp_path: Path) -> None:
     rec = Recorder(tmp_path / "run", flush_interval_s=60, provenance=False)

@@ -213,6 +213,7 @@ def test_a_journal_that_another_rank_tore_is_gone_on_with(tmp_path: Path) -> Non
     assert len(lines) == 5 and all(json.loads(line)["event"] == "note" for line in (*lines[:2], *lines[3:]))
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_kill_9_loses_no_row(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

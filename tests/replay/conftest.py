@@ -9,6 +9,7 @@ from shutil import copytree
 
 import pytest
 
+from postmortem.arithmetic import OWN, Arithmetic
 from postmortem.errors import PostmortemError
 from postmortem.replay.arms import Done, finished
 from postmortem.replay.order import Order
@@ -27,7 +28,7 @@ class Driver:
         orders: Sequence[Order],
         *,
         workers: int | None = None,
-        threads: int = 1,
+        arithmetic: Arithmetic = OWN,
         on_done: Callable[[Done], None] | None = None,
     ) -> list[Done]:
         """Carry them out one after the other, as a process of its own would."""

@@ -1,21 +1,25 @@
-"""A run small enough to be replayed many times in a test, and copies of sample runs with something changed."""
+"""A run small enough to be replayed many times in a test, replays of it and of others, and copies with a change."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from postmortem.arithmetic import arithmetic_of
+from postmortem.replay.arms import run_arms
 from postmortem.replay.driver import OnStep, replay
 from postmortem.replay.order import Change, Order
 from postmortem.replay.result import Replayed
 from postmortem.run import Run
 from postmortem.sources import open_run
 from tests.replay.ranks_program import record
+from tests.samples import skip_on_other_arithmetic
 
-SAMPLES = Path(__file__).parents[2] / "sample_runs"
 STEPS = 12  # of the small run; checkpoints at 4 and 8
 
 
@@ -35,11 +39,27 @@ def drive(
     on_step: OnStep | None = None,
     **more: Any,
 ) -> Replayed:
-    """One replay; `changes` as the command line writes them."""
+    """One replay in this process, which computes as it does; `changes` as the command line writes them."""
+    return replay(ordered(run, out, first, until, changes, trusted=trusted, **more), on_step=on_step, provenance=False)
+
+
+def drive_as_recorded(run: Path, out: Path, first: int, until: int, *changes: str, **more: Any) -> Replayed:
+    """One replay of a committed run, in a process that computes as the run did. Where this machine cannot, the test
+    is skipped by the name of the run."""
+    environment = open_run(run).manifest.environment
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_CURRENT_TEST", raising=False)  # another in each test, where the process may be the same
+        (done,) = run_arms([ordered(run, out, first, until, changes, **more)], arithmetic=arithmetic_of(environment))
+    assert done.result is not None, done.error
+    skip_on_other_arithmetic(out)
+    return done.result
+
+
+def ordered(run: Path, out: Path, first: int, until: int, changes: Sequence[str], **more: Any) -> Order:
+    """The order of a replay."""
     parted = (text.partition("=") for text in changes)
     asked = tuple(Change(name, value) for name, _, value in parted)
-    order = Order(str(run), str(out), first, until, asked, trusted=trusted, **more)
-    return replay(order, on_step=on_step, provenance=False)
+    return Order(str(run), str(out), first, until, asked, **more)
 
 
 def edited(run: Path, out: Path, edit: Callable[[dict[str, Any]], object]) -> Path:

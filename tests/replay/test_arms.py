@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from postmortem.arithmetic import Arithmetic
 from postmortem.replay.arms import RESULT, Done, finished, run_arms, workers_here
 from postmortem.replay.order import Change, Order
 from postmortem.sources import open_run
 from tests.makers import write_run
 from tests.replay.conftest import Driver
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
+
+
+TWO_THREADS = Arithmetic("", threads=2)
 
 
 def order(folder: Path, name: str, **more: object) -> Order:
@@ -74,7 +79,7 @@ class TestWhatComesThrough:
 
     def test_threads_and_module_are_told(self, acting: Path, tmp_path: Path) -> None:
         act(acting, 'echo "$OMP_NUM_THREADS $STARTED $(basename $1)" >&2', "exit 2")
-        (done,) = run_arms([order(tmp_path, "a")], threads=3)
+        (done,) = run_arms([order(tmp_path, "a")], arithmetic=Arithmetic("", threads=3))
         assert done.error == "3 -P -m postmortem.replay._arm replay.json"
 
     def test_results_keep_their_order_and_no_more_run_than_asked(self, acting: Path, tmp_path: Path) -> None:
@@ -108,12 +113,12 @@ class TestWhatComesThrough:
         a, b, c = run_arms([order(tmp_path, name) for name in "abc"], workers=2)
         (d,) = run_arms([order(tmp_path, "d")])
         assert a.error == b.error == c.error == d.error
-        (threads,) = run_arms([order(tmp_path, "e")], threads=2)
+        (threads,) = run_arms([order(tmp_path, "e")], arithmetic=TWO_THREADS)
         monkeypatch.setenv("OF_THE_PROGRAM", "1")
-        (environment,) = run_arms([order(tmp_path, "e")], threads=2)
+        (environment,) = run_arms([order(tmp_path, "e")], arithmetic=TWO_THREADS)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        (folder,) = run_arms([order(tmp_path, "e")], threads=2)
+        (folder,) = run_arms([order(tmp_path, "e")], arithmetic=TWO_THREADS)
         started = [done.error for done in (a, threads, environment, folder)]
         assert len(set(started)) == 4 and not any(alive(int(pid)) for pid in started[:3])
 

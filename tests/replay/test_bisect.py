@@ -15,6 +15,7 @@ from postmortem.replay.bisect import Search, default_window, rows_of, smallest
 from postmortem.replay.subject import subject
 from tests.replay.conftest import AT, Driver
 
+pytestmark = pytest.mark.heavy
 Chosen = frozenset[int]
 
 

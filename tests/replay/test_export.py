@@ -22,6 +22,8 @@ from postmortem.replay.prove import Bench, prove
 from postmortem.replay.subject import Subject, subject
 from tests.replay.conftest import Driver
 
+pytestmark = pytest.mark.heavy
+
 
 def bench(about: Subject, *, collect: bool = False) -> Bench:
     about = replace(about, collect=collect)

@@ -20,9 +20,11 @@ from postmortem.replay.recorded import Recorded
 from postmortem.replay.result import Replayed
 from postmortem.run import Run
 from postmortem.sources import open_run
-from tests.replay.small import SAMPLES, column, drive, small_run
+from tests.replay.small import column, drive, drive_as_recorded, small_run
+from tests.samples import ROOT, sample
 
-SPIKE, JUMP, RESET, NAN = (SAMPLES / name for name in ("19-spike-001", "20-run-002", "20-run-003", "20-run-004"))
+pytestmark = pytest.mark.bits
+SPIKE, JUMP, RESET, NAN = (sample(name) for name in ("19-spike-001", "20-run-002", "20-run-003", "20-run-004"))
 USUAL = {  # a value that each accepts; a new intervention has to stand here
     "beta2": "0.95",
     "clip": "0.5",
@@ -70,19 +72,15 @@ class TestAll:
 
     def test_every_change_has_to_stand_here_and_in_the_guide(self) -> None:
         assert sorted(USUAL) == sorted(interventions())
-        guide = (SAMPLES.parent / "docs" / "replay.md").read_text()
+        guide = (ROOT / "docs" / "replay.md").read_text()
         assert [name for name in interventions() if f"`{name}`" not in guide] == []
-
-
-@pytest.fixture(scope="module")
-def null(tmp_path_factory: pytest.TempPathFactory) -> Replayed:
-    return drive(SPIKE, tmp_path_factory.mktemp("null") / "out", 300, 316)
 
 
 def replayed(
     tmp_path: Path, change: str, run: Path = SPIKE, first: int = 300, until: int = 316
 ) -> tuple[Replayed, Run]:
-    result = drive(run, tmp_path / "out", first, until, change)
+    """In the run's own arithmetic: what comes before a change is the run, bit for bit."""
+    result = drive_as_recorded(run, tmp_path / "out", first, until, change)
     return result, open_run(tmp_path / "out")
 
 
@@ -90,6 +88,7 @@ def first_of(result: Replayed) -> dict[str, int]:
     return {one.column: one.step for one in result.differences}
 
 
+@pytest.mark.processes
 class TestData:
     def test_skip(self, tmp_path: Path) -> None:
         result, run = replayed(tmp_path, "skip=305:307,312:313")
@@ -141,7 +140,7 @@ class TestData:
 
     def test_all_rows_cannot_be_dropped(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="batch 312 has no other rows"):
-            replayed(tmp_path, "drop-rows=312:313@" + ",".join(map(str, range(8))))
+            drive(SPIKE, tmp_path / "out", 300, 316, "drop-rows=312:313@" + ",".join(map(str, range(8))))
 
     def test_unmask(self) -> None:
         program = build(open_run(SPIKE).manifest.config)
@@ -167,6 +166,7 @@ class TestData:
             drive(run, tmp_path / "out", 4, 12, "mask=6:7")
 
 
+@pytest.mark.processes
 class TestUpdate:
     @pytest.mark.parametrize("change", ["lr-scale=0.5", "clip=0.05", "beta2=0.9", "lr-smooth=290"])
     def test_it_acts_from_the_first_update_on_and_not_before(self, tmp_path: Path, change: str) -> None:
@@ -216,6 +216,7 @@ class TestUpdate:
             drive(run, tmp_path / "out", 4, 12, "lr-scale=0.5")
 
 
+@pytest.mark.processes
 class TestConfig:
     def test_precision(self, tmp_path: Path) -> None:
         _, run = replayed(tmp_path, "precision=fp16", until=302)
@@ -245,8 +246,9 @@ class TestConfig:
             make(Change("set", "optimizer.clap=0.1")).configured({"optimizer": {"clip": 1.0}})
 
 
+@pytest.mark.processes
 class TestState:
-    def test_noise_is_the_last_bit_and_its_seed(self, tmp_path: Path, null: Replayed) -> None:
+    def test_noise_is_the_last_bit_and_its_seed(self, tmp_path: Path) -> None:
         one = drive(SPIKE, tmp_path / "a", 300, 304, "noise=1")
         again = drive(SPIKE, tmp_path / "b", 300, 304, "noise=1")
         other = drive(SPIKE, tmp_path / "c", 300, 304, "noise=2")
@@ -255,7 +257,8 @@ class TestState:
         assert gap < 1e-4 and first_of(one)["param_hash"] == 300 and "batch_hash" not in first_of(one)
 
     def test_the_state_of_another_checkpoint(self, tmp_path: Path) -> None:
-        _, run = replayed(tmp_path, "state=200", until=302)
+        drive(SPIKE, tmp_path / "out", 300, 302, "state=200")
+        run = open_run(tmp_path / "out")
         program = build(open_run(SPIKE).manifest.config)
         from postmortem.checkpoint import load_checkpoint
 
@@ -268,7 +271,7 @@ class TestState:
             drive(SPIKE, tmp_path / "other", 300, 302, "state=250")
 
     def test_moments_restored_where_a_resume_lost_them(self, tmp_path: Path) -> None:
-        lost = drive(RESET, tmp_path / "lost", 500, 545)
+        lost = drive_as_recorded(RESET, tmp_path / "lost", 500, 545)
         assert lost.exact, "the resume that lost them is done again"
         kept, run = replayed(tmp_path, "moments=restored", RESET, 500, 545)
         assert (column(RESET, "optimizer_step", 540), column(run, "optimizer_step", 540)) == (1, 541)

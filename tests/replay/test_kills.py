@@ -19,6 +19,7 @@ from postmortem.checkpoint.inspection import inspect
 from postmortem.errors import UnreadableInput
 from postmortem.sources import open_run
 
+pytestmark = [pytest.mark.bits, pytest.mark.processes]
 ROOT = Path(__file__).parent.parent.parent
 Notes = list[tuple[int, str, float]]
 

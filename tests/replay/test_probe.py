@@ -13,26 +13,29 @@ pytest.importorskip("torch")
 from PIL import Image
 
 from postmortem.errors import UsageError
+from postmortem.lab import make_run
 from postmortem.replay.driver import ProgramFailed
 from postmortem.replay.probe import REFERENCE, Probe, Probed, judged, probe, verdict
 from postmortem.sources import open_run
 from tests.replay import ranks_program
-from tests.replay.small import SAMPLES, column, small_run
+from tests.replay.small import column, small_run
+from tests.samples import sample
 
 ORDINARY = [(1.0 + 0.01 * (n % 5), 4.0 + 0.1 * (n % 3)) for n in range(REFERENCE)]
 
 
 @pytest.fixture(scope="module")
 def spike() -> Probe:
-    return probe(open_run(SAMPLES / "19-spike-001"), (310, 314))
+    return probe(open_run(sample("19-spike-001")), (310, 314))
 
 
-def test_the_figures_are_those_of_the_run(spike: Probe) -> None:
-    """The state before step 400 meets batch 400 as the run did."""
-    found = probe(open_run(SAMPLES / "19-spike-001"), (400, 401), [400])
-    (state,) = found.states
-    assert state.loss == (column(SAMPLES / "19-spike-001", "loss", 400),)
-    assert state.grad_norm == (column(SAMPLES / "19-spike-001", "grad_norm", 400),)
+@pytest.mark.bits
+def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
+    """The state before step 20 meets batch 20 as the run did."""
+    run = make_run(tmp_path / "run", steps=40, checkpoint_every=20)
+    (state,) = probe(open_run(run), (20, 21), [20]).states
+    assert state.loss == (column(run, "loss", 20),)
+    assert state.grad_norm == (column(run, "grad_norm", 20),)
 
 
 def test_bad_data_is_bad_in_every_state(spike: Probe) -> None:
@@ -45,12 +48,12 @@ def test_bad_data_is_bad_in_every_state(spike: Probe) -> None:
 
 
 def test_a_rate_that_jumps_leaves_every_batch_ordinary() -> None:
-    found = probe(open_run(SAMPLES / "20-run-002"), (699, 703), [600, 700])
+    found = probe(open_run(sample("20-run-002")), (699, 703), [600, 700])
     assert found.blame == "state" and "the data alone do not do it" in found.text
 
 
 def test_a_state_of_nan_is_not_asked() -> None:
-    found = probe(open_run(SAMPLES / "20-run-004"), (904, 907), [900, 1000])
+    found = probe(open_run(sample("20-run-004")), (904, 907), [900, 1000])
     assert [state.broken for state in found.states] == [False, True]
     assert found.states[0].bad == (905,) and math.isnan(found.states[0].grad_norm[1] or 0.0)
     assert "the state before step 1000 left out" in found.text

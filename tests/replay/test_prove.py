@@ -156,6 +156,7 @@ def _each_curve_is_looked_at_once(request: pytest.FixtureRequest, monkeypatch: p
         monkeypatch.setattr("postmortem.replay.judge.detect", detected)
 
 
+@pytest.mark.heavy
 class TestDecision:
     @pytest.mark.parametrize("cause", PREDICTING, ids=lambda cause: cause.slug)
     def test_in_the_world_of_a_cause_it_is_confirmed_and_no_other(self, tmp_path: Path, cause: Cause) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 
@@ -15,7 +14,9 @@ from postmortem.replay.prove import Bench, prove
 from postmortem.replay.subject import NULL, subject
 from tests.replay.conftest import Driver
 from tests.replay.rogue_program import hit, misreport, record
-from tests.replay.small import SAMPLES
+from tests.samples import copy_of
+
+pytestmark = pytest.mark.heavy
 
 
 def bench_of(run: Path) -> Bench:
@@ -46,7 +47,7 @@ class TestRuns:
 
     @pytest.mark.slow
     def test_an_optimizer_that_was_reset(self, in_process: Driver, tmp_path: Path) -> None:
-        run = Path(copytree(SAMPLES / "20-run-003", tmp_path / "20-run-003"))
+        run = copy_of("20-run-003", tmp_path / "20-run-003")
         proof = prove(bench_of(run))
         assert (proof.verdict, proof.cause) == ("confirmed", "optimizer_reset"), proof.text
         (restored,) = [one for one in proof.experiments if one.changes == ("moments=restored",)]

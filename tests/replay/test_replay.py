@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from postmortem.checkpoint import Policy
 from postmortem.drive import drive as train
 from postmortem.errors import UnreadableInput, UsageError
+from postmortem.lab import make_run
 from postmortem.lab.program import build
 from postmortem.record import Recorder
 from postmortem.record.lock import WriterLock
@@ -24,11 +25,12 @@ from postmortem.replay.result import RESULT
 from postmortem.replay.starting import usable
 from postmortem.sources import open_run
 from tests.replay import ranks_program
-from tests.replay.small import SAMPLES, STEPS, column, drive, edited, small_run
+from tests.replay.small import STEPS, column, drive, drive_as_recorded, edited, small_run
+from tests.samples import NAMES, sample
 
+pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 SHORT = 40  # steps after a checkpoint
-RUNS = sorted(path.parent.name for path in SAMPLES.glob("*/run.json"))
-HELD = [(name, one.step) for name in RUNS for one in usable(Recorded(open_run(SAMPLES / name)))]
+HELD = [(name, one.step) for name in NAMES for one in usable(Recorded(open_run(sample(name))))]
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +39,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestNull:
+    @pytest.mark.processes
     @pytest.mark.parametrize(("name", "step"), HELD)
     def test_a_sample_run_is_reproduced_bit_for_bit_from_every_checkpoint(
         self, tmp_path: Path, name: str, step: int
     ) -> None:
-        result = drive(SAMPLES / name, tmp_path / "out", step, step + SHORT)
+        result = drive_as_recorded(sample(name), tmp_path / "out", step, step + SHORT)
         assert result.exact, (result.differences, result.arithmetic)
         assert result.compared == SHORT
         assert set(result.columns) == {"batch_hash", "loss", "grad_norm", "param_hash"}
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(("name", "step"), [*HELD, *((name, 0) for name in RUNS)])
+    @pytest.mark.parametrize(("name", "step"), [*HELD, *((name, 0) for name in NAMES)])
     def test_to_the_end(self, tmp_path: Path, name: str, step: int) -> None:
-        end = Recorded(open_run(SAMPLES / name)).last_step + 1
-        result = drive(SAMPLES / name, tmp_path / "out", step, end)
+        end = Recorded(open_run(sample(name))).last_step + 1
+        result = drive_as_recorded(sample(name), tmp_path / "out", step, end)
         assert result.exact and result.compared == end - step, result.differences
 
     def test_from_scratch(self, tmp_path: Path, small: Path) -> None:
@@ -95,11 +98,13 @@ class TestNull:
         assert rest.exact and rest.state == whole.state
 
 
+@pytest.mark.heavy
 def test_rollback_and_skip_is_the_run_that_never_saw_the_window(tmp_path: Path) -> None:
     """From the rollback step on: a straight training of the same config, from its first step, that skips."""
-    until, windows = 340, ((312, 314), (320, 325))
-    replayed = drive(SAMPLES / "19-spike-001", tmp_path / "out", 300, until, "skip=312:314,320:325", save_at=(until,))
-    program = build(open_run(SAMPLES / "19-spike-001").manifest.config)
+    until, windows = 140, ((112, 114), (120, 125))
+    run = make_run(tmp_path / "run", fault="long_tail_tokens", seed=42, at=112, steps=until)
+    replayed = drive(run, tmp_path / "out", 100, until, "skip=112:114,120:125", save_at=(until,))
+    program = build(open_run(run).manifest.config)
     with Recorder(tmp_path / "straight", provenance=False, token_ids="never") as rows:
         train(program, until, rows=rows, skip=windows)
     from postmortem.anatomy import digest
@@ -109,7 +114,7 @@ def test_rollback_and_skip_is_the_run_that_never_saw_the_window(tmp_path: Path) 
     clocks = {"time", "step_time_s", "tokens_per_s"}
     assert set(a.columns) == set(b.columns) and len(a.columns) > 40
     for name in set(a.columns) - clocks:
-        for step in range(300, until):
+        for step in range(100, until):
             assert str(column(a, name, step)) == str(column(b, name, step)), (name, step)
 
 

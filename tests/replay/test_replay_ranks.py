@@ -16,6 +16,7 @@ from postmortem.checkpoint.manifest import read
 from postmortem.sources import open_run
 from tests.replay.small import STEPS, drive
 
+pytestmark = [pytest.mark.bits, pytest.mark.processes]
 ROOT = Path(__file__).parents[2]
 
 

@@ -19,6 +19,7 @@ from postmortem.errors import UsageError
 from postmortem.replay import _leg, resume_test
 from postmortem.replay.resume_test import run_resume_test
 
+pytestmark = [pytest.mark.bits, pytest.mark.processes]
 ROOT = Path(__file__).parent.parent.parent
 
 

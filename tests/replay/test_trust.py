@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,9 @@ pytest.importorskip("torch")
 
 from postmortem.errors import UsageError
 from postmortem.replay.trust import announced, factory_of, trusted_program, where_from
-from tests.replay.small import SAMPLES, drive, edited, small_run
+from tests.replay.small import drive, edited, small_run
+from tests.samples import ROOT, copy_of
 
-ROOT = SAMPLES.parent
 LAB = "postmortem.lab.program:build"
 
 
@@ -79,6 +78,7 @@ def test_where_a_module_would_come_from() -> None:
     assert where_from("json.decoder:x").endswith("json/decoder.py")
 
 
+@pytest.mark.processes
 def test_looking_imports_no_parent_package() -> None:
     code = (
         "import sys; from postmortem.replay.trust import where_from; "
@@ -99,9 +99,10 @@ def test_a_program_that_no_longer_imports(tmp_path: Path, monkeypatch: pytest.Mo
         factory_of("gone_train:build")
 
 
+@pytest.mark.processes
 def test_no_module_that_lies_beside_a_run_is_imported_for_our_own_program(tmp_path: Path) -> None:
     """Neither by the command nor by the processes that it starts."""
-    run = shutil.copytree(SAMPLES / "20-run-003", tmp_path / "run", symlinks=True)
+    run = copy_of("20-run-003", tmp_path / "run")
     for name in ("xxhash", "torch", "pyarrow"):
         (run / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('x')\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -69,6 +69,7 @@ def test_hostile_names_are_drawn_and_stay_in_their_folder(tmp_path: Path) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("break_by", ["keep", "no marker", "no heading", "crlf", "not utf-8"])
 def test_a_redraft_keeps_the_notes(tmp_path: Path, break_by: str) -> None:
     report = write_report(spike(), tmp_path / "out", draw=draw)

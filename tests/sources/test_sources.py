@@ -310,6 +310,7 @@ def test_csv_reads_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatch: p
     assert notes[0].at(7) == notes[1].at(7) == "a,b"
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_mutated_run_directory_ends_in_a_run_or_one_message(tmp_path: Path, data: st.DataObject) -> None:

@@ -20,7 +20,10 @@ from postmortem.record.integrations.huggingface import PostmortemCallback
 from postmortem.sources import open_run
 from tests.record.integrations.readings import events, hashes, numbers
 
-pytestmark = pytest.mark.filterwarnings("default")  # of the Trainer and its parts; ours are tested elsewhere
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("default"),  # of the Trainer and its parts; ours are tested elsewhere
+]
 
 ROWS, LENGTH, BATCH = 24, 8, 2
 

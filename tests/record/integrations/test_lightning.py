@@ -22,7 +22,10 @@ from postmortem.record.integrations.lightning import PostmortemCallback
 from postmortem.sources import open_run
 from tests.record.integrations.readings import events, hashes, numbers
 
-pytestmark = pytest.mark.filterwarnings("default")  # of the Trainer and its parts; ours are tested elsewhere
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("default"),  # of the Trainer and its parts; ours are tested elsewhere
+]
 
 IDS = torch.randint(0, 32, (12, 5), generator=torch.Generator().manual_seed(0))
 

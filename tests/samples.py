@@ -1,0 +1,41 @@
+"""The committed sample runs as tests read them: copies, without what the commands of a user left beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from postmortem.diagnosis import build_from
+from postmortem.replay.result import RESULT, Replayed
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = ROOT / "sample_runs"
+TRUTHS = sorted((COMMITTED / "truth").glob("*.json"))
+NAMES = sorted(path.parent.name for path in COMMITTED.glob("*/run.json"))
+OTHER_ARITHMETIC = "other arithmetic than "  # begins the reason of a skip; the name of the run follows
+_copies = TemporaryDirectory(prefix="samples-")
+
+
+@cache
+def sample(name: str) -> Path:
+    """A copy of the sample run `name`, one for all tests of this process: none of them writes into it."""
+    return copy_of(name, Path(_copies.name) / name)
+
+
+def copy_of(name: str, out: Path) -> Path:
+    """A copy of the sample run `name` in the folder `out`, for a test of its own."""
+    return Path(shutil.copytree(COMMITTED / name, out, ignore=shutil.ignore_patterns("postmortem"), symlinks=True))
+
+
+def skip_on_other_arithmetic(replay: Path) -> None:
+    """Skip a test that holds the bits of a committed run where the finished `replay` of it says that this machine
+    computes otherwise, unless it came to the same bits all the same. The closing summary names the run and why."""
+    result = build_from(Replayed, json.loads((replay / RESULT).read_text()))
+    if result.arithmetic and (result.changes or not result.exact):
+        lineage = json.loads((replay / "run.json").read_text())["lineage"]
+        pytest.skip(f"{OTHER_ARITHMETIC}{lineage['run']}: {'; '.join(result.arithmetic)}")
