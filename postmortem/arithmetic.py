@@ -108,7 +108,7 @@ def arithmetic_of(environment: Mapping[str, Any], mode: Mode = "recorded") -> Ar
                 variables |= {_ATEN: wanted.lower(), **limits}
     took = ", ".join(had) or "nothing"
     if missing:
-        text = f"as recorded where this machine can ({took}), but not {', '.join(missing)}: a measured band stands in"
+        text = f"as recorded where this machine can ({took}), but not {', '.join(missing)}: bits cannot be expected"
         return Arithmetic(text, variables, threads, tuple(missing))
     return Arithmetic(f"as recorded: {took}", variables, threads)
 

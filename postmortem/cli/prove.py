@@ -117,7 +117,7 @@ def _plan(bench: Bench, *, as_json: bool) -> None:
     if worst is not None:
         at += f", the first of those that led to the worst one (step {worst.onset_step}; --incident {worst.id})"
     tell("about", f"{at}, replayed from {start} to step {bench.design.until}")
-    tell("bits", bench.subject.arithmetic.text)
+    tell("bits", bench.subject.bits)
     for role, count, what in found.lines:
         tell(role, f"{count} × {what}")
     tell("cost", f"at most {found.steps} steps in {found.replays} replays{found.time}; it stops once decided\n")

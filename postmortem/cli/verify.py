@@ -129,7 +129,7 @@ def _driven(
     changes = tuple(map(parse_change, texts))
     told = ", ".join(make(one).text for one in changes) or "nothing changed"
     typer.echo(f"replay  from step {about.from_step} to {expected.through_step}: {plain(told, 500)}", err=quiet)
-    tell("bits", about.arithmetic.text, err=quiet)
+    tell("bits", about.bits, err=quiet)
     about.arithmetic.adopt()
     start, length = about.from_step, expected.through_step + 1 - about.from_step
     try:

@@ -16,7 +16,7 @@ from postmortem.errors import UsageError
 from postmortem.program import SkipWindow
 from postmortem.replay.design import MARGIN
 from postmortem.replay.interventions._values import joined, merged, shown
-from postmortem.replay.judge import NEAR, Yardstick, last_of, look, reappeared
+from postmortem.replay.judge import NEAR, Yardstick, last_of, look, reappeared, spread
 from postmortem.replay.null import BLIND, examine
 from postmortem.replay.order import Change, Order
 from postmortem.replay.result import Replayed
@@ -125,6 +125,10 @@ class Search:
         null = examine(subject.incident, result, reappeared(open_run(out), subject.incident), subject.inside(out))
         if not null.reproduces:
             raise UsageError(f"no batch can be blamed where the null replay does not show it again: {null.reason}")
+        if not null.exact:  # bits cannot be had: the band is what changes of no meaning do
+            noise = [self._order(f"noise-{seed}", Change("noise", str(seed))) for seed in (1, 2)]
+            outs = [Path(self._drive(one).out) for one in noise]
+            self._yardstick = self._yardstick.widened(spread([out, *outs], self._lead))
         self._yardstick = self._yardstick.measured(out)
         if not (null.found or self._yardstick.measurable):
             raise UsageError(BLIND)
@@ -148,14 +152,17 @@ class Search:
         key = str(change)
         if key not in self._known:
             name = f"probe-{len(self._known):03d}"
-            on_null = self._lead > self.subject.from_step
-            order = self.subject.order(name, self._lead, self._until, (change,), on_null=on_null, reason="bisect")
+            order = self._order(name, change)
             self._say(name, "")
             self._drive(order)
             seen = look(self._yardstick, Path(order.out), order.from_step)
             self._known[key] = seen.cured
             self._say(name, f"{key}: {'cured' if seen.cured else 'persists'} ({seen.text})")
         return self._known[key]
+
+    def _order(self, name: str, change: Change) -> Order:
+        on_null = self._lead > self.subject.from_step
+        return self.subject.order(name, self._lead, self._until, (change,), on_null=on_null, reason="bisect")
 
     def _drive(self, order: Order) -> Replayed:
         done = self.subject.drive_one(order)

@@ -112,6 +112,12 @@ class Subject:
         return arithmetic_of(self.run.manifest.environment, self.mode)
 
     @property
+    def bits(self) -> str:
+        """The same in one line, and what is done where the bits of the run cannot be had."""
+        arithmetic = self.arithmetic
+        return f"{arithmetic.text}; a measured band is used" if arithmetic.missing else arithmetic.text
+
+    @property
     def end(self) -> int:
         """The step after the last one of the run."""
         return self.recorded.last_step + 1

@@ -166,8 +166,10 @@ class TestNoMachineHasIt:
 
     SAYS = (
         "as recorded where this machine can (1 thread), but not torch 1.0.0 ({here} here), "
-        "AVX1024 (torch knows no such kernels here): a measured band stands in"
+        "AVX1024 (torch knows no such kernels here): bits cannot be expected"
     )
+
+    BAND = "a measured band is used"
 
     def test_replay_says_it_and_no_bits_are_asked_for(self, lab: Path, tmp_path: Path) -> None:
         self.altered(lab, tmp_path / "run")
@@ -179,9 +181,16 @@ class TestNoMachineHasIt:
     def test_prove_and_verify_use_a_band_and_say_it(self, spiked: Path, tmp_path: Path) -> None:
         run = self.altered(spiked, tmp_path / "other" / "run")
         code, out, err = in_a_process(run.parent, "prove", "run", "--trust", **NOW)
-        assert code == 0 and f"bits    {self.SAYS.format(here=torch.__version__)}" in out.splitlines(), (out, err)
+        assert code == 0 and f"bits    {self.SAYS.format(here=torch.__version__)}; {self.BAND}" in out.splitlines(), err
         assert "though not bit for bit (torch 1.0.0 then" in out
         assert "verdict confirmed: long_tail_tokens" in out
         code, out, err = in_a_process(run.parent, "verify", "run/postmortem/diagnosis.json", "--trust", **NOW)
-        assert code == 0 and "a measured band stands in" in out and "FAIL" not in out, (out, err)
+        assert code == 0 and self.BAND in out and "FAIL" not in out, (out, err)
         assert (run / "postmortem" / "replays" / "verify-110" / "noise-2" / "replayed.json").is_file()
+
+    def test_so_does_bisect(self, spiked: Path, tmp_path: Path) -> None:
+        run = self.altered(spiked, tmp_path / "other" / "run")
+        words = ("bisect", "run", "--trust", "--window", "110:111", "--no-rows")
+        code, out, err = in_a_process(run.parent, *words, **NOW)
+        assert code == 0 and self.BAND in out and f"found   batch {AT} did it" in out, (out, err)
+        assert (run / "postmortem" / "replays" / "bisect-110" / "noise-2" / "replayed.json").is_file()
