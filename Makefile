@@ -56,7 +56,7 @@ test: .venv/test ## Install everything and run all tests
 	@$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: test-fast
-test-fast: .venv/test ## Run the tests that neither train nor start other processes (about a minute)
+test-fast: .venv/test ## Run the quick tests: few trainings, few processes (about a minute)
 	@$(PY) -m pytest -m 'not (slow or lab_bench or processes or heavy)'
 
 .PHONY: test-bits

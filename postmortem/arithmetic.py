@@ -10,20 +10,20 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast
 
 from postmortem.text import plain
 
 Mode: TypeAlias = Literal["recorded", "native"]
 """Whose arithmetic a replay takes: that which the run recorded, or whatever this process has."""
 
-MODES: tuple[Mode, ...] = get_args(Mode)
 ARITHMETIC = ("torch", "cpu", "cpu_capability", "threads", "cuda", "rocm", "fingerprint")
 """Keys of run.json's `environment` on which bits depend. What is not listed shows in the fingerprint."""
 
@@ -44,8 +44,10 @@ _FLAGS = {
 _LESSER = {"AVX2": {_ONEDNN: "AVX2", _MKL: "AVX2"}}
 """What keeps the other libraries to the kernels of a processor that has no more than this capability."""
 
+_VALUE = re.compile(r"[\w.,:-]{1,64}", re.ASCII)
 _MOST_THREADS = 1024
-_DIGITS = 16  # of the fingerprint, hexadecimal
+_X86 = ("x86_64", "AMD64")
+_COMPUTATIONS = "1"  # another number where `_results` changes: fingerprints of other computations say nothing
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,13 @@ class Arithmetic:
     missing: tuple[str, ...] = ()
 
     def adopt(self) -> None:
-        """Set this process's environment; it acts on what torch computes only where torch is not imported yet, and is
-        left alone otherwise."""
-        if "torch" not in sys.modules:
-            os.environ.update(self.environ({}))
-            for name in (name for name, value in self.variables.items() if value is None):
-                os.environ.pop(name, None)
+        """Set this process's environment so. Nothing is done once torch is imported: it would be too late."""
+        if "torch" in sys.modules:
+            return
+        for name, value in self.variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
     def environ(self, base: Mapping[str, str]) -> dict[str, str]:
         """The environment `base` of a process that is to compute so."""
@@ -78,39 +81,42 @@ class Arithmetic:
     def key(self) -> str:
         """Tells it from others: where it differs, so may the bits of a process that this one starts."""
         environment = self.environ(os.environ)
-        return f"{self.text} {[environment.get(name) for name in KERNELS]}"
+        told: list[object] = [self.text, *(environment.get(name) for name in KERNELS)]
+        if self.threads is None or self.missing:
+            told += [environment.get("OMP_NUM_THREADS"), [name for name in _FLAGS if _has(name)]]
+        return str(told)
 
 
 OWN = Arithmetic("this machine's own, as asked for")
 
 
-def arithmetic_of(environment: Mapping[str, Any], mode: Mode = "recorded") -> Arithmetic:
-    """The arithmetic for replays of a run whose run.json tells of `environment`."""
+def arithmetic_of(environment: Mapping[str, Any], mode: Mode = "recorded", *, here: bool = False) -> Arithmetic:
+    """The arithmetic for replays of a run whose run.json tells of `environment`: in processes that are still to be
+    started, or, `here`, in this one, which may have imported torch already."""
     if mode == "native":
         return OWN
-    if "torch" not in environment:
+    wanted, threads = environment.get("cpu_capability"), environment.get("threads")
+    if "torch" not in environment or not isinstance(wanted, str):
         return Arithmetic("this machine's own: the run does not say what it computed with")
-    recorded = environment.get("kernels")
-    kernels = cast("dict[str, Any]", recorded) if isinstance(recorded, dict) else {}
-    variables = {name: str(kernels[name]) if name in kernels else None for name in KERNELS}
-    threads = environment.get("threads")
     threads = threads if type(threads) is int and 0 < threads <= _MOST_THREADS else None
-    wanted, missing = environment.get("cpu_capability"), list(_elsewhere(environment))
-    had = [] if threads is None else [_threads(threads)]
-    if isinstance(wanted, str):
-        lacking = _lacking(wanted)
-        if lacking:
-            missing.append(f"{plain(wanted, 60)} ({lacking})")
-        else:
-            had.insert(0, plain(wanted, 60))
-            if wanted in _FLAGS:
-                limits = _LESSER.get(wanted, {}) if _ATEN not in kernels and _beyond(wanted) else {}
-                variables |= {_ATEN: wanted.lower(), **limits}
-    took = ", ".join(had) or "nothing"
-    if missing:
-        text = f"as recorded where this machine can ({took}), but not {', '.join(missing)}: bits cannot be expected"
-        return Arithmetic(text, variables, threads, tuple(missing))
-    return Arithmetic(f"as recorded: {took}", variables, threads)
+    chosen = _chosen() if here else None
+    had = _has(wanted) if chosen is None else chosen == wanted
+    missing, took = list(_elsewhere(environment)), [] if threads is None else [_threads(threads)]
+    variables: dict[str, str | None] = dict.fromkeys(KERNELS)
+    if had is False:  # kernels that a processor has not end a process: nothing of them is taken over
+        why = "this processor has no such kernels" if chosen is None else f"torch was imported before, with {chosen}"
+        missing.append(f"{plain(wanted, 60)} ({why})")
+    else:
+        took.insert(0, plain(wanted, 60) if had else f"{plain(wanted, 60)} if torch has it here")
+        kernels = _kernels(environment)
+        variables |= kernels | {_ATEN: wanted.lower() if had and wanted in _FLAGS else None}
+        if _ATEN not in kernels and wanted in _LESSER and _beyond(wanted):
+            variables |= _LESSER[wanted]
+    if not missing:
+        return Arithmetic(f"as recorded: {', '.join(took)}", variables, threads)
+    so_far = f" where this machine can ({', '.join(took)})" if took else ""
+    text = f"as recorded{so_far}, but not {', '.join(missing)}: bits cannot be expected"
+    return Arithmetic(text, variables, threads, tuple(missing))
 
 
 def measured() -> dict[str, Any]:
@@ -130,7 +136,7 @@ def measured() -> dict[str, Any]:
 
 
 def described() -> str:
-    """What this process computes with: "torch 2.13.0+cpu, AVX2, 1 thread, fingerprint 0123456789abcdef"."""
+    """What this process computes with: "torch 2.13.0+cpu, AVX2, 1 thread, fingerprint 1:0123456789abcdef"."""
     own = measured()
     if not own:
         return ""
@@ -141,18 +147,35 @@ def described() -> str:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """What bits depend on and is not as it was, in words: "torch 2.8.0 then, 2.13.0 now". A fingerprint is told of only
-    where nothing else accounts for it."""
+    where no other kernels account for it."""
     if "torch" not in then:
         return ("torch and processor then unknown",)
     other = [key for key in ARITHMETIC if key in then and then[key] != now.get(key)]
-    if other and other != ["fingerprint"]:
-        other = [key for key in other if key != "fingerprint"]
-    elif "fingerprint" not in then:
-        return ("kernels of its libraries then unknown",)
-    told = {"cpu_capability": "kernels", "fingerprint": "fingerprint of its kernels"}
-    return tuple(
-        f"{told.get(key, key)} {plain(then[key], 60)} then, {plain(now.get(key, 'unknown'), 60)} now" for key in other
-    )
+    explained = not {"torch", "cpu", "cpu_capability"}.isdisjoint(other)
+    told = [_then_and_now(key, then[key], now.get(key, "unknown")) for key in other if key != "fingerprint"]
+    if not explained and not _same_kind(then.get("fingerprint"), now.get("fingerprint")):
+        told.append("kernels of its libraries then unknown")
+    elif not explained and "fingerprint" in other:
+        told.append(_then_and_now("fingerprint", then["fingerprint"], now["fingerprint"]))
+    return tuple(told)
+
+
+def _then_and_now(key: str, then: object, now: object) -> str:
+    name = {"cpu_capability": "kernels", "fingerprint": "fingerprint of its kernels"}.get(key, key)
+    return f"{name} {plain(then, 60)} then, {plain(now, 60)} now"
+
+
+def _same_kind(then: object, now: object) -> bool:
+    """Whether two fingerprints are there and of the same computations."""
+    return isinstance(then, str) and isinstance(now, str) and then.partition(":")[0] == now.partition(":")[0]
+
+
+def _kernels(environment: Mapping[str, Any]) -> dict[str, str]:
+    """The variables of KERNELS that a run tells of, as far as they can be one's values: runs come from strangers."""
+    told = environment.get("kernels")
+    held = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+    named = {name: held[name] for name in KERNELS if name in held}
+    return {name: value for name, value in named.items() if isinstance(value, str) and _VALUE.fullmatch(value)}
 
 
 def _threads(count: int) -> str:
@@ -161,8 +184,9 @@ def _threads(count: int) -> str:
 
 def _elsewhere(environment: Mapping[str, Any]) -> Iterator[str]:
     """What no process of this machine has, whatever it sets."""
-    torch, here = environment["torch"], _installed()
-    if here is not None and str(torch).partition("+")[0] != here.partition("+")[0]:
+    torch, here = str(environment["torch"]), _installed()
+    whole = here is None or ("+" in torch and "+" in here)  # an index may leave the build's name out
+    if here is not None and (torch != here if whole else torch.partition("+")[0] != here.partition("+")[0]):
         yield f"torch {plain(torch, 60)} ({here} here)"
     processor = environment.get("cpu", platform.machine())
     if processor != platform.machine():
@@ -176,40 +200,44 @@ def _installed() -> str | None:
         return None
 
 
-def _lacking(capability: str) -> str:
-    """Why this process cannot have torch's kernels of `capability`; "" where it can, or where only torch knows."""
+def _chosen() -> str | None:
+    """The kernels that torch has chosen in this process; None before it is imported."""
     torch = sys.modules.get("torch")
-    if torch is not None:
-        own = torch.backends.cpu.get_cpu_capability()
-        return "" if own == capability else f"torch was imported before, with {own}"
-    flags = _FLAGS.get(capability)
+    return None if torch is None else torch.backends.cpu.get_cpu_capability()
+
+
+def _has(capability: str) -> bool | None:
+    """Whether this processor has torch's kernels of `capability`; None where only torch knows."""
+    flags, own = _FLAGS.get(capability), _processor()
     if flags is None:
-        return "" if platform.machine() not in ("x86_64", "AMD64") else "torch knows no such kernels here"
-    return "" if flags <= _processor() else "this processor has no such kernels"
+        return False if platform.machine() in _X86 else None
+    return True if not flags else None if own is None else flags <= own
 
 
 def _beyond(capability: str) -> bool:
     """Whether this processor has more than `capability`."""
     names = list(_FLAGS)
-    return any(_FLAGS[name] <= _processor() for name in names[names.index(capability) + 1 :])
+    return any(_has(name) for name in names[names.index(capability) + 1 :])
 
 
 @cache
-def _processor() -> frozenset[str]:
-    """The instruction sets that the kernel of the system reports; none where it reports them in no file."""
+def _processor() -> frozenset[str] | None:
+    """The instruction sets that the system's kernel reports of an x86 processor; none of another, None where it reports
+    them in no file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
+        return frozenset() if platform.machine() not in _X86 else None
     named = (line.partition(":") for line in lines)
     return next((frozenset(value.split()) for name, _, value in named if name.strip() == "flags"), frozenset())
 
 
 def _fingerprint(torch: Any) -> str | None:
-    """Hash of a few fixed products, sums and exponentials on the processor; None where torch cannot compute them.
+    """Hash of a few fixed products, sums and exponentials on the processor, behind the number of their set; None where
+    torch cannot compute them.
 
     Lengths that fill no vector register make the kernels of different instruction sets, and those that a BLAS swaps by
-    itself, sum in different orders. All of it is too small to be split among threads.
+    itself, sum in different orders. The number of threads does not change it.
     """
     state = hashlib.sha256()
     try:
@@ -219,7 +247,7 @@ def _fingerprint(torch: Any) -> str | None:
                     state.update(result.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     except RuntimeError:
         return None
-    return state.hexdigest()[:_DIGITS]
+    return f"{_COMPUTATIONS}:{state.hexdigest()[:16]}"
 
 
 def _results(torch: Any, dtype: Any) -> Iterator[Any]:
@@ -230,7 +258,7 @@ def _results(torch: Any, dtype: Any) -> Iterator[Any]:
 
     yield fixed(7, 513) @ fixed(513, 5, factor=3571)
     yield fixed(1, 32) @ fixed(32, 32, factor=3571).t()
-    yield fixed(100, 64) @ fixed(64, 50, factor=3571)
+    yield fixed(64, 300) @ fixed(300, 8, factor=3571)
     yield fixed(4, 17, 33) @ fixed(4, 33, 9, factor=3571)
     yield fixed(130, 77) @ fixed(77, factor=3571)
     rows = fixed(37, 251)

@@ -140,7 +140,9 @@ def main() -> int:
     unknown = set(arguments.names) - SAMPLES.keys()
     if unknown:
         parser.error(f"no sample run is called {', '.join(sorted(unknown))}")
-    arithmetic_of(open_run(ROOT / next(iter(SAMPLES))).manifest.environment).adopt()
+    committed = next((ROOT / name for name in SAMPLES if (ROOT / name / "run.json").is_file()), None)
+    if committed is not None:
+        arithmetic_of(open_run(committed).manifest.environment).adopt()
     failed = False
     for name in arguments.names or SAMPLES:
         if not arguments.check:

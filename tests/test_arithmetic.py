@@ -17,7 +17,7 @@ from tests.samples import ROOT
 X86 = "x86_64"
 AVX2_ONLY = frozenset(("avx2", "fma"))
 AVX512 = AVX2_ONLY | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
-THEN: dict[str, Any] = {"torch": "2.8.0", "cpu": X86, "cpu_capability": "AVX2", "threads": 3, "fingerprint": "ab"}
+THEN: dict[str, Any] = {"torch": "2.8.0", "cpu": X86, "cpu_capability": "AVX2", "threads": 3, "fingerprint": "1:ab"}
 
 
 @pytest.fixture
@@ -57,14 +57,20 @@ class TestTakenOver:
         found = taken(kernels={"LD_PRELOAD": "evil.so", "PATH": "x"})
         assert not {"LD_PRELOAD", "PATH"} & set(found.variables) and set(found.variables) == set(KERNELS)
 
+    @pytest.mark.parametrize("value", ["a\0b", "a\nb", "x" * 65, "", 5, None, ["AVX2"], "\u0661"])
+    def test_a_value_that_is_none_is_not_set(self, here: pytest.MonkeyPatch, value: object) -> None:
+        assert taken(kernels={"MKL_CBWR": value}).variables["MKL_CBWR"] is None
+
     def test_native_leaves_everything_as_it_is(self, here: pytest.MonkeyPatch) -> None:
         found = arithmetic_of(THEN, "native")
         assert found.environ({"MKL_CBWR": "AUTO"}) == {"MKL_CBWR": "AUTO"} and found.threads is None
         assert found.text == "this machine's own, as asked for"
 
     def test_a_run_that_says_nothing(self, here: pytest.MonkeyPatch) -> None:
-        assert arithmetic_of({}).text == "this machine's own: the run does not say what it computed with"
-        assert arithmetic_of({"torch": 2, "threads": "many", "kernels": 3, "cpu_capability": None}).threads is None
+        silent = "this machine's own: the run does not say what it computed with"
+        assert arithmetic_of({}).text == silent == arithmetic_of({"torch": "2.8.0", "cpu_capability": None}).text
+        assert arithmetic_of({**THEN, "threads": "many", "kernels": 3}).text == "as recorded: AVX2"
+        assert arithmetic_of({**THEN, "threads": 10**9}).threads is None
 
     def test_adopting_changes_this_process_only_before_torch(self, here: pytest.MonkeyPatch) -> None:
         here.setattr(os, "environ", {"MKL_CBWR": "AUTO", "HOME": "h"})
@@ -81,8 +87,9 @@ class TestMissing:
         ("then", "missing"),
         [
             ({"cpu_capability": "AVX512"}, "AVX512 (this processor has no such kernels)"),
-            ({"cpu_capability": "AVX1024"}, "AVX1024 (torch knows no such kernels here)"),
+            ({"cpu_capability": "AVX1024"}, "AVX1024 (this processor has no such kernels)"),
             ({"torch": "1.0.0"}, "torch 1.0.0 (2.8.0+cpu here)"),
+            ({"torch": "2.8.0+cu128"}, "torch 2.8.0+cu128 (2.8.0+cpu here)"),
             ({"cpu": "riscv64"}, "riscv64 (x86_64 here)"),
         ],
     )
@@ -94,13 +101,28 @@ class TestMissing:
         assert found.missing == (missing,) and found.threads == 3
         assert found.text.startswith("as recorded where this machine can (") and "3 threads" in found.text
         assert found.text.endswith(f"but not {missing}: bits cannot be expected")
-        assert "AVX1024" not in found.environ({}).get("ATEN_CPU_CAPABILITY", "")
+
+    @pytest.mark.parametrize("capability", ["AVX512", "AVX1024"])
+    def test_kernels_that_the_processor_has_not_are_never_forced_on_it(
+        self, here: pytest.MonkeyPatch, capability: str
+    ) -> None:
+        here.setattr(arithmetic, "_processor", lambda: AVX2_ONLY)
+        kernels = {"ATEN_CPU_CAPABILITY": "avx512", "OPENBLAS_CORETYPE": "SkylakeX", "MKL_CBWR": "AVX512"}
+        assert taken(cpu_capability=capability, kernels=kernels).environ({}) == {}
+
+    def test_where_only_torch_knows_nothing_is_claimed(self, here: pytest.MonkeyPatch) -> None:
+        here.setattr(arithmetic, "_processor", lambda: None)
+        found = taken(kernels={"ATEN_CPU_CAPABILITY": "avx2"})
+        assert found.text == "as recorded: AVX2 if torch has it here, 3 threads" and found.environ({}) == {}
+        here.setattr(arithmetic.platform, "machine", lambda: "aarch64")
+        assert taken(cpu="aarch64", cpu_capability="SVE256").text.startswith("as recorded: SVE256 if torch has it here")
 
     def test_torch_that_is_imported_has_chosen(self, here: pytest.MonkeyPatch) -> None:
         chose = SimpleNamespace(get_cpu_capability=lambda: "AVX512")
         here.setitem(sys.modules, "torch", SimpleNamespace(backends=SimpleNamespace(cpu=chose)))
-        assert taken().missing == ("AVX2 (torch was imported before, with AVX512)",)
-        assert taken(cpu_capability="AVX512").missing == ()
+        then = {**THEN, "cpu_capability": "AVX512"}
+        assert arithmetic_of(THEN, here=True).missing == ("AVX2 (torch was imported before, with AVX512)",)
+        assert arithmetic_of(then, here=True).missing == () == taken().missing, "processes that are started choose anew"
 
     def test_a_hostile_manifest_does_nothing_to_a_terminal(self, here: pytest.MonkeyPatch) -> None:
         for key in ("torch", "cpu", "cpu_capability"):
@@ -109,18 +131,21 @@ class TestMissing:
 
 class TestDifferences:
     def test_what_accounts_for_a_fingerprint_is_said_in_its_stead(self) -> None:
-        now = {**THEN, "torch": "2.13.0", "fingerprint": "cd"}
+        now = {**THEN, "torch": "2.13.0", "fingerprint": "1:cd"}
         assert differences(THEN, now) == ("torch 2.8.0 then, 2.13.0 now",)
         assert differences(THEN, {**THEN, "cpu_capability": "AVX512"}) == ("kernels AVX2 then, AVX512 now",)
 
     def test_the_fingerprint_alone(self) -> None:
         assert differences(THEN, THEN) == ()
-        assert differences(THEN, {**THEN, "fingerprint": "cd"}) == ("fingerprint of its kernels ab then, cd now",)
+        told = "fingerprint of its kernels 1:ab then, 1:cd now"
+        assert differences(THEN, {**THEN, "fingerprint": "1:cd"}) == (told,)
+        assert differences(THEN, {**THEN, "fingerprint": "1:cd", "threads": 1}) == ("threads 3 then, 1 now", told)
 
     def test_what_the_run_does_not_say_is_not_taken_for_equal(self) -> None:
         assert differences({}, THEN) == ("torch and processor then unknown",)
         old = {key: value for key, value in THEN.items() if key != "fingerprint"}
-        assert differences(old, THEN) == ("kernels of its libraries then unknown",)
+        unknown = ("kernels of its libraries then unknown",)
+        assert differences(old, THEN) == unknown == differences(THEN, {**THEN, "fingerprint": "2:ab"})
 
 
 @pytest.mark.bits
@@ -130,16 +155,20 @@ class TestFingerprint:
         pytest.importorskip("torch")
 
     def fingerprint(self, **variables: str) -> str:
-        code = "import torch; from postmortem.arithmetic import measured; print(measured()['fingerprint'])"
+        return self.printed(
+            "import torch; from postmortem.arithmetic import measured; print(measured()['fingerprint'])", **variables
+        ).strip()
+
+    def printed(self, code: str, **variables: str) -> str:
         environment = {name: value for name, value in os.environ.items() if name not in KERNELS}
         environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
         return subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        ).stdout
 
     def test_it_repeats_itself_and_is_of_sixteen_digits(self) -> None:
         first = arithmetic.measured()["fingerprint"]
-        assert first == arithmetic.measured()["fingerprint"] and len(bytes.fromhex(first)) == 8
+        assert first == arithmetic.measured()["fingerprint"] and len(bytes.fromhex(first.removeprefix("1:"))) == 8
 
     def test_it_draws_nothing_and_leaves_autocast_as_it_was(self) -> None:
         import torch
@@ -151,19 +180,16 @@ class TestFingerprint:
 
     @pytest.mark.processes
     def test_the_number_of_threads_is_no_part_of_it(self) -> None:
-        assert self.fingerprint() == self.fingerprint(OMP_NUM_THREADS="2")
+        code = "import torch; from postmortem.arithmetic import measured\n"
+        code += "for n in (1, 2, 8, 16): torch.set_num_threads(n); print(measured()['fingerprint'])"
+        assert len(set(self.printed(code).split())) == 1
 
     @pytest.mark.processes
     def test_instructions_and_the_choice_of_a_blas_are(self) -> None:
         import torch
 
-        if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512", "DEFAULT") or not _avx2():
+        if not arithmetic._has("AVX2"):
             pytest.skip("this processor has one kind of kernels")
         assert self.fingerprint(ATEN_CPU_CAPABILITY="avx2") != self.fingerprint(ATEN_CPU_CAPABILITY="default")
         if torch.backends.mkl.is_available():
-            own = self.fingerprint()
-            assert own != self.fingerprint(MKL_CBWR="AUTO") and own != self.fingerprint(MKL_CBWR="COMPATIBLE")
-
-
-def _avx2() -> bool:
-    return arithmetic._FLAGS["AVX2"] <= arithmetic._processor()
+            assert self.fingerprint() != self.fingerprint(MKL_CBWR="COMPATIBLE")

@@ -54,7 +54,8 @@ def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ran
     else:
         for line in _lines(found):
             typer.echo(line)
-    tell("bits", arithmetic_of(run.manifest.environment, asked.arithmetic).text, err=as_json)
+    other = f"other arithmetic: {'; '.join(found.arithmetic)}" if found.arithmetic else ""
+    tell("bits", other or arithmetic_of(run.manifest.environment, asked.arithmetic, here=True).text, err=as_json)
     if written is not None:
         typer.echo(f"picture {shown(written)}", err=as_json)
 

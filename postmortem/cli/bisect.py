@@ -63,7 +63,7 @@ def bisect(
         raise UsageError(f"--window {window}: the run consumed no batch from {latest} on; search up to {latest}")
     if about.imports:
         tell("imports", about.imports, err=True)
-    tell("bits", about.bits, err=as_json)
+    tell("bits", about.arithmetic.text, err=as_json)
     search = Search(about, searched)
     try:
         with stage("Bisecting") as say:

@@ -85,8 +85,11 @@ def prove(
     bench = Bench(about, design(about.incident, from_step=about.from_step, end=about.end, apart=apart is not None))
     if about.imports:
         tell("imports", about.imports, err=True)
+    bits = about.arithmetic.text if apart is None else ""
+    if bits and as_json:
+        tell("bits", bits, err=True)
     if not as_json or dry_run:
-        _plan(bench, as_json=as_json)
+        _plan(bench, bits, as_json=as_json)
     if export is not None:
         from postmortem.replay.export import SCRIPT
         from postmortem.replay.export import export as write
@@ -103,7 +106,7 @@ def prove(
         raise typer.Exit(1)
 
 
-def _plan(bench: Bench, *, as_json: bool) -> None:
+def _plan(bench: Bench, bits: str, *, as_json: bool) -> None:
     from postmortem.replay.cost import cost
 
     found = cost(bench)
@@ -117,7 +120,8 @@ def _plan(bench: Bench, *, as_json: bool) -> None:
     if worst is not None:
         at += f", the first of those that led to the worst one (step {worst.onset_step}; --incident {worst.id})"
     tell("about", f"{at}, replayed from {start} to step {bench.design.until}")
-    tell("bits", bench.subject.bits)
+    if bits:
+        tell("bits", bits)
     for role, count, what in found.lines:
         tell(role, f"{count} × {what}")
     tell("cost", f"at most {found.steps} steps in {found.replays} replays{found.time}; it stops once decided\n")

@@ -225,6 +225,4 @@ def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> No
         compared = diff_runs(open_run(Path(order.run)), open_run(Path(result.out)))
     show(compared.summary(width(sys.stdout), encodes(sys.stdout)))
     typer.echo(f"\nrun     {out}")
-    options = (f" --program {order.program}" if order.program else "") + (" --trust" if order.trusted else "")
-    options += " --arithmetic native" if order.arithmetic == "native" else ""
-    typer.echo(f"next    {f'postmortem prove {parent}{options}' if order.reason else f'postmortem draft {out}'}")
+    typer.echo(f"next    {f'postmortem prove {parent}{order.options}' if order.reason else f'postmortem draft {out}'}")

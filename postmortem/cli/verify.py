@@ -106,6 +106,7 @@ def _driven(
     where bits cannot be had."""
     from postmortem.errors import UsageError, require
     from postmortem.replay.interventions import make, parse_change
+    from postmortem.replay.null import BAND
     from postmortem.replay.remedied import remedied, widened
     from postmortem.replay.subject import subject
 
@@ -129,7 +130,7 @@ def _driven(
     changes = tuple(map(parse_change, texts))
     told = ", ".join(make(one).text for one in changes) or "nothing changed"
     typer.echo(f"replay  from step {about.from_step} to {expected.through_step}: {plain(told, 500)}", err=quiet)
-    tell("bits", about.bits, err=quiet)
+    tell("bits", about.arithmetic.text, err=quiet)
     about.arithmetic.adopt()
     start, length = about.from_step, expected.through_step + 1 - about.from_step
     try:
@@ -141,6 +142,7 @@ def _driven(
                 on_step=lambda step, _, loss, was: advance(step - start, length, loss, was),
             )
         if result.arithmetic:
+            tell("bits", f"other arithmetic: {'; '.join(result.arithmetic)}{BAND}", err=quiet)
             with stage("Measuring the band: null replays"):
                 expected = widened(about, expected)
     except KeyboardInterrupt as error:

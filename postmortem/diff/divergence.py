@@ -82,7 +82,7 @@ def _kind(
     if "lr" in here:
         return "other_config", f"the learning rate is another one ({_values(pair, 'lr', step)})"
     config = [s.key for s in settings if s.group == "config" or s.key in ("seed", "program")]
-    around = [s.key for s in settings if s.group in ("environment", "packages", "run") and s.key in SUMS]
+    around = [s.key for s in settings if s.group in ("environment", "packages", "run") and _tells(s)]
     share = _largest_share(pair, here, step)
     if share is not None and share <= TINY and (around or not config):
         because = f"run.json differs in {_columns(around)}" if around else "nothing else is known to differ"
@@ -92,6 +92,12 @@ def _kind(
         return "unknown", f"in {_columns(here)}, and the logs hold no hash of the batches{told}"
     kind: Kind = "other_config" if config else "other_arithmetic" if around else "other_state"
     return kind, f"in {_columns(here)}, on the same batch{told}"
+
+
+def _tells(setting: Setting) -> bool:
+    """Whether a setting accounts for other sums. Runs of before fingerprints have none, which says nothing."""
+    known = setting.key != "fingerprint" or None not in (setting.a, setting.b)
+    return known and setting.key in SUMS
 
 
 def _log_only(pair: Pair, columns: Sequence[ColumnDiff]) -> str:

@@ -17,7 +17,7 @@ from postmortem.program import SkipWindow
 from postmortem.replay.design import MARGIN
 from postmortem.replay.interventions._values import joined, merged, shown
 from postmortem.replay.judge import NEAR, Yardstick, last_of, look, reappeared, spread
-from postmortem.replay.null import BLIND, examine
+from postmortem.replay.null import BAND, BLIND, examine
 from postmortem.replay.order import Change, Order
 from postmortem.replay.result import Replayed
 from postmortem.replay.subject import NULL, Subject
@@ -127,12 +127,13 @@ class Search:
             raise UsageError(f"no batch can be blamed where the null replay does not show it again: {null.reason}")
         if not null.exact:  # bits cannot be had: the band is what changes of no meaning do
             noise = [self._order(f"noise-{seed}", Change("noise", str(seed))) for seed in (1, 2)]
-            outs = [Path(self._drive(one).out) for one in noise]
-            self._yardstick = self._yardstick.widened(spread([out, *outs], self._lead))
+            alike = [Path(done.order.out) for done in subject.drive(noise) if done.result is not None]
+            self.steps += len(alike) * (self._until - self._lead)
+            self._yardstick = self._yardstick.widened(spread([out, *alike], self._lead))
         self._yardstick = self._yardstick.measured(out)
         if not (null.found or self._yardstick.measurable):
             raise UsageError(BLIND)
-        self._say(NULL, null.experiment.text)
+        self._say(NULL, null.experiment.text + BAND * (not null.exact))
 
     def _rows(self, batch: int, rows: int) -> tuple[int, ...]:
         def cures(chosen: frozenset[int]) -> bool:

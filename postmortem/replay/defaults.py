@@ -23,7 +23,7 @@ from postmortem.replay.starting import find_checkpoint, usable
 from postmortem.replay.trust import announced
 from postmortem.report import select
 from postmortem.run import Run
-from postmortem.run.manifest import inside, read_manifest
+from postmortem.run.manifest import inside, manifest_file, read_manifest
 from postmortem.sources import open_run
 from postmortem.text import plain
 
@@ -67,8 +67,10 @@ def adopt_arithmetic(run: Path, order: Path | None, mode: Mode | None) -> None:
     with suppress(OSError, PostmortemError):
         given = None if order is None else read_order(order)
         path = run if given is None else Path(given.run)
-        manifest, _ = read_manifest(path / "run.json", path)
-        arithmetic_of(manifest.environment, mode or ("recorded" if given is None else given.arithmetic)).adopt()
+        file = manifest_file(path)
+        if file is not None and file.is_file():
+            environment = read_manifest(file, path)[0].environment
+            arithmetic_of(environment, mode or ("recorded" if given is None else given.arithmetic)).adopt()
 
 
 def plan(asked: Asked) -> Plan:
@@ -216,7 +218,7 @@ def _planned(run: Run, order: Order, checkpoint: Path | None, why: str, imports:
     lines = (
         ("plan", _told(run, order, checkpoint)),
         ("change", f"{_texts(order.changes)}{why}"),
-        ("bits", arithmetic_of(run.manifest.environment, order.arithmetic).text),
+        ("bits", arithmetic_of(run.manifest.environment, order.arithmetic, here=True).text),
     )
     return Plan(order, lines, imports)
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ class _Replay:
             states = self._ranks.together(lambda: digest(program.state_dict()))
         seconds = time.perf_counter() - self._started
         startup = (self._first_step or time.perf_counter()) - self._started
+        arithmetic = self._ranks.together(lambda: other_arithmetic(self._recorded, self._ranks.world))
         compared = Tally.of_ranks(self._ranks.together(lambda: self._comparison.tally))
         result = Replayed(
             out=order.out,
@@ -128,7 +130,7 @@ class _Replay:
             columns=tuple(sorted(compared.columns)),
             differences=tuple(sorted(compared.first.values(), key=lambda one: (one.step, IDENTITY.index(one.column)))),
             departed=dict(compared.departed),
-            arithmetic=other_arithmetic(self._recorded, self._ranks.world),
+            arithmetic=tuple(dict.fromkeys(chain.from_iterable(arithmetic))),
             state=states[0] if len(states) == 1 else digest(states),
             startup_s=round(startup, 3),
             seconds=round(seconds, 3),

@@ -12,6 +12,7 @@ from postmortem.text import number, plain
 
 FEW_ROWS = 3  # departed rows that a faulty log line may explain, where the state was not logged
 BLIND = "the replayed rows alone show neither an incident nor a higher loss, so that no replay can show a cure"
+BAND = ": a measured band is used"
 _MEASURED = ("loss", "grad_norm")
 
 

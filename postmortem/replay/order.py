@@ -56,6 +56,12 @@ class Order:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @property
+    def options(self) -> str:
+        """What a further command needs to drive in the same way: " --trust", or nothing."""
+        named = f" --program {self.program}" if self.program else ""
+        return named + (" --trust" if self.trusted else "") + " --arithmetic native" * (self.arithmetic == "native")
+
+    @property
     def told(self) -> dict[str, Any]:
         """What another replay needs of it: the changes, the step, and why."""
         return {"from_step": self.from_step, "changes": [asdict(c) for c in self.changes], "reason": self.reason}

@@ -23,6 +23,7 @@ from postmortem.errors import PostmortemError, UsageError
 from postmortem.program import Placeable, SkipWindow
 from postmortem.replay.branch import writing
 from postmortem.replay.building import build, saved_state, use_threads_of
+from postmortem.replay.comparison import other_arithmetic
 from postmortem.replay.driver import ProgramFailed
 from postmortem.replay.interventions import Scene
 from postmortem.replay.measuring import measure
@@ -73,7 +74,8 @@ class Probe:
     """The batches [first, last) of `window`, by state. `reference` are the ordinary batches measured beside them.
 
     blame: "data" where a batch is bad in every state, "interaction" in some, "state" in none; "undecided" where fewer
-    than two sound states were there to ask. computed_with: what its bits come from.
+    than two sound states were there to ask. arithmetic: what the bits depend on and was other then; computed_with: what
+    they come from now.
     """
 
     run: str
@@ -82,6 +84,7 @@ class Probe:
     states: tuple[Probed, ...]
     blame: Blame
     text: str
+    arithmetic: tuple[str, ...] = ()
     computed_with: str = ""
 
     def to_json(self) -> str:
@@ -155,7 +158,8 @@ def probe(
                 on_measure(done, len(chosen) * len(indices))
         states.append(judged(step, window, found))
     blame, text = verdict(window, states)
-    return Probe(plain(run.id), window, reference, tuple(states), blame, text, described())
+    other = other_arithmetic(recorded, ranks.world)
+    return Probe(plain(run.id), window, reference, tuple(states), blame, text, other, described())
 
 
 def nearest(recorded: Recorded, window: SkipWindow) -> list[int]:

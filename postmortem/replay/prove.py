@@ -17,7 +17,7 @@ from postmortem.diagnosis import Experiment, Incident, Prediction, Verdict
 from postmortem.replay.arms import Done
 from postmortem.replay.design import Arm, Design, Test
 from postmortem.replay.judge import Yardstick, look, reappeared, spread, step_of_batch
-from postmortem.replay.null import BLIND, Null, examine
+from postmortem.replay.null import BAND, BLIND, Null, examine
 from postmortem.replay.order import Order
 from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
@@ -177,7 +177,7 @@ def _null_replay(bench: Bench) -> Null:
     assert done.result is not None
     out = Path(done.order.out)
     null = examine(subject.incident, done.result, reappeared(open_run(out), subject.incident), subject.inside(out))
-    bench.say(NULL, null.experiment.text)
+    bench.say(NULL, null.experiment.text + BAND * (null.reproduces and not null.exact))
     return null
 
 

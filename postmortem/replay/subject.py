@@ -112,12 +112,6 @@ class Subject:
         return arithmetic_of(self.run.manifest.environment, self.mode)
 
     @property
-    def bits(self) -> str:
-        """The same in one line, and what is done where the bits of the run cannot be had."""
-        arithmetic = self.arithmetic
-        return f"{arithmetic.text}; a measured band is used" if arithmetic.missing else arithmetic.text
-
-    @property
     def end(self) -> int:
         """The step after the last one of the run."""
         return self.recorded.last_step + 1
@@ -125,8 +119,7 @@ class Subject:
     @property
     def options(self) -> str:
         """What a further command needs to drive the same program in the same way: " --trust", or nothing."""
-        named = f" --program {self.program}" if self.program else ""
-        return named + (" --trust" if self.trusted else "") + (" --arithmetic native" if self.mode == "native" else "")
+        return self.order("", 0, 0).options
 
     def inside(self, path: Path | str) -> str:
         """A path as the run's own directory sees it."""

@@ -15,6 +15,7 @@ from postmortem.run.naming import listing
 from postmortem.text import plain
 
 FORMAT_VERSION = 1
+MANIFESTS = ("run.json", "run.yaml", "run.yml")
 _LIMIT = 64 * 2**20
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -36,6 +37,11 @@ class Manifest:
     lineage: Mapping[str, Any] | None = None
     columns: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     raw: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+
+def manifest_file(root: Path) -> Path | None:
+    """The manifest of the run directory `root`; None where there is none."""
+    return next((root / name for name in MANIFESTS if (root / name).exists()), None)
 
 
 def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:

@@ -11,7 +11,7 @@ from postmortem.errors import UsageError
 from postmortem.run.checkpoints import find_checkpoints
 from postmortem.run.columns import KEYS, PLACEHOLDERS, describe
 from postmortem.run.journal import Event, read_journal, rewind_targets
-from postmortem.run.manifest import Manifest, read_manifest
+from postmortem.run.manifest import Manifest, manifest_file, read_manifest
 from postmortem.run.model import Log, Run
 from postmortem.run.naming import Names, assign, is_label, listing
 from postmortem.run.table import Table
@@ -21,8 +21,6 @@ from postmortem.sources._keys import read_keys
 from postmortem.sources._noticing import noticed
 from postmortem.sources._source import Source
 from postmortem.text import plain
-
-MANIFESTS = ("run.json", "run.yaml", "run.yml")
 
 
 def run_of_file(source: str, path: Path, table: Table, mapping: Mapping[str, str]) -> Run:
@@ -93,10 +91,10 @@ def _beside(root: Path | None) -> tuple[Manifest, tuple[Event, ...], list[str]]:
     manifest, journal, notes = Manifest(), tuple[Event, ...](), list[str]()
     if root is None:
         return manifest, journal, notes
-    named = [root / name for name in MANIFESTS if (root / name).exists()]
-    if named:
-        require_file(named[0], named[0].name)
-        manifest, notes = read_manifest(named[0], root)
+    named = manifest_file(root)
+    if named is not None:
+        require_file(named, named.name)
+        manifest, notes = read_manifest(named, root)
     file = root / "journal.jsonl"
     if file.exists() and (file.is_dir() or file.stat().st_size):
         require_file(file, file.name)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from postmortem.errors import UnreadableInput
 from postmortem.run import Run
+from postmortem.run.manifest import MANIFESTS
 from postmortem.run.naming import listing
 from postmortem.run.table import Table
-from postmortem.sources._assemble import MANIFESTS, assemble, label_names
+from postmortem.sources._assemble import assemble, label_names
 from postmortem.sources._files import require_file, shown
 from postmortem.sources._source import Source
 from postmortem.text import plain

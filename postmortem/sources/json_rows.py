@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import cast
 
 from postmortem.errors import UnreadableInput
+from postmortem.run.manifest import MANIFESTS
 from postmortem.run.rows import Collector, parse_json
 from postmortem.run.table import Table, table_of
-from postmortem.sources._assemble import MANIFESTS, row_source
+from postmortem.sources._assemble import row_source
 from postmortem.sources._files import require_text, shown, suffix
 
 

@@ -15,6 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {"replay_plain": "torch", "replay_huggingface": "transformers", "replay_lightning": "lightning"}
 
 
+@pytest.mark.bits
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("default")  # of the Trainers and their parts
 @pytest.mark.parametrize("name", NEEDS)

@@ -83,8 +83,9 @@ class TestProve:
         assert "about   loss spike at step 110, replayed from the checkpoint at step 100 to step " in out
         assert "R2      3 × skip batches [109, 110); skip batches [108, 109); last-bit noise" in out
         assert "R3      2 × replace batches [110, 111) by others; move batches [110, 111) to 130" in out
-        code, out, _ = call("prove", "run", "--trust", "--dry-run", "--json")
+        code, out, err = call("prove", "run", "--trust", "--dry-run", "--json")
         found = strict(out)
+        assert "\nbits    as recorded: " in err
         assert found["replays"] == sum(count for _, count, _ in found["lines"]) and found["steps"] > 400
 
     def test_json_is_strict_and_alone(self, proved: tuple[Path, str]) -> None:

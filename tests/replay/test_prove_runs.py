@@ -16,7 +16,7 @@ from tests.replay.conftest import Driver
 from tests.replay.rogue_program import hit, misreport, record
 from tests.samples import copy_of
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 
 
 def bench_of(run: Path) -> Bench:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem.errors import UnreadableInput, UsageError
-from postmortem.replay.defaults import Asked, place, plan, plan_of
+from postmortem.replay.defaults import Asked, adopt_arithmetic, place, plan, plan_of
 from postmortem.replay.order import Change, Order
 from postmortem.replay.subject import subject
 from tests.replay.small import STEPS, drive, edited, small_run
@@ -159,6 +160,17 @@ def test_what_cannot_be_done_is_said_before_torch_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False no complete checkpoint of step 5")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("manifest", ["run.json", "run.yaml", ""])
+def test_what_cannot_be_read_is_left_to_whoever_plans(tmp_path: Path, manifest: str) -> None:
+    if manifest:
+        os.mkfifo(tmp_path / manifest)  # read, it would wait for ever
+    adopt_arithmetic(tmp_path, None, None)
+    adopt_arithmetic(tmp_path, tmp_path / "absent.json", "recorded")
+    with pytest.raises(UnreadableInput):
+        plan(Asked(tmp_path))
 
 
 def test_a_link_does_not_take_the_replays_out_of_the_run(tmp_path: Path) -> None:
