@@ -185,12 +185,17 @@ def _threads(count: int) -> str:
 def _elsewhere(environment: Mapping[str, Any]) -> Iterator[str]:
     """What no process of this machine has, whatever it sets."""
     torch, here = str(environment["torch"]), _installed()
-    whole = here is None or ("+" in torch and "+" in here)  # an index may leave the build's name out
-    if here is not None and (torch != here if whole else torch.partition("+")[0] != here.partition("+")[0]):
+    if here is not None and not _same_torch(torch, here):
         yield f"torch {plain(torch, 60)} ({here} here)"
     processor = environment.get("cpu", platform.machine())
     if processor != platform.machine():
         yield f"{plain(processor, 60)} ({platform.machine()} here)"
+
+
+def _same_torch(then: str, here: str) -> bool:
+    """Whether two versions may be of one build: some indexes leave its name out, as in 2.13.0 for 2.13.0+cu130."""
+    (version, _, build), (own_version, _, own_build) = then.partition("+"), here.partition("+")
+    return version == own_version and (build == own_build or not build or not own_build)
 
 
 def _installed() -> str | None:

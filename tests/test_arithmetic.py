@@ -117,6 +117,12 @@ class TestMissing:
         here.setattr(arithmetic.platform, "machine", lambda: "aarch64")
         assert taken(cpu="aarch64", cpu_capability="SVE256").text.startswith("as recorded: SVE256 if torch has it here")
 
+    @pytest.mark.parametrize("torch", ["2.8.0", "2.8.0+cpu"])
+    def test_a_build_that_one_side_does_not_name_is_not_missing(self, here: pytest.MonkeyPatch, torch: str) -> None:
+        assert taken(torch=torch).missing == ()
+        here.setattr(arithmetic, "_installed", lambda: "2.8.0")
+        assert taken(torch=torch).missing == ()
+
     def test_torch_that_is_imported_has_chosen(self, here: pytest.MonkeyPatch) -> None:
         chose = SimpleNamespace(get_cpu_capability=lambda: "AVX512")
         here.setitem(sys.modules, "torch", SimpleNamespace(backends=SimpleNamespace(cpu=chose)))
