@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from postmortem.change import Change
 from postmortem.errors import UnreadableInput
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 UNKNOWN = "unknown"
 
 Verdict = Literal["no_incident", "undecided", "supported", "confirmed", "refuted", "interaction", "not_reproducible"]
@@ -89,11 +90,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a cause says of one replay: under `change` ("mask=312:313"; "" changes nothing) the incident is cured, is at
-    least no longer non-finite, persists, follows the data to where it was moved, or does not even appear again.
+    """What a cause says of one replay: under any of `changes` (alternatives; () changes nothing) the incident is cured,
+    is at least no longer non-finite, persists, follows the data to where it was moved, or does not even appear again.
     `early`: the change has to hold from the checkpoint on, and not only from just before the incident."""
 
-    change: str
+    changes: tuple[Change, ...]
     outcome: Literal["cures", "finite", "persists", "follows", "vanishes"]
     early: bool = False
 
@@ -109,7 +110,7 @@ class Experiment:
     """
 
     role: Literal["R0", "R1", "R2", "R3", "replay"]
-    changes: tuple[str, ...]
+    changes: tuple[Change, ...]
     outcome: Literal["cured", "finite", "persists", "follows", "vanished", ""]
     text: str
     excess: float | None = None
@@ -136,7 +137,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
-class Change:
+class Remedy:
     """A remedy with what it costs, or (`declined`) an option not taken and why."""
 
     text: str
@@ -226,13 +227,13 @@ class Incident:
     root_cause: str  # "" where not known yet
     not_known: str  # why not, and the replay that would decide; "" where the root cause stands
     watch: str  # unresolved only: the level to watch for, and what would make it a rollback now
-    changes: tuple[Change, ...]
+    changes: tuple[Remedy, ...]
     verification: Verification | None
     lesson: str
     skip_window: tuple[int, int] | None  # batch indices, half-open
     checkpoint: str  # the newest healthy one before the onset, relative to the run; "" where none is held
     samples: tuple[Sample, ...] = ()
-    remedy: tuple[str, ...] = ()  # changes by which a replay has the fix in it; ("",) changes nothing, () none is known
+    remedy: tuple[Change, ...] | None = None  # by which a replay has the fix in it; () changes nothing, None: not known
     experiments: tuple[Experiment, ...] = ()
     proof: str = ""  # what the experiments showed, in a sentence; "" where none was driven
     overview: str = ""  # path of the one picture of all drawn panels, relative to the report, "" where not drawn
@@ -321,6 +322,8 @@ T = TypeVar("T")
 
 def as_json(value: Any) -> Any:
     """Dataclasses, tuples and floats as what strict JSON can hold."""
+    if hasattr(value, "from_text"):  # a value that one text spells
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -341,6 +344,10 @@ def build_from(kind: type[T], raw: Any) -> T:
 
 def _coerce(hint: Any, raw: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(hint, "from_text"):
+        if not isinstance(raw, str):
+            raise TypeError(f"expected a text, found {type(raw).__name__}")
+        return hint.from_text(raw)
     if dataclasses.is_dataclass(hint):
         return build_from(typing.cast("type[Any]", hint), raw)
     if origin is tuple:

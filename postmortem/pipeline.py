@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from postmortem import __version__, diagnosis
-from postmortem.assess.experiments import predictions, remedy
+from postmortem.assess.experiments import suspect
 from postmortem.assess.facts import facts
 from postmortem.assess.proof import Proof, load_proofs
 from postmortem.assess.samples import samples
@@ -105,7 +105,7 @@ def _incident(case: Case, ident: int, proofs: tuple[Proof, ...]) -> diagnosis.In
     readings, seen = _look(case)
     weighed = evidence(case, seen)
     by_slug = {o.slug: o for _, o in seen}
-    ranked = hypotheses(weighed, {one.slug: predictions(case, one, by_slug) for one in causes()})
+    ranked = hypotheses(weighed, {one.slug: one.predicts(suspect(case, one, by_slug)) for one in causes()})
     decided = verdict(ranked, weighed)
     cause = cause_of(ranked)
     if proof is not None and proof.text:  # what replays have shown outweighs what panels suggest
@@ -146,7 +146,7 @@ def _incident(case: Case, ident: int, proofs: tuple[Proof, ...]) -> diagnosis.In
         lesson=known.lesson if known else open_lesson(case, cause),
         skip_window=None if known is not None and known.skip_rows is None else window,
         checkpoint=_inside(run=case.run, path=case.checkpoint.path) if case.checkpoint else "",
-        remedy=remedy(case, cause, by_slug) if known and cause else (),
+        remedy=known.remedy(suspect(case, known, by_slug)) if known and known.remedy else None,
         experiments=proof.experiments if proof else (),
         proof=proof.text if proof else "",
         samples=samples(case) if case.text else (),

@@ -36,7 +36,8 @@ def test_strength_has_three_words() -> None:
 def _minimal() -> diagnosis.Diagnosis:
     facts = diagnosis.RunFacts("r", "csv", 1, 0, 0, None, None, "", None, "")
     panel = diagnosis.PanelReading(1, "loss", "Loss", traces=(diagnosis.Trace("loss", (0, 1), (1.0, math.nan)),))
-    return diagnosis.Diagnosis(1, "postmortem 0", "r", "no_incident", facts, (), ("a note",), (panel,))
+    version = diagnosis.SCHEMA_VERSION
+    return diagnosis.Diagnosis(version, "postmortem 0", "r", "no_incident", facts, (), ("a note",), (panel,))
 
 
 def test_non_finite_numbers_survive_strict_json(tmp_path: Path) -> None:
@@ -54,8 +55,8 @@ def test_non_finite_numbers_survive_strict_json(tmp_path: Path) -> None:
         "[]",
         "{",
         '{"schema_version": 99}',
-        '{"schema_version": 1}',
-        '{"schema_version": 1, "incidents": {"a": 1}}',
+        '{"schema_version": 2}',
+        '{"schema_version": 2, "incidents": {"a": 1}}',
         "null",
     ],
 )

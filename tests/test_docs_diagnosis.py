@@ -23,7 +23,7 @@ PARTS = [
     diagnosis.Experiment,
     diagnosis.PanelReading,
     diagnosis.Trace,
-    diagnosis.Change,
+    diagnosis.Remedy,
     diagnosis.Verification,
     diagnosis.Check,
     diagnosis.Sample,

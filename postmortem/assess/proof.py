@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postmortem.atomic import write_text
+from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Verdict, as_json, build_from
 from postmortem.errors import UnreadableInput
 from postmortem.hypotheses import causes
@@ -74,7 +75,7 @@ def _harmless(proof: Proof) -> Proof:
     experiments = tuple(
         dataclasses.replace(
             one,
-            changes=tuple(plain(change, 1000) for change in one.changes),
+            changes=tuple(Change.from_text(plain(change, 1000)) for change in one.changes),
             text=plain(one.text, 1000),
             tests=tuple(map(plain, one.tests)),
             run=plain(one.run, 1000),

@@ -8,7 +8,7 @@ import numpy as np
 
 from postmortem.assess.symptoms import before
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Hypothesis
+from postmortem.diagnosis import Hypothesis, Remedy
 from postmortem.hypotheses import Cause, causes
 from postmortem.hypotheses._remedies import roll_back, skip
 from postmortem.text import number
@@ -50,29 +50,29 @@ def watch(case: Case) -> str:
     )
 
 
-def careful(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Change, ...]:
+def careful(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Remedy, ...]:
     """§5 without a root cause: what does no harm, and what was not proposed on a guess."""
     if case.level("loss") is None and case.onset <= int(case.run.row_steps[0]):
         first = "Look at the initialisation, the first batch and the dtype: no finite row precedes the incident."
-        return (Change(first, "none"), Change("Roll back or skip.", declined="there is nothing healthy to go back to"))
+        return (Remedy(first, "none"), Remedy("Roll back or skip.", declined="there is nothing healthy to go back to"))
     if case.incident.outcome == "diverged":
         return (
             roll_back(case, "replay it unchanged first"),
-            Change("Go on from here.", declined="the run does not come back by itself"),
+            Remedy("Go on from here.", declined="the run does not come back by itself"),
         )
     guess = f" for {cause.title.lower()}" if cause else ""
-    first = Change(
+    first = Remedy(
         "Change nothing yet; run the replay of section 4 first.", "one replay from the checkpoint before the onset"
     )
     skipped = skip(case, window)
     return (
         first,
-        Change(
+        Remedy(
             skipped.text,
             skipped.side_effect,
             declined="a skip removes any spike that a batch brought, and would not say why",
         ),
-        Change(f"A remedy{guess}.", declined="the evidence does not carry it yet"),
+        Remedy(f"A remedy{guess}.", declined="the evidence does not carry it yet"),
     )
 
 

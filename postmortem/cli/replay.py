@@ -16,9 +16,9 @@ from postmortem.cli._terminal import encodes, progress, show, stage, width
 from postmortem.text import plain
 
 if TYPE_CHECKING:
+    from postmortem.change import Change
     from postmortem.replay.defaults import Plan
     from postmortem.replay.distributed import Speaker
-    from postmortem.replay.order import Change
     from postmortem.replay.result import Replayed
 
 NOT_REPRODUCED = 5

@@ -114,8 +114,8 @@ def _driven(
     root = file.resolve().parent.parent
     if file.resolve().parent.name != "postmortem" or not (root / "run.json").is_file():
         raise UsageError(f"{plain(file)}: lies in no run that could be replayed; name the fixed run with --against RUN")
-    texts = change or [text for text in incident.remedy if text]
-    if not change and not incident.remedy:
+    changes = tuple(map(parse_change, change)) if change else incident.remedy
+    if changes is None:
         raise UsageError(
             "the diagnosis knows no remedy yet: prove a cause first (postmortem prove), or name a change with --change"
         )
@@ -127,7 +127,6 @@ def _driven(
         raise UsageError(f"{plain(file)}: the run has changed since; draft it anew: postmortem draft {shown(root)}")
     if about.imports:
         typer.echo(f"imports {about.imports}", err=True)
-    changes = tuple(map(parse_change, texts))
     told = ", ".join(make(one).text for one in changes) or "nothing changed"
     typer.echo(f"replay  from step {about.from_step} to {expected.through_step}: {plain(told, 500)}", err=quiet)
     tell("bits", about.arithmetic.text, err=quiet)

@@ -14,10 +14,27 @@ from functools import cache
 from typing import TypeAlias
 
 from postmortem.case import Case, Observation
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change, Window
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.discovery import discover
 
 Seen: TypeAlias = Mapping[str, Observation]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """What the replays of a cause are about in one incident: the `window` of batches that it suspects, the batch
+    `elsewhere` further on that the window can be moved to, the step of the onset, and that of a `jump` of the learning
+    rate (the onset where there is none)."""
+
+    window: Window
+    elsewhere: int
+    onset: int
+    jump: int
+
+
+def _nothing(_: Suspect) -> tuple[Prediction, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -26,9 +43,8 @@ class Cause:
 
     `sentence` is §4 in one sentence with its figures, `changes` §5 (smallest first, then what was declined), `replay`
     the experiment that would prove it, `lesson` §7. `rivals` are causes that predict the same panels;
-    `skip_rows` is None where skipping batches is no remedy. `predicts` are replays and their outcomes if the cause is
-    the true one, with {window}, {elsewhere} (a place for the window further on), {onset} and {jump} (of the learning
-    rate, the onset where there is none) to be filled in; `remedy` is the change that a replay with the fix in it makes,
+    `skip_rows` is None where skipping batches is no remedy. `predicts` gives replays and their outcomes if the cause is
+    the true one; `remedy` the changes that a replay with the fix in it makes (() where driving it again is enough),
     None where there is none.
     """
 
@@ -37,13 +53,13 @@ class Cause:
     prior: float
     weights: Mapping[str, float]
     sentence: Callable[[Case, Seen], str]
-    changes: Callable[[Case, Seen], tuple[Change, ...]]
+    changes: Callable[[Case, Seen], tuple[Remedy, ...]]
     replay: str
     lesson: str
     rivals: tuple[str, ...] = ()
     skip_rows: Callable[[Case, Seen], int | None] | None = None  # of suspect batches (see `batch_window`)
-    predicts: tuple[Prediction, ...] = ()
-    remedy: str | None = None
+    predicts: Callable[[Suspect], tuple[Prediction, ...]] = _nothing
+    remedy: Callable[[Suspect], tuple[Change, ...]] | None = None
     doc: str | None = None
 
     def explain(self) -> str:

@@ -9,7 +9,7 @@ another panel that moves, rules it out.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change
+from postmortem.diagnosis import Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.text import number
 
@@ -20,10 +20,10 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"A departure at step {number(case.onset)}{what} that left nothing behind and that no other panel shares."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change("Change nothing.", "none"),
-        Change("Skip the batch.", declined="it did no lasting harm"),
+        Remedy("Remedy nothing.", "none"),
+        Remedy("Skip the batch.", declined="it did no lasting harm"),
     )
 
 

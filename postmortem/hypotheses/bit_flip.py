@@ -10,7 +10,7 @@ it. A replay that does show it rules it out, and so do weights that moved no fur
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back
 
@@ -21,11 +21,11 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"A parameter changed without an update to change it: {what}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
         roll_back(case, "resume on another node"),
-        Change("Take the node out and run a memory test on it.", "one node until it is cleared"),
-        Change("Skip the batch.", declined="no batch did this"),
+        Remedy("Take the node out and run a memory test on it.", "one node until it is cleared"),
+        Remedy("Skip the batch.", declined="no batch did this"),
     )
 
 
@@ -58,7 +58,7 @@ CAUSE = Cause(
         "A parameter that moves without an update is hardware: hash the state, keep checkpoints close, replace "
         "the node."
     ),
-    predicts=(Prediction("", "vanishes"),),
-    remedy="",
+    predicts=lambda at: (Prediction((), "vanishes"),),
+    remedy=lambda at: (),
     doc=__doc__,
 )

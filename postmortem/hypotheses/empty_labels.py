@@ -9,7 +9,8 @@ update then writes NaN into every parameter. A positive count of valid labels ru
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back, skip
 
@@ -21,12 +22,12 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"The batch of step {step} has no valid label, so its mean loss is 0/0 = NaN{then}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change("Divide the summed loss by max(valid labels, 1).", "none where a label is valid"),
+        Remedy("Divide the summed loss by max(valid labels, 1).", "none where a label is valid"),
         roll_back(case, "replay with that division"),
         skip(case, case.batch_window(rows=1)),
-        Change("Lower the learning rate.", declined="the NaN comes from a division, not from a step that is too long"),
+        Remedy("Lower the learning rate.", declined="the NaN comes from a division, not from a step that is too long"),
     )
 
 
@@ -52,11 +53,11 @@ CAUSE = Cause(
     replay="Unmask the labels of that batch, nothing else: the loss stays finite.",
     lesson="A batch can lose all its labels to masking: divide by max(n, 1) and count valid labels per batch.",
     skip_rows=lambda case, seen: 1,
-    predicts=(
-        Prediction("unmask={window}", "finite"),
-        Prediction("replace={window}", "cures"),
-        Prediction("move={window}@{elsewhere}", "follows"),
+    predicts=lambda at: (
+        Prediction((Change("unmask", (at.window,)),), "finite"),
+        Prediction((Change("replace", (at.window,)),), "cures"),
+        Prediction((Change("move", (at.window,), (at.elsewhere,)),), "follows"),
     ),
-    remedy="skip={window}",
+    remedy=lambda at: (Change("skip", (at.window,)),),
     doc=__doc__,
 )

@@ -9,7 +9,8 @@ is ruled out by bf16 or fp32, and by a loss scale that holds.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 
 
@@ -20,13 +21,13 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"Half precision overflowed at step {case.onset}" + (": " + "; ".join(parts) if parts else "") + "."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change("Train in bf16.", "three bits less of mantissa; no loss scaling needed"),
-        Change(
+        Remedy("Train in bf16.", "three bits less of mantissa; no loss scaling needed"),
+        Remedy(
             "Keep the overflowing layer in fp32 and the rest in fp16.", "that layer's share of time and memory doubles"
         ),
-        Change("Skip the batch.", declined="the next large activation overflows again"),
+        Remedy("Skip the batch.", declined="the next large activation overflows again"),
     )
 
 
@@ -56,7 +57,10 @@ CAUSE = Cause(
         "fp16 ends at 65,504: train in bf16, or log loss scale and activation maxima and act on the first run "
         "of halvings."
     ),
-    predicts=(Prediction("precision=fp32", "cures"), Prediction("replace={window}", "persists")),
-    remedy="precision=fp32",
+    predicts=lambda at: (
+        Prediction((Change("precision", values=("fp32",)),), "cures"),
+        Prediction((Change("replace", (at.window,)),), "persists"),
+    ),
+    remedy=lambda at: (Change("precision", values=("fp32",)),),
     doc=__doc__,
 )

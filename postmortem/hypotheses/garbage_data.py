@@ -11,7 +11,8 @@ were harmless from another checkpoint.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import lower_clip, skip
 from postmortem.text import number
@@ -33,19 +34,19 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"From step {case.onset} the batches cannot be predicted{where}{level}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change(
+        Remedy(
             "Quarantine the source and look at its samples before it is used again.",
             "loses that source's share of the mixture",
         ),
         skip(case, case.batch_window(_rows(case, seen))),
-        Change(
+        Remedy(
             "Lower the clip threshold.", declined="it bounds each update, and the model would still be trained on noise"
         ),
         lower_clip(case)
         if "grad_norm.spike" in seen
-        else Change("Lower the learning rate.", declined="the data is wrong, not the step size"),
+        else Remedy("Lower the learning rate.", declined="the data is wrong, not the step size"),
     )[:3]
 
 
@@ -96,13 +97,13 @@ CAUSE = Cause(
     ),
     rivals=("long_tail_tokens",),
     skip_rows=_rows,
-    predicts=(
-        Prediction("replace={window}", "cures"),
-        Prediction("mask={window}", "persists"),
-        Prediction("unmask={window}", "persists"),
-        Prediction("drop-rows={window}", "persists"),
-        Prediction("move={window}@{elsewhere}", "follows"),
+    predicts=lambda at: (
+        Prediction((Change("replace", (at.window,)),), "cures"),
+        Prediction((Change("mask", (at.window,)),), "persists"),
+        Prediction((Change("unmask", (at.window,)),), "persists"),
+        Prediction((Change("drop-rows", (at.window,)),), "persists"),
+        Prediction((Change("move", (at.window,), (at.elsewhere,)),), "follows"),
     ),
-    remedy="skip={window}",
+    remedy=lambda at: (Change("skip", (at.window,)),),
     doc=__doc__,
 )

@@ -9,7 +9,7 @@ not. Any other panel that agrees with the departure rules it out.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 
 
@@ -19,10 +19,10 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"The logged value at step {case.incident.peak_step} is wrong, the training was not{why}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change("Mend the logger (a wrong reduction, a shifted step, two writers).", "none on the run"),
-        Change("Roll back or skip.", declined="nothing happened to the parameters"),
+        Remedy("Mend the logger (a wrong reduction, a shifted step, two writers).", "none on the run"),
+        Remedy("Roll back or skip.", declined="nothing happened to the parameters"),
     )
 
 
@@ -67,7 +67,7 @@ CAUSE = Cause(
     lesson=(
         "One departed point that no other panel confirms is the logger's: check a second panel before touching the run."
     ),
-    predicts=(Prediction("", "vanishes"),),
-    remedy="",
+    predicts=lambda at: (Prediction((), "vanishes"),),
+    remedy=lambda at: (),
     doc=__doc__,
 )

@@ -13,7 +13,8 @@ batch.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import lower_clip, skip
 from postmortem.text import number, times
@@ -33,15 +34,15 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"The batch of step {case.onset}{count} concentrates tokens the model has hardly seen{which}{heavy}{driven}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change(
+        Remedy(
             "Stratify batches so that no batch holds more than one of the tokens that occur fewer than ten times.",
             "one sort of the sample list; no step changes its size",
         ),
         lower_clip(case),
         skip(case, case.batch_window(rows=1)),
-        Change(
+        Remedy(
             "Tokenise anew so that the rare pieces disappear.",
             declined="hides the long tail instead of bounding it, and costs the whole run",
         ),
@@ -99,11 +100,11 @@ CAUSE = Cause(
     ),
     rivals=("garbage_data",),
     skip_rows=lambda case, seen: 1,
-    predicts=(
-        Prediction("mask={window}", "cures"),
-        Prediction("replace={window}", "cures"),
-        Prediction("move={window}@{elsewhere}", "follows"),
+    predicts=lambda at: (
+        Prediction((Change("mask", (at.window,)),), "cures"),
+        Prediction((Change("replace", (at.window,)),), "cures"),
+        Prediction((Change("move", (at.window,), (at.elsewhere,)),), "follows"),
     ),
-    remedy="skip={window}",
+    remedy=lambda at: (Change("skip", (at.window,)),),
     doc=__doc__,
 )

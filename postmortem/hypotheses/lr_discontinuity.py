@@ -10,7 +10,8 @@ rules it out.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back
 
@@ -20,9 +21,9 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"The learning rate {jump.text}." if jump else f"The learning rate may have jumped around step {case.onset}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change(
+        Remedy(
             (
                 "Mend the schedule so that lr is continuous at that step, and assert it as a function of the "
                 "step at every resume."
@@ -30,7 +31,7 @@ def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
             "none on the data",
         ),
         roll_back(case, "replay with the smooth schedule"),
-        Change(
+        Remedy(
             "Lower the peak learning rate.",
             declined="the level was fine on both sides of the jump's own trend; the jump was not",
         ),
@@ -57,7 +58,10 @@ CAUSE = Cause(
     changes=_changes,
     replay="Smooth the learning rate only, same data, same state: the incident goes.",
     lesson="A schedule is code: assert lr against the step, above all at the end of warmup and at every resume.",
-    predicts=(Prediction("lr-smooth={jump}", "cures"), Prediction("replace={window}", "persists")),
-    remedy="lr-smooth={jump}",
+    predicts=lambda at: (
+        Prediction((Change("lr-smooth", values=(at.jump,)),), "cures"),
+        Prediction((Change("replace", (at.window,)),), "persists"),
+    ),
+    remedy=lambda at: (Change("lr-smooth", values=(at.jump,)),),
     doc=__doc__,
 )

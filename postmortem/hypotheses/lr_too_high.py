@@ -11,7 +11,8 @@ with lower β2 can.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import lower_clip
 from postmortem.text import number
@@ -24,16 +25,16 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"The learning rate{at} is too high for this stage of the training{again}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     lr = case.level("lr")
     again = "the incidents recur on other batches" if "loss.recurring" in seen else "no batch stands out"
     to = f" from {number(lr)} to {number(lr / 2)}" if lr else ""
     return (
-        Change(
+        Remedy(
             f"Halve the peak learning rate{to}, or double the warmup.", "slower progress per step while it was stable"
         ),
         lower_clip(case),
-        Change("Skip the batches.", declined=again),
+        Remedy("Skip the batches.", declined=again),
     )
 
 
@@ -76,13 +77,13 @@ CAUSE = Cause(
     replay="Halve the learning rate, same data: the spikes move or vanish with it, and do not stay with the batch.",
     lesson="Spikes that recur on different batches are the learning rate's: lower the peak or lengthen the warmup.",
     rivals=("stale_second_moment",),
-    predicts=(
-        Prediction("lr-scale=0.5|lr-scale=0.1|lr-scale=0.02", "cures", early=True),
-        Prediction("lr-smooth={jump}", "persists"),
-        Prediction("moments=restored", "persists"),
-        Prediction("replace={window}", "persists"),
-        Prediction("distinct", "persists"),
+    predicts=lambda at: (
+        Prediction(tuple(Change("lr-scale", values=(factor,)) for factor in (0.5, 0.1, 0.02)), "cures", early=True),
+        Prediction((Change("lr-smooth", values=(at.jump,)),), "persists"),
+        Prediction((Change("moments", values=("restored",)),), "persists"),
+        Prediction((Change("replace", (at.window,)),), "persists"),
+        Prediction((Change("distinct"),), "persists"),
     ),
-    remedy="lr-scale=0.5",
+    remedy=lambda at: (Change("lr-scale", values=(0.5,)),),
     doc=__doc__,
 )

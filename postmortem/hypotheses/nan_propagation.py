@@ -10,7 +10,8 @@ becomes finite again rules it out, and so does a batch without valid labels, whi
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back
 
@@ -26,14 +27,14 @@ def _sentence(case: Case, seen: Seen) -> str:
     )
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change(
+        Remedy(
             "Skip any update whose gradient norm is not finite.",
             "one comparison a step; a skipped step costs its batch",
         ),
         roll_back(case, "replay with that check"),
-        Change("Go on from here.", declined="a NaN in a parameter never leaves by itself"),
+        Remedy("Go on from here.", declined="a NaN in a parameter never leaves by itself"),
     )
 
 
@@ -72,12 +73,12 @@ CAUSE = Cause(
         "state to return to."
     ),
     skip_rows=lambda case, seen: 1,
-    predicts=(
-        Prediction("drop-rows={window}", "cures"),
-        Prediction("unmask={window}", "persists"),
-        Prediction("replace={window}", "cures"),
-        Prediction("move={window}@{elsewhere}", "follows"),
+    predicts=lambda at: (
+        Prediction((Change("drop-rows", (at.window,)),), "cures"),
+        Prediction((Change("unmask", (at.window,)),), "persists"),
+        Prediction((Change("replace", (at.window,)),), "cures"),
+        Prediction((Change("move", (at.window,), (at.elsewhere,)),), "follows"),
     ),
-    remedy="skip={window}",
+    remedy=lambda at: (Change("skip", (at.window,)),),
     doc=__doc__,
 )

@@ -11,7 +11,8 @@ parameters only *is* an optimizer reset when it is restored.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 from postmortem.hypotheses._remedies import roll_back
 
@@ -23,14 +24,14 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"{when} the optimizer lost its state: {what}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
         roll_back(case, "resume with the optimizer's moments, step count and betas restored"),
-        Change(
+        Remedy(
             "Assert after every load that the moments' norms and the optimizer's step equal those saved.",
             "one norm over the moments at each resume",
         ),
-        Change(
+        Remedy(
             "Warm the learning rate up again after the resume.",
             declined="treats the symptom; needed only where the moments are lost for good",
         ),
@@ -59,7 +60,10 @@ CAUSE = Cause(
     changes=_changes,
     replay="Resume from the same checkpoint with the moments restored and nothing else changed: the rise goes.",
     lesson="A resume is proven only when moments, step count and betas come back: assert them after every load.",
-    predicts=(Prediction("moments=restored", "cures"), Prediction("replace={window}", "persists")),
-    remedy="moments=restored",
+    predicts=lambda at: (
+        Prediction((Change("moments", values=("restored",)),), "cures"),
+        Prediction((Change("replace", (at.window,)),), "persists"),
+    ),
+    remedy=lambda at: (Change("moments", values=("restored",)),),
     doc=__doc__,
 )

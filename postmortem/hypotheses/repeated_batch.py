@@ -10,7 +10,8 @@ a constant period are no repetition.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.diagnosis import Change, Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
 from postmortem.hypotheses import Cause, Seen
 
 
@@ -21,16 +22,16 @@ def _sentence(case: Case, seen: Seen) -> str:
     return f"The loader served one batch over and over: {what}{fell}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Change, ...]:
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
     return (
-        Change(
+        Remedy(
             (
                 "Save and restore the loader's position with each checkpoint, and assert that the batch index "
                 "advances by one a step."
             ),
             "a few bytes a checkpoint",
         ),
-        Change("Skip the window.", declined="the batches were sound; they were only served too often"),
+        Remedy("Skip the window.", declined="the batches were sound; they were only served too often"),
     )
 
 
@@ -62,7 +63,7 @@ CAUSE = Cause(
         "Restore the loader's state and replay from the checkpoint before: neither the drop nor the step up appears."
     ),
     lesson="A loader that repeats looks like progress; log a hash of every batch and alarm on the first repetition.",
-    predicts=(Prediction("distinct", "cures"),),
-    remedy="distinct",
+    predicts=lambda at: (Prediction((Change("distinct"),), "cures"),),
+    remedy=lambda at: (Change("distinct"),),
     doc=__doc__,
 )

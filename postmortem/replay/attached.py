@@ -38,7 +38,7 @@ def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
         idle = result.exact
         found = Experiment(
             role="replay",
-            changes=tuple(str(change) for change in order.changes),
+            changes=order.changes,
             outcome="" if idle else seen.outcome,
             text=f"{changed}: {'it changed nothing in the steps driven' if idle else seen.text}",
             excess=seen.excess,

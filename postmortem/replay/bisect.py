@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from postmortem.change import Change, Window, merged, shown
 from postmortem.errors import UsageError
-from postmortem.program import SkipWindow
 from postmortem.replay.design import MARGIN
-from postmortem.replay.interventions._values import joined, merged, shown
 from postmortem.replay.judge import NEAR, Yardstick, last_of, look, reappeared, spread
 from postmortem.replay.null import BAND, BLIND, examine
-from postmortem.replay.order import Change, Order
+from postmortem.replay.order import Order
 from postmortem.replay.result import Replayed
 from postmortem.replay.subject import NULL, Subject
 from postmortem.sources import open_run
@@ -60,7 +59,7 @@ class Culprits:
     """What was found. batches: absolute indices; rows: of the first of them, () where they were not searched. probes,
     row_probes: replays that were judged; steps: driven in all; naive_steps: had each begun at the checkpoint."""
 
-    window: SkipWindow
+    window: Window
     batches: tuple[int, ...]
     rows: tuple[int, ...]
     probes: int
@@ -75,7 +74,7 @@ class Search:
     """The probes of one incident over `window`. `on_probe(name, text)` hears when one begins ("") and how it ended."""
 
     subject: Subject
-    window: SkipWindow
+    window: Window
     on_probe: Callable[[str, str], None] | None = None
     steps: int = 0
     naive_steps: int = 0
@@ -126,7 +125,7 @@ class Search:
         if not null.reproduces:
             raise UsageError(f"no batch can be blamed where the null replay does not show it again: {null.reason}")
         if not null.exact:  # bits cannot be had: the band is what changes of no meaning do
-            noise = [self._order(f"noise-{seed}", Change("noise", str(seed))) for seed in (1, 2)]
+            noise = [self._order(f"noise-{seed}", Change("noise", values=(seed,))) for seed in (1, 2)]
             alike = [Path(done.order.out) for done in subject.drive(noise) if done.result is not None]
             self.steps += len(alike) * (self._until - self._lead)
             self._yardstick = self._yardstick.widened(spread([out, *alike], self._lead))
@@ -139,15 +138,14 @@ class Search:
         def cures(chosen: frozenset[int]) -> bool:
             if len(chosen) == rows:
                 return True  # to leave out every row is to skip the batch, which cures
-            listed = ",".join(map(str, sorted(chosen)))
-            return self._cures(Change("drop-rows", f"{batch}:{batch + 1}@{listed}"))
+            return self._cures(Change("drop-rows", ((batch, batch + 1),), tuple(sorted(chosen))))
 
         found = smallest(rows, cures)
         return () if found is None or len(found) == rows else tuple(found)
 
     def _skip(self, chosen: Collection[int]) -> Change:
         first = self.window[0]
-        return Change("skip", joined(merged([(first + one, first + one + 1) for one in chosen])))
+        return Change("skip", merged([(first + one, first + one + 1) for one in chosen]))
 
     def _cures(self, change: Change) -> bool:
         key = str(change)
@@ -177,7 +175,7 @@ class Search:
             self.on_probe(name, text)
 
 
-def default_window(subject: Subject) -> SkipWindow:
+def default_window(subject: Subject) -> Window:
     """The batches to search where nobody says which: 24 before the one of the onset, and 8 from it on, the suspect
     window of the diagnosis included; none that the checkpoint has behind it."""
     recorded, incident = subject.recorded, subject.incident

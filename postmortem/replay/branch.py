@@ -11,11 +11,11 @@ import os
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from postmortem.atomic import write_text
+from postmortem.diagnosis import as_json
 from postmortem.errors import PostmortemError, UnreadableInput, UsageError
 from postmortem.record.lock import attempt_of_holder
 from postmortem.record.writer import update_manifest
@@ -114,7 +114,7 @@ def _lineage(recorded: Recorded, order: Order) -> Mapping[str, Any]:
         "from_step": order.from_step,
         "reason": order.reason,
         "changes": [str(change) for change in order.changes],
-        "phases": [asdict(phase) for phase in phases if phase.changes],
+        "phases": [as_json(phase) for phase in phases if phase.changes],
     }
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postmortem.arithmetic import Mode, arithmetic_of
+from postmortem.change import Change
 from postmortem.diagnosis import Incident
 from postmortem.errors import PostmortemError, UnreadableInput, UsageError
 from postmortem.pipeline import diagnose
 from postmortem.replay.branch import ORDER, root_of
 from postmortem.replay.interventions import make
-from postmortem.replay.order import Change, Order, read_order
+from postmortem.replay.order import Order, read_order
 from postmortem.replay.recorded import Recorded
 from postmortem.replay.result import RESULT
 from postmortem.replay.starting import find_checkpoint, usable
@@ -211,7 +212,7 @@ def _changes(asked: Asked, recorded: Recorded, incident: Incident | None, start:
     first, last = max(incident.skip_window[0], recorded.index_at(start)), incident.skip_window[1]
     if first >= last:
         return (), f" (the suspect batches of the {at} lie behind)"
-    return (Change("skip", f"{first}:{last}"),), f" (suggested for the {at})"
+    return (Change("skip", ((first, last),)),), f" (suggested for the {at})"
 
 
 def _planned(run: Run, order: Order, checkpoint: Path | None, why: str, imports: str) -> Plan:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from postmortem.assess.experiments import AWAY
+from postmortem.change import Change, Window
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError
-from postmortem.replay.interventions import make, parse_change
+from postmortem.replay.interventions import make
 from postmortem.replay.judge import NEAR, last_of
-from postmortem.replay.order import Change
 
 LIKELY = 0.01  # probability from which a hypothesis is worth its replays
 FEWEST, MOST = 3, 5  # hypotheses that are tested
@@ -79,7 +79,7 @@ class Design:
     lead: int
     first: int
     until: int
-    window: tuple[int, int]
+    window: Window
     tests: tuple[Test, ...]
     placebos: tuple[Arm, ...]
     cross: tuple[Arm, ...]
@@ -109,8 +109,8 @@ def design(incident: Incident, *, from_step: int, end: int | None = None, apart:
     lead = from_step if apart else near
     away = _away(tested, window)
     cross = (
-        Arm("R3", (Change("replace", f"{window[0]}:{window[1]}"),)),
-        Arm("R3", (Change("move", f"{window[0]}:{window[1]}@{away}"),), asks=away),
+        Arm("R3", (Change("replace", (window,)),)),
+        Arm("R3", (Change("move", (window,), (away,)),), asks=away),
     )
     same = {arm.changes: arm for arm in cross}
     tests = tuple(
@@ -129,44 +129,41 @@ def design(incident: Incident, *, from_step: int, end: int | None = None, apart:
 def _tested(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
     """Those likely enough, the best and its nearest rivals at least. What only predicts that R0 shows nothing is
     decided by R0."""
-    able = [h for h in hypotheses if any(p.change for p in h.predictions)]
+    able = [h for h in hypotheses if any(p.changes for p in h.predictions)]
     likely = [h for h in able if h.probability >= LIKELY]
     return (likely if len(likely) >= FEWEST else able[:FEWEST])[:MOST]
 
 
-def _window(tested: Sequence[Hypothesis]) -> tuple[int, int] | None:
+def _window(tested: Sequence[Hypothesis]) -> Window | None:
     """The batches that the best hypothesis suspects, read off its own predictions."""
-    for prediction in tested[0].predictions:
-        name, _, value = prediction.change.partition("=")
-        if name in ("replace", "mask", "unmask", "move", "drop-rows"):
-            first, _, last = value.partition("@")[0].partition(":")
-            return int(first), int(last)
-    return None
+    spans = [window for p in tested[0].predictions for change in p.changes for window in change.windows]
+    return spans[0] if spans else None
 
 
-def _away(tested: Sequence[Hypothesis], window: tuple[int, int]) -> int:
+def _away(tested: Sequence[Hypothesis], window: Window) -> int:
     """The place that the suspect window is moved to: the one that a hypothesis names for the same window."""
-    span = f"{window[0]}:{window[1]}@"
-    named = [p.change.partition("@")[2] for h in tested for p in h.predictions if p.change.startswith(f"move={span}")]
-    return int(named[0]) if named else window[1] + AWAY
+    changes = [change for h in tested for p in h.predictions for change in p.changes]
+    named = [_place(change) for change in changes if change.name == "move" and change.windows == (window,)]
+    return named[0] if named else window[1] + AWAY
+
+
+def _place(move: Change) -> int:
+    """The batch from which on a window is consumed that was moved there."""
+    return int(move.values[0])
 
 
 def _arms(prediction: Prediction, same: Mapping[tuple[Change, ...], Arm]) -> tuple[Arm, ...]:
-    """The arms of a prediction, those in `same` where they change the same; alternatives of one change stand in the
-    prediction with | between them."""
-    if not prediction.change:
-        return ()
-    found: list[Arm] = []
-    for text in prediction.change.split("|"):
-        change = parse_change(text)
-        asks = int(change.value.partition("@")[2]) if prediction.outcome == "follows" else None
-        found.append(same.get((change,)) or Arm("R1", (change,), prediction.early, asks))
-    return tuple(found)
+    """The arms of a prediction, one for each alternative, those in `same` where they change the same."""
+    follows = prediction.outcome == "follows"
+    return tuple(
+        same.get((change,)) or Arm("R1", (change,), prediction.early, _place(change) if follows else None)
+        for change in prediction.changes
+    )
 
 
 def _placebos(first: int, length: int, ahead: int) -> tuple[Arm, ...]:
     """Skips of as many batches just before the suspect ones, as far as the `ahead` steps before the onset reach: a skip
     after them could cure nothing. Meaningless noise stands in for those that find no room."""
     starts = [first - n * length for n in (1, 2) if ahead > n * length and first >= n * length]
-    skips = [Arm("R2", (Change("skip", f"{at}:{at + length}"),)) for at in starts]
-    return (*skips, *(Arm("R2", (Change("noise", str(n)),)) for n in range(1, PLACEBOS + 1 - len(skips))))
+    skips = [Arm("R2", (Change("skip", ((at, at + length),)),)) for at in starts]
+    return (*skips, *(Arm("R2", (Change("noise", values=(n,)),)) for n in range(1, PLACEBOS + 1 - len(skips))))

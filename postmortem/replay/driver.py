@@ -19,6 +19,7 @@ from typing import Any
 from postmortem.anatomy import digest
 from postmortem.arithmetic import described
 from postmortem.atomic import write_text
+from postmortem.change import Change
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import absent
@@ -30,7 +31,7 @@ from postmortem.replay.branch import branch, writing
 from postmortem.replay.building import build, resume, saved_state, use_threads_of
 from postmortem.replay.comparison import Comparison, Tally, other_arithmetic
 from postmortem.replay.interventions import Scene
-from postmortem.replay.order import Change, Order
+from postmortem.replay.order import Order
 from postmortem.replay.recorded import IDENTITY, Recorded
 from postmortem.replay.result import RESULT, Replayed, to_json
 from postmortem.replay.starting import find_checkpoint

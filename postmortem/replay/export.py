@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 
 from postmortem.atomic import write_text
@@ -46,8 +45,8 @@ def _job(bench: Bench, order: Order, folder: Path) -> dict[str, object]:
         "name": Path(order.out).name,
         "command": shlex.join([*command, "--trust"] if order.trusted else command),
         "checkpoint": None if checkpoint is None else bench.subject.inside(checkpoint),
-        "skip": [change.value for change in order.changes if change.name == "skip"],
-        "changes": [asdict(change) for change in order.changes],
+        "skip": [change.body for change in order.changes if change.name == "skip"],
+        "changes": [str(change) for change in order.changes],
         "from_step": order.from_step,
         "until": order.until,
     }

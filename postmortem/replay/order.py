@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from postmortem.arithmetic import Mode
-from postmortem.diagnosis import build_from
+from postmortem.change import Change
+from postmortem.diagnosis import as_json, build_from
 from postmortem.errors import UnreadableInput
 from postmortem.run.manifest import read_mapping
 from postmortem.text import plain
-
-
-@dataclass(frozen=True)
-class Change:
-    """One intervention by name, with its value as the command line writes it: `lr-scale=0.5`, `skip=312:313`."""
-
-    name: str
-    value: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.value}" if self.value else self.name
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class Order:
 
     def to_json(self) -> str:
         """The order as JSON."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(as_json(self), indent=1) + "\n"
 
     @property
     def options(self) -> str:
@@ -64,7 +53,7 @@ class Order:
     @property
     def told(self) -> dict[str, Any]:
         """What another replay needs of it: the changes, the step, and why."""
-        return {"from_step": self.from_step, "changes": [asdict(c) for c in self.changes], "reason": self.reason}
+        return {"from_step": self.from_step, "changes": as_json(self.changes), "reason": self.reason}
 
 
 def read_order(file: Path) -> Order:
@@ -80,9 +69,3 @@ def read_order(file: Path) -> Order:
         raise UnreadableInput(f"is no order of a replay ({plain(error, 120)}).", file=plain(file, 1000)) from error
 
 
-def changes_of(told: Mapping[str, Any]) -> tuple[Change, ...]:
-    """The changes that a run's lineage tells of. Raises UnreadableInput where they are none."""
-    try:
-        return tuple(build_from(Change, one) for one in told.get("changes", []))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UnreadableInput(f"lineage tells of no changes ({plain(error, 120)}).", file="run.json") from error

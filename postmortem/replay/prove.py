@@ -71,7 +71,7 @@ class Bench:
         outcome, excess, text = self._seen(arm, done)
         self.done[arm] = Experiment(
             role=arm.role,
-            changes=tuple(str(change) for change in arm.changes),
+            changes=arm.changes,
             outcome=outcome,
             text=f"{arm.text}: {text}",
             excess=excess,
@@ -245,7 +245,7 @@ def _failed(bench: Bench, test: Test) -> str:
             return "the null replay shows the incident again"
         done = [bench.done[arm].outcome for arm in arms if arm in bench.done]
         if len(done) == len(arms) and all(done) and not set(_OUTCOMES[prediction.outcome]) & set(done):
-            changes = plain(prediction.change.replace("|", ", "), 120)
+            changes = plain(", ".join(map(str, prediction.changes)), 120)
             return f"{changes}: predicted {_OUTCOMES[prediction.outcome][0]}, came out {done[-1]}"
     return ""
 

@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from postmortem.change import Change, Window
 from postmortem.errors import UnreadableInput
-from postmortem.replay.order import Change, changes_of
 from postmortem.run import Labels, Run
 from postmortem.run.journal import Event, whole
 from postmortem.series import Series, Steps
+from postmortem.text import plain
 
 IDENTITY = ("batch_hash", "loss", "grad_norm", "param_hash")  # in the order in which a difference is blamed
 PAST_BATCHES = 1000
@@ -184,7 +185,7 @@ class Recorded:
         for event in self._lineage_events:
             windows = event.keys.get("skip")
             if event.event == "rollback" and isinstance(windows, list) and windows:
-                found.append(Phase(_target(event), (Change("skip", _skip(event, cast(list[object], windows))),)))
+                found.append(Phase(_target(event), (Change("skip", _windows(event, cast(list[object], windows))),)))
         return tuple(found)
 
     def _has_seen(self, event: Event) -> bool:
@@ -195,7 +196,7 @@ class Recorded:
         return self.run.labels(name, attempt=self.attempt) if own is None else own
 
 
-def _skip(event: Event, windows: list[object]) -> str:
+def _windows(event: Event, windows: list[object]) -> tuple[Window, ...]:
     spans = [cast(list[object], one) for one in windows if isinstance(one, list)]
     sound = [(a, b) for a, b in (s for s in spans if len(s) == 2) if type(a) is int and type(b) is int and 0 <= a < b]
     if len(sound) != len(windows):
@@ -204,7 +205,7 @@ def _skip(event: Event, windows: list[object]) -> str:
             file="journal.jsonl",
             line=event.line,
         )
-    return ",".join(f"{first}:{last}" for first, last in sound)
+    return tuple(sound)
 
 
 def _phase(told: object) -> Phase:
@@ -212,7 +213,10 @@ def _phase(told: object) -> Phase:
     step = whole(facts.get("from_step"))
     if step is None:
         raise UnreadableInput("lineage: a phase without a step from which it holds.", file="run.json")
-    return Phase(step, changes_of(facts))
+    try:
+        return Phase(step, tuple(Change.from_text(str(one)) for one in facts.get("changes", ())))
+    except (TypeError, ValueError) as error:
+        raise UnreadableInput(f"lineage tells of no changes ({plain(error, 120)}).", file="run.json") from error
 
 
 def _target(event: Event) -> int:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postmortem.change import Change
 from postmortem.diagnosis import Verification
 from postmortem.replay.judge import spread
-from postmortem.replay.order import Change
 from postmortem.replay.result import Replayed
 from postmortem.replay.subject import NULL, Subject
 
@@ -29,7 +29,7 @@ def widened(about: Subject, expected: Verification) -> Verification:
     of the parameters, tells from each other."""
     until = expected.through_step + 1
     orders = [about.order(NULL, about.from_step, until, reason="null replay")]
-    orders += [about.order(f"noise-{n}", about.from_step, until, (Change("noise", str(n)),)) for n in (1, 2)]
+    orders += [about.order(f"noise-{n}", about.from_step, until, (Change("noise", values=(n,)),)) for n in (1, 2)]
     outs = [Path(done.order.out) for done in about.drive(orders) if done.result is not None]
     apart = spread(outs, about.from_step)
     checks = [replace(c, bound=c.bound + apart) if c.column == "loss" and c.bound is not None else c

@@ -13,13 +13,14 @@ import numpy as np
 from postmortem import __version__
 from postmortem.arithmetic import Arithmetic, Mode, arithmetic_of
 from postmortem.case import BASELINE_ROWS
+from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.pipeline import diagnose
 from postmortem.replay.arms import Done, finished, run_arms
 from postmortem.replay.branch import root_of
 from postmortem.replay.defaults import REPLAYS, healthy_start
-from postmortem.replay.order import Change, Order
+from postmortem.replay.order import Order
 from postmortem.replay.recorded import Recorded
 from postmortem.replay.trust import announced, source_of
 from postmortem.report import select

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from postmortem.change import Change, Window
 from postmortem.drive import Row
 from postmortem.errors import UsageError
-from postmortem.program import Adjustable, Batch, Program, Scalar, SkipWindow
+from postmortem.program import Adjustable, Batch, Program, Scalar
 from postmortem.replay.interventions import Intervention, Scene, make
-from postmortem.replay.order import Change
 
 _OWN = ("lr", "betas")  # of a group: what a change sets for one update
 
@@ -39,7 +39,7 @@ class Treatment:
         return any(_overrides(one, "configured") for one in self._all)
 
     @property
-    def windows(self) -> tuple[SkipWindow, ...]:
+    def windows(self) -> tuple[Window, ...]:
         """Every window of batches to skip."""
         return tuple(window for one in self._all for window in one.windows(self._scene))
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from postmortem.assess.proof import FILE, Proof, kept, load_proofs, store, with_experiment
+from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Experiment
 from postmortem.errors import UnreadableInput
 from postmortem.pipeline import diagnose
@@ -20,7 +21,8 @@ from tests.makers import worked_example
 
 NULL = Experiment("R0", (), "persists", "nothing changed: the incident appears again", None, (), 300, 115, 2.5, "p/R0")
 MASK = Experiment(
-    *("R1", ("mask=312:313",), "cured", "mask the rare tokens of batches [312, 313): no incident", 0.031),
+    *("R1", (Change("mask", ((312, 313),)),)),
+    *("cured", "mask the rare tokens of batches [312, 313): no incident", 0.031),
     *(("long_tail_tokens", "garbage_data"), 306, 109, 2.25, "p/R1-mask-312-313"),
 )
 PROOF = Proof(
@@ -122,7 +124,7 @@ class TestDraft:
         after = diagnose(open_run(run))
         (one,) = after.incidents
         assert after.verdict == one.verdict == "confirmed" and one.experiments == (NULL, MASK)
-        assert one.root_cause and one.remedy == ("skip=312:313",) and one.proof == PROOF.text
+        assert one.root_cause and one.remedy == (Change("skip", ((312, 313),)),) and one.proof == PROOF.text
         page = render(after)
         (row,) = [line for line in page.splitlines() if line.startswith("| R1 ")]
         cells = [cell.strip() for cell in row.strip("|").split("|")]

@@ -128,7 +128,7 @@ def test_report_renders_a_diagnosis_alone(call: Call, tmp_path: Path) -> None:
     assert call("report", "d.json", "--format", "pdf")[0] == 2
     assert call("report", "d.json", "--format", "pdf", "--out", "x")[0] == 2
     assert call("report", "absent.json")[0] == 3
-    (tmp_path / "d.json").write_text(clean().to_json().replace('"schema_version": 1', '"schema_version": 99'))
+    (tmp_path / "d.json").write_text(clean().to_json().replace('"schema_version": 2', '"schema_version": 99'))
     assert "schema_version 99" in call("report", "d.json")[2]
 
 

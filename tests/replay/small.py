@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from postmortem.arithmetic import arithmetic_of
+from postmortem.change import Change
 from postmortem.replay.arms import run_arms
 from postmortem.replay.driver import OnStep, replay
-from postmortem.replay.order import Change, Order
+from postmortem.replay.order import Order
 from postmortem.replay.result import Replayed
 from postmortem.run import Run
 from postmortem.sources import open_run
@@ -57,9 +58,7 @@ def drive_as_recorded(run: Path, out: Path, first: int, until: int, *changes: st
 
 def ordered(run: Path, out: Path, first: int, until: int, changes: Sequence[str], **more: Any) -> Order:
     """The order of a replay."""
-    parted = (text.partition("=") for text in changes)
-    asked = tuple(Change(name, value) for name, _, value in parted)
-    return Order(str(run), str(out), first, until, asked, **more)
+    return Order(str(run), str(out), first, until, tuple(map(Change.from_text, changes)), **more)
 
 
 def edited(run: Path, out: Path, edit: Callable[[dict[str, Any]], object]) -> Path:

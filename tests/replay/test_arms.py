@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from postmortem.arithmetic import Arithmetic
+from postmortem.change import Change
 from postmortem.replay.arms import RESULT, Done, finished, run_arms, workers_here
-from postmortem.replay.order import Change, Order
+from postmortem.replay.order import Order
 from postmortem.sources import open_run
 from tests.makers import write_run
 from tests.replay.conftest import Driver
@@ -179,7 +180,7 @@ class TestFinished:
         assert finished(replace(carried, run="run", out="a")) is not None, "however the paths are spelled"
         for other in (
             replace(carried, until=121),
-            replace(carried, changes=(Change("noise", "1"),)),
+            replace(carried, changes=(Change.from_text("noise=1"),)),
             replace(carried, run=str(tmp_path / "another")),
             replace(carried, save_at=(110,)),
             replace(carried, program="elsewhere:build"),

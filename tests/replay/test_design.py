@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postmortem.assess.experiments import AWAY
+from postmortem.change import Change
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError
-from postmortem.hypotheses import Cause, causes
+from postmortem.hypotheses import Cause, Suspect, causes
 from postmortem.replay.design import BEFORE, FEWEST, LIKELY, LONGEST_PLACEBO, MOST, Arm, Design, design
+from postmortem.replay.interventions import make
 from postmortem.replay.judge import NEAR
-from postmortem.replay.order import Change
 from tests.report.factory import spike
 
-PLACES = {"window": "312:313", "elsewhere": str(313 + AWAY), "onset": "312", "jump": "312"}
-PREDICTING = [cause for cause in causes() if any(one.change for one in cause.predicts)]
+HERE = Suspect(window=(312, 313), elsewhere=313 + AWAY, onset=312, jump=312)
+PREDICTING = [cause for cause in causes() if any(one.changes for one in cause.predicts(HERE))]
 
 
 def hypothesis(cause: str, probability: float, *predictions: Prediction) -> Hypothesis:
@@ -26,10 +27,9 @@ def hypothesis(cause: str, probability: float, *predictions: Prediction) -> Hypo
 
 
 def of(cause: str, probability: float = 0.2) -> Hypothesis:
-    """A catalogued cause with its places filled in."""
+    """A catalogued cause with what it predicts here."""
     (known,) = [one for one in causes() if one.slug == cause]
-    filled = (replace(one, change=one.change.format(**PLACES)) for one in known.predicts)
-    return hypothesis(cause, probability, *filled)
+    return hypothesis(cause, probability, *known.predicts(HERE))
 
 
 def incident(*hypotheses: Hypothesis, skip: tuple[int, int] | None = (312, 313)) -> Incident:
@@ -42,8 +42,8 @@ def every(plan: Design) -> list[Arm]:
 
 
 def span(arm: Arm) -> tuple[int, int]:
-    first, _, last = arm.changes[0].value.partition("@")[0].partition(":")
-    return int(first), int(last)
+    (window,) = arm.changes[0].windows
+    return window
 
 
 class TestPlan:
@@ -66,7 +66,7 @@ class TestPlan:
         window = (onset, onset + length)
         moved = f"{window[0]}:{window[1]}@{window[1] + AWAY}"
         found = replace(
-            incident(hypothesis("a", 0.5, Prediction(f"move={moved}", "follows")), skip=window),
+            incident(hypothesis("a", 0.5, Prediction((Change.from_text(f"move={moved}"),), "follows")), skip=window),
             onset_step=onset,
             peak_step=onset + peak,
         )
@@ -75,7 +75,7 @@ class TestPlan:
         assert plan.until > max(onset + NEAR, onset + length + AWAY + NEAR)
         assert len(plan.placebos) >= 3 and all(arm.role == "R2" for arm in plan.placebos)
         skips = [span(arm) for arm in plan.placebos if arm.changes[0].name == "skip"]
-        noises = [arm.changes[0].value for arm in plan.placebos if arm.changes[0].name == "noise"]
+        noises = [arm.changes[0].values[0] for arm in plan.placebos if arm.changes[0].name == "noise"]
         assert len(set(skips)) + len(set(noises)) == len(plan.placebos) and noises, "each of them another"
         for first, last in skips:
             assert last - first == min(length, LONGEST_PLACEBO)
@@ -90,7 +90,7 @@ class TestPlan:
             assert "/" not in name and name not in ("R0", ".", "..") and len(name) < 100
 
     def test_a_name_cannot_leave_its_folder(self) -> None:
-        assert "/" not in Arm("R1", (Change("set", "../../x=/etc/passwd"),)).name
+        assert "/" not in Arm("R1", (Change.from_text("set=../../x=/etc/passwd"),)).name
 
     def test_early_arms_begin_at_the_checkpoint(self) -> None:
         plan = design(incident(of("lr_too_high")), from_step=300)
@@ -100,7 +100,7 @@ class TestPlan:
 
     def test_without_a_skip_window_the_best_hypothesis_says_what_is_suspect(self) -> None:
         assert design(incident(of("optimizer_reset"), skip=None), from_step=300).window == (312, 313)
-        bare = hypothesis("x", 0.5, Prediction("moments=restored", "cures"))
+        bare = hypothesis("x", 0.5, Prediction((Change.from_text("moments=restored"),), "cures"))
         assert design(incident(bare, skip=None), from_step=300).window == (312, 314), "onset through peak"
 
 
@@ -130,29 +130,26 @@ class TestCatalogue:
         assert all(arm.text for arm in plan.tests[0].arms)
 
     def test_a_cause_that_predicts_says_what_cures_it(self) -> None:
-        from postmortem.replay.interventions import parse_change
-
         for cause in causes():
-            assert (cause.remedy is not None) == bool(cause.predicts), cause.slug
-            if cause.remedy:
-                parse_change(cause.remedy.format(**PLACES))
-                assert "{" not in cause.remedy.format(**PLACES)
-            else:
-                assert all(one == Prediction("", "vanishes") for one in cause.predicts), cause.slug
+            assert (cause.remedy is not None) == bool(cause.predicts(HERE)), cause.slug
+            remedy = cause.remedy(HERE) if cause.remedy else ()
+            assert all(make(change).text for change in remedy)
+            assert remedy or all(one == Prediction((), "vanishes") for one in cause.predicts(HERE)), cause.slug
 
     def test_a_remedy_is_not_contradicted_by_the_cause_itself(self) -> None:
         for cause in PREDICTING:
-            own = {change: one.outcome for one in cause.predicts for change in one.change.split("|")}
-            assert own.get(cause.remedy or "", "cures") == "cures", cause.slug
+            own = {change: one.outcome for one in cause.predicts(HERE) for change in one.changes}
+            assert cause.remedy is not None
+            assert all(own.get(change, "cures") == "cures" for change in cause.remedy(HERE)), cause.slug
 
     def test_every_cause_predicts_a_cure(self) -> None:
         """Else any run that nothing cures would prove it."""
         for cause in PREDICTING:
-            assert any(one.outcome in ("cures", "finite") for one in cause.predicts), cause.slug
+            assert any(one.outcome in ("cures", "finite") for one in cause.predicts(HERE)), cause.slug
 
     def test_no_cause_predicts_a_part_of_what_another_does(self) -> None:
         """Whenever the other held, so would it, and neither could be confirmed."""
         for a in PREDICTING:
             for b in PREDICTING:
-                mine, theirs = ({(one.change, one.outcome) for one in cause.predicts} for cause in (a, b))
+                mine, theirs = ({(one.changes, one.outcome) for one in cause.predicts(HERE)} for cause in (a, b))
                 assert a is b or not mine <= theirs, f"{a.slug} cannot be told from {b.slug}"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from postmortem.change import Change
 from postmortem.errors import UsageError
 from postmortem.lab.program import build
 from postmortem.program import Edit
 from postmortem.record.writer import RunWriter
 from postmortem.replay.interventions import Intervention, Scene, interventions, make, parse_change
 from postmortem.replay.interventions.mask import concentrated
-from postmortem.replay.order import Change
 from postmortem.replay.recorded import Recorded
 from postmortem.replay.result import Replayed
 from postmortem.run import Run
@@ -52,14 +54,14 @@ class TestAll:
         assert issubclass(kind, Intervention) and kind.name == name
         assert kind.about and kind.about[0].islower() and not kind.about.endswith(".")
         assert kind.__doc__ and kind.__doc__ != Intervention.__doc__
-        text = make(Change(name, USUAL[name])).text
+        text = make(Change.from_text(f"{name}={USUAL[name]}")).text
         assert text and "\n" not in text and len(text) < 100
 
     @pytest.mark.parametrize("name", sorted(interventions()))
     @pytest.mark.parametrize("value", ["nonsense!", "-1", "9:3", "nan", "1e999", "٣", "3:4:5", "=", "@"])
     def test_a_value_that_cannot_be_meant_is_one_message(self, name: str, value: str) -> None:
         try:
-            made = make(Change(name, value))
+            made = make(parse_change(f"{name}={value}"))
         except UsageError as error:
             assert "\n" not in str(error) and name in str(error)
         else:
@@ -148,8 +150,8 @@ class TestData:
         empty = program.edited(ordinary, Edit(masked_tokens=frozenset(range(1000))))
         scene = Scene(Recorded(open_run(SPIKE)), 0, 10, lambda _: {})
         assert sum(map(len, program.labels(empty))) == 0
-        assert sum(map(len, program.labels(make(Change("unmask", "3:4")).batch(program, scene, empty)))) > 0
-        assert make(Change("unmask", "4:5")).batch(program, scene, empty) is empty
+        assert sum(map(len, program.labels(make(Change.from_text("unmask=3:4")).batch(program, scene, empty)))) > 0
+        assert make(Change.from_text("unmask=4:5")).batch(program, scene, empty) is empty
 
     def test_distinct(self, tmp_path: Path) -> None:
         with RunWriter(tmp_path / "run") as writer:
@@ -158,7 +160,7 @@ class TestData:
                 writer.batch(step, {"batch_index": step, "batch_hash": text})
         scene = Scene(Recorded(open_run(tmp_path / "run")), 3, 14, lambda _: {})
         assert make(Change("distinct")).windows(scene) == ((8, 9), (10, 11), (13, 14))
-        assert make(Change("distinct", "9:12")).windows(scene) == ((10, 11),)
+        assert make(Change.from_text("distinct=9:12")).windows(scene) == ((10, 11),)
 
     def test_a_program_whose_batches_cannot_be_changed_is_told(self, tmp_path: Path) -> None:
         run = small_run(tmp_path / "run")
@@ -233,17 +235,17 @@ class TestConfig:
         ],
     )
     def test_precision_in_the_words_of_the_config(self, config: dict[str, object], changed: dict[str, object]) -> None:
-        assert make(Change("precision", "bf16")).configured(config) == changed
+        assert make(Change.from_text("precision=bf16")).configured(config) == changed
 
     def test_a_config_without_a_precision_is_told(self) -> None:
         with pytest.raises(UsageError, match="has none of precision, dtype"):
-            make(Change("precision", "bf16")).configured({"lr": 1.0})
+            make(Change.from_text("precision=bf16")).configured({"lr": 1.0})
 
     def test_set(self, tmp_path: Path) -> None:
         _, run = replayed(tmp_path, "set=optimizer.clip=0.1", until=302)
         assert column(run, "clip_threshold", 300) == 0.1
         with pytest.raises(UsageError, match="no such key"):
-            make(Change("set", "optimizer.clap=0.1")).configured({"optimizer": {"clip": 1.0}})
+            make(Change.from_text("set=optimizer.clap=0.1")).configured({"optimizer": {"clip": 1.0}})
 
 
 @pytest.mark.processes
@@ -289,3 +291,44 @@ def test_changes_act_together(tmp_path: Path) -> None:
     assert column(run, "batch_index", 312) == 313
     assert column(run, "lr", 312) == pytest.approx(0.5 * column(SPIKE, "lr", 312))
     assert column(run, "clip_threshold", 312) == 0.5
+
+
+FREEZE = '''"""Parameters of one module stay as they are."""
+from postmortem.change import Change
+from postmortem.replay.interventions import Intervention
+from postmortem.replay.interventions._values import word
+
+
+class Freeze(Intervention):
+    """The module that is named is not updated."""
+
+    name = "freeze"
+    usage = "MODULE"
+    about = "leave the parameters of MODULE as they are"
+
+    def __init__(self, change: Change) -> None:
+        self._module = word(change, self.usage)
+
+    @property
+    def text(self) -> str:
+        return f"freeze {self._module}"
+
+
+INTERVENTION = Freeze
+'''
+
+
+class TestOneMoreFile:
+    def test_is_one_more_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "freeze.py").write_text(FREEZE)
+        package = importlib.import_module("postmortem.replay.interventions")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+        interventions.cache_clear()
+        try:
+            change = parse_change("freeze=embedding")
+            assert change == Change("freeze", values=("embedding",)) and make(change).text == "freeze embedding"
+            with pytest.raises(UsageError, match="freeze=3: expected freeze=MODULE"):
+                parse_change("freeze=3")
+        finally:
+            interventions.cache_clear()
+            sys.modules.pop("postmortem.replay.interventions.freeze", None)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from postmortem.assess.proof import Proof
-from postmortem.diagnosis import Prediction
+from postmortem.change import Change
+from postmortem.diagnosis import Experiment, Prediction
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.hypotheses import Cause
 from postmortem.pipeline import detect
@@ -25,7 +26,7 @@ from postmortem.replay.subject import Subject
 from postmortem.run import Run
 from postmortem.sources import open_run
 from tests.makers import noise, write_run
-from tests.replay.test_design import PLACES, PREDICTING, hypothesis, incident, of
+from tests.replay.test_design import HERE, PREDICTING, hypothesis, incident, of
 from tests.report.factory import spike
 
 ONSET, MOVED, START, UNTIL = 312, 353, 300, 420
@@ -111,7 +112,7 @@ def bench(folder: Path, world: World, *hypotheses: Any, **more: Any) -> Bench:
     return Bench(made, design(about, from_step=START))
 
 
-def told(order: Order) -> str:
+def told(order: Order | Experiment) -> str:
     return ",".join(map(str, order.changes))
 
 
@@ -133,8 +134,8 @@ RIVALS = ("long_tail_tokens", "garbage_data", "lr_too_high")
 def truth_of(cause: Cause) -> World:
     """A world in which `cause` is the true one: what it does not speak of does nothing."""
     said: dict[str, str] = {}
-    for one in cause.predicts:
-        for change in one.change.format(**PLACES).split("|"):
+    for one in cause.predicts(HERE):
+        for change in map(str, one.changes or ("",)):
             there = "moved" if one.outcome == "follows" else "there"
             said[change] = {"cures": "calm", "finite": "finite"}.get(one.outcome, there)
     return lambda order: said.get(told(order), "calm" if told(order).startswith("move") else "there")
@@ -161,7 +162,7 @@ class TestDecision:
     @pytest.mark.parametrize("cause", PREDICTING, ids=lambda cause: cause.slug)
     def test_in_the_world_of_a_cause_it_is_confirmed_and_no_other(self, tmp_path: Path, cause: Cause) -> None:
         others = [of(one.slug) for one in PREDICTING if one is not cause]
-        broken = any(one.outcome == "finite" for one in cause.predicts)
+        broken = any(one.outcome == "finite" for one in cause.predicts(HERE))
         proof = prove(bench(tmp_path, truth_of(cause), of(cause.slug), *others[: MOST - 1], broken=broken))
         assert (proof.verdict, proof.cause) == ("confirmed", cause.slug), proof.text
         assert "3 placebos do not cure" in proof.text
@@ -171,7 +172,7 @@ class TestDecision:
         self, tmp_path: Path, cause: Cause
     ) -> None:
         others = [of(one.slug) for one in PREDICTING if one is not cause]
-        broken = any(one.outcome == "finite" for one in cause.predicts)
+        broken = any(one.outcome == "finite" for one in cause.predicts(HERE))
         proof = prove(bench(tmp_path, truth_of(cause), *others[:MOST], broken=broken))
         assert proof.verdict in ("undecided", "refuted", "interaction") and not proof.cause, proof.text
 
@@ -192,7 +193,7 @@ class TestDecision:
         )
         by_role = [one.role for one in proof.experiments]
         assert by_role == ["R0", "R1", "R2", "R2", "R2", "R3", "R3"], "no replay that nothing hangs on"
-        (mask,) = [one for one in proof.experiments if one.changes == ("mask=312:313",)]
+        (mask,) = [one for one in proof.experiments if told(one) == "mask=312:313"]
         assert (mask.outcome, mask.tests) == ("cured", ("long_tail_tokens", "garbage_data"))
         assert (mask.run, mask.seconds) == ("replays/R1-mask-312-313", 1.5)
         assert mask.steps == made.design.until - made.design.lead
@@ -202,7 +203,7 @@ class TestDecision:
         assert begun == [name for name, text in sorted(heard, key=lambda one: begun.index(one[0])) if text]
 
     def test_a_rival_that_is_still_open_keeps_it_undecided(self, tmp_path: Path) -> None:
-        twin = hypothesis("garbage_data", 0.2, Prediction("replace=312:313", "cures"))
+        twin = hypothesis("garbage_data", 0.2, Prediction((Change.from_text("replace=312:313"),), "cures"))
         proof = prove(bench(tmp_path, TAIL, of("long_tail_tokens"), twin))
         assert (proof.verdict, proof.cause) == ("undecided", "")
         assert proof.text == "the replays do not tell long_tail_tokens, garbage_data apart"
@@ -211,7 +212,7 @@ class TestDecision:
         world = worlds(**DATA, mask="the program offers no edited()")
         proof = prove(bench(tmp_path, world, *map(of, RIVALS)))
         assert (proof.verdict, proof.cause) == ("undecided", "")
-        (mask,) = [one for one in proof.experiments if one.changes == ("mask=312:313",)]
+        (mask,) = [one for one in proof.experiments if told(one) == "mask=312:313"]
         assert mask.outcome == "" and "not driven: the program offers no edited()" in mask.text and mask.seconds == 0.0
         alone = prove(bench(tmp_path / "alone", world, of("long_tail_tokens")))
         assert alone.verdict == "undecided" and "not all that it predicts could be driven" in alone.text
@@ -222,7 +223,7 @@ class TestDecision:
 
         made = bench(tmp_path, world, *map(of, ("lr_too_high", "long_tail_tokens", "optimizer_reset")))
         assert prove(made).cause == "lr_too_high"
-        assert [one.changes[0] for one in made.done.values() if "lr-scale" in one.changes[0]] == [
+        assert [told(one) for one in made.done.values() if "lr-scale" in told(one)] == [
             "lr-scale=0.5",
             "lr-scale=0.1",
         ]
@@ -259,7 +260,8 @@ class TestDecision:
         assert proof.verdict == "undecided" and "no panel suggests it" in proof.text
 
     def test_what_predicts_only_that_nothing_appears_is_refuted_by_the_null_replay(self, tmp_path: Path) -> None:
-        both = hypothesis("bit_flip", 0.5, Prediction("", "vanishes"), Prediction("noise=1", "persists"))
+        noise = Prediction((Change("noise", values=(1,)),), "persists")
+        both = hypothesis("bit_flip", 0.5, Prediction((), "vanishes"), noise)
         proof = prove(bench(tmp_path, TAIL, both, of("long_tail_tokens")))
         assert proof.cause == "long_tail_tokens"
         assert "bit_flip: the null replay shows the incident again" in proof.text
@@ -278,15 +280,15 @@ class TestDecision:
         monkeypatch.setattr("tests.replay.test_prove.curve", lasting)
         made = bench(tmp_path, worlds(move="there", moments="calm"), *map(of, ("optimizer_reset", "long_tail_tokens")))
         proof = prove(made)
-        (move,) = [one for one in proof.experiments if one.changes == ("move=312:313@353",)]
+        (move,) = [one for one in proof.experiments if told(one) == "move=312:313@353"]
         assert move.outcome == "persists" and "it stays where it was, at step 312" in move.text
         assert proof.cause == "optimizer_reset"
 
     def test_data_that_is_not_met_again_decides_nothing(self, tmp_path: Path) -> None:
-        absent = hypothesis("long_tail_tokens", 0.5, Prediction("move=312:313@9999", "follows"))
+        absent = hypothesis("long_tail_tokens", 0.5, Prediction((Change.from_text("move=312:313@9999"),), "follows"))
         made = bench(tmp_path, TAIL, absent, of("optimizer_reset"))
         proof = prove(made)
-        (far,) = [one for one in proof.experiments if one.changes == ("move=312:313@9999",)]
+        (far,) = [one for one in proof.experiments if told(one) == "move=312:313@9999"]
         assert (far.outcome, far.excess) == ("", None) and "not met again" in far.text
         assert proof.verdict == "undecided"
 
@@ -349,7 +351,7 @@ class TestOtherArithmetic:
         assert made.yardstick is not None and made.yardstick.band == pytest.approx(self.APART)
         assert (proof.verdict, proof.cause) == ("confirmed", "long_tail_tokens"), proof.text
         assert "though not bit for bit (torch 2.8 then, 2.13 now)" in proof.text
-        (mask,) = [one for one in proof.experiments if one.changes == ("mask=312:313",)]
+        (mask,) = [one for one in proof.experiments if told(one) == "mask=312:313"]
         assert mask.excess is not None and mask.excess < 0.1, "within the band"
         peak = 3 * (5.0 - made.yardstick.level - self.APART)
         assert made.yardstick.excess == pytest.approx(peak, rel=0.02), "R0's own excess is over the same band"

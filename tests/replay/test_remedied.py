@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from postmortem.change import Change
 from postmortem.diagnosis import Check, Verification
 from postmortem.replay.judge import spread
-from postmortem.replay.order import Change
 from postmortem.replay.remedied import remedied, widened
 from postmortem.replay.subject import Subject, subject
 from postmortem.sources import open_run
@@ -36,7 +36,7 @@ def about(rogue_run: Path) -> Subject:
 
 def test_the_remedy_is_driven_from_the_newest_healthy_checkpoint(about: Subject) -> None:
     seen: list[int] = []
-    result = remedied(about, UNTIL, (Change("skip", "110:111"),), lambda step, *_: seen.append(step))
+    result = remedied(about, UNTIL, (Change.from_text("skip=110:111"),), lambda step, *_: seen.append(step))
     assert seen == list(range(100, UNTIL)) and result.changes == ("skip batches [110, 111)",)
     run = open_run(result.out)
     loss, was = run.series("loss"), about.run.series("loss")

@@ -13,16 +13,17 @@ import pytest
 
 pytest.importorskip("torch")
 
+from postmortem.change import Change
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.replay.defaults import Asked, adopt_arithmetic, place, plan, plan_of
-from postmortem.replay.order import Change, Order
+from postmortem.replay.order import Order
 from postmortem.replay.subject import subject
 from tests.replay.small import STEPS, drive, edited, small_run
 from tests.samples import sample
 
 pytestmark = pytest.mark.heavy
 SPIKE = sample("19-spike-001")
-SKIP = (Change("skip", "312:313"),)
+SKIP = (Change.from_text("skip=312:313"),)
 
 
 def order(asked: Asked) -> Order:
@@ -44,7 +45,7 @@ def test_the_newest_healthy_checkpoint_the_suspect_batch_and_the_verification() 
 def test_what_is_said_stands_and_the_rest_is_filled_in() -> None:
     assert order(Asked(SPIKE, from_step=200)).changes == SKIP
     assert order(Asked(SPIKE, until=330)).until == 330
-    only = order(Asked(SPIKE, changes=(Change("lr-scale", "0.5"),)))
+    only = order(Asked(SPIKE, changes=(Change.from_text("lr-scale=0.5"),)))
     assert [str(one) for one in only.changes] == ["lr-scale=0.5"], "no skip is slipped in beside it"
     nothing = plan(Asked(SPIKE, changes=()))
     assert nothing.order.changes == () and nothing.lines[1] == ("change", "nothing: a null replay")
@@ -101,7 +102,7 @@ def test_a_foreign_program_is_told_of_before_anything_is_done(tmp_path: Path) ->
 class TestPlace:
     def test_the_same_order_goes_to_the_same_place(self, tmp_path: Path) -> None:
         run = small_run(tmp_path / "run")
-        asked = Asked(run, from_step=4, changes=(Change("skip", "5:7"),), trusted=True)
+        asked = Asked(run, from_step=4, changes=(Change.from_text("skip=5:7"),), trusted=True)
         first = order(asked)
         drive(run, Path(first.out), 4, STEPS, "skip=5:7")
         assert order(asked).out == first.out
@@ -120,7 +121,7 @@ class TestPlace:
         assert order(replace(asked, until=8)).out == first.out, "one that broke off is nobody's"
 
     def test_a_name_is_a_name_of_a_folder(self) -> None:
-        changes = (Change("set", "a/../b=\x1b[2J" + "x" * 300), Change("noise", "1"))
+        changes = (Change.from_text("set=a/../b=\x1b[2J" + "x" * 300), Change.from_text("noise=1"))
         name = place(Path("run"), Order("run", "", 3, 9, changes)).name
         assert name.startswith("step-3-set-a----b") and len(name) <= 80 and name.replace("-", "").isalnum()
 

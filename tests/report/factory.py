@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from postmortem.diagnosis import (
     SCHEMA_VERSION,
-    Change,
     Check,
     Diagnosis,
     Evidence,
     Hypothesis,
     Incident,
+    Remedy,
     RunFacts,
     Sample,
     Signal,
@@ -98,12 +98,12 @@ def spike() -> Diagnosis:
         not_known="",
         watch="",
         changes=(
-            Change("Lower the clip threshold from 1.0 to 0.5.", "it would have engaged on 81 % of the recorded steps."),
-            Change(
+            Remedy("Lower the clip threshold from 1.0 to 0.5.", "it would have engaged on 81 % of the recorded steps."),
+            Remedy(
                 "Stratify batches: at most one occurrence of a piece seen fewer than 10 times.",
                 "one sort of the corpus at start.",
             ),
-            Change(
+            Remedy(
                 "Re-tokenize so that ‘written’ is one piece.", declined="it hides the long tail instead of handling it."
             ),
         ),
@@ -196,7 +196,7 @@ def nan() -> Diagnosis:
             Hypothesis("unknown", "None of the causes known here", 0.16, 1.0, "weak"),
         ),
         root_cause="The update of step 312 wrote a NaN into a parameter, from which every later loss inherits it.",
-        changes=(Change("Revert to rollback/step-00000300.pt, the last NaN-free checkpoint.", "12 steps are lost."),),
+        changes=(Remedy("Revert to rollback/step-00000300.pt, the last NaN-free checkpoint.", "12 steps are lost."),),
         verification=Verification(
             42, None, None, 500, (Check("loss", 300, 500, "finite", None, "loss finite on [300, 500]"),), ""
         ),
@@ -293,7 +293,7 @@ def hostile() -> Diagnosis:
         evidence=tuple(replace(e, text=HOSTILE, origin=HOSTILE) for e in i.evidence),
         hypotheses=tuple(replace(h, title=HOSTILE) for h in i.hypotheses),
         panels=(*i.panels[:2], reading, *i.panels[3:]),
-        changes=(Change(HOSTILE, HOSTILE), Change(HOSTILE, declined=HOSTILE)),
+        changes=(Remedy(HOSTILE, HOSTILE), Remedy(HOSTILE, declined=HOSTILE)),
         verification=Verification(42, 0.05, 2.31, 500, (Check("loss", 1, 2, "<", 1.0, HOSTILE),), "a\n```\n" + HOSTILE),
         samples=(Sample(HOSTILE, HOSTILE, (Token(HOSTILE, True, 9.0),)),),
     )

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
+from postmortem.change import Change, Window
 from postmortem.discovery import discover
 from postmortem.errors import UsageError
-from postmortem.program import Batch, Editable, Program, Scalar, SkipWindow, State
-from postmortem.replay.order import Change
+from postmortem.program import Batch, Editable, Program, Scalar, State
 from postmortem.replay.recorded import Recorded
 from postmortem.text import plain
 
@@ -46,15 +46,16 @@ class Scene:
 
 
 class Intervention(ABC):
-    """One named change, made of its value on the command line."""
+    """What applies the changes of one name to a program that is driven."""
 
     name: ClassVar[str]
-    usage: ClassVar[str] = ""  # the value's form, for --help
+    usage: ClassVar[str] = ""  # the form of what follows the name, for --help and errors
+    batches: ClassVar[bool] = False  # a whole number in it is a batch: 312 is the window 312:313
     about: ClassVar[str]  # one line
 
     @abstractmethod
-    def __init__(self, value: str) -> None:
-        """Raises UsageError for a value that cannot be meant."""
+    def __init__(self, change: Change) -> None:
+        """Raises UsageError for a change that cannot be meant."""
 
     @property
     @abstractmethod
@@ -73,7 +74,7 @@ class Intervention(ABC):
         """Called once the program holds the state to start from."""
         return None  # most changes leave it as it is
 
-    def windows(self, scene: Scene) -> Sequence[SkipWindow]:
+    def windows(self, scene: Scene) -> Sequence[Window]:
         """Windows [first, last) of batches to skip."""
         return ()
 
@@ -97,19 +98,26 @@ def interventions() -> dict[str, type[Intervention]]:
 
 
 def make(change: Change) -> Intervention:
-    """The intervention that `change` names. Raises UsageError where there is none, or its value cannot be meant."""
-    known = interventions()
-    if change.name not in known:
-        raise UsageError(f"no intervention is called {plain(change.name, 40)!r}; there are {', '.join(sorted(known))}")
-    return known[change.name](change.value)
+    """The intervention that `change` names. Raises UsageError where there is none, or its values cannot be meant."""
+    return _known(change.name)(change)
 
 
 def parse_change(text: str) -> Change:
-    """NAME or NAME=VALUE, checked by making it. Raises UsageError."""
-    name, _, value = text.partition("=")
-    change = Change(name.strip(), value.strip())
-    make(change)
+    """NAME or NAME=VALUE as people type it, checked by making it. Raises UsageError."""
+    known = _known(text.partition("=")[0].strip())
+    try:
+        change = Change.from_text(text, batches=known.batches)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    known(change)
     return change
+
+
+def _known(name: str) -> type[Intervention]:
+    known = interventions()
+    if name not in known:
+        raise UsageError(f"no intervention is called {plain(name, 40)!r}; there are {', '.join(sorted(known))}")
+    return known[name]
 
 
 def parameters(program: Program, what: str) -> Any:

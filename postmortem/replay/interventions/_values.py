@@ -1,64 +1,58 @@
-"""Reading the values of interventions."""
+"""What an intervention takes of its change. One that holds anything else cannot be meant, and raises UsageError."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-
+from postmortem.change import Change, Window
 from postmortem.errors import UsageError
-from postmortem.program import SkipWindow
 from postmortem.text import plain
 
 
-def whole(name: str, text: str) -> int:
-    """A step, an index or a seed."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-        raise UsageError(f"{name}={plain(text, 40)}: expected a whole number, 0 or more")
-    return int(text)
+def refused(change: Change, expected: str) -> UsageError:
+    """The error for a change of another form, to be raised."""
+    return UsageError(f"{plain(change, 60)}: expected {change.name}={expected}")
 
 
-def positive(name: str, text: str) -> float:
+def whole(change: Change, expected: str) -> int:
+    """A step or a seed."""
+    (number,) = numbers(change, expected)
+    return number
+
+
+def numbers(change: Change, expected: str, *, windows: int = 0, least: int = 1, most: int = 1) -> tuple[int, ...]:
+    """From `least` to `most` whole numbers that are not negative, beside as many `windows`."""
+    found = tuple(value for value in change.values if isinstance(value, int) and value >= 0)
+    if change.key or len(change.windows) != windows or found != change.values or not least <= len(found) <= most:
+        raise refused(change, expected)
+    return found
+
+
+def positive(change: Change, expected: str) -> float:
     """A factor or a threshold."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{name}={plain(text, 40)}: expected a positive number")
-    return value
+    if change.key or change.windows or len(change.values) != 1:
+        raise refused(change, f"{expected}, a positive number")
+    (value,) = change.values
+    if isinstance(value, str) or value <= 0:
+        raise refused(change, f"{expected}, a positive number")
+    return float(value)
 
 
-def window(name: str, text: str) -> SkipWindow:
-    """FIRST:LAST, batch indices and half-open, or one index alone."""
-    first, colon, last = text.partition(":")
-    low = whole(name, first)
-    high = whole(name, last) if colon else low + 1
-    if high <= low:
-        raise UsageError(f"{name}={plain(text, 40)}: [{low}, {high}) holds no batch; expected FIRST:LAST, half-open")
-    return low, high
+def word(change: Change, expected: str) -> str:
+    """The first value, where it is a word; what follows it is the caller's to judge."""
+    if change.key or change.windows or not change.values or not isinstance(change.values[0], str):
+        raise refused(change, expected)
+    return change.values[0]
 
 
-def shown(span: SkipWindow) -> str:
-    """A window as it is printed everywhere: [312, 512)."""
-    return f"[{span[0]}, {span[1]})"
+def windows(change: Change, expected: str) -> tuple[Window, ...]:
+    """Any number of windows of batches, and nothing else."""
+    if change.key or change.values:
+        raise refused(change, f"{expected}, batch indices and half-open")
+    return change.windows
 
 
-def windows(name: str, text: str) -> tuple[SkipWindow, ...]:
-    """Several windows, separated by commas, merged where they touch."""
-    return merged([window(name, one) for one in text.split(",")])
-
-
-def merged(spans: Iterable[SkipWindow]) -> tuple[SkipWindow, ...]:
-    """Windows in order, those that touch as one."""
-    found: list[SkipWindow] = []
-    for first, last in sorted(spans):
-        if found and first <= found[-1][1]:
-            found[-1] = (found[-1][0], max(last, found[-1][1]))
-        else:
-            found.append((first, last))
-    return tuple(found)
-
-
-def joined(spans: Iterable[SkipWindow]) -> str:
-    """Windows as the command line takes them."""
-    return ",".join(f"{first}:{last}" for first, last in spans)
+def window(change: Change, expected: str) -> Window:
+    """One window of batches, and nothing else."""
+    found = windows(change, expected)
+    if len(found) != 1:
+        raise refused(change, f"{expected}, batch indices and half-open")
+    return found[0]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from postmortem.change import Change
 from postmortem.errors import UsageError
 from postmortem.program import Scalar
 from postmortem.replay.interventions import Intervention, Scene
-from postmortem.replay.interventions._values import positive
+from postmortem.replay.interventions._values import positive, refused
 from postmortem.text import number
 
 
@@ -18,10 +19,10 @@ class Beta2(Intervention):
     usage = "VALUE"
     about = "step with Adam's beta2 at VALUE"
 
-    def __init__(self, value: str) -> None:
-        self._beta2 = positive(self.name, value)
+    def __init__(self, change: Change) -> None:
+        self._beta2 = positive(change, self.usage)
         if self._beta2 >= 1:
-            raise UsageError(f"beta2={value}: expected a number below 1")
+            raise refused(change, f"{self.usage}, a number below 1")
 
     @property
     def text(self) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from postmortem.program import SkipWindow
+from postmortem.change import Change, Window, merged, shown
 from postmortem.replay.interventions import Intervention, Scene
-from postmortem.replay.interventions._values import shown, windows
+from postmortem.replay.interventions._values import windows
 
 
 class Distinct(Intervention):
@@ -14,17 +14,18 @@ class Distinct(Intervention):
 
     name = "distinct"
     usage = "[A:B]"
+    batches = True
     about = "pass over batches that repeat one of the 1,000 before them"
 
-    def __init__(self, value: str) -> None:
-        self._within = windows(self.name, value) if value else ()
+    def __init__(self, change: Change) -> None:
+        self._within = merged(windows(change, self.usage))
 
     @property
     def text(self) -> str:
         where = " in " + ", ".join(map(shown, self._within)) if self._within else ""
         return f"pass over repeated batches{where}"
 
-    def windows(self, scene: Scene) -> tuple[SkipWindow, ...]:
+    def windows(self, scene: Scene) -> tuple[Window, ...]:
         repeated = scene.recorded.repeated(scene.from_step)
         if self._within:
             inside = [(repeated >= first) & (repeated < last) for first, last in self._within]

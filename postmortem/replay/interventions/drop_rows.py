@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+from postmortem.change import Change, shown
 from postmortem.errors import UsageError
 from postmortem.program import Batch, Edit, Program
 from postmortem.replay.interventions import Intervention, Scene, editable
-from postmortem.replay.interventions._values import shown, whole, window
+from postmortem.replay.interventions._values import numbers
 from postmortem.replay.measuring import measure
+
+MOST_ROWS = 1_000_000  # of a batch
 
 
 class DropRows(Intervention):
@@ -16,12 +19,13 @@ class DropRows(Intervention):
 
     name = "drop-rows"
     usage = "A:B[@R,R]"
+    batches = True
     about = "leave out the rows R of the batches [A, B), or those that give NaN or Inf by themselves"
 
-    def __init__(self, value: str) -> None:
-        span, at, rows = value.partition("@")
-        self._window = window(self.name, span)
-        self._rows = frozenset(whole(self.name, row) for row in rows.split(",")) if at else None
+    def __init__(self, change: Change) -> None:
+        rows = numbers(change, self.usage, windows=1, least=0, most=MOST_ROWS)
+        (self._window,) = change.windows
+        self._rows = frozenset(rows) if rows else None
 
     @property
     def text(self) -> str:

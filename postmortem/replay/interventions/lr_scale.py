@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from postmortem.change import Change
 from postmortem.program import Scalar
 from postmortem.replay.interventions import Intervention, Scene
 from postmortem.replay.interventions._values import positive
@@ -17,8 +18,8 @@ class LrScale(Intervention):
     usage = "FACTOR"
     about = "multiply the learning rate by FACTOR"
 
-    def __init__(self, value: str) -> None:
-        self._factor = positive(self.name, value)
+    def __init__(self, change: Change) -> None:
+        self._factor = positive(change, self.usage)
 
     @property
     def text(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from postmortem.change import Change
 from postmortem.errors import UsageError
 from postmortem.program import Scalar
 from postmortem.replay.interventions import Intervention, Scene
@@ -21,8 +22,8 @@ class LrSmooth(Intervention):
     usage = "N"
     about = "let the learning rate go on from step N as it went before"
 
-    def __init__(self, value: str) -> None:
-        self._step = whole(self.name, value)
+    def __init__(self, change: Change) -> None:
+        self._step = whole(change, self.usage)
 
     @property
     def text(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from postmortem.change import Change, shown
 from postmortem.program import Batch, Edit, Editable, Program
 from postmortem.replay.interventions import Intervention, Scene, editable
-from postmortem.replay.interventions._values import shown, window
+from postmortem.replay.interventions._values import window
 
 PAST = 256  # batches before the suspect one that say how often a token is met
 UNLIKELY = 0.01  # chance to meet a token so often, had its rate stayed: below it, it is concentrated there
@@ -20,10 +21,11 @@ class Mask(Intervention):
 
     name = "mask"
     usage = "A:B"
+    batches = True
     about = "let the rare tokens of the batches [A, B) count for nothing"
 
-    def __init__(self, value: str) -> None:
-        self._window = window(self.name, value)
+    def __init__(self, change: Change) -> None:
+        self._window = window(change, self.usage)
 
     @property
     def text(self) -> str:

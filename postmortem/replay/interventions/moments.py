@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from postmortem.errors import UsageError
+from postmortem.change import Change
 from postmortem.program import Program
 from postmortem.replay.interventions import Intervention, Scene, parameters
-from postmortem.replay.interventions._values import whole
+from postmortem.replay.interventions._values import refused, word
 
 
 class Moments(Intervention):
@@ -16,11 +16,13 @@ class Moments(Intervention):
     usage = "restored|estimated[:N]"
     about = "restore the moments that a resume left out, or estimate them from the N batches before (20)"
 
-    def __init__(self, value: str) -> None:
-        kind, _, count = value.partition(":")
-        if kind not in ("restored", "estimated"):
-            raise UsageError(f"moments={value}: expected restored or estimated[:N]")
-        self._batches = (whole(self.name, count) if count else 20) if kind == "estimated" else 0
+    def __init__(self, change: Change) -> None:
+        kind, *count = (word(change, self.usage), *change.values[1:])
+        batches = count[0] if count else 20
+        few = len(count) <= (kind == "estimated")
+        if kind not in ("restored", "estimated") or not few or not isinstance(batches, int) or batches < 0:
+            raise refused(change, self.usage)
+        self._batches = batches if kind == "estimated" else 0
 
     @property
     def text(self) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from postmortem.errors import UsageError
+from postmortem.change import Change, shown
 from postmortem.program import Batch, Edit, Program
 from postmortem.replay.interventions import Intervention, Scene, editable
-from postmortem.replay.interventions._values import shown, whole, window
+from postmortem.replay.interventions._values import numbers, refused
 
 
 class Move(Intervention):
@@ -13,14 +13,14 @@ class Move(Intervention):
 
     name = "move"
     usage = "A:B@C"
+    batches = True
     about = "let the batches [A, B) change places with those from C on"
 
-    def __init__(self, value: str) -> None:
-        span, at, other = value.partition("@")
-        self._first, self._last = window(self.name, span)
-        self._other = whole(self.name, other) if at else self._first
+    def __init__(self, change: Change) -> None:
+        (self._other,) = numbers(change, self.usage, windows=1)
+        ((self._first, self._last),) = change.windows
         if abs(self._other - self._first) < self._last - self._first:
-            raise UsageError(f"move={value}: expected A:B@C with C outside of {shown((self._first, self._last))}")
+            raise refused(change, f"{self.usage} with C outside of {shown((self._first, self._last))}")
 
     @property
     def text(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from postmortem.change import Change
 from postmortem.program import Program
 from postmortem.replay.interventions import Intervention, Scene, parameters
 from postmortem.replay.interventions._values import whole
@@ -17,8 +18,8 @@ class Noise(Intervention):
     usage = "SEED"
     about = "move parameters by one unit in the last place: the placebo of placebos"
 
-    def __init__(self, value: str) -> None:
-        self._seed = whole(self.name, value)
+    def __init__(self, change: Change) -> None:
+        self._seed = whole(change, self.usage)
 
     @property
     def text(self) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from postmortem.change import Change
 from postmortem.errors import UsageError
 from postmortem.replay.interventions import Intervention
+from postmortem.replay.interventions._values import refused, word
 
 _KEYS = ("precision", "dtype", "mixed_precision")
 _VOCABULARIES = (
@@ -25,10 +27,10 @@ class Precision(Intervention):
     usage = "fp32|bf16|fp16"
     about = "train in another precision"
 
-    def __init__(self, value: str) -> None:
-        if value not in _VOCABULARIES[0]:
-            raise UsageError(f"precision={value}: expected fp32, bf16 or fp16")
-        self._wanted = value
+    def __init__(self, change: Change) -> None:
+        self._wanted = word(change, self.usage)
+        if self._wanted not in _VOCABULARIES[0] or len(change.values) > 1:
+            raise refused(change, self.usage)
 
     @property
     def text(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from postmortem.change import Change, shown
 from postmortem.program import Batch, Edit, Program
 from postmortem.replay.interventions import Intervention, Scene, editable
-from postmortem.replay.interventions._values import shown, whole, window
+from postmortem.replay.interventions._values import numbers
 
 
 class Replace(Intervention):
@@ -13,12 +14,13 @@ class Replace(Intervention):
 
     name = "replace"
     usage = "A:B[@C]"
+    batches = True
     about = "consume the batches from C on in the place of [A, B)"
 
-    def __init__(self, value: str) -> None:
-        span, _, other = value.partition("@")
-        self._first, self._last = window(self.name, span)
-        self._other = whole(self.name, other) if other else None
+    def __init__(self, change: Change) -> None:
+        other = numbers(change, self.usage, windows=1, least=0)
+        ((self._first, self._last),) = change.windows
+        self._other = other[0] if other else None
 
     @property
     def text(self) -> str:

@@ -6,8 +6,10 @@ import copy
 import json
 from typing import Any
 
+from postmortem.change import Change
 from postmortem.errors import UsageError
 from postmortem.replay.interventions import Intervention
+from postmortem.replay.interventions._values import refused
 from postmortem.text import plain
 
 
@@ -18,10 +20,10 @@ class SetKey(Intervention):
     usage = "KEY=VALUE"
     about = "build the program with another value of one key of its config"
 
-    def __init__(self, value: str) -> None:
-        self._key, equals, text = value.partition("=")
-        if not (self._key and equals):
-            raise UsageError(f"set={plain(value, 60)}: expected set=KEY=VALUE")
+    def __init__(self, change: Change) -> None:
+        self._key, text = change.key, str(change.values[0]) if len(change.values) == 1 else ""
+        if not self._key or change.windows or len(change.values) != 1:
+            raise refused(change, self.usage)
         try:
             self._value: Any = json.loads(text)
         except ValueError:

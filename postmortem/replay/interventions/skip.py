@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from postmortem.program import SkipWindow
+from postmortem.change import Change, Window, merged, shown
 from postmortem.replay.interventions import Intervention, Scene
-from postmortem.replay.interventions._values import shown, windows
+from postmortem.replay.interventions._values import refused, windows
 
 
 class Skip(Intervention):
@@ -12,16 +12,19 @@ class Skip(Intervention):
 
     name = "skip"
     usage = "A:B[,C:D]"
+    batches = True
     about = "pass over the batches [A, B)"
 
-    def __init__(self, value: str) -> None:
-        self._windows = windows(self.name, value)
+    def __init__(self, change: Change) -> None:
+        self._windows = merged(windows(change, self.usage))
+        if not self._windows:
+            raise refused(change, self.usage)
 
     @property
     def text(self) -> str:
         return "skip batches " + ", ".join(map(shown, self._windows))
 
-    def windows(self, scene: Scene) -> tuple[SkipWindow, ...]:
+    def windows(self, scene: Scene) -> tuple[Window, ...]:
         return self._windows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from postmortem.change import Change
 from postmortem.errors import UsageError
 from postmortem.program import Program
 from postmortem.replay.interventions import Intervention, Scene
@@ -17,8 +18,8 @@ class OtherState(Intervention):
     usage = "N"
     about = "start with the parameters and the optimizer of the checkpoint of step N"
 
-    def __init__(self, value: str) -> None:
-        self._step = whole(self.name, value)
+    def __init__(self, change: Change) -> None:
+        self._step = whole(change, self.usage)
 
     @property
     def text(self) -> str:

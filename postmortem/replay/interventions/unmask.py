@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from postmortem.change import Change, shown
 from postmortem.program import Batch, Edit, Program
 from postmortem.replay.interventions import Intervention, Scene, editable
-from postmortem.replay.interventions._values import shown, window
+from postmortem.replay.interventions._values import window
 
 
 class Unmask(Intervention):
@@ -13,10 +14,11 @@ class Unmask(Intervention):
 
     name = "unmask"
     usage = "A:B"
+    batches = True
     about = "let the labels count of each of the batches [A, B) in which none does"
 
-    def __init__(self, value: str) -> None:
-        self._window = window(self.name, value)
+    def __init__(self, change: Change) -> None:
+        self._window = window(change, self.usage)
 
     @property
     def text(self) -> str:
