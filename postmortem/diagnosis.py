@@ -6,19 +6,16 @@ scores of all causes, and of `unknown`, into probabilities by softmax. `docs/dia
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import re
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from postmortem.change import Change
 from postmortem.errors import UnreadableInput
+from postmortem.jsonio import build_from, numbers_on_one_line, strict_json
 
 SCHEMA_VERSION = 2
 UNKNOWN = "unknown"
@@ -274,8 +271,7 @@ class Diagnosis:
 
     def to_json(self) -> str:
         """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""
-        text = json.dumps(as_json(self), indent=1, allow_nan=False, ensure_ascii=False)
-        return _NUMBERS.sub(lambda m: "[" + ", ".join(m[1].replace(",", " ").split()) + "]", text) + "\n"
+        return numbers_on_one_line(strict_json(self, ensure_ascii=False))
 
 
 def load(path: Path) -> Diagnosis:
@@ -312,72 +308,3 @@ def rank(scores: Mapping[str, float]) -> dict[str, float]:
 def strength(probability: float) -> Strength:
     """The word people see instead of a probability that is not calibrated yet."""
     return "strong" if probability >= 0.8 else "moderate" if probability >= 0.4 else "weak"
-
-
-# A list of numbers stands on one line: a trace has hundreds. Inside a string a newline is escaped, so none can match.
-_NUMBERS = re.compile(r'\[\n((?:\s*(?:-?\d[^\s,]*|"-?(?:NaN|Infinity)"),?\n)+)\s*\]')
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-T = TypeVar("T")
-
-
-def as_json(value: Any) -> Any:
-    """Dataclasses, tuples and floats as what strict JSON can hold."""
-    if hasattr(value, "from_text"):  # a value that one text spells
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [as_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def build_from(kind: type[T], raw: Any) -> T:
-    """The dataclass `kind` from its JSON, checked field by field; a missing field takes its default or is an error."""
-    hints = typing.get_type_hints(kind)
-    names = {f.name for f in dataclasses.fields(typing.cast("type[Any]", kind))}
-    return kind(**{name: _coerce(hints[name], raw[name]) for name in names if name in raw})
-
-
-def _coerce(hint: Any, raw: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hasattr(hint, "from_text"):
-        if not isinstance(raw, str):
-            raise TypeError(f"expected a text, found {type(raw).__name__}")
-        return hint.from_text(raw)
-    if dataclasses.is_dataclass(hint):
-        return build_from(typing.cast("type[Any]", hint), raw)
-    if origin is tuple:
-        if not isinstance(raw, list):
-            raise TypeError(f"expected a list, found {type(raw).__name__}")
-        inner = arguments[:1] * len(raw) if arguments[-1] is Ellipsis else arguments
-        return tuple(_coerce(one, item) for one, item in zip(inner, raw, strict=True))
-    if origin is Literal:
-        if raw not in arguments:
-            raise ValueError(f"{raw!r} is none of {', '.join(map(repr, arguments))}")
-        return raw
-    if origin in (types.UnionType, typing.Union):
-        if raw is None and type(None) in arguments:
-            return None
-        if isinstance(raw, str) and float in arguments and raw in _NON_FINITE:
-            return _NON_FINITE[raw]
-        structured = [a for a in arguments if dataclasses.is_dataclass(a) or typing.get_origin(a) is tuple]
-        return _coerce(structured[0], raw) if structured else _scalar(arguments, raw)
-    if origin is not None and issubclass(origin, Mapping):
-        return {str(key): _coerce(arguments[1], item) for key, item in raw.items()}
-    if hint is float and isinstance(raw, str) and raw in _NON_FINITE:
-        return _NON_FINITE[raw]
-    return _scalar((hint,), raw)
-
-
-def _scalar(kinds: tuple[Any, ...], raw: Any) -> Any:
-    if isinstance(raw, bool) and bool not in kinds:
-        raise TypeError(f"expected {kinds}, found a bool")
-    if isinstance(raw, int) and float in kinds and int not in kinds:
-        return float(raw)
-    if not isinstance(raw, kinds):
-        raise TypeError(f"expected {kinds}, found {type(raw).__name__}")
-    return raw

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from postmortem.arithmetic import arithmetic_of
-from postmortem.diagnosis import build_from
+from postmortem.jsonio import build_from
 from postmortem.replay.result import RESULT, Replayed
 
 ROOT = Path(__file__).resolve().parents[1]

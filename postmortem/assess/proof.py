@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from postmortem.atomic import write_text
 from postmortem.change import Change
-from postmortem.diagnosis import Experiment, Verdict, as_json, build_from
+from postmortem.diagnosis import Experiment, Verdict
 from postmortem.errors import UnreadableInput
 from postmortem.hypotheses import causes
+from postmortem.jsonio import build_from, strict_json
 from postmortem.run import Run
 from postmortem.run.manifest import inside, read_mapping
 from postmortem.text import plain
@@ -104,7 +104,7 @@ def store(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
     proof = dataclasses.replace(
         proof, experiments=(*proof.experiments, *(one for one in single if one.run not in known))
     )
-    write_text(file, json.dumps(as_json(_Book((*others, proof))), indent=1, allow_nan=False) + "\n")
+    write_text(file, strict_json(_Book((*others, proof))))
     return file
 
 

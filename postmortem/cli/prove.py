@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,7 +153,7 @@ def _drive(bench: Bench, *, quiet: bool) -> Proof:
 def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
     """Keep the proof, and draft the report anew with it."""
     from postmortem.assess.proof import kept, store
-    from postmortem.diagnosis import as_json as strict
+    from postmortem.jsonio import strict_json
     from postmortem.replay.branch import root_of, writing
 
     with stage("Drawing and writing the report"):
@@ -162,8 +162,8 @@ def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
         written, known = redraft(run, proof)
     if as_json:
         steps = sum(one.steps for one in proof.experiments)
-        found = {**strict(proof), "replays": len(proof.experiments), "steps": steps}
-        typer.echo(json.dumps(found, indent=1, allow_nan=False))
+        found = {**asdict(proof), "replays": len(proof.experiments), "steps": steps}
+        typer.echo(strict_json(found), nl=False)
         return
     typer.echo()
     tell("verdict", f"{proof.verdict}{f': {proof.cause}' if proof.cause else ''}")

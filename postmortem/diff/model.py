@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from postmortem.diagnosis import Trace
+from postmortem.jsonio import strict_json
 
 if TYPE_CHECKING:
     from postmortem.report.summary import Line
@@ -287,7 +284,7 @@ class RunsDiff:
 
     def to_json(self) -> str:
         """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""
-        return strict_json(self)
+        return strict_json(self, ensure_ascii=False)
 
     def summary(self, width: int | None = None, unicode: bool = True, everything: bool = False) -> tuple[Line, ...]:
         """Lines for a terminal, no wider than `width` (None: not wrapped)."""
@@ -311,21 +308,3 @@ class RunsDiff:
 
         page = self.markdown(everything, picture="diff.png")
         return write(out, {"diff.png": draw((self,)), "diff.json": self.to_json(), "diff.md": page})
-
-
-def strict_json(value: object) -> str:
-    """A record of this module as indented JSON text."""
-    text = json.dumps(_strict(value), indent=1, allow_nan=False, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode() + "\n"
-
-
-def _strict(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _strict(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

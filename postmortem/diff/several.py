@@ -9,9 +9,10 @@ from pathlib import Path
 from postmortem import __version__
 from postmortem.diff.build import diff_runs
 from postmortem.diff.level import signed
-from postmortem.diff.model import SCHEMA_VERSION, RunsDiff, Verdict, strict_json
+from postmortem.diff.model import SCHEMA_VERSION, RunsDiff, Verdict
 from postmortem.diff.terminal import STYLES, fitted, labelled
 from postmortem.diff.words import run_line
+from postmortem.jsonio import strict_json
 from postmortem.report.markdown import Safe, code, escape, table
 from postmortem.report.summary import Line, Span
 from postmortem.run import Run
@@ -37,7 +38,7 @@ class Comparison:
     def to_json(self) -> str:
         """Strict JSON of all diffs, with `verdicts` by themselves."""
         head = {"schema_version": self.schema_version, "tool": self.tool, "verdicts": self.verdicts}
-        return strict_json({**head, "diffs": self.diffs})
+        return strict_json({**head, "diffs": self.diffs}, ensure_ascii=False)
 
     def summary(self, width: int | None = None, unicode: bool = True, everything: bool = False) -> tuple[Line, ...]:
         """The table's lines, no wider than `width`, and the first facts; `everything` adds each diff in full."""

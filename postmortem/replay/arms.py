@@ -17,8 +17,8 @@ from pathlib import Path
 
 import postmortem
 from postmortem.arithmetic import OWN, Arithmetic
-from postmortem.diagnosis import build_from
 from postmortem.errors import UnreadableInput
+from postmortem.jsonio import build_from
 from postmortem.replay.branch import ORDER
 from postmortem.replay.order import Order, read_order
 from postmortem.replay.result import RESULT, Replayed

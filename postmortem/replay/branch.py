@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from postmortem.atomic import write_text
-from postmortem.diagnosis import as_json
 from postmortem.errors import PostmortemError, UnreadableInput, UsageError
+from postmortem.jsonio import as_json
 from postmortem.record.lock import attempt_of_holder
 from postmortem.record.writer import update_manifest
 from postmortem.replay.order import Order

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from postmortem.arithmetic import Mode
 from postmortem.change import Change
-from postmortem.diagnosis import as_json, build_from
 from postmortem.errors import UnreadableInput
+from postmortem.jsonio import as_json, build_from, strict_json
 from postmortem.run.manifest import read_mapping
 from postmortem.text import plain
 
@@ -42,7 +41,7 @@ class Order:
 
     def to_json(self) -> str:
         """The order as JSON."""
-        return json.dumps(as_json(self), indent=1) + "\n"
+        return strict_json(self)
 
     @property
     def options(self) -> str:

@@ -6,7 +6,6 @@ data, one that is bad in some of them needs the state as well, and one that is b
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ import numpy as np
 from postmortem.arithmetic import Mode, described
 from postmortem.atomic import write_bytes, write_text
 from postmortem.checkpoint.ranks import Ranks
-from postmortem.diagnosis import as_json
 from postmortem.errors import PostmortemError, UsageError
+from postmortem.jsonio import strict_json
 from postmortem.program import Placeable, SkipWindow
 from postmortem.replay.branch import writing
 from postmortem.replay.building import build, saved_state, use_threads_of
@@ -89,7 +88,7 @@ class Probe:
 
     def to_json(self) -> str:
         """Strict JSON: what is not finite is one of the strings "NaN", "Infinity", "-Infinity"."""
-        return json.dumps(as_json(self), indent=1, allow_nan=False) + "\n"
+        return strict_json(self)
 
     def write(self, out: Path) -> Path:
         """Write <first>-<last>.json and .png into the folder `out`; the picture's path. Raises CannotWrite."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from postmortem.diagnosis import as_json
+from postmortem.jsonio import strict_json
 
 RESULT = "replayed.json"
 
@@ -54,4 +53,4 @@ class Replayed:
 
 def to_json(result: Replayed) -> str:
     """The result as strict JSON; what is not finite is a text."""
-    return json.dumps(as_json(result), indent=1, allow_nan=False) + "\n"
+    return strict_json(result)

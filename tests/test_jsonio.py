@@ -1,0 +1,72 @@
+"""Dataclasses to strict JSON and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from postmortem.jsonio import build_from, numbers_on_one_line, strict_json
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What is nested."""
+
+    at: tuple[int, float]
+
+
+@dataclass(frozen=True)
+class Outer:
+    """One field of each kind that the records have."""
+
+    name: str
+    kind: Literal["x", "y"]
+    value: float | None
+    inner: tuple[Inner, ...]
+    named: Mapping[str, float]
+    more: int = field(default=3)
+
+
+WHOLE = Outer("a ℓ", "x", math.inf, (Inner((1, -math.inf)), Inner((2, 0.5))), {"k": 2.0})
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_a_record_comes_back(ensure_ascii: bool) -> None:
+    text = strict_json(WHOLE, ensure_ascii=ensure_ascii)
+    assert text.isascii() is ensure_ascii and text.endswith("}\n")
+    assert build_from(Outer, json.loads(text, parse_constant=pytest.fail)) == WHOLE
+
+
+def test_a_missing_field_takes_its_default_or_is_an_error() -> None:
+    raw = json.loads(strict_json(WHOLE))
+    del raw["more"]
+    assert build_from(Outer, raw) == WHOLE
+    del raw["name"]
+    with pytest.raises(TypeError, match="name"):
+        build_from(Outer, raw)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("name", 3), ("kind", "z"), ("value", "1"), ("value", True), ("inner", [{"at": [1]}]), ("more", 0.5)],
+)
+def test_a_field_of_the_wrong_kind_is_an_error(key: str, value: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        build_from(Outer, json.loads(strict_json(WHOLE)) | {key: value})
+
+
+def test_utf8_holds_any_text() -> None:
+    text = strict_json({"half": "\ud83d", "ℓ": 1}, ensure_ascii=False)
+    assert json.loads(text.encode()) == {"half": "\ud83d", "ℓ": 1}
+
+
+def test_numbers_stand_on_one_line_and_texts_are_left() -> None:
+    held = {"trace": (1.5, -2, math.nan), "text": "[\n1,\n2]", "texts": ("1", "2"), "none": (None, 1), "empty": ()}
+    text = numbers_on_one_line(strict_json(held))
+    assert '"trace": [1.5, -2, "NaN"],' in text
+    assert json.loads(text) == json.loads(strict_json(held)) and text.count("\n") == strict_json(held).count("\n") - 4
