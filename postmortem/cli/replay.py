@@ -208,7 +208,7 @@ def _attached(planned: Plan, result: Replayed) -> str:
 
 
 def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> None:
-    from postmortem.diff import diff_runs
+    from postmortem.diff import diff_runs, render
     from postmortem.replay.result import to_json
     from postmortem.replay.wording import reproduction
     from postmortem.sources import open_run
@@ -223,6 +223,6 @@ def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> No
     typer.echo()
     with stage("Comparing the runs"):
         compared = diff_runs(open_run(Path(order.run)), open_run(Path(result.out)))
-    show(compared.summary(width(sys.stdout), encodes(sys.stdout)))
+    show(render.summary(compared, width(sys.stdout), unicode=encodes(sys.stdout)))
     typer.echo(f"\nrun     {out}")
     typer.echo(f"next    {f'postmortem prove {parent}{order.options}' if order.reason else f'postmortem draft {out}'}")

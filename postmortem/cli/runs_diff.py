@@ -49,7 +49,7 @@ def diff(
         raise UsageError("runs-diff takes two runs or more, as in: runs-diff runs/clean runs/spiked")
     if as_json and as_markdown:
         raise UsageError("--json and --md both print; give one of them, and --out for the files of both")
-    from postmortem.diff import compare_runs, diff_runs
+    from postmortem.diff import compare_runs, diff_runs, render
     from postmortem.sources import open_run
 
     mapping = parse_map(columns or [])
@@ -62,13 +62,14 @@ def diff(
     written = None
     if out is not None:
         with stage("Drawing and writing"):
-            written = result.write(out, everything)
+            written = render.write(result, out, everything=everything)
     if as_json:
-        typer.echo(result.to_json(), nl=False)
+        typer.echo(render.to_json(result), nl=False)
     elif as_markdown:
-        typer.echo(result.markdown(everything), nl=False)
+        typer.echo(render.markdown(result, everything=everything), nl=False)
     else:
-        show(result.summary(width(sys.stdout), encodes(sys.stdout, "█▏→–…±−"), everything))
+        unicode = encodes(sys.stdout, "█▏→–…±−")
+        show(render.summary(result, width(sys.stdout), unicode=unicode, everything=everything))
     if written is not None:
         typer.echo(f"diff    {shown(written)}", err=as_json or as_markdown)
     if exit_code and not {"identical", "equivalent"}.issuperset(result.verdicts):

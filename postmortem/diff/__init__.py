@@ -1,11 +1,12 @@
 """Two runs held against each other: what they share, where they part, and whether they meet again.
 
-diff_runs(a, b)      one pair → RunsDiff, from which terminal, Markdown, JSON and picture are made
+diff_runs(a, b)      one pair → RunsDiff
 compare_runs(runs)   three and more, each against the first → Comparison
+
+`postmortem.diff.render` makes terminal lines, Markdown, JSON, picture and files of either.
 """
 
-from postmortem.diff.build import diff_runs
-from postmortem.diff.model import RunsDiff
-from postmortem.diff.several import Comparison, compare_runs
+from postmortem.diff.build import compare_runs, diff_runs
+from postmortem.diff.model import Comparison, RunsDiff
 
 __all__ = ["Comparison", "RunsDiff", "compare_runs", "diff_runs"]

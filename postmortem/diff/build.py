@@ -13,7 +13,7 @@ from postmortem.diff.columns import alone, compare
 from postmortem.diff.divergence import divergence
 from postmortem.diff.level import Band, band, gap
 from postmortem.diff.limits import cannot_tell, unequal
-from postmortem.diff.model import SCHEMA_VERSION, Gap, RunsDiff
+from postmortem.diff.model import SCHEMA_VERSION, Comparison, Gap, RunsDiff
 from postmortem.diff.pair import Pair
 from postmortem.diff.settings import settings
 from postmortem.diff.verdict import judge
@@ -62,6 +62,12 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
         columns_only_b=alone(b, a),
         cannot_tell=cannot_tell(pair, lacking),
     )
+
+
+def compare_runs(runs: Sequence[Run]) -> Comparison:
+    """Hold every run against the first."""
+    diffs = tuple(diff_runs(runs[0], run) for run in runs[1:])
+    return Comparison(SCHEMA_VERSION, f"postmortem {__version__}", diffs)
 
 
 def _gaps(pair: Pair, noise: Band | None, begun: int | None, row_step: int) -> tuple[Gap, ...]:

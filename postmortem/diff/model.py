@@ -1,16 +1,11 @@
-"""What is said of two runs: frozen records, and their JSON. `a` is the first run, `b` the second, a gap is b − a."""
+"""What is said of two runs, as frozen records. `a` is the first run, `b` the second, a gap is b − a."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from postmortem.diagnosis import Trace
-from postmortem.jsonio import strict_json
-
-if TYPE_CHECKING:
-    from postmortem.report.summary import Line
 
 SCHEMA_VERSION = 1
 
@@ -282,29 +277,16 @@ class RunsDiff:
         """One of `gaps`; None where it could not be measured."""
         return next((gap for gap in self.gaps if (gap.by, gap.column) == (by, column)), None)
 
-    def to_json(self) -> str:
-        """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""
-        return strict_json(self, ensure_ascii=False)
 
-    def summary(self, width: int | None = None, unicode: bool = True, everything: bool = False) -> tuple[Line, ...]:
-        """Lines for a terminal, no wider than `width` (None: not wrapped)."""
-        from postmortem.diff.terminal import summarize
+@dataclass(frozen=True)
+class Comparison:
+    """Diffs of one run with each of the others, in their order."""
 
-        return summarize(self, width=width, unicode=unicode, everything=everything)
+    schema_version: int
+    tool: str
+    diffs: tuple[RunsDiff, ...]
 
-    def markdown(self, everything: bool = False, picture: str = "") -> str:
-        """The same as a Markdown page, with the `picture` of that path in it."""
-        from postmortem.diff.page import page
-
-        return page(self, everything=everything, picture=picture)
-
-    def write(self, out: Path, everything: bool = False) -> Path:
-        """Write diff.json, diff.md and diff.png into `out`; the path of diff.md.
-
-        Raises UsageError where `out` holds files of these names that no diff wrote, or cannot be written.
-        """
-        from postmortem.diff.figure import draw
-        from postmortem.diff.write import write
-
-        page = self.markdown(everything, picture="diff.png")
-        return write(out, {"diff.png": draw((self,)), "diff.json": self.to_json(), "diff.md": page})
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for each run but the first."""
+        return tuple(d.verdict for d in self.diffs)

@@ -1,9 +1,9 @@
-"""A diff as a Markdown page. Everything that a run's maker could have written is escaped."""
+"""A diff, or several, as a Markdown page. Everything that a run's maker could have written is escaped."""
 
 from __future__ import annotations
 
-from postmortem.diff.model import RunsDiff
-from postmortem.diff.words import run_line, sections
+from postmortem.diff.model import Comparison, RunsDiff
+from postmortem.diff.words import HEADS, facts, row, run_line, sections
 from postmortem.report.markdown import Safe, code, escape, table
 
 
@@ -21,4 +21,18 @@ def page(d: RunsDiff, *, everything: bool, picture: str) -> str:
         lines = "\n".join(f"- {escape(line)}" for line in section.lines)
         parts.append(Safe(f"## {section.title}\n\n{lines}"))
     parts.append(Safe(f"*{escape(d.tool)}. A gap is b − a; windows of batches are half-open.*"))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table_page(c: Comparison, *, everything: bool, picture: str) -> str:
+    """The table of several diffs and the first facts of each, as `page` makes one; `everything` adds each in full."""
+    first = c.diffs[0].a
+    parts = [
+        f"# Runs against {code(first.id)}",
+        escape(run_line(first)),
+        table(HEADS, [[code(d.b.id), Safe(f"**{d.verdict}**"), *row(d)[2:]] for d in c.diffs]),
+        f"![Loss of all runs]({picture})" if picture else "",
+        "\n".join(f"- {code(d.b.id)}: {escape(fact)}" for d in c.diffs for fact in facts(d)),
+        *(page(d, everything=True, picture="") for d in c.diffs if everything),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"

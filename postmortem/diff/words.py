@@ -14,7 +14,9 @@ from postmortem.diff.model import Discarded, Found, Gap, Lost, Recovery, RunsDif
 from postmortem.report.words import KINDS as INCIDENTS
 from postmortem.text import number, plain
 
+HEADS = ("b", "verdict", "part at", "incidents", "area", "end", "lost")
 FEW = 4  # items of a list that are told; --all tells them all
+_NAME = 40  # characters of a run's name in the table, where there is room
 _GROUPS = ("config", "code", "packages", "environment", "run")
 _OUTCOMES = {"lingering": "lingers", "diverged": "does not recover", "unresolved": "not resolved when its rows end"}
 
@@ -63,6 +65,27 @@ def run_line(side: Side) -> str:
 def parting(d: RunsDiff) -> str:
     """Step and kind of the first divergence."""
     return "nowhere" if d.divergence is None else f"step {d.divergence.step}, {KINDS[d.divergence.kind]}"
+
+
+def row(d: RunsDiff) -> tuple[str, ...]:
+    """A row under HEADS: first divergence, incidents of b alone, area in nats·steps, gap at the end in nats, steps done
+    in vain.
+    """
+    gap = d.gap()
+    return (
+        plain(d.b.id, _NAME),
+        d.verdict,
+        "–" if d.divergence is None else f"{d.divergence.step} {d.divergence.kind.replace('_', ' ')}",
+        str(sum(not one.shared for one in d.b.incidents)),
+        "–" if gap is None else number(gap.area),
+        "–" if gap is None else signed(gap.final),
+        f"{d.b.lost.steps:,}",
+    )
+
+
+def facts(d: RunsDiff) -> tuple[str, ...]:
+    """The reason and the first facts, to stand beside the name of b: none begins with that letter, and none is a's."""
+    return d.reason, *(line.removeprefix("b ") for line in d.top_lines if not line.startswith("a "))
 
 
 def _changed(d: RunsDiff, most: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from postmortem.text import plain
 JSON = "diff.json"
 
 
-def write(out: Path, files: Mapping[str, bytes | str]) -> Path:
+def write_files(out: Path, files: Mapping[str, bytes | str]) -> Path:
     """Write `files` (name → content) into `out`, in their order; the path of the last one.
 
     Files of other names stay as they are. Raises UsageError where `out` holds one of the names and no earlier diff, or

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postmortem.diff import diff_runs
+from postmortem.diff import diff_runs, render
 from postmortem.run import Run
 from postmortem.sources import open_run
 
@@ -70,7 +70,7 @@ def test_an_end_that_is_not_finite(tmp_path: Path) -> None:
     broken[400:] = np.nan
     d = diff_runs(log(tmp_path / "a.csv", loss(1)), log(tmp_path / "b.csv", broken))
     assert d.verdict == "different" and "non-finite" in d.reason and d.top_lines == ("200 losses of b are not finite",)
-    assert '"NaN"' in d.to_json()
+    assert '"NaN"' in render.to_json(d)
 
 
 @pytest.mark.parametrize(("first", "every", "rows"), [(0, 10, 60), (5, 1, 595)])
@@ -89,7 +89,7 @@ def test_no_step_in_common(tmp_path: Path) -> None:
 def test_a_handful_of_rows(tmp_path: Path) -> None:
     d = diff_runs(log(tmp_path / "a.csv", loss(1, 6)), log(tmp_path / "b.csv", loss(2, 6)))
     assert d.verdict == "different" and "too few rows" in d.reason
-    assert d.markdown() and d.summary(80)
+    assert render.markdown(d) and render.summary(d, 80)
 
 
 def test_columns_of_the_machine_do_not_count_and_unknown_ones_do(tmp_path: Path) -> None:
@@ -134,5 +134,6 @@ def test_whatever_is_logged_there_is_a_verdict_and_its_mirror(
         runs.append(log(folder / f"{name}.csv", np.array(drawn), data.draw(st.integers(0, 3))))
     there, back = diff_runs(*runs), diff_runs(*runs[::-1])
     assert there.verdict == back.verdict
-    assert there.to_json() and there.summary(40, everything=True) and there.markdown(True)
+    assert render.to_json(there) and render.summary(there, 40, everything=True)
+    assert render.markdown(there, everything=True)
     assert diff_runs(runs[0], runs[0]).verdict == "identical"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postmortem.diff import RunsDiff, compare_runs, diff_runs
+from postmortem.diff import RunsDiff, compare_runs, diff_runs, render
 from postmortem.sources import open_run
 from tests.samples import ROOT, sample
 
@@ -53,7 +53,7 @@ def test_the_spiked_run_parts_at_the_batch_of_the_spike_and_meets_its_twin_again
 def test_three_in_a_table() -> None:
     found = compare_runs([open_run(sample(name)) for name in (CLEAN, SPIKED, RECOVERED)])
     assert found.verdicts == ("recovered", "recovered")
-    lines = ["".join(span.text for span in line).rstrip() for line in found.summary(80)]
+    lines = ["".join(span.text for span in line).rstrip() for line in render.summary(found, 80)]
     assert lines[2].split() == ["b", "verdict", "part", "at", "incidents", "area", "end", "lost"]
     assert lines[3].split()[:5] == [SPIKED, "recovered", "312", "other", "batch"]
 
@@ -61,5 +61,5 @@ def test_three_in_a_table() -> None:
 def test_the_guide_shows_what_is_printed() -> None:
     guide = (ROOT / "docs" / "runs-diff.md").read_text()
     shown = guide.split("```console\n")[1].split("\n…")[0].splitlines()[1:]
-    printed = ["".join(span.text for span in line).rstrip() for line in diff(SPIKED, RECOVERED).summary(100)]
+    printed = ["".join(span.text for span in line).rstrip() for line in render.summary(diff(SPIKED, RECOVERED), 100)]
     assert shown == printed[: len(shown)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from postmortem.diff import Comparison, RunsDiff, compare_runs, diff_runs
+from postmortem.diff import Comparison, RunsDiff, compare_runs, diff_runs, render
 from postmortem.errors import UsageError
 from postmortem.report.summary import Line
 from postmortem.run import Run
@@ -52,24 +52,25 @@ def result(request: pytest.FixtureRequest, runs: list[Run]) -> RunsDiff | Compar
 @pytest.mark.parametrize("width", [40, 80, 100])
 @pytest.mark.parametrize("everything", [False, True])
 def test_lines_fit_the_terminal(result: RunsDiff | Comparison, width: int, everything: bool) -> None:
-    lines = text(result.summary(width, everything=everything))
+    lines = text(render.summary(result, width, everything=everything))
     assert lines and all(len(line) <= width for line in lines)
 
 
 def test_ascii_where_the_terminal_knows_no_more(runs: list[Run]) -> None:
-    assert all(line.isascii() for line in text(diff_runs(*runs[:2]).summary(80, unicode=False, everything=True)))
+    lines = render.summary(diff_runs(*runs[:2]), 80, unicode=False, everything=True)
+    assert all(line.isascii() for line in text(lines))
 
 
 def test_nothing_from_a_run_reaches_the_terminal_or_the_page(result: RunsDiff | Comparison) -> None:
-    shown = "\n".join(text(result.summary(None, everything=True)))
-    page = result.markdown(everything=True)
+    shown = "\n".join(text(render.summary(result, everything=True)))
+    page = render.markdown(result, everything=True)
     assert not {"\x1b", "\u202e"} & {*shown, *page}
     assert "<script>" not in page and "{{x" not in page and "\n# a" not in page
 
 
 def test_the_head_says_who_and_the_verdict_follows(runs: list[Run]) -> None:
     d = diff_runs(*runs[:2])
-    lines = text(d.summary(100))
+    lines = text(render.summary(d, 100))
     assert lines[0] == "a  clean         500 rows, steps 0–499, seed 42"
     assert lines[1] == "b  19-spike-001  500 rows, steps 0–499, seed 42"
     assert lines[3].startswith(f"{d.verdict:<12}{d.reason[:20]}")
@@ -77,7 +78,7 @@ def test_the_head_says_who_and_the_verdict_follows(runs: list[Run]) -> None:
 
 def test_everything_says_more(runs: list[Run]) -> None:
     d = diff_runs(*runs[:2])
-    short, whole = text(d.summary(100)), text(d.summary(100, everything=True))
+    short, whole = text(render.summary(d, 100)), text(render.summary(d, 100, everything=True))
     assert not any(line.startswith("Discarded") for line in short)
     assert "Discarded   nothing" in whole
     assert "lr: 3 of 500 rows differ, first at 311" in [line.strip() for line in whole]
@@ -87,18 +88,18 @@ def test_json_is_strict_and_holds_the_verdict(result: RunsDiff | Comparison) -> 
     def refuse(name: str) -> object:
         raise AssertionError(name)
 
-    raw = json.loads(result.to_json(), parse_constant=refuse)
+    raw = json.loads(render.to_json(result), parse_constant=refuse)
     assert raw.get("verdicts", [raw.get("verdict")]) == list(result.verdicts)
 
 
 def test_files_are_written_and_written_again(result: RunsDiff | Comparison, tmp_path: Path) -> None:
     out = tmp_path / "there" / "diff"
-    page = result.write(out)
+    page = render.write(result, out)
     assert page == out / "diff.md" and "](diff.png)" in page.read_text()
     assert sorted(p.name for p in out.iterdir()) == ["diff.json", "diff.md", "diff.png"]
     first = {p.name: p.read_bytes() for p in out.iterdir()}
     (out / "mine.txt").write_text("kept")
-    result.write(out)
+    render.write(result, out)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == {**first, "mine.txt": b"kept"}
     with Image.open(io.BytesIO(first["diff.png"])) as picture:
         assert picture.width == 990
@@ -108,19 +109,19 @@ def test_files_are_written_and_written_again(result: RunsDiff | Comparison, tmp_
 def test_any_float_can_be_drawn(tmp_path: Path, value: float) -> None:
     loss = np.where(np.arange(60) % 7, 2.0, value)
     a, b = (open_run(write_run(tmp_path / name, {"loss": v})) for name, v in (("a", loss), ("b", np.full(60, 2.0))))
-    assert diff_runs(a, b).write(tmp_path / "out").is_file()
+    assert render.write(diff_runs(a, b), tmp_path / "out").is_file()
 
 
 def test_files_of_other_makers_stay(runs: list[Run], tmp_path: Path) -> None:
     d = diff_runs(*runs[:2])
     (tmp_path / "diff.md").write_text("mine")
     with pytest.raises(UsageError, match=r"diff\.md, which no diff wrote"):
-        d.write(tmp_path)
+        render.write(d, tmp_path)
     assert (tmp_path / "diff.md").read_text() == "mine" and not (tmp_path / "diff.png").exists()
     with pytest.raises(UsageError, match="is a file"):
-        d.write(tmp_path / "diff.md")
-    d.write(tmp_path / "ours")
+        render.write(d, tmp_path / "diff.md")
+    render.write(d, tmp_path / "ours")
     (tmp_path / "ours" / "diff.md").unlink()
     (tmp_path / "ours" / "diff.md").symlink_to(tmp_path / "diff.md")
     with pytest.raises(UsageError, match="left as it is"):
-        d.write(tmp_path / "ours")
+        render.write(d, tmp_path / "ours")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from postmortem.arithmetic import _has
-from postmortem.diff import RunsDiff, compare_runs, diff_runs
+from postmortem.diff import RunsDiff, compare_runs, diff_runs, render
 from postmortem.sources import open_run
 from tests.diff.makers import BAD, FROM, HURT, NUDGED, SHORT, STEPS, WRONG
 from tests.diff.mirror import comparable
@@ -137,7 +137,7 @@ def test_swapping_the_runs_mirrors_the_report(trained: Trained, name: str) -> No
     a, b = open_run(trained["spiked"]), open_run(trained[name])
     there, back = diff_runs(a, b), diff_runs(b, a)
     assert there.verdict == back.verdict
-    left, right = (comparable(json.loads(d.to_json()), swap=d is there) for d in (there, back))
+    left, right = (comparable(json.loads(render.to_json(d)), swap=d is there) for d in (there, back))
     for gap in (*left["gaps"], *right["gaps"]):
         gap["level"].pop("step")  # a batch has a step in each run, and a picture is drawn over those of the first
     assert left == right
@@ -146,6 +146,6 @@ def test_swapping_the_runs_mirrors_the_report(trained: Trained, name: str) -> No
 def test_three_runs_are_a_table(trained: Trained) -> None:
     found = compare_runs([open_run(trained[name]) for name in ("clean", "spiked", "rolled", "resumed")])
     assert found.verdicts[1:] == ("recovered", "identical")
-    rows = ["".join(span.text for span in line).split() for line in found.summary(100)]
+    rows = ["".join(span.text for span in line).split() for line in render.summary(found, 100)]
     rolled = next(row for row in rows if row[:1] == ["rolled"])
     assert rolled[1:5] == ["recovered", str(BAD[0]), "other", "batch"] and rolled[-1] == str(BAD[1] + 7 - FROM)
