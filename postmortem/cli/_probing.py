@@ -12,6 +12,7 @@ from postmortem.arithmetic import arithmetic_of
 from postmortem.cli._listing import labelled, room, table, tell
 from postmortem.cli._options import shown
 from postmortem.cli._terminal import progress, stage
+from postmortem.jsonio import strict_json
 from postmortem.run.manifest import inside
 from postmortem.text import number, plain
 
@@ -48,9 +49,13 @@ def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ran
     if not ranks.first:
         return
     place = asked.out or (None if as_json else inside(asked.run, "postmortem/probe", plain(asked.run, 1000)))
-    written = None if place is None else found.write(place)
+    written = None
+    if place is not None:
+        from postmortem.replay.heatmap import write
+
+        written = write(found, place)
     if as_json:
-        typer.echo(found.to_json(), nl=False)
+        typer.echo(strict_json(found), nl=False)
     else:
         for line in _lines(found):
             typer.echo(line)

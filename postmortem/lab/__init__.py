@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from postmortem.errors import require
 
-Progress: TypeAlias = Callable[[int, int, float], None]
+if TYPE_CHECKING:
+    from postmortem.lab.session import Progress
 
 
 def list_faults() -> dict[str, str]:

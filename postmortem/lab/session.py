@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from postmortem.atomic import write_text
 from postmortem.checkpoint import Checkpointer, Policy
@@ -20,9 +20,8 @@ from postmortem.lab.program import LabProgram, build
 from postmortem.program import Measured, Program
 from postmortem.record import Recorder
 
-if TYPE_CHECKING:
-    from postmortem.lab import Progress
-
+Progress: TypeAlias = Callable[[int, int, float], None]
+"""Called with (step, steps in all, loss) after every step."""
 VOCAB, ROLE = "vocab.json", "rollback"
 
 

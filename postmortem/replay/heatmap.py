@@ -1,9 +1,13 @@
-"""The picture of a probe: batches across, states down, loss above gradient norm. It looks like the report's panels."""
+"""The picture of a probe, and its files: batches across, states down, loss above gradient norm.
+
+It looks like the report's panels.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -15,6 +19,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image
 
+from postmortem.atomic import write_bytes, write_text
+from postmortem.jsonio import strict_json
+from postmortem.replay.branch import writing
 from postmortem.replay.probe import Probe, Probed
 from postmortem.report.figures import COLORS, DPI, INK, LINES, STYLE, WIDTH
 from postmortem.text import number
@@ -27,6 +34,16 @@ _ROW = 0.3  # inches of a state
 _ABOVE, _BELOW = 0.34, 0.36  # inches over and under each map
 _LEFT, _RIGHT = 0.075, 0.925  # share of the width; the colour bar stands right of it
 _MOST_WRITTEN = 16  # batches up to which every cell says its figure
+
+
+def write(probe: Probe, out: Path) -> Path:
+    """Write <first>-<last>.json and .png into the folder `out`; the picture's path. Raises CannotWrite."""
+    stem = f"{probe.window[0]}-{probe.window[1]}"
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / f"{stem}.json", strict_json(probe))
+        write_bytes(out / f"{stem}.png", draw(probe))
+    return out / f"{stem}.png"
 
 
 def draw(probe: Probe) -> bytes:

@@ -9,18 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from postmortem.arithmetic import Mode, described
-from postmortem.atomic import write_bytes, write_text
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.jsonio import strict_json
 from postmortem.program import Placeable, SkipWindow
-from postmortem.replay.branch import writing
 from postmortem.replay.building import build, saved_state, use_threads_of
 from postmortem.replay.comparison import other_arithmetic
 from postmortem.replay.driver import ProgramFailed
@@ -85,21 +81,6 @@ class Probe:
     text: str
     arithmetic: tuple[str, ...] = ()
     computed_with: str = ""
-
-    def to_json(self) -> str:
-        """Strict JSON: what is not finite is one of the strings "NaN", "Infinity", "-Infinity"."""
-        return strict_json(self)
-
-    def write(self, out: Path) -> Path:
-        """Write <first>-<last>.json and .png into the folder `out`; the picture's path. Raises CannotWrite."""
-        from postmortem.replay.heatmap import draw
-
-        stem = f"{self.window[0]}-{self.window[1]}"
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            write_text(out / f"{stem}.json", self.to_json())
-            write_bytes(out / f"{stem}.png", draw(self))
-        return out / f"{stem}.png"
 
 
 def probe(

@@ -15,6 +15,7 @@ from PIL import Image
 from postmortem.errors import UsageError
 from postmortem.lab import make_run
 from postmortem.replay.driver import ProgramFailed
+from postmortem.replay.heatmap import write
 from postmortem.replay.probe import REFERENCE, Probe, Probed, judged, probe, verdict
 from postmortem.sources import open_run
 from tests.replay import ranks_program
@@ -104,7 +105,7 @@ def test_the_state_is_not_trained_by_being_asked(tmp_path: Path) -> None:
 
 
 def test_files(tmp_path: Path, spike: Probe) -> None:
-    picture = spike.write(tmp_path / "deep" / "probe")
+    picture = write(spike, tmp_path / "deep" / "probe")
     told = json.loads((picture.parent / "310-314.json").read_text(), parse_constant=pytest.fail)
     assert told["blame"] == "data" and len(told["states"]) == 3 and len(told["states"][0]["loss"]) == 4
     with Image.open(picture) as image:
@@ -114,7 +115,7 @@ def test_files(tmp_path: Path, spike: Probe) -> None:
 
 def test_a_picture_of_nothing_finite(tmp_path: Path) -> None:
     state = judged(3, (0, 2), [(math.nan, None)] * (2 + REFERENCE))
-    Probe("run", (0, 2), (2, 18), (state,), "undecided", "").write(tmp_path)
+    write(Probe("run", (0, 2), (2, 18), (state,), "undecided", ""), tmp_path)
     with Image.open(tmp_path / "0-2.png") as image:
         assert image.width == 990
 
