@@ -76,7 +76,7 @@ class Sibling:
 
     def incident_near(self, step: int, rows: int, attempt: int | None = None) -> Incident | None:
         """One of the effective history, or of a rolled-back attempt, that spans `step` or lies within `rows` steps."""
-        own = [i for i in self.incidents if (i.attempt if i.discarded else None) == attempt]
+        own = [i for i in self.incidents if i.lineage == attempt]
         return next((i for i in own if i.onset_step - rows <= step <= i.peak_step + rows), None)
 
     def consumed(self, batch_hash: object) -> Iterator[tuple[int, int | None]]:
@@ -116,11 +116,11 @@ class Case:
 
     def series(self, name: str) -> Series | None:
         """The column as the incident's attempt saw it (a discarded incident is read in its own lineage)."""
-        return self.run.series(name, attempt=self.incident.attempt if self.incident.discarded else None)
+        return self.run.series(name, attempt=self.incident.lineage)
 
     def labels(self, name: str) -> Labels | None:
         """`series` for columns of strings and lists."""
-        return self.run.labels(name, attempt=self.incident.attempt if self.incident.discarded else None)
+        return self.run.labels(name, attempt=self.incident.lineage)
 
     def numbers_at(self, column: str, step: int) -> tuple[float, ...] | None:
         """The list of numbers that `column` holds at `step`; None where not all are finite numbers."""

@@ -15,13 +15,13 @@ from typing import Literal
 
 from postmortem.change import Change
 from postmortem.errors import UnreadableInput
+from postmortem.incident import Occurrence
 from postmortem.jsonio import build_from, numbers_on_one_line, strict_json
 
 SCHEMA_VERSION = 2
 UNKNOWN = "unknown"
 
 Verdict = Literal["no_incident", "undecided", "supported", "confirmed", "refuted", "interaction", "not_reproducible"]
-Outcome = Literal["recovered", "lingering", "diverged", "unresolved"]
 Strength = Literal["strong", "moderate", "weak"]
 Figure = float | int | str | None
 
@@ -200,21 +200,11 @@ class Signal:
 
 
 @dataclass(frozen=True)
-class Incident:
+class Incident(Occurrence):
     """One thing that went wrong, with everything that is known of it."""
 
     id: int
-    kind: str
-    onset_step: int
-    onset_interval: tuple[int, int] | None
-    peak_step: int
-    recovery_step: int | None
-    outcome: Outcome
     verdict: Verdict
-    severity: float
-    suspected: bool
-    attempt: int
-    discarded: bool
     summary: str
     symptoms: tuple[Symptom, ...]
     signals: tuple[Signal, ...]

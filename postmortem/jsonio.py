@@ -34,7 +34,7 @@ def numbers_on_one_line(text: str) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses, tuples and floats as what strict JSON can hold; a class with `from_text` as the text that spells it."""
+    """Dataclasses, tuples and floats as what strict JSON can hold; a class with `from_text` as its text."""
     if hasattr(value, "from_text"):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 from postmortem import __version__, diagnosis
 from postmortem.assess.experiments import suspect
@@ -18,9 +18,10 @@ from postmortem.assess.wording import careful, not_known, open_lesson, watch
 from postmortem.case import Case, Observation, Sibling
 from postmortem.detectors import Incident, Telemetry, find_incidents
 from postmortem.detectors._model import Labels
-from postmortem.diagnosis import Diagnosis, Outcome, PanelReading, Signal
+from postmortem.diagnosis import Diagnosis, PanelReading, Signal
 from postmortem.errors import UnreadableInput
 from postmortem.hypotheses import causes
+from postmortem.incident import facts as shared_facts
 from postmortem.panels import panels
 from postmortem.run import Run
 from postmortem.series import Series
@@ -101,7 +102,7 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
 
 def _incident(case: Case, ident: int, proofs: tuple[Proof, ...]) -> diagnosis.Incident:
     found = case.incident
-    proof = next((one for one in proofs if one.concerns(found.kind, found.onset_step, found.attempt)), None)
+    proof = next((one for one in proofs if one.incident == found.key), None)
     readings, seen = _look(case)
     weighed = evidence(case, seen)
     by_slug = {o.slug: o for _, o in seen}
@@ -115,18 +116,9 @@ def _incident(case: Case, ident: int, proofs: tuple[Proof, ...]) -> diagnosis.In
     proven = proof is not None and bool(proof.cause)
     known = cause if cause is not None and (proven or decided == "supported") else None
     return diagnosis.Incident(
+        **shared_facts(found),
         id=ident,
-        kind=found.kind,
-        onset_step=found.onset_step,
-        onset_interval=found.onset_interval,
-        peak_step=found.peak_step,
-        recovery_step=found.recovery_step,
-        outcome=cast("Outcome", found.outcome),
         verdict=decided,
-        severity=round(found.severity, 4),
-        suspected=found.suspected,
-        attempt=found.attempt,
-        discarded=found.discarded,
         summary=summary(case),
         symptoms=symptoms(case),
         signals=tuple(

@@ -4,10 +4,10 @@
     python scripts/behaviour.py RUN ... > before.jsonl            other runs and logs
     python scripts/behaviour.py --against before.jsonl RUN ...    after the change: exit code 1 if a line is another
 
-Only the commands' own JSON is read (`draft --json`, `runs-diff --json`), none of the package's modules, so that a change
-may rename and move whatever it wants. Of each run: verdict; of each incident: kind, onset, attempt, outcome, verdict,
-every cause with its probability, and every observation with its weights. Of the sample runs also how each pair compares.
-A log that cannot be read is a line, too.
+Only the commands' own JSON is read (`draft --json`, `runs-diff --json`), none of the package's modules, so that a
+change may rename and move whatever it wants. Of each run: verdict; of each incident: kind, onset, attempt, outcome,
+verdict, every cause with its probability, and every observation with its weights. Of the sample runs also how each pair
+compares. A log that cannot be read is a line, too.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Verdict
 from postmortem.errors import UnreadableInput
 from postmortem.hypotheses import causes
+from postmortem.incident import IncidentKey
 from postmortem.jsonio import build_from, strict_json
 from postmortem.run import Run
 from postmortem.run.manifest import inside, read_mapping
@@ -25,9 +26,7 @@ class Proof:
     """The experiments on one incident. `verdict` is "undecided" and `text` empty where only single replays were driven;
     `cause` is what is confirmed, "" for none."""
 
-    kind: str
-    onset_step: int
-    attempt: int
+    incident: IncidentKey
     verdict: Verdict
     cause: str
     text: str
@@ -40,10 +39,6 @@ class Proof:
             raise ValueError(f"the cause {self.cause} of a verdict that names none")
         if self.cause and all(one.slug != self.cause for one in causes()):
             raise ValueError(f"the cause {self.cause}, which is not known here")
-
-    def concerns(self, kind: str, onset_step: int, attempt: int) -> bool:
-        """Whether it is about that incident."""
-        return (self.kind, self.onset_step, self.attempt) == (kind, onset_step, attempt)
 
 
 @dataclass(frozen=True)
@@ -97,10 +92,9 @@ def store(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
     """Keep `proof` beside the report, in the place of an earlier one on the same incident."""
     file = inside(root, FILE, plain(root, 1000))
     file.parent.mkdir(exist_ok=True)
-    about = (proof.kind, proof.onset_step, proof.attempt)
-    others = [one for one in earlier if not one.concerns(*about)]
+    others = [one for one in earlier if one.incident != proof.incident]
     known = {one.run for one in proof.experiments}
-    single = [e for one in earlier if one.concerns(*about) for e in one.experiments if e.role == "replay"]
+    single = [e for one in earlier if one.incident == proof.incident for e in one.experiments if e.role == "replay"]
     proof = dataclasses.replace(
         proof, experiments=(*proof.experiments, *(one for one in single if one.run not in known))
     )
@@ -108,8 +102,8 @@ def store(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
     return file
 
 
-def with_experiment(proof: Proof | None, incident: tuple[str, int, int], experiment: Experiment) -> Proof:
+def with_experiment(proof: Proof | None, incident: IncidentKey, experiment: Experiment) -> Proof:
     """`proof`, or a new one on that incident, with one more replay in it; a replay in the same place is replaced."""
-    base = proof or Proof(*incident, "undecided", "", "", ())
+    base = proof or Proof(incident, "undecided", "", "", ())
     others = tuple(one for one in base.experiments if one.run != experiment.run)
     return dataclasses.replace(base, experiments=(*others, experiment))

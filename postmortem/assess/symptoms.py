@@ -9,12 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from postmortem.case import Case
+from postmortem.detectors import kinds
 from postmortem.diagnosis import Symptom
 from postmortem.text import number, plain, times
 
 EMA_ROWS = 50  # the template's pre-spike loss is a 50-step exponential moving average
-LOSS_KINDS = ("loss_spike", "level_shift", "divergence", "non_finite", "suspected_non_finite")  # peak is the loss's
-UNMEASURED = ("repeated_batch", "empty_batch_labels")  # kinds whose baseline → peak is no figure worth reading
 RECOVERY_ROWS = 50  # where the loss never settles, the template reads it 50 steps after the peak
 
 
@@ -69,7 +68,7 @@ def _peak(case: Case) -> Symptom:
         return Symptom("peak_loss", label, missing=_no_loss(case, ""))
     step = case.incident.peak_step
     value = series.at(step)
-    if value is None or case.incident.kind not in LOSS_KINDS:
+    if value is None or kinds()[case.incident.kind].measures != "loss":
         near = series.window(case.onset, max(step, case.onset) + 3 * case.row_step)
         if not len(near):
             why = (
@@ -217,11 +216,11 @@ def summary(case: Case) -> str:
         else f"steps {incident.onset_interval[0] + 1}–{incident.onset_interval[1]}"
     )
     peak, outcome = _peak(case), "rolled back later" if incident.discarded else incident.outcome
-    kind = incident.kind.replace("_", " ")
+    kind = plain(incident.title, 60)
     if not case.loss_moved():
         finding = incident.findings[0]
         also = f", {outcome}" if case.loss_departed() else "; the loss did not move"
-        if finding.kind in UNMEASURED:
+        if kinds()[finding.kind].measures == "nothing":
             return f"{kind} at {where}{also}"
         since = f"{number(finding.baseline)} → " if math.isfinite(finding.baseline) else ""
         return f"{kind} at {where}: {plain(finding.column, 40)} {since}{number(finding.peak)}{also}"

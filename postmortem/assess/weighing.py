@@ -9,7 +9,7 @@ from postmortem.diagnosis import UNKNOWN, Evidence, Hypothesis, Prediction, Verd
 from postmortem.hypotheses import Cause, causes
 
 UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here": what every cause has to beat
-SUPPORTED_SHARE = 0.6  # the best cause must hold more than this of the probability, or the tool abstains
+SUPPORTED_SHARE = 0.61  # the best cause must hold more than this of the probability, or the tool abstains
 SUPPORTED_WEIGHT = 2.0  # … and one observation at least must speak for it by itself
 FAVORS, RULES_OUT = 0.3, 1.5  # log-odds from which a panel is said to support a cause, or to speak against it
 ALIKE = 0.7  # log-odds: rivals that close to the best predict the panels equally well
@@ -27,10 +27,13 @@ def evidence(case: Case, seen: Sequence[tuple[int, Observation]]) -> tuple[Evide
 def hypotheses(
     weighed: Sequence[Evidence], predictions: Mapping[str, tuple[Prediction, ...]]
 ) -> tuple[Hypothesis, ...]:
-    """All causes and `unknown`, best first, each with what it predicts of replays."""
-    scores = {c.slug: c.prior + sum(e.weights.get(c.slug, 0.0) for e in weighed) for c in causes()}
-    titles = {c.slug: c.title for c in causes()} | {UNKNOWN: "None of the causes known here"}
-    rivals = {c.slug: c.rivals for c in causes()}
+    """The causes that anything seen here speaks for or against, and `unknown`, best first, each with what it predicts
+    of replays. A cause of which nothing was seen has nothing to say, and takes no share from those that have."""
+    known = {c.slug: c for c in causes() if any(e.observation in c.weights for e in weighed)}
+    scores = {slug: c.prior + sum(e.weights.get(slug, 0.0) for e in weighed) for slug, c in known.items()}
+    titles = {slug: c.title for slug, c in known.items()} | {UNKNOWN: "None of the causes known here"}
+    rivals = {slug: c.rivals for slug, c in known.items()}
+    absent = {c.slug for c in causes()} - known.keys()
     scores[UNKNOWN] = UNKNOWN_SCORE
     return tuple(
         Hypothesis(
@@ -42,7 +45,9 @@ def hypotheses(
             supported_by=_panels(weighed, cause, 1),
             ruled_out_by=_panels(weighed, cause, -1),
             indistinguishable_from=tuple(
-                r for r in rivals.get(cause, ()) if r not in scores or abs(scores[r] - scores[cause]) < ALIKE
+                r
+                for r in rivals.get(cause, ())
+                if r not in absent and (r not in scores or abs(scores[r] - scores[cause]) < ALIKE)
             ),
             predictions=predictions.get(cause, ()),
         )

@@ -23,6 +23,8 @@ def not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> str:
         return f"Not known: {proof}."
     by_slug = {c.slug: c for c in causes()}
     known = [h for h in ranked if h.cause in by_slug]
+    if not known:
+        return "Not known yet: nothing that was seen speaks for or against a cause that is known here."
     best = known[0]
     close = [h for h in known[1:3] if h.probability >= CLOSE * best.probability]
     names = " and ".join(f"“{h.title}” ({h.cause})" for h in [best, *close])

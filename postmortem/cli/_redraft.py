@@ -18,5 +18,5 @@ def redraft(run: Path, proof: Proof) -> tuple[Path, Incident]:
     from postmortem.sources import open_run
 
     diagnosis = diagnose(open_run(run))
-    known = next(one for one in diagnosis.incidents if proof.concerns(one.kind, one.onset_step, one.attempt))
+    known = next(one for one in diagnosis.incidents if one.key == proof.incident)
     return report.write_report(diagnosis, report.default_out(run), draw=draw_panel, incident=known.id), known

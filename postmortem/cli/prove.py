@@ -114,7 +114,7 @@ def _plan(bench: Bench, bits: str, *, as_json: bool) -> None:
         typer.echo(json.dumps(found.as_dict(), indent=1))
         return
     incident = bench.subject.incident
-    at = f"{plain(incident.kind.replace('_', ' '))} at step {incident.onset_step}"
+    at = f"{plain(incident.title)} at step {incident.onset_step}"
     start = f"the checkpoint at step {bench.design.from_step}" if bench.design.from_step else "scratch"
     worst = bench.subject.led_to
     if worst is not None:

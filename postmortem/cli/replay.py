@@ -203,7 +203,7 @@ def _attached(planned: Plan, result: Replayed) -> str:
         typer.echo(f"note    the outcome is not kept beside the run: {plain(error, 300)}", err=True)
         return ""
     proof, one = found
-    about = f"{proof.kind.replace('_', ' ')} at step {proof.onset_step}"
+    about = f"{proof.incident.kind.replace('_', ' ')} at step {proof.incident.onset_step}"
     return f"{plain(about, 100)}: {one.outcome or 'unknown'} ({plain(one.text.partition(': ')[2], 300)})"
 
 

@@ -123,7 +123,7 @@ def _driven(
     about = subject(place, "verify", incident=incident.id, program=program, trusted=trust, mode=mode)
     if plain(about.run.id) != loaded.run_id:
         raise UsageError(f"{plain(file)}: is about {plain(loaded.run_id)}, and the run here is {plain(about.run.id)}")
-    if (about.incident.kind, about.incident.onset_step) != (incident.kind, incident.onset_step):
+    if about.incident.key != incident.key:
         raise UsageError(f"{plain(file)}: the run has changed since; draft it anew: postmortem draft {shown(root)}")
     if about.imports:
         typer.echo(f"imports {about.imports}", err=True)

@@ -9,7 +9,7 @@ A detector is one public file holding `DETECTOR = Detector(...)`; it sees a `Tel
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -27,8 +27,9 @@ from postmortem.detectors._model import (
     Incident,
     Telemetry,
 )
-from postmortem.detectors._watchdog import Watchdog
+from postmortem.detectors._watchdog import Watchdog, watchdog
 from postmortem.discovery import discover
+from postmortem.incident import Kind
 
 __all__ = [
     "DIVERGED",
@@ -43,6 +44,7 @@ __all__ = [
     "Watchdog",
     "detectors",
     "find_incidents",
+    "kinds",
 ]
 
 
@@ -50,6 +52,17 @@ __all__ = [
 def detectors() -> tuple[Detector, ...]:
     """Every detector of this package, by name of its file."""
     return discover(sys.modules[__name__], "DETECTOR", Detector)
+
+
+@cache
+def kinds() -> Mapping[str, Kind]:
+    """Every kind of incident, by its slug. Raises TypeError where two detectors declare one slug differently."""
+    found: dict[str, Kind] = {}
+    for detector in detectors():
+        for kind in detector.kinds:
+            if found.setdefault(kind.slug, kind) != kind:
+                raise TypeError(f"detector {detector.name}: declares {kind.slug} otherwise than another one does")
+    return found
 
 
 def find_incidents(
@@ -61,7 +74,7 @@ def find_incidents(
     """
     if t.row_steps.size == 0:
         return ()
-    found = (Watchdog(checkpoints=checkpoints).find,) if mode == "watchdog" else tuple(d.find for d in detectors())
+    rules = (watchdog(checkpoints),) if mode == "watchdog" else detectors()
     # A log may hold any float: 1e308 beside -1e308 is a finding, not a warning on stderr.
     with np.errstate(all="ignore"):
-        return _group.incidents(t, [f for find in found for f in find(t)])
+        return _group.incidents(t, [f for rule in rules for f in rule.findings(t)])

@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 from postmortem.detectors._model import DIVERGED, LINGERING, UNRESOLVED, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import LEAST_ROWS, REACH, Rule, Signal, screen, signal
 from postmortem.detectors._settle import Settled, settle
+from postmortem.incident import Kind
 
 _LOOK_AHEAD = REACH
 """Rows after an excursion in whose baseline it would still stand, and which are therefore screened again without it."""
+
+LOSS_KINDS = (
+    Kind("loss_spike", "loss spike", measures="loss"),
+    Kind("level_shift", "level shift", measures="loss"),
+    Kind("divergence", "divergence", measures="loss"),
+)
+"""What an excursion of the loss may turn out to be, whichever rule saw it."""
 
 _CREEP_SIGMAS, _CREEP_ROWS = 4.0, 16
 _EARLY_LOG = float(np.log(5))

@@ -13,16 +13,6 @@ LEAD_ROWS, CAUSE_LEAD_ROWS = 8, 50
 """How far ahead of the loss a symptom may move (papers report 1 to 8 steps), and a cause (optimizer, schedule, data,
 loss scale: GLM-130B's fell about 30 steps ahead)."""
 
-_FATAL_KINDS = ("non_finite", "suspected_non_finite")
-_CAUSE_KINDS = (
-    "lr_discontinuity",
-    "optimizer_state_discontinuity",
-    "repeated_batch",
-    "param_norm_jump",
-    "loss_scale_drop",
-    "empty_batch_labels",
-)
-_MINOR_KINDS = ("non_finite_gradient",)
 _TIERS = {RECOVERED: 2, LINGERING: 3, UNRESOLVED: 4, DIVERGED: 5}
 
 
@@ -48,8 +38,8 @@ class _Group:
 
     def takes(self, f: Finding) -> bool:
         lo, hi = self.span(f)
-        lead = CAUSE_LEAD_ROWS if f.kind in _CAUSE_KINDS else LEAD_ROWS
-        mine = CAUSE_LEAD_ROWS if all(g.kind in _CAUSE_KINDS for g in self.findings) else LEAD_ROWS
+        lead = CAUSE_LEAD_ROWS if f.role == "cause" else LEAD_ROWS
+        mine = CAUSE_LEAD_ROWS if all(g.role == "cause" for g in self.findings) else LEAD_ROWS
         return lo <= self.hi + (mine if lo > self.hi else 0) and hi + lead >= self.lo
 
     def take(self, f: Finding) -> None:
@@ -57,7 +47,7 @@ class _Group:
         self.findings.append(f)
         if is_core(f):
             self.hi = max(self.hi, hi)
-        if is_core(f) or f.kind in _CAUSE_KINDS:
+        if is_core(f) or f.role == "cause":
             self.lo = min(self.lo, lo)
 
 
@@ -96,21 +86,21 @@ def incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[Incident, ...]
 
 def _same_loss_event(group: _Group, f: Finding) -> bool:
     lo, _ = group.span(f)
-    return lo < group.hi or lo == group.lo or (f.kind in _FATAL_KINDS and lo <= group.hi)
+    return lo < group.hi or lo == group.lo or (f.role == "fatal" and lo <= group.hi)
 
 
 def primary(findings: Sequence[Finding]) -> Finding:
     """The finding whose peak, recovery and outcome the incident takes: a non-finite loss, else the loss excursion that
     fared worst, else the first of the findings that may open an incident."""
     order = (RECOVERED, UNRESOLVED, LINGERING, DIVERGED)
-    fatal = [f for f in findings if f.kind in _FATAL_KINDS and f.outcome != RECOVERED]
+    fatal = [f for f in findings if f.role == "fatal" and f.outcome != RECOVERED]
     if fatal:
         return min(fatal, key=lambda f: (f.column != "loss", f.onset_step))
     loss = [f for f in findings if is_core(f)]
     if loss:
-        return min(loss, key=lambda f: (f.kind not in _FATAL_KINDS, -order.index(f.outcome), f.onset_step))
+        return min(loss, key=lambda f: (f.role != "fatal", -order.index(f.outcome), f.onset_step))
     opening = [f for f in findings if f.opens] or list(findings)
-    return min(opening, key=lambda f: (f.kind in _MINOR_KINDS, f.onset_step))
+    return min(opening, key=lambda f: (f.role == "minor", f.onset_step))
 
 
 def _told_once(findings: list[Finding]) -> list[Finding]:
@@ -136,7 +126,15 @@ def _incident(t: Telemetry, findings: list[Finding]) -> Incident:
         attempt=bisect_right(t.restarts, first.onset_step),
         discarded=False,
         findings=ordered,
+        title=_title(main, ordered),
     )
+
+
+def _title(main: Finding, findings: Sequence[Finding]) -> str:
+    """The kind as people read it; of a value that is not finite, and is not the loss, which column holds it."""
+    if main.role == "fatal" and main.declared is not None and all(not is_core(f) for f in findings):
+        return f"non-finite {findings[0].column}"
+    return main.kind.replace("_", " ") if main.declared is None else main.declared.title
 
 
 def _comes_back(t: Telemetry, f: Finding, findings: Sequence[Finding]) -> bool:
@@ -144,7 +142,7 @@ def _comes_back(t: Telemetry, f: Finding, findings: Sequence[Finding]) -> bool:
     level, and ends near what was usual before the repeat."""
     repeat = next((g for g in findings if g.kind == "repeated_batch" and g.onset_step <= f.onset_step), None)
     loss = t.series("loss")
-    if repeat is None or loss is None or not is_core(f) or f.kind in _FATAL_KINDS:
+    if repeat is None or loss is None or not is_core(f) or f.role == "fatal":
         return False
     before = loss.window(0, repeat.onset_step).value[-48:]
     before = before[np.isfinite(before)]
@@ -152,15 +150,15 @@ def _comes_back(t: Telemetry, f: Finding, findings: Sequence[Finding]) -> bool:
 
 
 def _severity(f: Finding) -> float:
-    if f.kind in _FATAL_KINDS:
+    if f.role == "fatal":
         if f.outcome == RECOVERED:
             return 3.5 if is_core(f) else 1.9
         if f.suspected:
             return 2.5 if f.outcome == UNRESOLVED else 4.9
         return 5.99
-    if f.kind in _MINOR_KINDS:
+    if f.role == "minor":
         return 0.5
     size = 0.98 * float(1 - np.exp(-abs(f.figures.get("height", 1.0))))
     if is_core(f):
         return _TIERS[f.outcome] + size
-    return (_TIERS[RECOVERED if f.outcome == RECOVERED else LINGERING] if f.kind in _CAUSE_KINDS else 1) + size
+    return (_TIERS[RECOVERED if f.outcome == RECOVERED else LINGERING] if f.role == "cause" else 1) + size

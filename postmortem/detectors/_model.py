@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from postmortem.incident import Kind, Occurrence, Outcome, Role
 from postmortem.series import Series
 
 Labels = tuple[NDArray[np.int64], NDArray[np.object_]]
 
-RECOVERED, LINGERING, DIVERGED, UNRESOLVED = "recovered", "lingering", "diverged", "unresolved"
+RECOVERED: Outcome = "recovered"
+LINGERING: Outcome = "lingering"
+DIVERGED: Outcome = "diverged"
+UNRESOLVED: Outcome = "unresolved"
 
 SETTLE_ROWS = 50
 """k: a log that ends within this many rows after the peak, without being back, leaves the outcome unresolved."""
@@ -42,7 +46,8 @@ class Finding:
     peak (None where it never settles, or the log ends first). `onset_interval` is (last normal logged step, onset_step)
     where the two are more than one step apart. `peak`, `baseline`, `scale` (robust sigma) and `settled` are in the
     column's own units; `score` is the departure in robust sigmas. A finding with `opens` false supports an incident
-    that another panel opened, and is dropped where there is none.
+    that another panel opened, and is dropped where there is none. `declared`
+    is its kind as the detector declares it, filled in by `Detector.findings`.
     """
 
     detector: str
@@ -57,14 +62,20 @@ class Finding:
     scale: float
     score: float
     settled: float | None
-    outcome: str
+    outcome: Outcome
     suspected: bool = False
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     opens: bool = True
+    declared: Kind | None = None
+
+    @property
+    def role(self) -> Role:
+        """The role of its kind."""
+        return "symptom" if self.declared is None else self.declared.role
 
 
 @dataclass(frozen=True)
-class Incident:
+class Incident(Occurrence):
     """Findings that belong together. Onset: the first mover's. Peak, recovery, outcome: the primary finding's.
 
     `findings` is ordered by onset (first mover first). `severity` orders incidents and has no unit: its whole part is
@@ -73,26 +84,25 @@ class Incident:
     alone, 0 an isolated skipped step), its fraction the size.
     """
 
-    kind: str
-    onset_step: int
-    onset_interval: tuple[int, int] | None
-    peak_step: int
-    recovery_step: int | None
-    outcome: str
-    severity: float
-    suspected: bool
-    attempt: int
-    discarded: bool
     findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
 class Detector:
-    """One rule: `find` yields its findings in order of onset; `kinds` are the kinds it may give them."""
+    """One rule: `find` yields its findings in order of onset; `kinds` are those that it may find, declared here and
+    nowhere else."""
 
     name: str
-    kinds: tuple[str, ...]
+    kinds: tuple[Kind, ...]
     find: Callable[[Telemetry], Iterable[Finding]]
+
+    def findings(self, t: Telemetry) -> Iterator[Finding]:
+        """What it finds, each with its kind. Raises TypeError for a kind that it does not declare."""
+        declared = {kind.slug: kind for kind in self.kinds}
+        for found in self.find(t):
+            if found.kind not in declared:
+                raise TypeError(f"detector {self.name}: found {found.kind!r}, which is none of its kinds")
+            yield replace(found, declared=declared[found.kind])
 
 
 def onset_interval(step: NDArray[np.int64], row: int) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, SETTLE_ROWS, UNRESOLVED
 from postmortem.detectors._rolling import forward_median
+from postmortem.incident import Outcome
 
 Values = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ class Settled:
     peak: int
     recovery: int | None
     level: float | None
-    outcome: str
+    outcome: Outcome
     abrupt: bool
     decays: bool
     end: int

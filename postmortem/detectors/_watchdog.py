@@ -13,12 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._model import DIVERGED, RECOVERED, UNRESOLVED, Finding, Telemetry, onset_interval
+from postmortem.detectors._excursion import LOSS_KINDS
+from postmortem.detectors._model import DIVERGED, RECOVERED, UNRESOLVED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._rolling import hop_for, trailing_quantiles
 from postmortem.detectors._steps import runs
+from postmortem.detectors.non_finite import KINDS as NON_FINITE_KINDS
 from postmortem.series import Series
 
 DETECTOR_NAME = "watchdog"
+
+
+def watchdog(checkpoints: Sequence[int] = ()) -> Detector:
+    """The watchdog with its usual settings as a detector of its own."""
+    return Detector(DETECTOR_NAME, (*LOSS_KINDS, *NON_FINITE_KINDS), Watchdog(checkpoints=checkpoints).find)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from postmortem.detectors._model import RECOVERED, UNRESOLVED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._steps import runs
+from postmortem.incident import Kind
 
 
 def _find(t: Telemetry) -> Iterator[Finding]:
@@ -36,4 +37,6 @@ def _find(t: Telemetry) -> Iterator[Finding]:
         )
 
 
-DETECTOR = Detector("empty_labels", ("empty_batch_labels",), _find)
+KIND = Kind("empty_batch_labels", "batch without labels", "cause", "nothing")
+
+DETECTOR = Detector("empty_labels", (KIND,), _find)

@@ -8,6 +8,7 @@ import numpy as np
 
 from postmortem.detectors._model import LINGERING, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import Signal, signal
+from postmortem.incident import Kind
 
 NEAR_ROWS, FAR_ROWS, FIRST_ROW = 8, 40, 64
 FACTOR_LOG = float(np.log(1.8))
@@ -90,4 +91,6 @@ def _step(s: Signal, row: int) -> Finding | None:
     )
 
 
-DETECTOR = Detector("grad_norm_shift", ("grad_norm_shift",), _find)
+KIND = Kind("grad_norm_shift", "gradient-norm shift")
+
+DETECTOR = Detector("grad_norm_shift", (KIND,), _find)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from postmortem.detectors._excursion import spikes
 from postmortem.detectors._model import Detector
 from postmortem.detectors._screen import Rule
+from postmortem.incident import Kind
 
 RULE = Rule(sigmas=7.0, floor=1.1, opening=1.7)
 """Three times the baseline supports an incident, five and a half times opens one: gradient norms are heavy-tailed, and
 one clipped step is no incident."""
 
 
+KIND = Kind("grad_norm_spike", "gradient-norm spike")
+
 DETECTOR = Detector(
     "grad_norm_spike",
-    ("grad_norm_spike",),
+    (KIND,),
     lambda t: spikes(t, "grad_norm", RULE, "grad_norm_spike", "grad_norm_spike"),
 )

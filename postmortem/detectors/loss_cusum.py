@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._excursion import Excursion, Past, finding, shape_kind
+from postmortem.detectors._excursion import LOSS_KINDS, Excursion, Past, finding, shape_kind
 from postmortem.detectors._model import Detector, Finding, Telemetry
 from postmortem.detectors._rolling import hop_for, trailing_quantiles
 from postmortem.detectors._screen import REACH, Rule, Signal, screen, signal
@@ -110,4 +110,4 @@ def _follow(s: Signal, past: Past, start: int, at: int, excess: Values) -> Excur
     )
 
 
-DETECTOR = Detector("loss_cusum", ("loss_spike", "level_shift", "divergence"), _find)
+DETECTOR = Detector("loss_cusum", LOSS_KINDS, _find)

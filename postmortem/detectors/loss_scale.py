@@ -12,6 +12,7 @@ import numpy as np
 
 from postmortem.detectors._model import LINGERING, RECOVERED, UNRESOLVED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._steps import runs
+from postmortem.incident import Kind
 from postmortem.series import Series
 
 FALLS, APART_ROWS, HELD_ROWS = 3, 50, 50
@@ -86,4 +87,6 @@ def _finding(s: Series, start: int, low: int, back: int | None, before: float, t
     )
 
 
-DETECTOR = Detector("loss_scale", ("loss_scale_drop",), _find)
+KIND = Kind("loss_scale_drop", "loss-scale drop", "cause")
+
+DETECTOR = Detector("loss_scale", (KIND,), _find)

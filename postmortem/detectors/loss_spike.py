@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from postmortem.detectors._excursion import excursions, finding, shape_kind
+from postmortem.detectors._excursion import LOSS_KINDS, excursions, finding, shape_kind
 from postmortem.detectors._model import RECOVERED, Detector, Finding, Telemetry
 from postmortem.detectors._screen import Rule, signal
 
@@ -37,4 +37,4 @@ def _find(t: Telemetry) -> Iterator[Finding]:
             yield finding(s, e, "loss_spike", shape_kind(e, "loss_spike", "level_shift", "divergence"), opens)
 
 
-DETECTOR = Detector("loss_spike", ("loss_spike", "level_shift", "divergence"), _find)
+DETECTOR = Detector("loss_spike", LOSS_KINDS, _find)

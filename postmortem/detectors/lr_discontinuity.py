@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._model import LINGERING, RECOVERED, Detector, Finding, Telemetry, onset_interval
+from postmortem.incident import Kind
 from postmortem.series import Series
 
 Values = NDArray[np.float64]
@@ -100,4 +101,6 @@ def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back
     )
 
 
-DETECTOR = Detector("lr_discontinuity", ("lr_discontinuity",), _find)
+KIND = Kind("lr_discontinuity", "learning-rate discontinuity", "cause")
+
+DETECTOR = Detector("lr_discontinuity", (KIND,), _find)

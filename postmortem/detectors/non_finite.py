@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from postmortem.detectors._model import DIVERGED, RECOVERED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._steps import runs
+from postmortem.incident import Kind
 from postmortem.series import Series
 
 EPISODE_ROWS = 50
@@ -77,4 +78,9 @@ def _scaler_at_work(t: Telemetry, steps: NDArray[np.int64]) -> bool:
     return all(bool(((fell >= step) & (fell <= step + _SKIP_ROWS)).any()) for step in steps)
 
 
-DETECTOR = Detector("non_finite", ("non_finite", "non_finite_gradient"), _find)
+KINDS = (
+    Kind("non_finite", "non-finite loss", "fatal", "loss"),
+    Kind("non_finite_gradient", "non-finite gradient", "minor"),
+)
+
+DETECTOR = Detector("non_finite", KINDS, _find)

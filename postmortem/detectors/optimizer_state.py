@@ -9,6 +9,7 @@ import numpy as np
 from postmortem.detectors._model import LINGERING, RECOVERED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import Signal, signal
 from postmortem.detectors._steps import changes
+from postmortem.incident import Kind
 from postmortem.series import Series
 
 FALL_LOG, TIMES = float(np.log(2)), 6.0
@@ -76,4 +77,6 @@ def _count_falls(count: Series) -> Iterator[Finding]:
         )
 
 
-DETECTOR = Detector("optimizer_state", ("optimizer_state_discontinuity",), _find)
+KIND = Kind("optimizer_state_discontinuity", "optimizer-state discontinuity", "cause")
+
+DETECTOR = Detector("optimizer_state", (KIND,), _find)

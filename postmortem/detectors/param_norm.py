@@ -9,6 +9,7 @@ import numpy as np
 from postmortem.detectors._model import LINGERING, RECOVERED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import Signal, signal
 from postmortem.detectors._steps import changes
+from postmortem.incident import Kind
 
 TIMES, FLOOR = 20.0, 1e-3
 """A jump is 20 times what 9 of 10 recent updates did, and a thousandth of the norm or more."""
@@ -54,4 +55,6 @@ def _jumps(s: Signal) -> Iterator[Finding]:
         )
 
 
-DETECTOR = Detector("param_norm", ("param_norm_jump",), _find)
+KIND = Kind("param_norm_jump", "parameter-norm jump", "cause")
+
+DETECTOR = Detector("param_norm", (KIND,), _find)

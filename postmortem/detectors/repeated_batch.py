@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._model import RECOVERED, UNRESOLVED, Detector, Finding, Labels, Telemetry, onset_interval
+from postmortem.incident import Kind
 
 FRESH_SHARE, LEAST_STRETCH, RESTART_ROWS = 0.5, 4, 2
 """A stream counts as fresh where more than half of the 200 rows before bring new batches; a stretch of repeats is four
@@ -87,4 +88,6 @@ def _finding(labels: Labels, gap: NDArray[np.int64], first: int, last: int) -> F
     )
 
 
-DETECTOR = Detector("repeated_batch", ("repeated_batch",), _find)
+KIND = Kind("repeated_batch", "repeated batch", "cause", "nothing")
+
+DETECTOR = Detector("repeated_batch", (KIND,), _find)

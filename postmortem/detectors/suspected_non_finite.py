@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from postmortem.detectors._model import DIVERGED, RECOVERED, UNRESOLVED, Detector, Finding, Telemetry
+from postmortem.incident import Kind, Outcome
 from postmortem.series import Series
 
 LEAST_ROWS, TIMES, LEAST_RATE = 10, 5.0, 0.5
@@ -56,7 +57,7 @@ def _finding(
     back: int | None,
     baseline: float,
     settled: float | None,
-    outcome: str,
+    outcome: Outcome,
     figures: dict[str, float],
 ) -> Finding:
     """`between`: the last step with a loss, and the first without."""
@@ -115,4 +116,6 @@ def _goes_on(t: Telemetry, logged: np.ndarray[tuple[int], np.dtype[np.int64]], f
     return after >= LEAST_RATE * before
 
 
-DETECTOR = Detector("suspected_non_finite", ("suspected_non_finite",), _find)
+KIND = Kind("suspected_non_finite", "suspected non-finite loss", "fatal", "loss")
+
+DETECTOR = Detector("suspected_non_finite", (KIND,), _find)

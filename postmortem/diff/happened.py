@@ -10,6 +10,7 @@ import numpy as np
 from postmortem.detectors import Incident
 from postmortem.diff.level import thinned
 from postmortem.diff.model import Discarded, Found, Lost, Window
+from postmortem.incident import facts
 from postmortem.run import Run
 
 SAME_ONSET_ROWS = 10  # two runs that differ in their last bits see the onset of one incident some rows apart
@@ -18,12 +19,9 @@ SAME_ONSET_ROWS = 10  # two runs that differ in their last bits see the onset of
 def found(incidents: Sequence[Incident]) -> tuple[Found, ...]:
     """Incidents as they are told here, in order of their onset."""
     made = [
-        Found(
-            i.kind, i.onset_step, i.peak_step, i.recovery_step, i.outcome, i.attempt, i.discarded,
-            any(f.column == "loss" for f in i.findings), round(i.severity, 4),
-        )
-        for i in incidents
-    ]  # fmt: skip
+        Found(**facts(one), on_loss=any(f.column == "loss" for f in one.findings))
+        for one in incidents
+    ]
     return tuple(sorted(made, key=lambda one: (one.onset_step, one.kind, one.attempt)))
 
 

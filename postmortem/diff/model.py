@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from postmortem.diagnosis import Trace
+from postmortem.incident import Occurrence
 
 SCHEMA_VERSION = 1
 
@@ -37,18 +38,10 @@ class Rewind:
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Occurrence):
     """One incident of one run; `shared` where the other run has it, too; `on_loss` where the loss itself departed."""
 
-    kind: str
-    onset_step: int
-    peak_step: int
-    recovery_step: int | None
-    outcome: str
-    attempt: int
-    discarded: bool
     on_loss: bool
-    severity: float
     shared: bool = False
 
 

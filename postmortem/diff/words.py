@@ -11,7 +11,6 @@ from postmortem.diff.divergence import KINDS
 from postmortem.diff.level import nats, signed
 from postmortem.diff.lineage import named
 from postmortem.diff.model import Discarded, Found, Gap, Lost, Recovery, RunsDiff, Setting, Side
-from postmortem.report.words import KINDS as INCIDENTS
 from postmortem.text import number, plain
 
 HEADS = ("b", "verdict", "part at", "incidents", "area", "end", "lost")
@@ -204,7 +203,7 @@ def _each(d: RunsDiff, tell: Any, most: int) -> tuple[str, ...]:
 
 
 def _incident(found: Found) -> str:
-    name = INCIDENTS.get(found.kind, plain(found.kind.replace("_", " "), 60))
+    name = plain(found.title, 60)
     end = f"back at {found.recovery_step}" if found.recovery_step is not None else _OUTCOMES.get(found.outcome, "")
     where = f" in the discarded attempt {found.attempt}" if found.discarded else ""
     return f"{name} at {found.onset_step}{where}, peak {found.peak_step}, {end}"

@@ -35,7 +35,9 @@ def _always_measurable(_: Case) -> bool:
 
 @dataclass(frozen=True)
 class Panel:
-    """One view of the run. `columns` are canonical names; one that ends in "*" is a family (group, layer or rank).
+    """One view of the run. `columns` are canonical names, or a log's own for what has none; one that ends in "*" is a
+    family (group, layer or rank).
+    `observes` are the slugs of all observations that `measure` may make: what causes can put weights on.
 
     `without_columns` says whether there is something to measure though no column is logged (a dtype in the manifest).
     """
@@ -46,6 +48,7 @@ class Panel:
     columns: tuple[str, ...]
     measure: Callable[[Case], list[Observation]]
     would_tell: str
+    observes: tuple[str, ...]
     unit: str = ""
     log_scale: bool = False
     constant_is_silent: bool = True
@@ -53,7 +56,10 @@ class Panel:
     draw: Callable[[Axes, PanelReading], None] = lines
 
     def read(self, case: Case) -> tuple[PanelReading, list[Observation]]:
-        """What the panel has to say about `case`, and the observations to weigh (none where it is silent)."""
+        """What the panel has to say about `case`, and the observations to weigh (none where it is silent).
+
+        Raises TypeError for an observation that the panel does not declare.
+        """
         blank = PanelReading(self.number, self.slug, self.title, self.unit, log_scale=self.log_scale)
         logged = [name for column in self.columns for name in _expand(case.run, column)]
         reason = self._silence(case.run, logged)
@@ -63,6 +69,8 @@ class Panel:
         if not seen:
             reason = reason or "logged, but not in enough rows around the incident to compare"
             return replace(blank, silent=reason, would_tell=self.would_tell, traces=_traces(case, logged)), []
+        if undeclared := {o.slug for o in seen} - {*self.observes}:
+            raise TypeError(f"panel {self.slug}: observed {', '.join(sorted(undeclared))}, and does not declare it")
         moved = any(o.moved for o in seen)
         summary = "; ".join(o.text for o in seen if o.moved == moved)
         return replace(blank, moved=moved, summary=summary, traces=_traces(case, logged)), seen
@@ -97,9 +105,12 @@ class Panel:
 def panels() -> tuple[Panel, ...]:
     """All panels, in order of their numbers."""
     found = sorted(discover(sys.modules[__name__], "PANEL", Panel), key=lambda panel: panel.number)
-    numbers = [panel.number for panel in found]
-    if len(set(numbers)) != len(numbers):
-        raise TypeError(f"two panels share a number: {numbers}")
+    for what, held in (
+        ("a number", [str(panel.number) for panel in found]),
+        ("an observation", [slug for panel in found for slug in panel.observes]),
+    ):
+        if twice := sorted({one for one in held if held.count(one) > 1}):
+            raise TypeError(f"two panels share {what}: {', '.join(twice)}")
     return tuple(found)
 
 
@@ -113,7 +124,7 @@ def draw_panel(ax: Axes, reading: PanelReading) -> None:
 def _expand(run: Run, column: str) -> tuple[str, ...]:
     if column.endswith("*"):
         return tuple(name for name in run.columns if name.startswith(column[:-1]))
-    return (column,) if column in run.columns else ()
+    return (column,) if column in run.columns or column in run.other_columns else ()
 
 
 def _traces(case: Case, names: list[str]) -> tuple[Trace, ...]:

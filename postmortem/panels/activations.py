@@ -39,4 +39,9 @@ PANEL = Panel(
     _measure,
     "which layer moved first, and whether magnitudes neared 65,504: log act_rms/<layer> and act_max/<layer>",
     log_scale=True,
+    observes=(
+        "activations.flat",
+        "activations.moved",
+        "activations.half_range",
+    ),
 )

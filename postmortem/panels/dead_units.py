@@ -31,4 +31,8 @@ PANEL = Panel(
     "whether units died or saturated in the incident (an lr too high): log dead_frac/<layer>",
     unit="share",
     constant_is_silent=False,  # no dead unit in any row is what a sound run shows
+    observes=(
+        "dead_units.flat",
+        "dead_units.moved",
+    ),
 )

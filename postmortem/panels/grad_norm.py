@@ -93,4 +93,16 @@ PANEL = Panel(
         "grad_norm before clipping"
     ),
     log_scale=True,
+    observes=(
+        "grad_norm.drop",
+        "grad_norm.raised",
+        "grad_norm.flat",
+        "grad_norm.spike",
+        "grad_norm.clipped",
+        "grad_norm.leads",
+        "grad_norm.stays_up",
+        "grad_norm.order",
+        "grad_norm.nonfinite_first",
+        "grad_norm.nonfinite",
+    ),
 )

@@ -82,4 +82,10 @@ PANEL = Panel(
     _measure,
     "whether the schedule jumped (a warmup that ends abruptly, a restart that is misaligned): log lr each step",
     constant_is_silent=False,
+    observes=(
+        "lr.jump",
+        "lr.smooth",
+        "lr.near_peak",
+        "lr.extreme",
+    ),
 )

@@ -27,4 +27,8 @@ PANEL = Panel(
     ("max_attention_logit", "max_output_logit", "log_z", "attention_entropy/*"),
     _measure,
     "whether attention saturated or log Z drifted: log max_attention_logit, attention_entropy/<layer> and log_z",
+    observes=(
+        "logits.flat",
+        "logits.moved",
+    ),
 )

@@ -58,4 +58,14 @@ PANEL = Panel(
     log_scale=True,
     constant_is_silent=False,
     without_columns=lambda case: bool(case.run.manifest.dtype),
+    observes=(
+        "numerics.scale_drop_first",
+        "numerics.scale_drop",
+        "numerics.scale_flat",
+        "numerics.skipped",
+        "numerics.nonfinite_gradient",
+        "numerics.half",
+        "numerics.wide_range",
+        "numerics.finite",
+    ),
 )

@@ -47,4 +47,9 @@ PANEL = Panel(
     _measure,
     "whether moments survived the resume (optimizer reset): log adam_m_norm, adam_v_norm and optimizer_step",
     log_scale=True,
+    observes=(
+        "moments.reset",
+        "moments.continuous",
+        "moments.stale",
+    ),
 )

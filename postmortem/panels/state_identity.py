@@ -70,4 +70,11 @@ PANEL = Panel(
     "whether the state jumped at a resume or between ranks: write resume events and param_hash",
     constant_is_silent=False,
     without_columns=lambda case: bool(case.run.journal) or case.resume is not None or case.sibling is not None,
+    observes=(
+        "state.resumed",
+        "state.no_resume",
+        "state.config_change",
+        "state.frozen",
+        "state.baseline_same_step",
+    ),
 )

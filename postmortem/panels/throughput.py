@@ -47,4 +47,10 @@ PANEL = Panel(
     ("step_time_s", "tokens_per_s", "loss/rank*"),
     _measure,
     "whether a node hung or one rank departed alone: log step_time_s, and loss per rank",
+    observes=(
+        "ranks.one",
+        "ranks.several",
+        "throughput.slow",
+        "throughput.flat",
+    ),
 )

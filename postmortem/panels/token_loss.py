@@ -123,4 +123,13 @@ PANEL = Panel(
     ),
     unit="nats",
     draw=_draw,
+    observes=(
+        "token_loss.disagrees",
+        "token_loss.flat",
+        "token_loss.whole",
+        "token_loss.tail",
+        "token_loss.lower",
+        "token_loss.few_ids",
+        "token_loss.many_ids",
+    ),
 )

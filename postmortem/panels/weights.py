@@ -129,4 +129,15 @@ PANEL = Panel(
         "param_norm and update_rms"
     ),
     log_scale=True,
+    observes=(
+        "weights.nonfinite_unprovoked",
+        "weights.nonfinite_first",
+        "weights.nonfinite",
+        "weights.smooth",
+        "update.large",
+        "update.small",
+        "update.flat",
+        "weights.jump",
+        "weights.unprovoked_jump",
+    ),
 )

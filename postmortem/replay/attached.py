@@ -51,15 +51,13 @@ def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
         null = examine(incident, result, reappeared(open_run(order.out), incident), inside)
         found = replace(null.experiment, role="replay")
     proofs = kept(run)
-    about = (incident.kind, incident.onset_step, incident.attempt)
-    known = next((one for one in proofs if one.concerns(*about)), None)
-    proof = with_experiment(known, about, found)
+    known = next((one for one in proofs if one.incident == incident.key), None)
+    proof = with_experiment(known, incident.key, found)
     store(root, proof, proofs)
     return proof, found
 
 
 def _driven(incident: Incident, order: Order) -> bool:
     """Whether the order drove over the incident, on the same lineage, and far enough to see it."""
-    lineage = incident.attempt if incident.discarded else None
     last = last_of(incident) + EARLIER
-    return lineage == order.attempt and order.from_step <= incident.onset_step and last < order.until
+    return incident.lineage == order.attempt and order.from_step <= incident.onset_step and last < order.until

@@ -17,7 +17,6 @@ import numpy as np
 from postmortem.detectors import Incident as Found
 from postmortem.diagnosis import Incident
 from postmortem.pipeline import detect
-from postmortem.report.words import KINDS
 from postmortem.run import Run
 from postmortem.series import Series
 from postmortem.sources import open_run
@@ -50,8 +49,7 @@ class Yardstick:
     @classmethod
     def of(cls, run: Run, incident: Incident, first: int) -> Yardstick:
         """Read off the run's loss before the incident."""
-        attempt = incident.attempt if incident.discarded else None
-        loss = run.series("loss", attempt=attempt)
+        loss = run.series("loss", attempt=incident.lineage)
         past = np.zeros(0) if loss is None else loss.window(0, incident.onset_step).value[-PAST_ROWS:]
         past = past[np.isfinite(past)]
         if past.size < 2:
@@ -115,8 +113,7 @@ class Seen:
     @property
     def text(self) -> str:
         """What was seen, in words."""
-        kind = "" if self.found is None else KINDS.get(self.found.kind, self.found.kind)
-        what = "no incident" if self.found is None else f"{kind} at step {self.found.onset_step}"
+        what = "no incident" if self.found is None else f"{self.found.title} at step {self.found.onset_step}"
         return what if self.excess is None else f"{what}, excess loss {100 * self.excess:.3g} % of R0's"
 
 

@@ -257,4 +257,4 @@ def _shows(bench: Bench, prediction: Prediction, arm: Arm) -> bool:
 
 def _proof(incident: Incident, verdict: Verdict, cause: str, text: str, experiments: Sequence[Experiment]) -> Proof:
     ordered = tuple(sorted(experiments, key=lambda one: one.role))
-    return Proof(incident.kind, incident.onset_step, incident.attempt, verdict, cause, text, ordered)
+    return Proof(incident.key, verdict, cause, text, ordered)

@@ -160,7 +160,7 @@ def subject(
     worst, one = one, one if incident is not None else first_of_cascade(found.incidents, one, opened.row_steps)
     place = REPLAYS / f"{name}-{one.onset_step}"
     inside(root, str(place), plain(run, 1000))  # a link in a stranger's run must not take the replays elsewhere
-    recorded = Recorded(opened, one.attempt if one.discarded else None)
+    recorded = Recorded(opened, one.lineage)
     return Subject(
         run=opened,
         diagnosis=found,
@@ -181,8 +181,8 @@ def subject(
 def first_of_cascade(incidents: Sequence[Incident], worst: Incident, row_steps: Steps) -> Incident:
     """The first of the incidents that led to the `worst` one: of the same leading cause, each at most a baseline's
     length of rows after the one before. The later ones start from what it left, and hang on chance."""
-    cause, lineage = _leading(worst), (worst.attempt, worst.discarded)
-    before = [i for i in incidents if (_leading(i), i.attempt, i.discarded) == (cause, *lineage)]
+    cause = _leading(worst)
+    before = [i for i in incidents if (_leading(i), i.attempt, i.discarded) == (cause, worst.attempt, worst.discarded)]
     first = worst
     for one in sorted(before, key=lambda i: i.onset_step, reverse=True):
         end = one.recovery_step or one.peak_step

@@ -6,24 +6,6 @@ import math
 
 from postmortem.diagnosis import Diagnosis, Figure, Incident
 
-KINDS = {
-    "loss_spike": "loss spike",
-    "divergence": "divergence",
-    "level_shift": "level shift",
-    "non_finite": "non-finite loss",
-    "suspected_non_finite": "suspected non-finite loss",
-    "grad_norm_spike": "gradient-norm spike",
-    "grad_norm_shift": "gradient-norm shift",
-    "update_rms_spike": "update-RMS spike",
-    "param_norm_jump": "parameter-norm jump",
-    "lr_discontinuity": "learning-rate discontinuity",
-    "optimizer_state_discontinuity": "optimizer-state discontinuity",
-    "repeated_batch": "repeated batch",
-    "loss_scale_drop": "loss-scale drop",
-    "empty_batch_labels": "batch without labels",
-    "token_loss_spike": "token-loss spike",
-}
-
 VERDICTS = {
     "no_incident": "nothing in the log departs from its own baseline",
     "undecided": "the panels do not single out one cause",
@@ -48,9 +30,7 @@ def verdict_means(diagnosis: Diagnosis, incident: Incident | None) -> str:
 
 def kind(incident: Incident) -> str:
     """The incident's kind in words."""
-    if incident.kind == "non_finite" and incident.signals and all(s.column != "loss" for s in incident.signals):
-        return f"non-finite {incident.signals[0].column}"
-    return KINDS.get(incident.kind, incident.kind.replace("_", " "))
+    return incident.title or incident.kind.replace("_", " ")
 
 
 def figure(value: Figure) -> str:

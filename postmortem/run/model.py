@@ -131,6 +131,9 @@ class Run:
                 own = log.own(candidate)
                 if own is not None and candidate in held:
                     return f"{log.table.shown}, column {plain(own, 80)}"
+        for log in self._logs:
+            if name in log.names.unknown:
+                return f"{log.table.shown}, column {plain(name, 80)}"
         raise KeyError(name)
 
     def vocab(self) -> Sequence[str] | None:

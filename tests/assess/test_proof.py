@@ -14,6 +14,7 @@ from postmortem.assess.proof import FILE, Proof, kept, load_proofs, store, with_
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Experiment
 from postmortem.errors import UnreadableInput
+from postmortem.incident import IncidentKey
 from postmortem.pipeline import diagnose
 from postmortem.report import render, summarize
 from postmortem.sources import open_run
@@ -26,7 +27,7 @@ MASK = Experiment(
     *(("long_tail_tokens", "garbage_data"), 306, 109, 2.25, "p/R1-mask-312-313"),
 )
 PROOF = Proof(
-    *("loss_spike", 312, 0, "confirmed", "long_tail_tokens"),
+    *(IncidentKey("loss_spike", 312, 0, False), "confirmed", "long_tail_tokens"),
     *("every replay came out as it says", (NULL, MASK)),
 )
 
@@ -56,9 +57,7 @@ def book(*proofs: dict[str, Any]) -> str:
 def raw(**changed: Any) -> dict[str, Any]:
     """PROOF as JSON with some keys changed."""
     facts: dict[str, Any] = {
-        "kind": "loss_spike",
-        "onset_step": 312,
-        "attempt": 0,
+        "incident": {"kind": "loss_spike", "onset_step": 312, "attempt": 0, "discarded": False},
         "verdict": "confirmed",
         "cause": "long_tail_tokens",
         "text": "shown",
@@ -71,7 +70,7 @@ class TestKeeping:
     def test_round_trip(self, run: Path) -> None:
         opened = open_run(run)
         assert load_proofs(opened) == () == kept(opened)
-        other = replace(PROOF, onset_step=400, verdict="undecided", cause="")
+        other = replace(PROOF, incident=replace(PROOF.incident, onset_step=400), verdict="undecided", cause="")
         store(run, PROOF, ())
         file = store(run, other, load_proofs(opened))
         assert load_proofs(opened) == (PROOF, other) and file == (run / FILE).resolve()
@@ -84,7 +83,7 @@ class TestKeeping:
         assert found.experiments[0].excess == float("inf")
 
     def test_proving_again_replaces_the_same_incident_s_proof_only(self, run: Path) -> None:
-        other = replace(PROOF, attempt=1)
+        other = replace(PROOF, incident=replace(PROOF.incident, attempt=1))
         again = replace(PROOF, verdict="refuted", cause="", text="no more")
         store(run, PROOF, ())
         store(run, other, load_proofs(open_run(run)))
@@ -92,10 +91,10 @@ class TestKeeping:
         assert load_proofs(open_run(run)) == (other, again)
 
     def test_one_more_replay(self) -> None:
-        about = ("loss_spike", 312, 0)
-        single = Experiment("replay", ("skip=312:313",), "cured", "skip", run="replays/a")
+        about = PROOF.incident
+        single = Experiment("replay", (Change("skip", ((312, 313),)),), "cured", "skip", run="replays/a")
         alone = with_experiment(None, about, single)
-        assert (alone.verdict, alone.cause, alone.text) == ("undecided", "", "") and alone.concerns(*about)
+        assert (alone.verdict, alone.cause, alone.text) == ("undecided", "", "") and alone.incident == about
         both = with_experiment(PROOF, about, single)
         assert (both.verdict, both.cause, both.experiments) == ("confirmed", PROOF.cause, (NULL, MASK, single))
         again = with_experiment(both, about, replace(single, outcome="persists"))
@@ -125,15 +124,17 @@ class TestDraft:
         (one,) = after.incidents
         assert after.verdict == one.verdict == "confirmed" and one.experiments == (NULL, MASK)
         assert one.root_cause and one.remedy == (Change("skip", ((312, 313),)),) and one.proof == PROOF.text
+        tested = [n for n, h in enumerate(one.hypotheses, 1) if h.cause in MASK.tests]
         page = render(after)
         (row,) = [line for line in page.splitlines() if line.startswith("| R1 ")]
         cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert cells == ["R1", "mask the rare tokens of batches [312, 313)", "cured", "3.1 %", "H1 and H4"]
+        assert cells[:4] == ["R1", "mask the rare tokens of batches [312, 313)", "cured", "3.1 %"]
+        assert cells[4] == " and ".join(f"H{n}" for n in tested)
         assert "Shown by replays: Every replay came out as it says." in page and "224 steps driven" in page
 
     def test_of_another_incident_takes_up_nothing(self, run: Path) -> None:
-        for changed in ({"onset_step": 311}, {"attempt": 1}, {"kind": "loss_drop"}):
-            store(run, replace(PROOF, **changed), ())
+        for changed in ({"onset_step": 311}, {"attempt": 1}, {"kind": "loss_drop"}, {"discarded": True}):
+            store(run, replace(PROOF, incident=replace(PROOF.incident, **changed)), ())
             (one,) = diagnose(open_run(run)).incidents
             assert one.verdict == "supported" and not one.experiments and not one.proof
 
@@ -151,7 +152,7 @@ class TestDraft:
         assert one.not_known == "Not known: the replays say otherwise."
 
     def test_single_replays_are_shown_and_decide_nothing(self, run: Path) -> None:
-        store(run, with_experiment(None, ("loss_spike", 312, 0), MASK), ())
+        store(run, with_experiment(None, PROOF.incident, MASK), ())
         (one,) = diagnose(open_run(run)).incidents
         assert one.verdict == "supported" and one.root_cause and one.experiments == (MASK,)
 
@@ -174,9 +175,11 @@ DAMAGED: list[str | bytes] = [
     book(raw(verdict="confirmed", cause="")),
     book(raw(cause="gremlins")),
     book(raw(cause="../../etc/passwd")),
-    book(raw(onset_step="312")),
-    book(raw(onset_step=True)),
-    book(raw(attempt=None)),
+    book(raw(incident={"kind": "loss_spike", "onset_step": "312", "attempt": 0, "discarded": False})),
+    book(raw(incident={"kind": "loss_spike", "onset_step": True, "attempt": 0, "discarded": False})),
+    book(raw(incident={"kind": "loss_spike", "onset_step": 312, "attempt": None, "discarded": False})),
+    book(raw(incident={"kind": "loss_spike", "onset_step": 312, "attempt": 0})),
+    book(raw(incident="loss_spike")),
     book(raw(experiments=[{"role": "R9", "changes": [], "outcome": "cured", "text": ""}])),
     book(raw(experiments=[{"role": "R1", "changes": "mask", "outcome": "cured", "text": ""}])),
     book(raw(experiments=[{"role": "R1", "changes": [], "outcome": "cured", "text": "", "seconds": 10**400}])),

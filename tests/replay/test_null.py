@@ -13,7 +13,7 @@ from postmortem.replay.null import FEW_ROWS, Null, examine
 from postmortem.replay.result import Difference, Replayed
 
 COLUMNS = ("batch_hash", "grad_norm", "loss", "param_hash")
-SPIKE = Found("loss_spike", 312, None, 313, 360, "recovered", 3.0, False, 0, False, ())
+SPIKE = Found("loss_spike", 312, None, 313, 360, "recovered", 3.0, False, 0, False, findings=())
 
 
 def result(*differences: Difference, **more: Any) -> Replayed:

@@ -181,7 +181,7 @@ class TestDecision:
         heard: list[tuple[str, str]] = []
         made.on_arm = lambda name, text: heard.append((name, text))
         proof = prove(made)
-        assert (proof.kind, proof.onset_step, proof.verdict, proof.cause) == (
+        assert (proof.incident.kind, proof.incident.onset_step, proof.verdict, proof.cause) == (
             *("loss_spike", ONSET),
             *("confirmed", "long_tail_tokens"),
         )

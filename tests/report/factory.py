@@ -77,6 +77,7 @@ def spike() -> Diagnosis:
     incident = Incident(
         id=1,
         kind="loss_spike",
+        title="loss spike",
         onset_step=312,
         onset_interval=None,
         peak_step=313,
@@ -147,6 +148,7 @@ def nan() -> Diagnosis:
     incident = replace(
         base,
         kind="non_finite",
+        title="non-finite loss",
         outcome="diverged",
         recovery_step=None,
         peak_step=312,
@@ -246,6 +248,7 @@ def several() -> Diagnosis:
         first,
         id=2,
         kind="lr_discontinuity",
+        title="learning-rate discontinuity",
         onset_step=700,
         peak_step=700,
         recovery_step=None,
@@ -253,9 +256,8 @@ def several() -> Diagnosis:
         hypotheses=(Hypothesis("lr_discontinuity", "LR schedule bug", 0.7, 2.0, "moderate", (2,)),),
         samples=(),
     )
-    third = replace(
-        first, id=3, kind="logging_gap", onset_step=40, peak_step=41, recovery_step=42, discarded=True, hypotheses=()
-    )
+    third = replace(first, id=3, kind="logging_gap", title="", onset_step=40, peak_step=41, recovery_step=42)
+    third = replace(third, discarded=True, hypotheses=())
     base = _diagnosis("three-things", (first, second, third))
     run = replace(base.run, segments=("attempt 0: steps 0 to 420, kept until 299", "attempt 1: steps 300 to 999"))
     return replace(base, run=run, notes=("metrics.csv:412: a torn last line was left out.",))

@@ -1,0 +1,187 @@
+"""A detector, an observation, a cause: each is one more file, and a newcomer changes nothing that it has no part in."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from postmortem.detectors import detectors, find_incidents, kinds
+from postmortem.diagnosis import Diagnosis
+from postmortem.hypotheses import causes
+from postmortem.panels import panels
+from postmortem.pipeline import diagnose
+from postmortem.sources import open_run
+from tests.detectors.helpers import telemetry
+from tests.makers import healthy, write_run
+from tests.samples import NAMES, sample
+
+Add = Callable[[str, str, str], None]
+
+DETECTOR = '''"""A temperature above 90 °C."""
+import numpy as np
+
+from postmortem.detectors import RECOVERED, Detector, Finding
+from postmortem.incident import Kind
+
+KIND = Kind("overheating", "overheating", "cause", "column")
+
+
+def _find(t):
+    degrees = t.series("gpu_degrees")
+    hot = np.zeros(0, int) if degrees is None else np.flatnonzero(degrees.value > 90)
+    if hot.size:
+        step, value = int(degrees.step[hot[0]]), float(degrees.value[hot[0]])
+        place = (degrees.name, step, None, step, step + 1)
+        yield Finding("overheating", NAMED, *place, value, 60.0, 1.0, value - 60, 60.0, RECOVERED)
+
+
+NAMED = KIND.slug
+DETECTOR = Detector("overheating", (KIND,), _find)
+'''
+
+PANEL = '''"""Panel 14, the temperature of the accelerator."""
+from postmortem.case import Observation
+from postmortem.panels import Panel
+
+
+def _measure(case):
+    hot = case.departure("gpu_degrees", sign=1)
+    return [] if hot is None or not hot.moved else [Observation("heat.high", "hot", "gpu_degrees", hot.step)]
+
+
+PANEL = Panel(
+    14,
+    "heat",
+    "Temperature",
+    ("gpu_degrees",),
+    _measure,
+    "whether it was hot: log gpu_degrees",
+    observes=("heat.high",),
+)
+'''
+
+CAUSE = '''"""It was too hot. A temperature that stays as it was rules it out.
+
+**Smallest fix.** Cool it.
+"""
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
+from postmortem.hypotheses import Cause
+
+CAUSE = Cause(
+    slug="overheating",
+    title="Overheating",
+    prior=-1.0,
+    weights={"heat.high": 4.5},
+    sentence=lambda case, seen: "It was too hot.",
+    changes=lambda case, seen: (Remedy("Cool it.", "noise"),),
+    replay="Replay on a cool machine.",
+    lesson="Cool it.",
+    predicts=lambda at: (Prediction((Change("skip", (at.window,)),), "cures"),),
+    doc=__doc__,
+)
+'''
+
+
+@pytest.fixture
+def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
+    """Lay a file into a folder that a room of the package is found in, too."""
+    discovered = (detectors, kinds, panels, causes)
+    made: list[str] = []
+
+    def added(room: str, name: str, text: str) -> None:
+        package = importlib.import_module(f"postmortem.{room}")
+        folder = tmp_path / "outside" / room
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").write_text(text)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        made.append(f"postmortem.{room}.{name}")
+        for one in discovered:
+            one.cache_clear()
+
+    yield added
+    for one in discovered:
+        one.cache_clear()
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+def hot(folder: Path) -> Path:
+    """A run whose accelerator is hot in the row of a spike."""
+    columns = healthy()
+    rows = columns["loss"].size
+    degrees = 60 + np.random.default_rng(1).normal(0, 0.5, rows)
+    degrees[300] = 97.0
+    columns["loss"][300] += 2
+    columns["grad_norm"][300] *= 6
+    return write_run(folder, columns | {"gpu_degrees": degrees})
+
+
+class TestDetector:
+    def test_finds_incidents_of_its_own_kind(self, add: Add) -> None:
+        add("detectors", "overheating", DETECTOR)
+        degrees = np.full(200, 60.0)
+        degrees[150] = 97.0
+        (incident,) = find_incidents(telemetry(gpu_degrees=degrees))
+        assert (incident.kind, incident.title, incident.onset_step) == ("overheating", "overheating", 150)
+        assert kinds()["overheating"].role == "cause" and incident.findings[0].role == "cause"
+
+    def test_that_finds_what_it_does_not_declare_is_a_mistake_of_that_file(self, add: Add) -> None:
+        add("detectors", "overheating", DETECTOR.replace("NAMED = KIND.slug", 'NAMED = "fire"'))
+        degrees = np.full(200, 60.0)
+        degrees[150] = 97.0
+        with pytest.raises(TypeError, match="detector overheating: found 'fire', which is none of its kinds"):
+            find_incidents(telemetry(gpu_degrees=degrees))
+
+    def test_that_declares_a_kind_otherwise_than_another_is_a_mistake(self, add: Add) -> None:
+        add("detectors", "overheating", DETECTOR.replace('"overheating", "overheating"', '"loss_spike", "heat"'))
+        with pytest.raises(TypeError, match="declares loss_spike otherwise than another one does"):
+            kinds()
+
+
+class TestObservationAndCause:
+    def test_lead_to_the_new_cause(self, add: Add, tmp_path: Path) -> None:
+        add("panels", "heat", PANEL)
+        add("hypotheses", "overheating", CAUSE)
+        (incident,) = diagnose(open_run(hot(tmp_path / "run"))).incidents
+        assert incident.hypotheses[0].cause == "overheating" and incident.verdict == "supported"
+        assert incident.root_cause == "It was too hot."
+
+    def test_an_observation_that_is_not_declared_is_a_mistake_of_that_file(self, add: Add, tmp_path: Path) -> None:
+        add("panels", "heat", PANEL.replace('observes=("heat.high",)', 'observes=("heat.low",)'))
+        with pytest.raises(TypeError, match=r"panel heat: observed heat\.high, and does not declare it"):
+            diagnose(open_run(hot(tmp_path / "run")))
+
+    def test_an_observation_of_another_panel_is_a_mistake(self, add: Add) -> None:
+        add("panels", "heat", PANEL.replace('observes=("heat.high",)', 'observes=("lr.jump",)'))
+        with pytest.raises(TypeError, match=r"two panels share an observation: lr\.jump"):
+            panels()
+
+
+class TestCauseOfWhichNothingIsSeen:
+    """`data.repeat` is seen in none of the sample runs."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_changes_no_diagnosis(self, name: str, add: Add) -> None:
+        run = open_run(sample(name))
+        before = diagnose(run)
+        add("hypotheses", "overheating", CAUSE.replace("heat.high", "data.repeat"))
+        assert "overheating" in {cause.slug for cause in causes()}
+        assert diagnose(run).to_json() == before.to_json()
+
+    def test_changes_no_experiment_and_so_no_proof(self, add: Add) -> None:
+        run = open_run(sample("19-spike-001"))
+        before = designed(diagnose(run))
+        add("hypotheses", "overheating", CAUSE.replace("heat.high", "data.repeat"))
+        assert designed(diagnose(run)) == before
+
+
+def designed(diagnosis: Diagnosis) -> object:
+    from postmortem.replay.design import design
+
+    return design(diagnosis.incidents[0], from_step=300)
