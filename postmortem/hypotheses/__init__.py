@@ -55,7 +55,8 @@ class Cause:
 @cache
 def causes() -> tuple[Cause, ...]:
     """All causes, in alphabetical order of their slugs."""
-    found = sorted(discover(sys.modules[__name__], "CAUSE", Cause), key=lambda cause: cause.slug)
+    found = discover(sys.modules[__name__], "CAUSE", Cause, group="postmortem.causes", unique=("slug",))
+    found = sorted(found, key=lambda cause: cause.slug)
     for cause in found:
         if not cause.doc:
             raise TypeError(f"cause {cause.slug}: its file needs a docstring, passed as doc=__doc__")

@@ -96,11 +96,8 @@ class Panel:
 @cache
 def panels() -> tuple[Panel, ...]:
     """All panels, in order of their numbers."""
-    found = sorted(discover(sys.modules[__name__], "PANEL", Panel), key=lambda panel: panel.number)
-    numbers = [panel.number for panel in found]
-    if len(set(numbers)) != len(numbers):
-        raise TypeError(f"two panels share a number: {numbers}")
-    return tuple(found)
+    found = discover(sys.modules[__name__], "PANEL", Panel, group="postmortem.panels", unique=("slug", "number"))
+    return tuple(sorted(found, key=lambda panel: panel.number))
 
 
 def draw_panel(ax: Axes, reading: PanelReading) -> None:
