@@ -3,6 +3,7 @@
     PostmortemError            70   our own bug, unless a subclass says otherwise
     ├── UsageError              2   the call's words are off
     │   └── MissingExtra        2   an optional part is not installed
+    ├── BrokenPlugin            2   a part that another distribution adds cannot be used
     └── UnreadableInput         3   the run, or a file of it, cannot be read
 
 A message says what is wrong, where (file and line), and what to do next. It is one line: nobody reads a traceback at
@@ -38,6 +39,12 @@ def require(feature: str, extra: str, *modules: str) -> None:
     """Raise MissingExtra where one of `modules`, which `feature` needs and `extra` installs, cannot be imported."""
     if not all(importlib.util.find_spec(module) for module in modules):
         raise MissingExtra(feature, extra)
+
+
+class BrokenPlugin(PostmortemError):
+    """A part that another installed distribution adds cannot be used; without it a report would silently be another."""
+
+    exit_code = 2
 
 
 class UnreadableInput(PostmortemError):

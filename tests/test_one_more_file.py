@@ -159,7 +159,7 @@ class TestObservationAndCause:
 
     def test_an_observation_of_another_panel_is_a_mistake(self, add: Add) -> None:
         add("panels", "heat", PANEL.replace('observes=("heat.high",)', 'observes=("lr.jump",)'))
-        with pytest.raises(TypeError, match=r"two panels share an observation: lr\.jump"):
+        with pytest.raises(TypeError, match=r"Panel observes 'lr\.jump' stands twice"):
             panels()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postmortem import atomic
-from postmortem.discovery import discover
 from postmortem.errors import MissingExtra, UnreadableInput
 from postmortem.series import Series
 from postmortem.text import number, plain, times
@@ -76,24 +73,6 @@ def test_series_windows_are_half_open_and_missing_rows_are_none() -> None:
 def test_series_refuses_unequal_shapes() -> None:
     with pytest.raises(ValueError, match="loss"):
         Series("loss", np.array([0, 1]), np.array([1.0]))
-
-
-def test_discovery_names_the_file_that_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "rooms"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "_helper.py").write_text("raise RuntimeError")
-    (package / "good.py").write_text("THING = 3\n")
-    (package / "bad.py").write_text("OTHER = 3\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    import importlib
-
-    rooms: types.ModuleType = importlib.import_module("rooms")
-    with pytest.raises(TypeError, match=r"bad\.py: expected THING"):
-        discover(rooms, "THING", int)
-    (package / "bad.py").unlink()
-    assert discover(rooms, "THING", int) == (3,)
-    sys.modules.pop("rooms", None)
 
 
 def test_errors_say_where_and_what_next() -> None:

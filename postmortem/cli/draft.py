@@ -45,6 +45,9 @@ def draft(
             "--map", metavar="NAME=COLUMN,...", help="Which column of the log is which, where names are unusual."
         ),
     ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="FORMAT", help="The format of RUN, where several might be meant.")
+    ] = None,
     mode: Annotated[
         Mode,
         typer.Option("--mode", help="What counts as an incident: any panel's departure, or a loss that is held up."),
@@ -79,7 +82,7 @@ def draft(
     if book:
         report.check_lessons(book)
     with stage(f"Reading {run}"):
-        opened = open_run(run, mapping)
+        opened = open_run(run, mapping, source)
     with stage("Looking for incidents"):
         sibling = None if baseline is None else open_run(baseline)
         diagnosis = diagnose(opened, text=not no_text, mode=mode.value, baseline=sibling)

@@ -50,8 +50,8 @@ __all__ = [
 
 @cache
 def detectors() -> tuple[Detector, ...]:
-    """Every detector of this package, by name of its file."""
-    return discover(sys.modules[__name__], "DETECTOR", Detector)
+    """Every detector: this package's by name of its file, then those of entry points."""
+    return discover(sys.modules[__name__], "DETECTOR", Detector, group="postmortem.detectors", unique=("name",))
 
 
 @cache

@@ -62,6 +62,10 @@ class Cause:
     remedy: Callable[[Suspect], tuple[Change, ...]] | None = None
     doc: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.doc:
+            raise ValueError(f"cause {self.slug}: its file needs a docstring, passed as doc=__doc__")
+
     def explain(self) -> str:
         """The cause's documentation, in Markdown."""
         text = (self.doc or "").strip()
@@ -71,8 +75,5 @@ class Cause:
 @cache
 def causes() -> tuple[Cause, ...]:
     """All causes, in alphabetical order of their slugs."""
-    found = sorted(discover(sys.modules[__name__], "CAUSE", Cause), key=lambda cause: cause.slug)
-    for cause in found:
-        if not cause.doc:
-            raise TypeError(f"cause {cause.slug}: its file needs a docstring, passed as doc=__doc__")
-    return tuple(found)
+    found = discover(sys.modules[__name__], "CAUSE", Cause, group="postmortem.causes", unique=("slug",))
+    return tuple(sorted(found, key=lambda cause: cause.slug))

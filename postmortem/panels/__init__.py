@@ -104,14 +104,9 @@ class Panel:
 @cache
 def panels() -> tuple[Panel, ...]:
     """All panels, in order of their numbers."""
-    found = sorted(discover(sys.modules[__name__], "PANEL", Panel), key=lambda panel: panel.number)
-    for what, held in (
-        ("a number", [str(panel.number) for panel in found]),
-        ("an observation", [slug for panel in found for slug in panel.observes]),
-    ):
-        if twice := sorted({one for one in held if held.count(one) > 1}):
-            raise TypeError(f"two panels share {what}: {', '.join(twice)}")
-    return tuple(found)
+    unique = ("slug", "number", "observes")
+    found = discover(sys.modules[__name__], "PANEL", Panel, group="postmortem.panels", unique=unique)
+    return tuple(sorted(found, key=lambda panel: panel.number))
 
 
 def draw_panel(ax: Axes, reading: PanelReading) -> None:

@@ -189,6 +189,11 @@ def describe(name: str) -> Column | None:
     return None
 
 
+def is_canonical(name: str) -> bool:
+    """Whether `name` is a key, a canonical column, or a member of a family."""
+    return name in KEYS or describe(name) is not None
+
+
 def canonical_order(name: str) -> tuple[int, str]:
     """Sort key: canonical columns as they stand in the table, members of a family by name."""
     column = describe(name)

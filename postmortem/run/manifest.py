@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from postmortem.errors import UnreadableInput
-from postmortem.run.columns import KEYS, describe
+from postmortem.run.columns import is_canonical
 from postmortem.run.naming import listing
 from postmortem.text import plain
 
@@ -73,7 +73,7 @@ def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
     if vocab is not None:
         inside(root, vocab, f"{file.name}: vocab")
     columns = {str(own): str(canonical) for own, canonical in (take("columns", dict) or {}).items()}
-    unknown = [own for own, canonical in columns.items() if canonical not in KEYS and describe(canonical) is None]
+    unknown = [own for own, canonical in columns.items() if not is_canonical(canonical)]
     if unknown:
         notes.append(f"{file.name}: columns maps {listing(unknown)} on no canonical column: ignored")
     config, lineage = take("config", dict) or {}, take("lineage", dict)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from postmortem.run.columns import CANONICAL, FAMILIES, KEYS, STEP_ALIASES, describe
 from postmortem.text import plain
 
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _SEPARATORS = re.compile(r"[\s\-.]+")
 
 
@@ -49,12 +51,18 @@ def listing(names: Iterable[str], limit: int = 12) -> str:
     return ", ".join(shown[:limit]) + more
 
 
-def assign(names: Sequence[str], declared: Mapping[str, str], wanted: Mapping[str, str], file: str) -> Names:
+def assign(
+    names: Sequence[str],
+    declared: Mapping[str, str],
+    wanted: Mapping[str, str],
+    file: str,
+    of_format: Mapping[str, str] = NO_NAMES,
+) -> Names:
     """Give each canonical column one of the log's own `names`.
 
-    Precedence: `wanted` (canonical → own, from --map), `declared` (own → canonical, from run.json), the exact canonical
-    name, then the known aliases in their order of preference. A column serves one meaning only, and a wanted or
-    declared name that is not there is left out.
+    Precedence: `wanted` (canonical → own, from --map), `declared` (own → canonical, from run.json), `of_format` (own →
+    canonical, from the log's source, the first of two names for one meaning), the exact canonical name, then the known
+    aliases in their order of preference. A column serves one meaning only, and a name that is not there is left out.
     """
     own: dict[str, str] = {}
     notes: list[str] = []
@@ -65,6 +73,10 @@ def assign(names: Sequence[str], declared: Mapping[str, str], wanted: Mapping[st
         if name in names and canonical not in own:
             own[canonical] = name
     taken = set(own.values())
+    for name, canonical in of_format.items():
+        if name in names and canonical not in own and name not in taken:
+            own[canonical] = name
+            taken.add(name)
     for name in names:
         if (name in KEYS or name in _SINGLE) and name not in own and name not in taken:
             own[name] = name

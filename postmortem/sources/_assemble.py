@@ -9,35 +9,36 @@ import numpy as np
 
 from postmortem.errors import UsageError
 from postmortem.run.checkpoints import find_checkpoints
-from postmortem.run.columns import KEYS, PLACEHOLDERS, describe
+from postmortem.run.columns import PLACEHOLDERS, describe, is_canonical
 from postmortem.run.journal import Event, read_journal, rewind_targets
 from postmortem.run.manifest import Manifest, manifest_file, read_manifest
 from postmortem.run.model import Log, Run
-from postmortem.run.naming import Names, assign, is_label, listing
+from postmortem.run.naming import NO_NAMES, Names, assign, is_label, listing
 from postmortem.run.table import Table
-from postmortem.sources import _wandb_export
 from postmortem.sources._files import require_file, shown
 from postmortem.sources._keys import read_keys
 from postmortem.sources._noticing import noticed
-from postmortem.sources._source import Source
+from postmortem.sources._source import Candidate, Counted, OwnNames, Rows, Sniffed, Source
 from postmortem.text import plain
 
 
-def run_of_file(source: str, path: Path, table: Table, mapping: Mapping[str, str]) -> Run:
-    """A run that is one file of rows."""
-    return assemble(source, path, None, table, None, mapping)
-
-
 def row_source(
-    name: str, accepts: str, sniff: Callable[[Path], bool], table: Callable[[Path, frozenset[str]], Table]
+    name: str,
+    accepts: str,
+    sniff: Callable[[Candidate], Sniffed | None],
+    table: Callable[[Path, frozenset[str]], Table],
+    *,
+    columns: OwnNames | Callable[[Table, Mapping[str, str]], OwnNames] = NO_NAMES,
+    steps: Callable[[Table], Counted | None] | None = None,
 ) -> Source:
-    """A source whose format is plain rows in one file."""
+    """A source whose format is plain rows in one file; the words are those of `Source`."""
 
     def read(path: Path, mapping: Mapping[str, str]) -> Run:
         require_file(path, shown(path))
-        return run_of_file(name, path, table(path, label_names(mapping)), mapping)
+        return assemble(source, path, None, source.rows(path, label_names(mapping)), None, mapping)
 
-    return Source(name, accepts, sniff, read, table)
+    source = Source(name, accepts, sniff, read, table, columns, steps)
+    return source
 
 
 def label_names(mapping: Mapping[str, str]) -> frozenset[str]:
@@ -47,15 +48,17 @@ def label_names(mapping: Mapping[str, str]) -> frozenset[str]:
 
 
 def assemble(
-    source: str,
+    source: Source,
     path: Path,
     root: Path | None,
-    metrics: Table,
-    batches: Table | None,
+    metrics: Rows,
+    batches: Rows | None,
     mapping: Mapping[str, str],
     notes: Collection[str] = (),
 ) -> Run:
     """Read what stands beside the tables, give columns their meaning and rows their keys.
+
+    `root` is the folder of a run that may hold run.json, a journal and checkpoints beside its rows.
 
     Raises:
         UnreadableInput: no step column, no row, a manifest or journal that is none, a path that leads outside the run.
@@ -63,19 +66,20 @@ def assemble(
     """
     manifest, journal, said = _beside(root)
     said = [*notes, *said]
-    _check_mapping(mapping, metrics, batches)
+    table = metrics.table
+    _check_mapping(mapping, table, () if batches is None else batches.table.names)
     log = _log(metrics, manifest, mapping, journal, said)
     if "loss" not in log.names.own:
         said.append(
-            f"{metrics.shown}: no loss column among {listing(metrics.names)}: the other panels speak without it "
+            f"{table.shown}: no loss column among {listing(table.names)}: the other panels speak without it "
             "(--map loss=<column> names one)"
         )
-    other = None if batches is None or not batches.rows else _log(batches, manifest, mapping, journal, said)
+    other = None if batches is None or not batches.table.rows else _log(batches, manifest, mapping, journal, said)
     checkpoints, found = ((), []) if root is None else find_checkpoints(root, journal)
     run = Run(
         path=path,
         root=root,
-        source=source,
+        source=source.name,
         manifest=manifest,
         journal=journal,
         checkpoints=checkpoints,
@@ -83,7 +87,7 @@ def assemble(
         metrics=log,
         batches=other,
     )
-    run.notes = (*run.notes, *noticed(run, metrics.shown))
+    run.notes = (*run.notes, *noticed(run, table.shown))
     return run
 
 
@@ -103,10 +107,10 @@ def _beside(root: Path | None) -> tuple[Manifest, tuple[Event, ...], list[str]]:
     return manifest, journal, notes
 
 
-def _check_mapping(mapping: Mapping[str, str], metrics: Table, batches: Table | None) -> None:
-    names = tuple(dict.fromkeys((*metrics.names, *(() if batches is None else batches.names))))
+def _check_mapping(mapping: Mapping[str, str], metrics: Table, more: Collection[str]) -> None:
+    names = tuple(dict.fromkeys((*metrics.names, *more)))
     for canonical, own in mapping.items():
-        if canonical not in KEYS and describe(canonical) is None:
+        if not is_canonical(canonical):
             raise UsageError(
                 f"--map {plain(canonical, 60)}={plain(own, 60)}: {plain(canonical, 60)} is no canonical column. "
                 "docs/run-format.md lists them; the name of the log's own column stands on the right"
@@ -119,12 +123,14 @@ def _check_mapping(mapping: Mapping[str, str], metrics: Table, batches: Table | 
 
 
 def _log(
-    table: Table, manifest: Manifest, mapping: Mapping[str, str], journal: tuple[Event, ...], notes: list[str]
+    rows: Rows, manifest: Manifest, mapping: Mapping[str, str], journal: tuple[Event, ...], notes: list[str]
 ) -> Log:
     """One table with names and keys; what was noticed is appended to `notes`."""
-    wanted = _wandb_export.mapping(table, mapping)
-    names = assign(table.names, manifest.columns, wanted, table.shown)
-    keys, said = read_keys(table, names, rewind_targets(journal))
+    table = rows.table
+    names = assign(table.names, manifest.columns, mapping, table.shown, rows.own_names(mapping))
+    told = {mapping.get("step"), *(own for own, canonical in manifest.columns.items() if canonical == "step")}
+    counted = rows.counted() if told.isdisjoint(table.names) else None
+    keys, said = read_keys(table, names, rewind_targets(journal), counted)
     silent = _placeholders(table, names)
     notes += [*table.notes, *names.notes, *said]
     notes += [

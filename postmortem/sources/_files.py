@@ -17,11 +17,6 @@ def shown(path: Path) -> str:
     return plain(path.name, 120)
 
 
-def suffix(path: Path, *endings: str) -> bool:
-    """Whether `path` is a file (or anything that is no directory) with one of the endings, in any case."""
-    return path.suffix.lower() in endings and not path.is_dir()
-
-
 def require_file(path: Path, name: str) -> None:
     """Refuse what is no regular file with something in it.
 

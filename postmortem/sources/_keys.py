@@ -13,16 +13,21 @@ from postmortem.run.rewinds import attempts_of
 from postmortem.run.table import Table
 from postmortem.run.values import Mask, Numbers
 from postmortem.series import Steps, Values
+from postmortem.sources._source import Counted
 from postmortem.text import plain
 
 
-def read_keys(table: Table, names: Names, known: Collection[int]) -> tuple[Keys, list[str]]:
+def read_keys(
+    table: Table, names: Names, known: Collection[int], counted: Counted | None = None
+) -> tuple[Keys, list[str]]:
     """(keys of the rows that have a step, notes). `known` are steps to which the journal says the run went back.
+
+    `counted` are steps by the rule of the log's format, instead of those in the step column.
 
     Raises:
         UnreadableInput: no step column, or no row with a usable step.
     """
-    step, rows, notes = _steps(table, names)
+    step, rows, notes = _steps(table, names, counted)
     rank = _whole(table, names, "rank", rows)
     attempt = _whole(table, names, "attempt", rows)
     if "attempt" in names.own or bool((step[1:] > step[:-1]).all()):
@@ -44,9 +49,9 @@ def read_keys(table: Table, names: Names, known: Collection[int]) -> tuple[Keys,
     return Keys(step, derived if derived.any() else None, rank, rows), notes
 
 
-def _steps(table: Table, names: Names) -> tuple[Steps, Steps | None, list[str]]:
+def _steps(table: Table, names: Names, counted: Counted | None) -> tuple[Steps, Steps | None, list[str]]:
     own = names.own.get("step")
-    if own is None:
+    if own is None and counted is None:
         if not table.names:
             raise UnreadableInput("holds no rows.", file=table.shown)
         raise UnreadableInput(
@@ -56,26 +61,30 @@ def _steps(table: Table, names: Names) -> tuple[Steps, Steps | None, list[str]]:
         )
     if not table.rows:
         raise UnreadableInput("holds no rows.", file=table.shown)
-    read = table.numbers(own)
-    if read is None:
-        raise UnreadableInput(f"column {plain(own, 60)} holds no step numbers.", file=table.shown)
+    where = f"column {plain(own, 60)}"
+    notes: list[str] = []
+    if counted is not None:
+        read, where = counted.steps, "the steps of its format"
+        notes = [f"{table.shown}: its steps are {plain(counted.how, 200)}"]
+    elif (read := table.numbers(str(own))) is None:
+        raise UnreadableInput(f"{where} holds no step numbers.", file=table.shown)
     values, logged = read.value, read.logged
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(values) & (values >= 0) & (values < 2.0**63) & (np.floor(values) == values)
     if logged is not None:
         usable &= logged
     if usable.all():
-        return values.astype(np.int64), None, []
+        return values.astype(np.int64), None, notes
     rows = np.flatnonzero(usable)
     if not rows.size:
-        raise UnreadableInput(f"no row of column {plain(own, 60)} holds a step number (0, 1, 2, …).", file=table.shown)
+        raise UnreadableInput(f"no row of {where} holds a step number (0, 1, 2, …).", file=table.shown)
     lost = values.size - rows.size
     first = int(np.flatnonzero(~usable)[0]) + 1
-    note = (
-        f"{table.shown}: {lost} row{'s' if lost > 1 else ''} without a usable step in column {plain(own, 60)} (blank, "
+    notes.append(
+        f"{table.shown}: {lost} row{'s' if lost > 1 else ''} without a usable step in {where} (blank, "
         f"negative, fractional or no number; the first is data row {first}) {'were' if lost > 1 else 'was'} left out"
     )
-    return values[rows].astype(np.int64), rows, [note]
+    return values[rows].astype(np.int64), rows, notes
 
 
 def _whole(table: Table, names: Names, key: str, rows: Steps | None) -> Steps | None:

@@ -14,7 +14,8 @@ from postmortem.run.rows import Chunk, dropped_notes
 from postmortem.run.table import Table, table_of
 from postmortem.run.values import NULL_TOKENS, Cells, Things, cells_of
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import require_text, shown, suffix
+from postmortem.sources._files import require_text, shown
+from postmortem.sources._source import by_ending
 from postmortem.text import plain
 
 _MOST_COLUMNS = 10_000
@@ -187,4 +188,4 @@ def _numbered(name: str) -> Iterator[str]:
         yield f"{name}#{n}"
 
 
-SOURCE = row_source("csv", "a CSV file (.csv, .tsv)", lambda path: suffix(path, ".csv", ".tsv"), read_table)
+SOURCE = row_source("csv", "a CSV file (.csv, .tsv)", by_ending(".csv", ".tsv"), read_table)

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from postmortem.errors import UnreadableInput
 from postmortem.run import Run
 from postmortem.run.manifest import MANIFESTS
 from postmortem.run.naming import listing
-from postmortem.run.table import Table
 from postmortem.sources._assemble import assemble, label_names
 from postmortem.sources._files import require_file, shown
-from postmortem.sources._source import Source
+from postmortem.sources._registry import Claim, decided, surest
+from postmortem.sources._source import Candidate, Confidence, Rows, Sniffed, Source
 from postmortem.text import plain
 
-_NO_ROWS = {"journal.jsonl", "vocab.json", *MANIFESTS}
-# What a folder's log may be called, best first; other .json files are mostly configurations.
-_TIERS: tuple[Callable[[Path], bool], ...] = (
-    lambda path: path.stem == "metrics",
-    lambda path: path.name == "trainer_state.json",
-    lambda path: path.suffix.lower() != ".json",
-    lambda _: True,
-)
+_BESIDE = {"journal.jsonl", "vocab.json", *MANIFESTS}  # what this format itself puts beside its rows
 
 
-def sniff(path: Path) -> bool:
-    """Any folder that has no metrics/ of its own."""
-    return path.is_dir() and not (path / "metrics").is_dir()
+def sniff(candidate: Candidate) -> Sniffed | None:
+    """Any folder."""
+    return Sniffed(Confidence.FALLBACK, "it is a folder") if candidate.is_dir else None
 
 
 def read(path: Path, mapping: Mapping[str, str]) -> Run:
-    """The one log of the folder: metrics.*, or the only file of a known format.
+    """The one log of the folder: metrics.*, or the file that a format is surest of.
 
     Raises:
         UnreadableInput: no log, or several of which none is named metrics.
     """
-    logs = {p: source for p in sorted(path.iterdir()) if (source := _row_source(p)) is not None}
+    logs = {p: claims for p in sorted(path.iterdir()) if (claims := _row_claims(p))}
     labels = label_names(mapping)
     batches = [p for p in logs if p.stem == "batches"]
-    others = [p for p in logs if p.stem != "batches" and p.name not in _NO_ROWS]
-    chosen = next((tier for wanted in _TIERS if (tier := [p for p in others if wanted(p)])), [])
+    others = [p for p in logs if p.stem != "batches" and p.name not in _BESIDE]
+    sure = {p: logs[p][0].sniffed.confidence for p in others}
+    best = max(sure.values(), default=None)
+    chosen = [p for p in others if p.stem == "metrics"] or [p for p in others if sure[p] == best]
     if len(chosen) != 1:
         what = f"several logs: {listing(p.name for p in chosen)}." if chosen else "no log of a run in this folder."
         hint = "Give the path of one of them." if chosen else "Expected metrics.csv, metrics.jsonl or metrics.parquet."
@@ -52,23 +47,22 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
     )
     if len(batches) > 1:
         raise UnreadableInput(f"several logs of batches: {listing(p.name for p in batches)}.", file=plain(path))
-    other = _table(batches[0], logs[batches[0]], labels) if batches and batches[0].stat().st_size else None
-    return assemble("folder", path, path, _table(chosen[0], logs[chosen[0]], labels), other, mapping, notes)
+    other = _rows(batches[0], logs[batches[0]], labels) if batches and batches[0].stat().st_size else None
+    return assemble(SOURCE, path, path, _rows(chosen[0], logs[chosen[0]], labels), other, mapping, notes)
 
 
-def _row_source(path: Path) -> Source | None:
-    if path.name.startswith("."):
-        return None
-    from postmortem.sources import sources  # this module is one of them
+def _row_claims(path: Path) -> tuple[Claim, ...]:
+    """The surest claims on a file of the folder, of formats that are plain rows."""
+    candidate = Candidate(path)
+    if path.name.startswith(".") or candidate.is_dir:
+        return ()
+    return tuple(claim for claim in surest(candidate) if claim.source.table is not None)
 
-    return next((source for source in sources() if source.table is not None and source.sniff(path)), None)
 
-
-def _table(path: Path, source: Source, labels: frozenset[str]) -> Table:
+def _rows(path: Path, claims: tuple[Claim, ...], labels: frozenset[str]) -> Rows:
+    source = decided(claims, path)
     require_file(path, shown(path))
-    if source.table is None:
-        raise TypeError(f"{source.name} reads no rows")
-    return source.table(path, labels)
+    return source.rows(path, labels)
 
 
 SOURCE = Source("folder", "a folder with metrics.csv, metrics.jsonl or metrics.parquet", sniff, read)

@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import cast
 
 from postmortem.errors import UnreadableInput
-from postmortem.run.manifest import MANIFESTS
 from postmortem.run.rows import Collector, parse_json
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import require_text, shown, suffix
+from postmortem.sources._files import require_text, shown
+from postmortem.sources._source import Candidate, Confidence, Sniffed, by_ending
+
+_any_json = by_ending(".json", confidence=Confidence.FALLBACK)
+
+
+def sniff(candidate: Candidate) -> Sniffed | None:
+    """Any .json, of which most are configurations; a trainer_state.json is Hugging Face's."""
+    found = _any_json(candidate)
+    if found is not None and candidate.path.name == "trainer_state.json":
+        return Sniffed(Confidence.CERTAIN, "Hugging Face's Trainer calls its log so")
+    return found
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -49,6 +59,6 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
 SOURCE = row_source(
     "json",
     "Hugging Face's trainer_state.json, or a JSON list of objects (.json)",
-    lambda path: suffix(path, ".json") and path.name not in MANIFESTS,
+    sniff,
     read_table,
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 from postmortem.run.rows import read_jsonl
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import shown, suffix
+from postmortem.sources._files import shown
+from postmortem.sources._source import by_ending
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -20,4 +21,4 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     return table_of(chunks, shown(path), notes)
 
 
-SOURCE = row_source("jsonl", "JSON lines (.jsonl, .ndjson)", lambda path: suffix(path, ".jsonl", ".ndjson"), read_table)
+SOURCE = row_source("jsonl", "JSON lines (.jsonl, .ndjson)", by_ending(".jsonl", ".ndjson"), read_table)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from postmortem.run.table import Table, parquet_part
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import shown, suffix
+from postmortem.sources._files import shown
+from postmortem.sources._source import by_ending
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -18,6 +19,4 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     return Table(shown(path), (parquet_part(path, shown(path), labels),))
 
 
-SOURCE = row_source(
-    "parquet", "a Parquet file (.parquet, .pq)", lambda path: suffix(path, ".parquet", ".pq"), read_table
-)
+SOURCE = row_source("parquet", "a Parquet file (.parquet, .pq)", by_ending(".parquet", ".pq"), read_table)

@@ -13,13 +13,18 @@ from postmortem.run.rows import read_jsonl
 from postmortem.run.table import Part, Table, memory_part, parquet_part
 from postmortem.sources._assemble import assemble, label_names
 from postmortem.sources._files import require_file
-from postmortem.sources._source import Source
+from postmortem.sources._source import Candidate, Confidence, Rows, Sniffed, Source
 from postmortem.text import plain
 
 
-def sniff(path: Path) -> bool:
+def sniff(candidate: Candidate) -> Sniffed | None:
     """A folder with a folder metrics/ in it."""
-    return path.is_dir() and (path / "metrics").is_dir()
+    folder = candidate.path / "metrics"
+    if not folder.is_dir():
+        return None
+    if parts(folder) or tails(folder):
+        return Sniffed(Confidence.CERTAIN, "its metrics/ holds parts or tails of a run directory")
+    return Sniffed(Confidence.LIKELY, "it has a folder metrics/")
 
 
 def read(path: Path, mapping: Mapping[str, str]) -> Run:
@@ -33,7 +38,8 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
     if not metrics.rows:
         raise UnreadableInput("metrics/ holds no rows.", file=plain(path), hint="Has the run logged a step yet?")
     batches = _store(path / "batches", labels) if (path / "batches").is_dir() else None
-    return assemble("run directory", path, path, metrics, batches, mapping)
+    other = None if batches is None else Rows(batches, SOURCE)
+    return assemble(SOURCE, path, path, Rows(metrics, SOURCE), other, mapping)
 
 
 def _store(folder: Path, labels: frozenset[str]) -> Table:

@@ -30,7 +30,7 @@ def diagnosed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         def diagnose(run: Opened, *, text: bool = True, mode: str = "all", baseline: Opened | None = None) -> Any:
             return CASES[name]()
 
-        monkeypatch.setattr(sources, "open_run", lambda path, mapping=None: Opened(Path(path)))
+        monkeypatch.setattr(sources, "open_run", lambda path, mapping=None, source=None: Opened(Path(path)))
         monkeypatch.setattr(pipeline, "diagnose", diagnose)
 
     return as_case
@@ -86,9 +86,18 @@ def test_a_bad_map_is_a_usage_error(call: Call, mapping: str) -> None:
     assert code == 2 and err.startswith("postmortem: --map: ") and err.count("\n") == 1
 
 
+def test_a_source_is_named_where_the_file_does_not_tell(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("step,loss\n0,2\n1,1\n")
+    assert call("draft", "log.txt", "--json")[0] == 3
+    code, out, _ = call("draft", "log.txt", "--json", "--source", "csv")
+    assert code == 0 and json.loads(out)["run"]["source"] == "csv"
+    code, _, err = call("draft", "log.txt", "--source", "cvs")
+    assert code == 2 and "--source cvs: no format is called so; there are csv, folder, json" in err
+
+
 def test_errors_are_one_line_with_their_exit_code(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(error: BaseException) -> Callable[..., Any]:
-        def open_run(path: object, mapping: object = None) -> Any:
+        def open_run(path: object, mapping: object = None, source: object = None) -> Any:
             raise error
 
         return open_run
@@ -104,7 +113,7 @@ def test_errors_are_one_line_with_their_exit_code(call: Call, monkeypatch: pytes
 
 
 def test_a_traceback_only_when_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_run(path: object, mapping: object = None) -> Any:
+    def open_run(path: object, mapping: object = None, source: object = None) -> Any:
         raise ZeroDivisionError
 
     monkeypatch.setattr(sources, "open_run", open_run)

@@ -66,3 +66,12 @@ def test_the_table_is_consistent() -> None:
     assert set(PLACEHOLDERS) <= set(CANONICAL)
     assert is_label("batch_hash") and is_label("Data-Hash") and not is_label("loss")
     assert describe("grad_norm/<group>") is CANONICAL["grad_norm/<group>"] and describe("nothing") is None
+
+
+def test_names_of_the_format_stand_between_run_json_and_the_shared_ones() -> None:
+    names = ("a", "b", "loss", "lr")
+    of_format = {"gone": "loss", "a": "loss", "b": "loss", "loss": "eval_loss"}
+    assert assign(names, {}, {}, "x", of_format).own == {"loss": "a", "eval_loss": "loss", "lr": "lr"}
+    assert assign(names, {"b": "loss"}, {}, "x", of_format).own["loss"] == "b"
+    assert assign(names, {}, {"loss": "lr"}, "x", of_format).own == {"loss": "lr", "eval_loss": "loss"}
+    assert assign(names, {"a": "lr"}, {}, "x", {"a": "loss"}).own == {"lr": "a", "loss": "loss"}

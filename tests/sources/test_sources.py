@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from postmortem.errors import PostmortemError, UnreadableInput
 from postmortem.record.writer import RunWriter
 from postmortem.run import Run
-from postmortem.sources import Source, csv_rows, open_run, sources
+from postmortem.sources import Candidate, Source, csv_rows, open_run, sources
+from postmortem.sources._registry import surest
 
 REAL_LOGS = Path(__file__).parents[3] / "shared" / "real_logs"
 ROWS = [{"step": t, "loss": 3.0 - t / 10, "lr": 1e-3, "grad_norm": 1.0 + t % 3} for t in range(12)]
@@ -106,28 +107,30 @@ def test_every_format_reads_the_same_run(tmp_path: Path, example: str) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_exactly_one_source_claims_an_example(tmp_path: Path, example: str) -> None:
+def test_one_source_is_the_surest_of_an_example(tmp_path: Path, example: str) -> None:
     path = EXAMPLES[example](tmp_path / "demo")
-    assert sum(source.sniff(path) for source in sources()) == 1
+    (claim,) = surest(Candidate(path))
+    assert claim.sniffed.reason
+    assert open_run(path).source == claim.source.name == ("json" if example == "trainer_state" else example)
 
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
 class TestContract:
     def test_it_names_itself(self, source: Source) -> None:
-        assert source.name and source.accepts
+        assert source.name and (source.accepts or source.table)
         assert sum(s.name == source.name for s in sources()) == 1
 
     def test_it_claims_nothing_absent_and_sniffs_without_raising(self, source: Source, tmp_path: Path) -> None:
         (tmp_path / "junk.bin").write_bytes(bytes(range(256)))
         (tmp_path / "noext").write_text("step,loss\n")
-        assert not source.sniff(tmp_path / "junk.bin") and not source.sniff(tmp_path / "noext")
-        assert not source.sniff(tmp_path / "absent")
+        for name in ("junk.bin", "noext", "absent"):
+            assert source.sniff(Candidate(tmp_path / name)) is None
 
     def test_it_refuses_junk_with_one_message(self, source: Source, tmp_path: Path) -> None:
         for name in ("x.csv", "x.jsonl", "x.json", "x.parquet", "trainer_state.json"):
             path = tmp_path / name
             path.write_bytes(b"[\xff\x00junk" * 50)
-            if source.sniff(path):
+            if source.sniff(Candidate(path)):
                 with pytest.raises(UnreadableInput) as caught:
                     source.read(path, {})
                 assert name in str(caught.value)
@@ -210,7 +213,7 @@ def test_wandb_exports(tmp_path: Path) -> None:
     one = 'Step,"a - train/loss","a - train/loss__MIN","a - train/loss__MAX","a - _step"\n0,1,1,1,0\n1,2,2,2,1\n'
     path = tmp_path / "x.csv"
     path.write_text(one)
-    assert _values(open_run(path)) == {"loss": {0: 1.0, 1: 2.0}}
+    assert _values(open_run(path)) == {"loss": {0: 1.0, 1: 2.0}} and open_run(path).source == "W&B panel export"
     path.write_text('"Step","a - loss","a - loss__MIN","b - loss","b - loss__MIN"\n0,1,1,5,5\n1,2,2,,\n')
     with pytest.raises(UnreadableInput, match="--map loss='a - loss'"):
         open_run(path)
