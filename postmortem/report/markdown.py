@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from unicodedata import combining, east_asian_width
 
+from postmortem.report.words import LIMIT
 from postmortem.text import plain
-
-LIMIT = 1000  # characters; a whole sentence may hold several names
 
 _BLOCK_START = re.compile(r"^(?:(#{1,6}|[-+])(?=\s|$)|(?=[=~-]{2,})|(>))")
 _ORDERED_START = re.compile(r"^(\d{1,9})(?=[.)](?:\s|$))")
@@ -67,19 +66,6 @@ def table(headers: Sequence[object], rows: Iterable[Sequence[object]]) -> Safe:
     lines = ["| " + " | ".join(c + " " * (w - _width(c)) for c, w in zip(r, widths, strict=True)) + " |" for r in cells]
     lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
     return Safe("\n".join(lines))
-
-
-def sentence(value: object) -> Safe:
-    """Escaped text that begins with a capital, unless its first word is a column's name, and ends with a full stop."""
-    text = plain(value, LIMIT).strip()
-    text = text[:1].upper() + text[1:] if re.match(r"[a-z]+(?![\w/])", text) else text
-    return escape(text if not text or text[-1] in ".!?…" else f"{text}.")
-
-
-def listing(items: Iterable[object]) -> Safe:
-    """`a`, `a and b`, or `a, b and c`."""
-    parts = [escape(item) for item in items]
-    return Safe(", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts))
 
 
 def _width(text: str) -> int:

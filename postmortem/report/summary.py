@@ -6,9 +6,11 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from postmortem.diagnosis import Diagnosis, Hypothesis, Incident
-from postmortem.report import words
+from postmortem.diagnosis import Diagnosis
+from postmortem.report.build import report_view
 from postmortem.report.select import chosen
+from postmortem.report.view import HypothesisView, IncidentView, OtherIncident, ReportView
+from postmortem.report.words import LIMIT
 from postmortem.text import plain
 
 BAR = 16  # characters of a hypothesis' bar at probability 1
@@ -34,48 +36,53 @@ def summarize(
     diagnosis: Diagnosis, *, incident: int | None = None, width: int | None = None, unicode: bool = True
 ) -> tuple[Line, ...]:
     """The summary's lines, no wider than `width` (None: not wrapped); without `unicode`, in ASCII but for names."""
-    shown = chosen(diagnosis, incident)
-    word = diagnosis.verdict if shown is None else shown.verdict
+    return lines(report_view(diagnosis, chosen(diagnosis, incident)), width=width, unicode=unicode)
+
+
+def lines(report: ReportView, *, width: int | None = None, unicode: bool = True) -> tuple[Line, ...]:
+    """The summary of a report, as `summarize` gives it."""
     head = (
-        Span(plain(diagnosis.run_id, 200 if width is None else width // 2), "bold"),
+        Span(plain(report.run_id, 200 if width is None else width // 2), "bold"),
         Span("  "),
-        Span(words.verdict(word), VERDICT_STYLES.get(word, "bold red")),
-        Span(f": {words.verdict_means(diagnosis, shown)}"),
+        Span(report.verdict_words, VERDICT_STYLES.get(report.verdict, "bold red")),
+        Span(f": {report.verdict_means}"),
     )
-    lines = [head, *_resumes(diagnosis, width)]
+    made = [head, *_resumes(report, width)]
+    shown = report.incident
     if shown is not None:
-        lines += [*_wrapped(plain(shown.summary, 1000), width), (), _path(shown)]
-        lines += [(), *_bars(shown.hypotheses[:MOST_BARS], unicode)] if shown.hypotheses else []
+        bars = (*shown.hypotheses, *shown.others)[:MOST_BARS]
+        made += [*_wrapped(plain(shown.summary, LIMIT), width), (), _path(shown)]
+        made += [(), *_bars(bars, unicode)] if bars else []
         if shown.watch:
-            lines += [(), *_wrapped(f"Watch: {plain(shown.watch, 1000)}", width)]
-        lines += _others(diagnosis, shown, width)
-    return tuple(_fitted(line, width, unicode) for line in lines)
+            made += [(), *_wrapped(f"Watch: {plain(shown.watch, LIMIT)}", width)]
+        made += _others(report.other_incidents, width)
+    return tuple(_fitted(line, width, unicode) for line in made)
 
 
-def _resumes(diagnosis: Diagnosis, width: int | None) -> list[Line]:
+def _resumes(report: ReportView, width: int | None) -> list[Line]:
     """The newest resume, which is the first thing to know of a run that has one."""
-    resumes = diagnosis.run.resumes
-    more = f", and {len(resumes) - 1} before" if len(resumes) > 1 else ""
-    return _wrapped(plain(resumes[-1], 300) + more, width) if resumes else []
+    before = report.earlier_resumes + len(report.resumes) - 1
+    more = f", and {before} before" if before > 0 else ""
+    return _wrapped(plain(report.resumes[-1], 300) + more, width) if report.resumes else []
 
 
-def _path(incident: Incident) -> Line:
-    end = f"recovery {incident.recovery_step}" if incident.recovery_step is not None else words.recovery(incident)
+def _path(incident: IncidentView) -> Line:
+    end = f"recovery {incident.recovery_step}" if incident.recovery_step is not None else incident.recovery
     return (
-        Span(plain(words.kind(incident)), "bold"),
+        Span(plain(incident.kind), "bold"),
         Span("  onset "),
-        Span(words.onset(incident), "bold"),
+        Span(incident.onset, "bold"),
         Span(f" → peak {incident.peak_step} → "),
         Span(end, "green" if incident.outcome == "recovered" else "red"),
     )
 
 
-def _bars(hypotheses: Sequence[Hypothesis], unicode: bool) -> list[Line]:
+def _bars(hypotheses: Sequence[HypothesisView], unicode: bool) -> list[Line]:
     widest = max(len(plain(h.cause)) for h in hypotheses)
     return [_bar(h, unicode, widest) for h in hypotheses]
 
 
-def _bar(hypothesis: Hypothesis, unicode: bool, widest: int) -> Line:
+def _bar(hypothesis: HypothesisView, unicode: bool, widest: int) -> Line:
     style = STRENGTH_STYLES[hypothesis.strength]
     size = hypothesis.probability * BAR
     if unicode:
@@ -91,10 +98,8 @@ def _bar(hypothesis: Hypothesis, unicode: bool, widest: int) -> Line:
     )
 
 
-def _others(diagnosis: Diagnosis, shown: Incident, width: int | None) -> list[Line]:
-    rest = [
-        f"{i.id} ({plain(words.kind(i), 60)}, step {words.onset(i)})" for i in diagnosis.incidents if i is not shown
-    ]
+def _others(others: Sequence[OtherIncident], width: int | None) -> list[Line]:
+    rest = [f"{i.id} ({plain(i.kind, 60)}, step {i.onset})" for i in others]
     if not rest:
         return []
     more = f", and {len(rest) - 5} more" if len(rest) > 5 else ""

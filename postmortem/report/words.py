@@ -1,10 +1,15 @@
-"""How figures, kinds and verdicts read."""
+"""How figures, lists, kinds and verdicts read, whatever they are printed in."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 
 from postmortem.diagnosis import Diagnosis, Figure, Incident
+from postmortem.text import plain
+
+LIMIT = 1000  # characters; a whole sentence may hold several names
 
 VERDICTS = {
     "no_incident": "nothing in the log departs from its own baseline",
@@ -42,6 +47,38 @@ def figure(value: Figure) -> str:
             return "NaN" if math.isnan(value) else "Inf" if value > 0 else "-Inf"
         return f"{value:.4g}"
     return str(value)
+
+
+def sentence(value: object) -> str:
+    """Text that begins with a capital, unless its first word is a column's name, and ends with a full stop."""
+    text = plain(value, LIMIT).strip()
+    text = text[:1].upper() + text[1:] if re.match(r"[a-z]+(?![\w/])", text) else text
+    return text if not text or text[-1] in ".!?…" else f"{text}."
+
+
+def joint(first: bool, last: bool) -> str:
+    """What stands before an item of a list: `a`, `a and b`, or `a, b and c`."""
+    return "" if first else " and " if last else ", "
+
+
+def listing(items: Iterable[str]) -> str:
+    """All `items` with their joints."""
+    parts = tuple(items)
+    return "".join(joint(n == 0, n == len(parts) - 1) + part for n, part in enumerate(parts))
+
+
+def hypotheses(numbers: Iterable[int]) -> str:
+    """`H1 and H4–H7`: three and more in a row are drawn together."""
+    groups: list[list[int]] = []
+    for number in sorted(numbers):
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    parts: list[str] = []
+    for group in groups:
+        parts += [f"H{group[0]}–H{group[-1]}"] if len(group) > 2 else [f"H{n}" for n in group]
+    return listing(parts)
 
 
 def onset(incident: Incident) -> str:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UsageError
+from postmortem.report.build import PICTURE
 from postmortem.report.render import render
 from postmortem.report.select import select
-from postmortem.report.view import PICTURE
 
 if TYPE_CHECKING:
     from postmortem.report.figures import DrawPanel

@@ -278,33 +278,34 @@ HOSTILE = (
 )
 
 
-def hostile() -> Diagnosis:
+def hostile(name: str = HOSTILE) -> Diagnosis:
     """The spike, with every name a stranger may choose turned against the reader."""
     base = spike()
     i = base.incidents[0]
-    reading = replace(i.panels[2], title=HOSTILE, summary=HOSTILE, image="javascript:alert(1)")
+    reading = replace(i.panels[2], title=name, summary=name, image="javascript:alert(1)")
     bad = replace(
         i,
-        kind=HOSTILE,
-        summary=HOSTILE,
+        kind=name,
+        title=name,
+        summary=name,
         overview="http://evil.test/x.png",
-        lesson=HOSTILE,
-        root_cause=HOSTILE,
-        checkpoint=HOSTILE,
-        symptoms=tuple(replace(s, text=HOSTILE, origin=HOSTILE) for s in i.symptoms),
-        evidence=tuple(replace(e, text=HOSTILE, origin=HOSTILE) for e in i.evidence),
-        hypotheses=tuple(replace(h, title=HOSTILE) for h in i.hypotheses),
+        lesson=name,
+        root_cause=name,
+        checkpoint=name,
+        symptoms=tuple(replace(s, text=name, origin=name) for s in i.symptoms),
+        evidence=tuple(replace(e, text=name, origin=name) for e in i.evidence),
+        hypotheses=tuple(replace(h, title=name) for h in i.hypotheses),
         panels=(*i.panels[:2], reading, *i.panels[3:]),
-        changes=(Remedy(HOSTILE, HOSTILE), Remedy(HOSTILE, declined=HOSTILE)),
-        verification=Verification(42, 0.05, 2.31, 500, (Check("loss", 1, 2, "<", 1.0, HOSTILE),), "a\n```\n" + HOSTILE),
-        samples=(Sample(HOSTILE, HOSTILE, (Token(HOSTILE, True, 9.0),)),),
+        changes=(Remedy(name, name), Remedy(name, declined=name)),
+        verification=Verification(42, 0.05, 2.31, 500, (Check("loss", 1, 2, "<", 1.0, name),), "a\n```\n" + name),
+        samples=(Sample(name, name, (Token(name, True, 9.0),)),),
     )
     return replace(
         base,
-        run_id=HOSTILE,
+        run_id=name,
         incidents=(bad, replace(bad, id=2)),
-        notes=(HOSTILE,),
-        run=replace(base.run, run_id=HOSTILE, source=HOSTILE, dtype=HOSTILE, segments=(HOSTILE, HOSTILE)),
+        notes=(name,),
+        run=replace(base.run, run_id=name, source=name, dtype=name, segments=(name, name)),
     )
 
 

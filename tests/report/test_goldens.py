@@ -81,8 +81,8 @@ def test_no_probabilities_are_shown() -> None:
 
 
 def test_unknown_format_names_those_there_are() -> None:
-    assert formats() == ("md",)
-    with pytest.raises(UsageError, match="choose from md"):
+    assert formats() == ("json", "md", "terminal")
+    with pytest.raises(UsageError, match="choose from json, md, terminal"):
         render(CASES["spike"](), format="pdf")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postmortem.report.markdown import block, code, escape, listing, sentence, table
+from postmortem.report.markdown import block, code, escape, table
 from postmortem.text import plain
 
 NASTY = st.text(st.sampled_from("ab1 _*`~[]()<>&#{}%|\\!-+=.:/$\"'\n\t"), max_size=40)
@@ -57,12 +57,3 @@ def test_block_is_not_left_early() -> None:
 def test_table_lines_up_in_wide_characters() -> None:
     lines = table(["a", "b"], [["深", 1], ["x|y", 22]]).splitlines()
     assert lines == ["| a    | b   |", "| ---- | --- |", "| 深   | 1   |", r"| x\|y | 22  |"]
-
-
-def test_lists_and_sentences() -> None:
-    assert listing(["a", "b", "c"]) == "a, b and c" and listing([]) == ""
-    assert (
-        sentence("loss rose") == "Loss rose."
-        and sentence("grad_norm rose!") == "grad_norm rose!"
-        and sentence("") == ""
-    )

@@ -1,0 +1,295 @@
+"""Works out a report's view from a `Diagnosis`, all at once: no order and no decision is left to the templates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from string import ascii_lowercase
+
+from postmortem.diagnosis import (
+    UNKNOWN,
+    Diagnosis,
+    Evidence,
+    Experiment,
+    Hypothesis,
+    Incident,
+    PanelReading,
+    RunFacts,
+    Sample,
+    Symptom,
+    Verification,
+)
+from postmortem.report import words
+from postmortem.report.view import (
+    EvidenceView,
+    HypothesisView,
+    IncidentView,
+    OtherIncident,
+    PanelName,
+    PanelView,
+    Piece,
+    Place,
+    ReportView,
+    SampleView,
+    SourceFile,
+    SymptomView,
+    Table,
+    VerificationView,
+)
+
+RULES_OUT = -1.5  # log-odds at or under which an observation is said to rule a cause out; above it, to weaken it
+FAVORS = 0.3  # log-odds over which an observation is said to favor a cause
+LISTED = 3  # hypotheses in full, at least; others only with a share of LISTED_SHARE, and LISTED_MOST altogether
+LISTED_SHARE = 0.03
+LISTED_MOST = 6
+RESUMES = 3  # the newest are told, the others counted
+NOTES = 12  # of the reader; the rest stay in diagnosis.json
+
+SPACES = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": " "})  # SentencePiece and GPT-2 write a leading space as a letter
+
+PICTURE = re.compile(r"panels/[a-z0-9-]+\.png")
+
+WITHIN = "within its baseline"
+NOT_RECORDED = "not recorded"
+
+
+def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
+    """The report on `shown`, one of the diagnosis' incidents (None: there are none)."""
+    run = diagnosis.run
+    verdict = diagnosis.verdict if shown is None else shown.verdict
+    quiet = diagnosis.quiet_panels if shown is None else ()
+    return ReportView(
+        title=words.title(shown),
+        date=run.date or "undated",
+        run_id=diagnosis.run_id,
+        verdict=verdict,
+        verdict_words=words.verdict(verdict),
+        verdict_means=words.verdict_means(diagnosis, shown),
+        resumes=run.resumes[-RESUMES:],
+        earlier_resumes=max(0, len(run.resumes) - RESUMES),
+        source=run.source,
+        extent=_extent(run),
+        seed=NOT_RECORDED if run.seed is None else run.seed,
+        dtype=run.dtype or NOT_RECORDED,
+        processes=_processes(run.world_size),
+        segments=run.segments if len(run.segments) > 1 else (),
+        notes=diagnosis.notes[:NOTES],
+        more_notes=max(0, len(diagnosis.notes) - NOTES),
+        incidents=_incidents(diagnosis.incidents, shown),
+        other_incidents=tuple(
+            OtherIncident(i.id, words.kind(i), words.onset(i)) for i in diagnosis.incidents if i is not shown
+        ),
+        incident=None if shown is None else _incident(shown),
+        looked_at=tuple(_panel(p, p.summary or WITHIN) for p in quiet if not p.silent),
+        not_there=tuple(_panel(p, p.silent) for p in quiet if p.silent),
+    )
+
+
+def _extent(run: RunFacts) -> str:
+    rows = f"{run.rows} row" if run.rows == 1 else f"{run.rows} rows"
+    steps = "no steps" if run.first_step is None else f"steps {run.first_step} to {run.last_step}"
+    every = "every step" if run.log_every == 1 else f"a row every {run.log_every} steps"
+    return ", ".join((rows, steps, every) if run.log_every else (rows, steps))
+
+
+def _processes(world_size: int | None) -> str:
+    if world_size is None:
+        return f"world size {NOT_RECORDED}"
+    return "1 process" if world_size == 1 else f"{world_size} processes"
+
+
+def _incidents(incidents: Sequence[Incident], shown: Incident | None) -> Table:
+    rows = [
+        (
+            i.id,
+            words.kind(i) + (" (rolled back)" if i.discarded else ""),
+            words.onset(i),
+            i.peak_step,
+            words.recovery(i),
+            i.outcome,
+            words.verdict(i.verdict),
+            f"{i.hypotheses[0].title} ({i.hypotheses[0].strength})" if i.hypotheses else "—",
+        )
+        for i in incidents
+    ]
+    headers = ("incident", "what", "onset", "peak", "recovery", "outcome", "verdict", "leading hypothesis")
+    return Table(headers, tuple(rows), next((n for n, i in enumerate(incidents) if i is shown), None))
+
+
+def _incident(incident: Incident) -> IncidentView:
+    numbers = {h.cause: n for n, h in enumerate(incident.hypotheses, start=1)}
+    titles = {panel.number: panel.title for panel in incident.panels}
+    read = [s.origin for s in incident.symptoms if not s.missing]
+    marks = _letters([*read, *(e.origin for e in incident.evidence)])
+    evidence = [(e.origin, _evidence(e, numbers, titles, marks)) for e in incident.evidence]
+    told = [(origin, one) for origin, one in evidence if one.effect]
+    hypotheses = [_hypothesis(h, numbers, titles) for h in incident.hypotheses]
+    listed = max(LISTED, min(sum(h.probability >= LISTED_SHARE for h in hypotheses), LISTED_MOST))
+    spoke = [p for p in incident.panels if not p.silent]
+    return IncidentView(
+        id=incident.id,
+        kind=words.kind(incident),
+        summary=incident.summary,
+        onset_step=incident.onset_step,
+        onset=words.onset(incident),
+        peak_step=incident.peak_step,
+        recovery_step=incident.recovery_step,
+        recovery=words.recovery(incident),
+        outcome=incident.outcome,
+        overview=_picture(incident.overview),
+        symptoms=tuple(_symptom(s, marks) for s in incident.symptoms),
+        symptom_sources=_sources(read, marks),
+        hypotheses=tuple(hypotheses[:listed]),
+        others=tuple(hypotheses[listed:]),
+        evidence=tuple(one for _, one in told),
+        evidence_sources=_sources((origin for origin, _ in told), marks),
+        replays=_replays(incident.experiments, numbers),
+        steps_driven=sum(one.steps for one in incident.experiments),
+        moved=tuple(_panel(p, p.summary) for p in spoke if p.moved or p.slug == "loss"),
+        calm=tuple(_panel(p, p.summary or WITHIN) for p in spoke if not p.moved and p.slug != "loss"),
+        silent=tuple(_panel(p, p.silent) for p in incident.panels if p.silent),
+        samples=tuple(map(_sample, incident.samples)),
+        marked=any(token.marked for sample in incident.samples for token in sample.tokens),
+        root_cause=incident.root_cause or incident.not_known or "Not known yet: the evidence favors no cause.",
+        proof=incident.proof if incident.root_cause else "",
+        watch=incident.watch,
+        changes=tuple(c for c in incident.changes if not c.declined),
+        declined=tuple(c for c in incident.changes if c.declined),
+        skip_window=None if incident.verdict == "undecided" else incident.skip_window,
+        batches_assumed=any(s.key == "batch_index" and s.missing for s in incident.symptoms),
+        checkpoint=incident.checkpoint,
+        verification=_verification(incident.verification) if incident.verification else None,
+        lesson=incident.lesson or "Not filled: there is no lesson before there is a cause.",
+    )
+
+
+def _letters(origins: Iterable[str]) -> dict[str, str]:
+    """Letters that stand for file and column, so that each number carries its origin without drowning in it."""
+    marks: dict[str, str] = {"": ""}
+    for origin in origins:
+        if origin not in marks:
+            turn, letter = divmod(len(marks) - 1, len(ascii_lowercase))
+            marks[origin] = ascii_lowercase[letter] * (turn + 1)
+    return marks
+
+
+def _sources(origins: Iterable[str], marks: Mapping[str, str]) -> tuple[SourceFile, ...]:
+    """What the letters of `origins` stand for, by file."""
+    files: dict[str, list[Place]] = {}
+    for origin in dict.fromkeys(origin for origin in origins if origin):
+        file, _, place = origin.rpartition(", ")  # "metrics.csv, column loss"
+        kind, _, name = place.partition(" ")
+        if not (file and name):
+            file, kind, name = "", "", origin
+        files.setdefault(file, []).append(Place(marks[origin], kind, name))
+    return tuple(SourceFile(file, tuple(places)) for file, places in files.items())
+
+
+def _symptom(symptom: Symptom, marks: Mapping[str, str]) -> SymptomView:
+    return SymptomView(
+        label=symptom.label,
+        value=symptom.value,
+        text=symptom.text or words.figure(symptom.value),
+        step=None if symptom.value == symptom.step else symptom.step,
+        missing=symptom.missing,
+        mark="" if symptom.missing else marks[symptom.origin],
+    )
+
+
+def _hypothesis(hypothesis: Hypothesis, numbers: Mapping[str, int], titles: Mapping[int, str]) -> HypothesisView:
+    known = hypothesis.cause != UNKNOWN
+    return HypothesisView(
+        number=numbers[hypothesis.cause],
+        cause=hypothesis.cause,
+        title=hypothesis.title,
+        known=known,
+        strength=hypothesis.strength,
+        probability=hypothesis.probability,
+        supported_by=_panel_names(hypothesis.supported_by, titles),
+        against=_panel_names(hypothesis.ruled_out_by, titles),
+        same_as=tuple(numbers[cause] for cause in hypothesis.indistinguishable_from if cause in numbers),
+        left_open=not known and not hypothesis.supported_by,
+    )
+
+
+def _panel_names(panels: Iterable[int], titles: Mapping[int, str]) -> tuple[PanelName, ...]:
+    return tuple(PanelName(n, titles[n].lower() if n in titles else None) for n in panels)
+
+
+def _evidence(
+    evidence: Evidence, numbers: Mapping[str, int], titles: Mapping[int, str], marks: Mapping[str, str]
+) -> EvidenceView:
+    known = sorted((numbers[cause], weight) for cause, weight in evidence.weights.items() if cause in numbers)
+    favors = tuple(n for n, w in known if w > FAVORS)
+    rules_out = tuple(n for n, w in known if w <= RULES_OUT)
+    weakens = tuple(n for n, w in known if RULES_OUT < w < -FAVORS)
+    parts = (("favors", favors), ("rules out", rules_out), ("weakens", weakens))
+    return EvidenceView(
+        panel=evidence.panel,
+        title=titles.get(evidence.panel, ""),
+        text=evidence.text.rstrip("."),
+        favors=favors,
+        rules_out=rules_out,
+        weakens=weakens,
+        effect=", ".join(f"{verb} {words.hypotheses(causes)}" for verb, causes in parts if causes),
+        mark=marks[evidence.origin],
+    )
+
+
+def _replays(experiments: Iterable[Experiment], numbers: Mapping[str, int]) -> Table:
+    rows = [
+        (
+            one.role,
+            one.text.partition(": ")[0] if one.changes else "nothing",
+            {"vanished": "does not appear", "": "not driven"}.get(one.outcome, one.outcome),
+            "—" if one.excess is None else f"{100 * one.excess:.3g} %",
+            words.listing(f"H{numbers[cause]}" for cause in one.tests if cause in numbers) or "—",
+        )
+        for one in experiments
+    ]
+    return Table(("replay", "changed", "the incident", "excess loss", "tests"), tuple(rows))
+
+
+def _panel(panel: PanelReading, text: str) -> PanelView:
+    tells = f"{panel.would_tell}.".replace("..", ".") if panel.would_tell else ""
+    return PanelView(panel.number, panel.title, text, tells, _picture(panel.image))
+
+
+def _picture(path: str) -> str:
+    """`path` if it lies in panels/ under a plain name, else nothing: a diagnosis file may come from anywhere."""
+    return path if PICTURE.fullmatch(path) else ""
+
+
+def _sample(sample: Sample) -> SampleView:
+    tokens = [Piece(token.text.translate(SPACES), token.marked, token.loss) for token in sample.tokens]
+    worst = [Piece(t.text.strip(), True, t.loss) for t in tokens if t.marked and t.loss is not None]
+    worst.sort(key=lambda piece: -(piece.loss or 0.0))
+    return SampleView(sample.sample_id or "without id", sample.source, _pieces(tokens), tuple(worst))
+
+
+def _pieces(tokens: Iterable[Piece]) -> tuple[Piece, ...]:
+    """The tokens' text, trimmed. A mark holds no outer spaces; what lies between marks is one piece."""
+    pieces: list[Piece] = []
+    between = ""
+    for token in tokens:
+        core = token.text.strip()
+        if not (token.marked and core):
+            between += token.text
+            continue
+        between += " " if token.text[:1].isspace() else ""
+        pieces += [Piece(between if pieces else between.lstrip()), Piece(core, True, token.loss)]
+        between = " " if token.text[-1:].isspace() else ""
+    pieces.append(Piece(between.rstrip() if pieces else between.strip()))
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def _verification(v: Verification) -> VerificationView:
+    within = "" if v.epsilon is None else f"loss curve within ±{v.epsilon:.2g} of the pre-incident baseline"
+    return VerificationView(
+        seed=f"({NOT_RECORDED}: fix one, and log it in run.json)" if v.seed is None else v.seed,
+        expected=within or "every loss finite",
+        baseline=v.baseline_loss,
+        through_step=v.through_step,
+        checks=tuple(check.text for check in v.checks),
+        command=v.command,
+    )

@@ -1,0 +1,14 @@
+"""The lines that a draft ends with, as they are in a pipe: without styles, and not wrapped."""
+
+from __future__ import annotations
+
+from postmortem.report.renderers import Renderer
+from postmortem.report.summary import lines
+from postmortem.report.view import ReportView
+
+
+def _render(report: ReportView) -> str:
+    return "".join("".join(span.text for span in line).rstrip() + "\n" for line in lines(report))
+
+
+RENDERER = Renderer("terminal", _render)
