@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postmortem import __version__
 from postmortem.diff.build import diff_runs
 from postmortem.diff.level import signed
 from postmortem.diff.model import SCHEMA_VERSION, RunsDiff, Verdict, strict_json
@@ -16,6 +15,7 @@ from postmortem.report.markdown import Safe, code, escape, table
 from postmortem.report.summary import Line, Span
 from postmortem.run import Run
 from postmortem.text import number, plain
+from postmortem.version import __version__
 
 _HEADS = ("b", "verdict", "part at", "incidents", "area", "end", "lost")
 _NAME = 40  # characters of a run's name in the table, where there is room

@@ -8,7 +8,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import postmortem
 from postmortem.diagnosis import Diagnosis
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.report import markdown, view, words
@@ -53,7 +52,7 @@ def render(diagnosis: Diagnosis, *, incident: int | None = None, format: str = "
 def _templates() -> Traversable:
     """The wheel carries the templates inside the package; an editable install has them beside it."""
     inside = files("postmortem").joinpath("templates")
-    beside = Path(postmortem.__file__).parent.parent / "templates"
+    beside = Path(__file__).parents[2] / "templates"
     for place in (inside, beside):
         if place.joinpath("report.md.j2").is_file():
             return place
