@@ -6,11 +6,13 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from postmortem.diagnosis import Trace
+from postmortem.display import markdown
+from postmortem.text import plain
 
 if TYPE_CHECKING:
     from postmortem.report.summary import Line
@@ -253,7 +255,7 @@ class Gap:
     outside: int
     noise: Noise
     level: Trace
-    band: tuple[float, ...]  # half width at each point of `level`
+    band: tuple[float, ...] = field(repr=False)  # half width at each point of `level`
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,14 @@ class RunsDiff:
     columns_only_a: tuple[str, ...]
     columns_only_b: tuple[str, ...]
     cannot_tell: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        parting = self.divergence
+        where = "" if parting is None else f"; they part at step {parting.step} ({parting.kind.replace('_', ' ')})"
+        return f"<RunsDiff of {plain(self.a.id, 50)} and {plain(self.b.id, 50)}: {self.verdict}{where}>"
+
+    def _repr_markdown_(self) -> str | None:
+        return markdown(self)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

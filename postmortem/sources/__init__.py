@@ -31,6 +31,10 @@ def open_run(path: str | Path, mapping: Mapping[str, str] | None = None) -> Run:
     Raises:
         UnreadableInput: nothing there, nothing readable, or no format that is known; lists what was tried.
         UsageError: `mapping` names a column that is not there.
+
+    Example:
+        >>> pm.open_run("sample_runs/19-spike-001").series("loss")
+        <Series loss: 2,000 rows, steps 0–1999>
     """
     path = Path(path)
     try:
