@@ -1,3 +1,63 @@
-"""postmortem: from a training run that went wrong to a post-mortem with ranked, evidenced causes."""
+"""postmortem: from a training run that went wrong to a post-mortem with ranked, evidenced causes.
 
-__version__ = "0.1.0"
+    import postmortem as pm
+
+    run = pm.open_run("runs/exp7")
+    pm.diagnose(run)  # a notebook shows the report
+    pm.compare("runs/exp6", run)
+    run.to_pandas(["loss", "grad_norm"])
+
+Importing the package imports nothing heavy (no numpy, pandas, matplotlib or torch): each name's module is imported when
+the name is first asked for. docs/python.md shows all of them at work.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from postmortem.version import __version__
+
+if TYPE_CHECKING:
+    from postmortem.api import compare, diagnose
+    from postmortem.diagnosis import Diagnosis
+    from postmortem.diff import RunsDiff
+    from postmortem.errors import PostmortemError
+    from postmortem.record import Recorder
+    from postmortem.run import Run
+    from postmortem.sources import open_run
+
+__all__ = [
+    "Diagnosis",
+    "PostmortemError",
+    "Recorder",
+    "Run",
+    "RunsDiff",
+    "__version__",
+    "compare",
+    "diagnose",
+    "open_run",
+]
+
+_HOMES = {
+    "Diagnosis": "diagnosis",
+    "PostmortemError": "errors",
+    "Recorder": "record",
+    "Run": "run",
+    "RunsDiff": "diff",
+    "compare": "api",
+    "diagnose": "api",
+    "open_run": "sources",
+}
+
+
+if not TYPE_CHECKING:  # to a type checker a module with a __getattr__ has every name, the misspelt ones as well
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

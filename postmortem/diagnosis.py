@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from postmortem.change import Change
+from postmortem.display import markdown
 from postmortem.errors import UnreadableInput
 from postmortem.incident import Occurrence
 from postmortem.jsonio import build_from, numbers_on_one_line, strict_json
+from postmortem.text import plain, rows
 
 SCHEMA_VERSION = 2
 UNKNOWN = "unknown"
@@ -53,6 +55,9 @@ class Trace:
             raise ValueError(f"{self.name}: {len(self.step)} steps and {len(self.value)} values")
         if any(abs(step) >= 2**63 for step in self.step):
             raise ValueError(f"{self.name}: a step of more than 64 bits")
+
+    def __repr__(self) -> str:
+        return f"<Trace {plain(self.name, 80)}: {rows(self.step)}>"
 
 
 @dataclass(frozen=True)
@@ -225,6 +230,17 @@ class Incident(Occurrence):
     proof: str = ""  # what the experiments showed, in a sentence; "" where none was driven
     overview: str = ""  # path of the one picture of all drawn panels, relative to the report, "" where not drawn
 
+    def __repr__(self) -> str:
+        lead = f"; leading hypothesis {plain(self.hypotheses[0].cause, 40)}" if self.hypotheses else ""
+        return f"<Incident {self.id}: {self.headline}, {self.outcome}; {self.verdict}{lead}>"
+
+    @property
+    def headline(self) -> str:
+        """`loss spike at step 312`; where rows are sparse, the steps that the onset lies between."""
+        early = self.onset_interval
+        where = f"step {self.onset_step}" if early is None else f"steps {early[0] + 1}–{early[1]}"
+        return f"{plain(self.kind, 40).replace('_', ' ')} at {where}"
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -258,6 +274,15 @@ class Diagnosis:
     incidents: tuple[Incident, ...]
     notes: tuple[str, ...]
     quiet_panels: tuple[PanelReading, ...] = ()  # no incident: what was looked at, and what was not there to look at
+
+    def __repr__(self) -> str:
+        count = len(self.incidents)
+        found = f"; {count} incident{'' if count == 1 else 's'}, " if count else ""
+        worst = f"{'the worst: ' if count > 1 else ''}{self.incidents[0].headline}" if count else ""
+        return f"<Diagnosis of {plain(self.run_id, 60)}: {self.verdict.replace('_', ' ')}{found}{worst}>"
+
+    def _repr_markdown_(self) -> str | None:
+        return markdown(self)
 
     def to_json(self) -> str:
         """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from postmortem import __version__, diagnosis
+from postmortem import diagnosis
 from postmortem.assess.experiments import suspect
 from postmortem.assess.facts import facts
 from postmortem.assess.proof import Proof, load_proofs
@@ -26,6 +26,7 @@ from postmortem.panels import panels
 from postmortem.run import Run
 from postmortem.series import Series
 from postmortem.text import plain
+from postmortem.version import __version__
 
 Mode: TypeAlias = Literal["all", "watchdog"]
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from postmortem.text import plain, rows
+
 Steps = NDArray[np.int64]
 Values = NDArray[np.float64]
 
@@ -31,6 +33,9 @@ class Series:
 
     def __len__(self) -> int:
         return int(self.step.size)
+
+    def __repr__(self) -> str:
+        return f"<Series {plain(self.name, 80)}: {rows(self.step)}>"
 
     def window(self, first: int, last: int) -> Series:
         """Rows with first <= step < last, as views (no copy)."""

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _ZERO_WIDTH_JOINERS = {"\u200c", "\u200d"}
 
@@ -35,6 +41,13 @@ def number(value: float | int | None) -> str:
         return str(int(value))
     size = abs(value)
     return f"{value:.3g}" if size < 1e-3 or size >= 1e6 else f"{value:.4g}"
+
+
+def rows(steps: Sequence[int] | NDArray[np.int64]) -> str:
+    """How many rows there are, and where: `2,000 rows, steps 0–1999`, `1 row, step 7`, `0 rows`. `steps` ascend."""
+    if len(steps) == 1:
+        return f"1 row, step {steps[0]}"
+    return f"{len(steps):,} rows" + (f", steps {steps[0]}–{steps[-1]}" if len(steps) else "")
 
 
 def times(ratio: float) -> str:

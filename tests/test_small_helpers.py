@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from postmortem import atomic
 from postmortem.errors import MissingExtra, UnreadableInput
 from postmortem.series import Series
-from postmortem.text import number, plain, times
+from postmortem.text import number, plain, rows, times
 
 
 @given(st.text())
@@ -39,6 +39,11 @@ def test_plain_text_can_do_nothing_to_a_terminal(name: str) -> None:
 )
 def test_numbers_are_read_as_people_read_them(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_rows_say_how_many_and_where() -> None:
+    assert rows(range(2000)) == "2,000 rows, steps 0–1999"
+    assert (rows((7,)), rows(np.zeros(0, np.int64))) == ("1 row, step 7", "0 rows")
 
 
 def test_ratios() -> None:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from postmortem import __version__
 from postmortem.cli._guard import guarded
 from postmortem.cli.bisect import bisect
 from postmortem.cli.checkpoints import checkpoints
@@ -21,6 +20,7 @@ from postmortem.cli.report import report
 from postmortem.cli.runs_diff import diff
 from postmortem.cli.test_resume import test_resume
 from postmortem.cli.verify import verify
+from postmortem.version import __version__
 
 app = typer.Typer(
     name="postmortem",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from postmortem import __version__
 from postmortem.diff import sides
 from postmortem.diff.alignment import alignment
 from postmortem.diff.columns import alone, compare
@@ -18,6 +17,7 @@ from postmortem.diff.pair import Pair
 from postmortem.diff.settings import settings
 from postmortem.diff.verdict import judge
 from postmortem.run import Run
+from postmortem.version import __version__
 
 
 @np.errstate(all="ignore")  # a log may hold any float: 1e308 beside -1e308 is a finding, not a warning on stderr

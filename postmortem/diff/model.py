@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from postmortem.diagnosis import Trace
+from postmortem.display import markdown
 from postmortem.incident import Occurrence
+from postmortem.text import plain
 
 SCHEMA_VERSION = 1
 
@@ -238,7 +240,7 @@ class Gap:
     outside: int
     noise: Noise
     level: Trace
-    band: tuple[float, ...]  # half width at each point of `level`
+    band: tuple[float, ...] = field(repr=False)  # half width at each point of `level`
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,14 @@ class RunsDiff:
     columns_only_a: tuple[str, ...]
     columns_only_b: tuple[str, ...]
     cannot_tell: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        parting = self.divergence
+        where = "" if parting is None else f"; they part at step {parting.step} ({parting.kind.replace('_', ' ')})"
+        return f"<RunsDiff of {plain(self.a.id, 50)} and {plain(self.b.id, 50)}: {self.verdict}{where}>"
+
+    def _repr_markdown_(self) -> str | None:
+        return markdown(self)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

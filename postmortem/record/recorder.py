@@ -56,6 +56,10 @@ class Recorder:
 
     Reopening a directory goes on as its next attempt. `failure` says why rows are held in memory at present, if they
     are; `attempt` is the number of the attempt, counted from 0.
+
+    Example:
+        >>> with pm.Recorder("runs/exp7") as rec:
+        ...     rec.log(0, loss=2.31, lr=3e-4)
     """
 
     def __init__(

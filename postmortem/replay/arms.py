@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import postmortem
 from postmortem.arithmetic import OWN, Arithmetic
 from postmortem.errors import UnreadableInput
 from postmortem.jsonio import build_from
@@ -183,7 +182,7 @@ class _Nursery:
 
 
 _at_hand: list[_Nursery] = []
-_PACKAGE = Path(postmortem.__file__).parents[1]  # not this directory: a stranger's run may lie here, with modules in it
+_PACKAGE = Path(__file__).parents[2]  # not this directory: a stranger's run may lie here, with modules in it
 
 
 def _common(environment: dict[str, str]) -> tuple[int, str, Path, dict[str, str]]:

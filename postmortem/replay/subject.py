@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from postmortem import __version__
 from postmortem.arithmetic import Arithmetic, Mode, arithmetic_of
 from postmortem.case import BASELINE_ROWS
 from postmortem.change import Change
@@ -29,6 +28,7 @@ from postmortem.run.manifest import inside
 from postmortem.series import Steps
 from postmortem.sources import open_run
 from postmortem.text import plain
+from postmortem.version import __version__
 
 NULL = "R0"  # folder of the null replay
 _PASSED_ON = (2, 3, 4, 5)  # exit codes that mean the same here as in the process that ended with them

@@ -10,7 +10,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import postmortem
 from postmortem.errors import PostmortemError
 from postmortem.report import words
 from postmortem.report.view import ReportView
@@ -77,7 +76,7 @@ def _joint(loop: LoopContext) -> str:
 def _templates() -> Traversable:
     """The wheel carries the templates inside the package; an editable install has them beside it."""
     inside = files("postmortem").joinpath("templates")
-    beside = Path(postmortem.__file__).parent.parent / "templates"
+    beside = Path(__file__).parents[2] / "templates"
     for place in (inside, beside):
         if place.joinpath("report.md.j2").is_file():
             return place

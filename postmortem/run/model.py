@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,10 @@ from postmortem.run.manifest import Manifest
 from postmortem.run.naming import Names, is_label
 from postmortem.run.table import Table
 from postmortem.series import Series, Steps
-from postmortem.text import plain
+from postmortem.text import plain, rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _RANK = re.compile(r"(.+)/rank(\d+)")
 TEXTS = frozenset({"batch_hash", "source", "param_hash", "param_hash_part"})
@@ -37,6 +41,9 @@ class Labels:
 
     def __len__(self) -> int:
         return int(self.step.size)
+
+    def __repr__(self) -> str:
+        return f"<Labels {plain(self.name, 80)}: {rows(self.step)}>"
 
     def at(self, step: int) -> object:
         """The value logged at `step`, or None where the column was not logged there."""
@@ -98,6 +105,9 @@ class Run:
         self.columns: tuple[str, ...] = tuple(sorted(found | per_rank, key=canonical_order))
         self.other_columns: tuple[str, ...] = tuple(sorted({n for log in self._logs for n in log.names.unknown}))
 
+    def __repr__(self) -> str:
+        return f"<Run {plain(self.id, 60)}: {self.source}, {rows(self.row_steps)}, {len(self.columns)} columns>"
+
     def series(self, name: str, *, attempt: int | None = None) -> Series | None:
         """A column of numbers over the effective history, or None where it was never logged.
 
@@ -119,6 +129,35 @@ class Run:
         if key not in self._labels:
             self._labels[key] = self._read_labels(name, attempt)
         return self._labels[key]
+
+    def to_pandas(self, columns: Sequence[str] | None = None, *, attempt: int | None = None) -> pd.DataFrame:
+        """Columns over the effective history (or `attempt`'s lineage, as in `series`), indexed by `step`, ascending.
+
+        Numbers are `double[pyarrow]`, in which <NA> is "not logged" and NaN a non-finite measurement; text and lists
+        are Arrow's, too. `attrs["units"]` maps column → unit. Arithmetic of pandas 3 makes <NA> of NaN unless
+        `pandas.options.future.distinguish_nan_and_na` is set; reading, selecting and saving do not.
+
+        Args:
+            columns: names to take, also of `other_columns` or `<name>/rank<r>`; None takes `self.columns`.
+            attempt: an attempt's number; None is the effective history.
+
+        Raises:
+            KeyError: no such column.
+
+        Example:
+            >>> run = pm.open_run("sample_runs/19-spike-001")
+            >>> run.to_pandas(["loss", "eval_loss"]).shape
+            (2000, 2)
+        """
+        from postmortem.run.frame import Logged, frame
+
+        read: dict[str, Logged] = {}
+        for name in self.columns if columns is None else columns:
+            found = self.series(name, attempt=attempt) or self.labels(name, attempt=attempt)
+            if found is None and name not in {*self.columns, *self.other_columns}:
+                raise KeyError(name)
+            read[name] = (np.zeros(0, np.int64), np.zeros(0)) if found is None else (found.step, found.value)
+        return frame(self.steps(attempt=attempt), read)
 
     def origin(self, name: str) -> str:
         """Where a column's values come from: `metrics.csv, column train/loss`.

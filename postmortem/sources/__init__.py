@@ -44,6 +44,10 @@ def open_run(path: str | Path, mapping: Mapping[str, str] | None = None, source:
         UnreadableInput: nothing there, nothing readable, no format that is known (lists what was tried), or several
             that are equally sure (names them).
         UsageError: `mapping` names a column that is not there, or `source` is no source.
+
+    Example:
+        >>> pm.open_run("sample_runs/19-spike-001").series("loss")
+        <Series loss: 2,000 rows, steps 0–1999>
     """
     path = Path(path)
     try:

@@ -58,6 +58,40 @@ def test_diagnosing_needs_no_torch(words: tuple[str, ...], tmp_path: Path) -> No
     assert "torch" not in modules_after(*words, cwd=tmp_path)
 
 
+DOOR = """
+import sys
+import postmortem as pm
+heavy = {"numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "torch"}
+dir(pm), pm.__version__
+assert not heavy & set(sys.modules), "on import"
+found = pm.diagnose(pm.open_run(sys.argv[1]))
+pm.Recorder, pm.compare, repr(found)
+assert not {"pandas", "matplotlib", "jinja2", "torch"} & set(sys.modules), "on use"
+found._repr_markdown_()
+assert not {"pandas", "matplotlib", "torch"} & set(sys.modules), "on display"
+"""
+
+
+ROOMS_ALONE = """
+import sys
+from postmortem.pipeline import diagnose
+from postmortem.sources import open_run
+assert "postmortem.api" not in sys.modules
+found = diagnose(open_run(sys.argv[1]))
+assert found._repr_markdown_() is None
+import postmortem.api
+assert found._repr_markdown_().startswith("# ")
+"""
+
+
+@pytest.mark.parametrize("code", [DOOR, ROOMS_ALONE], ids=["light", "shut"])
+def test_the_door(code: str, tmp_path: Path) -> None:
+    """It brings what is asked for and no more; and where nobody opened it, a notebook shows one line."""
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run((sys.executable, "-c", code, SAMPLE), cwd=tmp_path, env=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_imports_point_down_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     broken = lint_imports(config_filename="pyproject.toml", no_cache=True)
