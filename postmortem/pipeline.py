@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 from postmortem import diagnosis
 from postmortem.assess.experiments import suspect
@@ -16,15 +20,16 @@ from postmortem.assess.verification import verification
 from postmortem.assess.weighing import cause_of, evidence, hypotheses, verdict
 from postmortem.assess.wording import careful, not_known, open_lesson, watch
 from postmortem.case import Case, Observation, Sibling
-from postmortem.detectors import Incident, Telemetry, find_incidents
+from postmortem.detectors import Incident, Telemetry, detectors, find_incidents
 from postmortem.detectors._model import Labels
-from postmortem.diagnosis import Diagnosis, PanelReading, Signal
+from postmortem.diagnosis import Diagnosis, Evidence, Hypothesis, PanelReading, Signal
 from postmortem.errors import UnreadableInput
 from postmortem.hypotheses import causes
 from postmortem.incident import facts as shared_facts
 from postmortem.panels import panels
 from postmortem.run import Run
 from postmortem.series import Series
+from postmortem.sources import open_run
 from postmortem.text import plain
 from postmortem.version import __version__
 
@@ -40,29 +45,76 @@ def diagnose(run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run |
     In mode "watchdog" only a loss that is held above its rolling baseline is an incident. What `baseline`, another run,
     made of the same batch or step is evidence for data or for state.
     """
-    sibling = None if baseline is None else Sibling(baseline, detect(baseline, mode))
-    found = detect(run, mode)
-    notes = run.notes
-    try:
-        proofs = load_proofs(run)
-    except UnreadableInput as error:
-        proofs, notes = (), (*notes, str(error))
-    incidents = tuple(
-        _incident(Case(run, one, found, text, sibling), n, proofs) for n, one in enumerate(found[:MAX_INCIDENTS], 1)
-    )
-    if len(found) > MAX_INCIDENTS:
-        notes = (*notes, f"{len(found)} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
-    overall = incidents[0].verdict if incidents else "no_incident"
-    quiet = () if incidents else tuple(panel.quiet(run) for panel in panels())
-    tool = f"postmortem {__version__}"
-    return Diagnosis(diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, facts(run), incidents, notes, quiet)
+    return Examined(run, text=text, mode=mode, baseline=baseline).diagnosis()
+
+
+class Examined:
+    """A run, what detectors found in it and what panels saw of that, each worked out once, when first asked for."""
+
+    def __init__(self, run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run | None = None) -> None:
+        self.run, self._text, self._baseline = run, text, baseline
+        self._mode: Mode = mode
+
+    @cached_property
+    def _weighed(self) -> tuple[_Weighed, ...]:
+        found = detect(self.run, self._mode)
+        sibling = None if self._baseline is None else Sibling(self._baseline, detect(self._baseline, self._mode))
+        return tuple(_weigh(Case(self.run, one, found, self._text, sibling)) for one in found[:MAX_INCIDENTS])
+
+    def diagnosis(self) -> Diagnosis:
+        """What is to be said of the run, with the proofs that lie beside it by now."""
+        run, notes = self.run, self.run.notes
+        try:
+            proofs = {one.incident: one for one in load_proofs(run)}
+        except UnreadableInput as error:
+            proofs, notes = {}, (*notes, str(error))
+        incidents = tuple(
+            _incident(one, n, proofs.get(one.case.incident.key)) for n, one in enumerate(self._weighed, 1)
+        )
+        found = len(detect(run, self._mode))
+        if found > MAX_INCIDENTS:
+            notes = (*notes, f"{found} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
+        overall = incidents[0].verdict if incidents else "no_incident"
+        quiet = () if incidents else tuple(panel.quiet(run) for panel in panels())
+        tool = f"postmortem {__version__}"
+        return Diagnosis(diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, facts(run), incidents, notes, quiet)
+
+
+class OpenRuns:
+    """The runs that one command has to do with: each is read once, when it is first asked for, and examined once."""
+
+    def __init__(self) -> None:
+        self._held: dict[Path, Examined] = {}
+
+    def examined(self, path: Path | str) -> Examined:
+        """The run at `path`. Raises UnreadableInput where there is none."""
+        place = Path(path).resolve()
+        if place not in self._held:
+            self._held[place] = Examined(open_run(path))
+        return self._held[place]
+
+    def run(self, path: Path | str) -> Run:
+        """The same, as it was read."""
+        return self.examined(path).run
+
+
+_FOUND: WeakKeyDictionary[Run, dict[Hashable, tuple[Incident, ...]]] = WeakKeyDictionary()
 
 
 def detect(run: Run, mode: Mode = "all") -> tuple[Incident, ...]:
     """Incidents of the effective history and of every stretch that was rolled back, worst first.
 
-    A rolled-back stretch is where the spike is: its rows are judged against the history that led to them.
+    A rolled-back stretch is where the spike is: its rows are judged against the history that led to them. A `Run` is
+    what was read at one time and does not change, so that each is searched once.
     """
+    held = _FOUND.setdefault(run, {})
+    by = (mode, detectors())
+    if by not in held:
+        held[by] = _detected(run, mode)
+    return held[by]
+
+
+def _detected(run: Run, mode: Mode) -> tuple[Incident, ...]:
     restarts = tuple(s.first_step for s in run.segments if s.attempt > 0)
     saved = tuple(c.step for c in run.checkpoints if c.complete)
     found = [
@@ -101,14 +153,28 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
     return Telemetry(series, run.columns, rows if first is None else rows[rows >= first], labels, restarts)
 
 
-def _incident(case: Case, ident: int, proofs: tuple[Proof, ...]) -> diagnosis.Incident:
-    found = case.incident
-    proof = next((one for one in proofs if one.incident == found.key), None)
+@dataclass(frozen=True)
+class _Weighed:
+    """An incident with what panels saw of it, before what replays have shown."""
+
+    case: Case
+    readings: tuple[PanelReading, ...]
+    seen: Mapping[str, Observation]
+    evidence: tuple[Evidence, ...]
+    ranked: tuple[Hypothesis, ...]
+
+
+def _weigh(case: Case) -> _Weighed:
     readings, seen = _look(case)
     weighed = evidence(case, seen)
     by_slug = {o.slug: o for _, o in seen}
     ranked = hypotheses(weighed, {one.slug: one.predicts(suspect(case, one, by_slug)) for one in causes()})
-    decided = verdict(ranked, weighed)
+    return _Weighed(case, readings, by_slug, weighed, ranked)
+
+
+def _incident(weighed: _Weighed, ident: int, proof: Proof | None) -> diagnosis.Incident:
+    case, by_slug, ranked, found = weighed.case, weighed.seen, weighed.ranked, weighed.case.incident
+    decided = verdict(ranked, weighed.evidence)
     cause = cause_of(ranked)
     if proof is not None and proof.text:  # what replays have shown outweighs what panels suggest
         decided = proof.verdict
@@ -128,9 +194,9 @@ def _incident(case: Case, ident: int, proofs: tuple[Proof, ...]) -> diagnosis.In
             )
             for f in found.findings
         ),
-        evidence=weighed,
+        evidence=weighed.evidence,
         hypotheses=ranked,
-        panels=readings,
+        panels=weighed.readings,
         root_cause=known.sentence(case, by_slug) if known else "",
         not_known="" if known else not_known(case, ranked, proof.text if proof else ""),
         watch=watch(case),

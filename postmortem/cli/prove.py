@@ -159,7 +159,7 @@ def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
     with stage("Drawing and writing the report"):
         with writing(root_of(about.run)):
             store(root_of(about.run), proof, kept(about.run))
-        written, known = redraft(run, proof)
+        written, known = redraft(run, proof, about.runs)
     if as_json:
         steps = sum(one.steps for one in proof.experiments)
         found = {**asdict(proof), "replays": len(proof.experiments), "steps": steps}

@@ -17,6 +17,7 @@ from postmortem.text import plain
 
 if TYPE_CHECKING:
     from postmortem.change import Change
+    from postmortem.pipeline import OpenRuns
     from postmortem.replay.defaults import Plan
     from postmortem.replay.distributed import Speaker
     from postmortem.replay.result import Replayed
@@ -111,6 +112,7 @@ def replay(
       torchrun --nproc-per-node 2 -m postmortem replay runs/sharded --trust
     """
     from postmortem.errors import UsageError, require
+    from postmortem.pipeline import OpenRuns
     from postmortem.replay.defaults import Asked, adopt_arithmetic, plan, plan_of
     from postmortem.replay.distributed import joined
 
@@ -134,6 +136,7 @@ def replay(
         arithmetic=arithmetic or "recorded",
     )
     adopt_arithmetic(asked.run, order, arithmetic)  # the ranks join by torch
+    runs = OpenRuns()
     with joined() as ranks:
         if probe is not None:
             from postmortem.cli._probing import run_probe
@@ -141,12 +144,16 @@ def replay(
             states = parse_indices("--at-checkpoints", at_checkpoints)
             return run_probe(asked, parse_window("--probe", probe), states, ranks, as_json=as_json)
         planned = ranks.first_says(
-            lambda: plan(asked) if order is None else plan_of(order, program, arithmetic, trusted=trust)
+            lambda: (
+                plan(asked, runs)
+                if order is None
+                else plan_of(order, program, arithmetic, trusted=trust, runs=runs)
+            )
         )
-        result = _carry_out(planned, ranks, quiet=as_json)
+        result = _carry_out(planned, runs, ranks, quiet=as_json)
         if ranks.first:
-            outcome = "" if order is not None else _attached(planned, result)
-            _tell(planned, result, outcome, as_json=as_json)
+            outcome = "" if order is not None else _attached(planned, runs, result)
+            _tell(planned, runs, result, outcome, as_json=as_json)
     if check and not planned.order.changes and not result.exact and not result.arithmetic:
         raise typer.Exit(NOT_REPRODUCED)
 
@@ -163,13 +170,13 @@ def _changes(skip: str | None, change: list[str], null: bool) -> tuple[Change, .
     return tuple(map(parse_change, texts)) if nothing or texts else None
 
 
-def _carry_out(planned: Plan, ranks: Speaker, *, quiet: bool) -> Replayed:
+def _carry_out(planned: Plan, runs: OpenRuns, ranks: Speaker, *, quiet: bool) -> Replayed:
     order = planned.order
     if not ranks.first:
         from postmortem.replay.driver import replay
 
         with notes(told=False):
-            return replay(order)
+            return replay(order, run=runs.run(order.run))
     for label, text in planned.lines:
         tell(label, text, err=quiet)
     if planned.imports:
@@ -179,14 +186,18 @@ def _carry_out(planned: Plan, ranks: Speaker, *, quiet: bool) -> Replayed:
             from postmortem.replay.driver import replay
         with notes(told=True), progress("Replaying") as advance:
             start, length = order.from_step, order.until - order.from_step
-            return replay(order, on_step=lambda step, _, loss, was: advance(step - start, length, loss, was))
+            return replay(
+                order,
+                run=runs.run(order.run),
+                on_step=lambda step, _, loss, was: advance(step - start, length, loss, was),
+            )
     except KeyboardInterrupt as error:
         out = Path(order.out)
         left = f"What was driven lies in {shown(out)}" if out.exists() else "Nothing was written"
         raise Interrupted(f"interrupted. {left}; the same command starts anew") from error
 
 
-def _attached(planned: Plan, result: Replayed) -> str:
+def _attached(planned: Plan, runs: OpenRuns, result: Replayed) -> str:
     """What became of the incident, told in the run's report from now on; "" where none lies in these steps."""
     from postmortem.replay.attached import attach
     from postmortem.report import DIAGNOSIS, default_out
@@ -194,11 +205,11 @@ def _attached(planned: Plan, result: Replayed) -> str:
     run = Path(planned.order.run)
     try:
         with stage("Judging the replay"):
-            found = attach(planned.order, result)
+            found = attach(planned.order, result, runs)
             if found is None:
                 return ""
             if (default_out(run) / DIAGNOSIS).is_file():
-                redraft(run, found[0])
+                redraft(run, found[0], runs)
     except OSError as error:
         typer.echo(f"note    the outcome is not kept beside the run: {plain(error, 300)}", err=True)
         return ""
@@ -207,11 +218,10 @@ def _attached(planned: Plan, result: Replayed) -> str:
     return f"{plain(about, 100)}: {one.outcome or 'unknown'} ({plain(one.text.partition(': ')[2], 300)})"
 
 
-def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> None:
+def _tell(planned: Plan, runs: OpenRuns, result: Replayed, outcome: str, *, as_json: bool) -> None:
     from postmortem.diff import diff_runs, render
     from postmortem.replay.result import to_json
     from postmortem.replay.wording import reproduction
-    from postmortem.sources import open_run
 
     order, parent, out = planned.order, shown(Path(planned.order.run)), shown(Path(result.out))
     if as_json:
@@ -222,7 +232,7 @@ def _tell(planned: Plan, result: Replayed, outcome: str, *, as_json: bool) -> No
         tell("outcome", outcome)
     typer.echo()
     with stage("Comparing the runs"):
-        compared = diff_runs(open_run(Path(order.run)), open_run(Path(result.out)))
+        compared = diff_runs(runs.run(order.run), runs.run(result.out))
     show(render.summary(compared, width(sys.stdout), unicode=encodes(sys.stdout)))
     typer.echo(f"\nrun     {out}")
     typer.echo(f"next    {f'postmortem prove {parent}{order.options}' if order.reason else f'postmortem draft {out}'}")

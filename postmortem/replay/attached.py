@@ -7,33 +7,33 @@ from pathlib import Path
 
 from postmortem.assess.proof import Proof, kept, store, with_experiment
 from postmortem.diagnosis import Experiment, Incident
-from postmortem.pipeline import diagnose
+from postmortem.pipeline import OpenRuns
 from postmortem.replay.branch import root_of
 from postmortem.replay.interventions import make
 from postmortem.replay.judge import EARLIER, NEAR, Yardstick, last_of, look, reappeared
 from postmortem.replay.null import examine
 from postmortem.replay.order import Order
 from postmortem.replay.result import Replayed
-from postmortem.sources import open_run
 
 
-def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
+def attach(order: Order, result: Replayed, runs: OpenRuns) -> tuple[Proof, Experiment] | None:
     """Judge a replay by the worst incident of its run in the steps that it drove, and keep the outcome beside the run's
     report; None where there is no such incident.
 
     Raises:
         OSError: the run cannot be written.
     """
-    run = open_run(order.run)
-    incident = next((one for one in diagnose(run).incidents if _driven(one, order)), None)
+    examined = runs.examined(order.run)
+    run, replayed = examined.run, runs.run(order.out)
+    incident = next((one for one in examined.diagnosis().incidents if _driven(one, order)), None)
     if incident is None:
         return None
     near = max(order.from_step, incident.onset_step - NEAR)
-    yardstick = Yardstick.of(run, incident, near).measured_on(run, order.attempt)
+    yardstick = Yardstick.of(run, incident, near).measured(run, order.attempt)
     root, out = root_of(run), Path(order.out).resolve()
     inside = out.relative_to(root.resolve()).as_posix() if out.is_relative_to(root.resolve()) else str(out)
     if order.changes:
-        seen = look(yardstick, Path(order.out), order.from_step)
+        seen = look(yardstick, replayed, order.from_step)
         changed = ", ".join(make(change).text for change in order.changes)
         idle = result.exact
         found = Experiment(
@@ -48,7 +48,7 @@ def attach(order: Order, result: Replayed) -> tuple[Proof, Experiment] | None:
             run=inside,
         )
     else:
-        null = examine(incident, result, reappeared(open_run(order.out), incident), inside)
+        null = examine(incident, result, reappeared(replayed, incident), inside)
         found = replace(null.experiment, role="replay")
     proofs = kept(run)
     known = next((one for one in proofs if one.incident == incident.key), None)

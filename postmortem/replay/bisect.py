@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 from postmortem.change import Change, Window, merged, shown
@@ -120,16 +119,16 @@ class Search:
         save = (self._lead,) if self._lead > subject.from_step else ()
         self._say(NULL, "")
         order = subject.order(NULL, subject.from_step, self._until, save_at=save, reason="null replay")
-        result, out = self._drive(order), Path(order.out)
-        null = examine(subject.incident, result, reappeared(open_run(out), subject.incident), subject.inside(out))
+        result, run = self._drive(order), subject.runs.run(order.out)
+        null = examine(subject.incident, result, reappeared(run, subject.incident), subject.inside(order.out))
         if not null.reproduces:
             raise UsageError(f"no batch can be blamed where the null replay does not show it again: {null.reason}")
         if not null.exact:  # bits cannot be had: the band is what changes of no meaning do
             noise = [self._order(f"noise-{seed}", Change("noise", values=(seed,))) for seed in (1, 2)]
-            alike = [Path(done.order.out) for done in subject.drive(noise) if done.result is not None]
+            alike = [open_run(done.order.out) for done in subject.drive(noise) if done.result is not None]
             self.steps += len(alike) * (self._until - self._lead)
-            self._yardstick = self._yardstick.widened(spread([out, *alike], self._lead))
-        self._yardstick = self._yardstick.measured(out)
+            self._yardstick = self._yardstick.widened(spread([run, *alike], self._lead))
+        self._yardstick = self._yardstick.measured(run)
         if not (null.found or self._yardstick.measurable):
             raise UsageError(BLIND)
         self._say(NULL, null.experiment.text + BAND * (not null.exact))
@@ -154,7 +153,7 @@ class Search:
             order = self._order(name, change)
             self._say(name, "")
             self._drive(order)
-            seen = look(self._yardstick, Path(order.out), order.from_step)
+            seen = look(self._yardstick, open_run(order.out), order.from_step)
             self._known[key] = seen.cured
             self._say(name, f"{key}: {'cured' if seen.cured else 'persists'} ({seen.text})")
         return self._known[key]

@@ -14,7 +14,7 @@ from postmortem.arithmetic import Mode, arithmetic_of
 from postmortem.change import Change
 from postmortem.diagnosis import Incident
 from postmortem.errors import PostmortemError, UnreadableInput, UsageError
-from postmortem.pipeline import diagnose
+from postmortem.pipeline import Examined, OpenRuns
 from postmortem.replay.branch import ORDER, root_of
 from postmortem.replay.interventions import make
 from postmortem.replay.order import Order, read_order
@@ -25,7 +25,6 @@ from postmortem.replay.trust import announced
 from postmortem.report import select
 from postmortem.run import Run
 from postmortem.run.manifest import inside, manifest_file, read_manifest
-from postmortem.sources import open_run
 from postmortem.text import plain
 
 REPLAYS = Path("postmortem", "replays")
@@ -74,19 +73,20 @@ def adopt_arithmetic(run: Path, order: Path | None, mode: Mode | None) -> None:
             arithmetic_of(environment, mode or ("recorded" if given is None else given.arithmetic)).adopt()
 
 
-def plan(asked: Asked) -> Plan:
-    """The order that `asked` comes to.
+def plan(asked: Asked, runs: OpenRuns | None = None) -> Plan:
+    """The order that `asked` comes to. `runs` are those that the command has read.
 
     Raises:
         UsageError: nothing says from where, or there is no such step, checkpoint or incident.
         UnreadableInput: the run cannot be read.
     """
-    run = open_run(asked.run)
+    runs = runs or OpenRuns()
+    run = runs.run(asked.run)
     root_of(run)
     imports = announced(run.manifest.program, asked.program, trust=asked.trusted)
     start_is_open = asked.from_step is None and asked.checkpoint is None
     is_open = start_is_open or asked.until is None or asked.changes is None
-    incident = _incident(run, asked.incident) if is_open or asked.incident is not None else None
+    incident = _incident(runs.examined(asked.run), asked.incident) if is_open or asked.incident is not None else None
     attempt = asked.attempt
     if attempt is None and incident is not None and incident.discarded:
         attempt = incident.attempt
@@ -122,7 +122,9 @@ def plan(asked: Asked) -> Plan:
     return _planned(run, order, held, why, imports)
 
 
-def plan_of(file: Path, program: str | None, arithmetic: Mode | None, *, trusted: bool) -> Plan:
+def plan_of(
+    file: Path, program: str | None, arithmetic: Mode | None, *, trusted: bool, runs: OpenRuns | None = None
+) -> Plan:
     """The order in `file`, with another `program` or `arithmetic` where one is given. What it says of trust counts for
     nothing: it comes from elsewhere as a run does.
 
@@ -131,7 +133,7 @@ def plan_of(file: Path, program: str | None, arithmetic: Mode | None, *, trusted
         UnreadableInput: the file holds no order, or its run cannot be read.
     """
     order = read_order(file)
-    run = open_run(Path(order.run))
+    run = (runs or OpenRuns()).run(order.run)
     root_of(run)
     imports = announced(order.program or run.manifest.program, program, trust=trusted)
     order = replace(
@@ -164,9 +166,9 @@ def _taken(out: Path, order: Order) -> bool:
     return (out / RESULT).exists() and not same
 
 
-def _incident(run: Run, number: int | None) -> Incident | None:
+def _incident(examined: Examined, number: int | None) -> Incident | None:
     """The incident with that number, or the worst; None where there is none."""
-    found = diagnose(run)
+    found = examined.diagnosis()
     chosen = select(found, number=number, at=None)
     return next((one for one in found.incidents if one.id == chosen), None)
 

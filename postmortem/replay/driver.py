@@ -37,6 +37,7 @@ from postmortem.replay.result import RESULT, Replayed, to_json
 from postmortem.replay.starting import find_checkpoint
 from postmortem.replay.treatment import Treatment
 from postmortem.replay.trust import factory_of, trusted_program
+from postmortem.run import Run
 from postmortem.sources import open_run
 from postmortem.text import plain
 
@@ -54,9 +55,12 @@ class SaveFailed(PostmortemError):
     exit_code = 4
 
 
-def replay(order: Order, *, on_step: OnStep | None = None, provenance: bool = True) -> Replayed:
-    """Carry out `order`. Under torch.distributed, every rank calls it. `provenance` records command line, commit and
-    packages in the new run, as any recorder does; the arms of an experiment leave that out.
+def replay(
+    order: Order, *, run: Run | None = None, on_step: OnStep | None = None, provenance: bool = True
+) -> Replayed:
+    """Carry out `order`. Under torch.distributed, every rank calls it. `run` is the order's, where it was read already.
+    `provenance` records command line, commit and packages in the new run, as any recorder does; the arms of an
+    experiment leave that out.
 
     Raises:
         UsageError: a step, a checkpoint or a program that is not there, or a program that must be trusted first.
@@ -64,7 +68,7 @@ def replay(order: Order, *, on_step: OnStep | None = None, provenance: bool = Tr
         DataChanged: the program's batches are not those that the run consumed.
     """
     started = time.perf_counter()
-    run = open_run(order.run)
+    run = open_run(order.run) if run is None else run
     ranks = Ranks()
     recorded = Recorded(run, order.attempt, ranks.rank)
     entry_point = trusted_program(run.manifest.program, order.program, trust=order.trusted)

@@ -7,9 +7,8 @@ far null replays and replays with meaningless noise lie apart where bits cannot 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,6 @@ from postmortem.diagnosis import Incident
 from postmortem.pipeline import detect
 from postmortem.run import Run
 from postmortem.series import Series
-from postmortem.sources import open_run
 
 NEAR = 50  # steps after the suspect data or step in which an incident is still its own
 _FARTHEST_PEAK = 100  # steps: a peak further off is a consequence, and not needed to see the incident
@@ -62,12 +60,8 @@ class Yardstick:
         """With a band of at least the measured spread of null replays, nats."""
         return replace(self, band=max(self.band, spread))
 
-    def measured(self, null: Path) -> Yardstick:
-        """With the excess of the null replay in `null`."""
-        return self.measured_on(open_run(null))
-
-    def measured_on(self, run: Run, attempt: int | None = None) -> Yardstick:
-        """With the excess of the run itself, as `attempt` saw it."""
+    def measured(self, run: Run, attempt: int | None = None) -> Yardstick:
+        """With the excess of the null replay `run`, or of the run itself as `attempt` saw it."""
         return replace(self, excess=self.area(run, self.onset + NEAR, attempt))
 
     def incident(self, run: Run, first: int, last: int, started: int | None) -> Found | None:
@@ -117,10 +111,9 @@ class Seen:
         return what if self.excess is None else f"{what}, excess loss {100 * self.excess:.3g} % of R0's"
 
 
-def look(yardstick: Yardstick, out: Path, started: int, falls_at: int | None = None) -> Seen:
-    """What the replay in `out`, driven from step `started` on, shows around the incident, or around the step at which
-    the data falls now."""
-    run = open_run(out)
+def look(yardstick: Yardstick, run: Run, started: int, falls_at: int | None = None) -> Seen:
+    """What the replay `run`, driven from step `started` on, shows around the incident, or around the step at which the
+    data falls now."""
     at = yardstick.onset if falls_at is None else falls_at
     first = yardstick.first if falls_at is None else falls_at - 1
     found = yardstick.incident(run, first, at + NEAR, started if started != yardstick.onset else None)
@@ -166,10 +159,10 @@ def step_of_batch(run: Run, index: int) -> int | None:
     return int(column.step[at[-1]]) if column is not None and at.size else None
 
 
-def spread(outs: Sequence[Path], first: int) -> float:
+def spread(runs: Iterable[Run], first: int) -> float:
     """How far replays that should be alike lie apart: the 95th percentile of the largest difference of the loss, step
     by step from `first` on, nats; 0 for fewer than two."""
-    curves = [loss for out in outs if (loss := open_run(out).series("loss")) is not None]
+    curves = [loss for run in runs if (loss := run.series("loss")) is not None]
     if len(curves) < 2:
         return 0.0
     steps = curves[0].window(first, 2**62).step

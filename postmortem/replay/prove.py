@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 from postmortem.assess.proof import Proof
@@ -20,6 +19,7 @@ from postmortem.replay.judge import Yardstick, look, reappeared, spread, step_of
 from postmortem.replay.null import BAND, BLIND, Null, examine
 from postmortem.replay.order import Order
 from postmortem.replay.subject import NULL, Subject
+from postmortem.run import Run
 from postmortem.sources import open_run
 from postmortem.text import plain
 
@@ -43,6 +43,11 @@ class Bench:
     on_arm: Callable[[str, str], None] | None = None
     done: dict[Arm, Experiment] = field(default_factory=dict["Arm", Experiment])
     yardstick: Yardstick | None = None
+
+    @property
+    def null_run(self) -> Run:
+        """What R0 wrote, once it is driven."""
+        return self.subject.runs.run(self.subject.folder / NULL)
 
     def null_order(self, name: str = NULL) -> Order:
         """R0: nothing changed; the state just before the incident is kept for the arms."""
@@ -88,17 +93,17 @@ class Bench:
         assert self.yardstick is not None
         if done.result is None:
             return "", None, f"not driven: {done.error}"
-        out, start = Path(done.order.out), done.order.from_step
+        run, start = open_run(done.order.out), done.order.from_step
         if arm.asks is None:
-            seen = look(self.yardstick, out, start)
+            seen = look(self.yardstick, run, start)
             return seen.outcome, seen.excess, seen.text
-        falls_at = step_of_batch(open_run(out), arm.asks)
+        falls_at = step_of_batch(run, arm.asks)
         if falls_at is None:
             return "", None, "the data was not met again, so nothing can be said"
-        stayed = self.yardstick.incident(open_run(out), self.yardstick.first, falls_at - 2, start)
+        stayed = self.yardstick.incident(run, self.yardstick.first, falls_at - 2, start)
         if stayed is not None:  # what lasts from there on is no second incident
             return "persists", None, f"it stays where it was, at step {stayed.onset_step}"
-        seen = look(self.yardstick, out, start, falls_at)
+        seen = look(self.yardstick, run, start, falls_at)
         where = f"where the data falls now (step {falls_at}): {seen.text}"
         if not seen.cured and seen.found is None:
             return "", seen.excess, f"{where}, neither there nor gone"
@@ -128,9 +133,9 @@ def prove(bench: Bench) -> Proof:
     yardstick = Yardstick.of(run, incident, design.first)
     if not null.exact:  # bits cannot be had: the band is what changes of no meaning do
         noise = [bench.order(arm) for arm in design.placebos if arm.changes[0].name == "noise"]
-        alike = [Path(done.order.out) for done in bench.subject.drive(noise) if done.result is not None]
-        yardstick = yardstick.widened(spread([bench.subject.folder / NULL, *alike], design.lead))
-    bench.yardstick = yardstick.measured(bench.subject.folder / NULL)
+        alike = [open_run(done.order.out) for done in bench.subject.drive(noise) if done.result is not None]
+        yardstick = yardstick.widened(spread([bench.null_run, *alike], design.lead))
+    bench.yardstick = yardstick.measured(bench.null_run)
     if not (null.found or bench.yardstick.measurable):
         return _proof(incident, "undecided", "", BLIND, experiments)
     bench.drive([*design.tests[0].first_arms, *design.placebos, *design.cross])
@@ -175,8 +180,8 @@ def _null_replay(bench: Bench) -> Null:
     bench.say(NULL, "")
     done = subject.drive_one(bench.null_order())
     assert done.result is not None
-    out = Path(done.order.out)
-    null = examine(subject.incident, done.result, reappeared(open_run(out), subject.incident), subject.inside(out))
+    again = reappeared(bench.null_run, subject.incident)
+    null = examine(subject.incident, done.result, again, subject.inside(done.order.out))
     bench.say(NULL, null.experiment.text + BAND * (null.reproduces and not null.exact))
     return null
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postmortem.change import Change
@@ -11,6 +10,7 @@ from postmortem.diagnosis import Verification
 from postmortem.replay.judge import spread
 from postmortem.replay.result import Replayed
 from postmortem.replay.subject import NULL, Subject
+from postmortem.sources import open_run
 
 if TYPE_CHECKING:
     from postmortem.replay.driver import OnStep
@@ -21,7 +21,7 @@ def remedied(about: Subject, until: int, changes: tuple[Change, ...], on_step: O
     from postmortem.replay.driver import replay
 
     order = about.order("remedy", about.from_step, until, changes, reason=f"verify: {about.incident.kind}")
-    return replay(order, on_step=on_step)
+    return replay(order, on_step=on_step, run=about.run)
 
 
 def widened(about: Subject, expected: Verification) -> Verification:
@@ -30,8 +30,8 @@ def widened(about: Subject, expected: Verification) -> Verification:
     until = expected.through_step + 1
     orders = [about.order(NULL, about.from_step, until, reason="null replay")]
     orders += [about.order(f"noise-{n}", about.from_step, until, (Change("noise", values=(n,)),)) for n in (1, 2)]
-    outs = [Path(done.order.out) for done in about.drive(orders) if done.result is not None]
-    apart = spread(outs, about.from_step)
+    alike = (open_run(done.order.out) for done in about.drive(orders) if done.result is not None)
+    apart = spread(alike, about.from_step)
     checks = [replace(c, bound=c.bound + apart) if c.column == "loss" and c.bound is not None else c
               for c in expected.checks]  # fmt: skip
     epsilon = None if expected.epsilon is None else max(expected.epsilon, apart)

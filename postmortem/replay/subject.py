@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from postmortem.case import BASELINE_ROWS
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.pipeline import diagnose
+from postmortem.pipeline import OpenRuns
 from postmortem.replay.arms import Done, finished, run_arms
 from postmortem.replay.branch import root_of
 from postmortem.replay.defaults import REPLAYS, healthy_start
@@ -26,7 +26,6 @@ from postmortem.report import select
 from postmortem.run import Run
 from postmortem.run.manifest import inside
 from postmortem.series import Steps
-from postmortem.sources import open_run
 from postmortem.text import plain
 from postmortem.version import __version__
 
@@ -40,7 +39,8 @@ class Subject:
     takes the replays. imports: which foreign program is imported from where, "" for this package's own. key: of what
     the replays are driven by, "" where results of other machines are to be taken. collect: take results that were
     brought back from elsewhere, and drive nothing. led_to: the worst incident, where nobody asked for another and this
-    one is the first of the cascade that led to it. mode: whose arithmetic the replays take."""
+    one is the first of the cascade that led to it. mode: whose arithmetic the replays take. runs: this run and its
+    replays, each read once."""
 
     run: Run
     diagnosis: Diagnosis
@@ -56,6 +56,7 @@ class Subject:
     collect: bool = False
     led_to: Incident | None = None
     mode: Mode = "recorded"
+    runs: OpenRuns = field(default_factory=OpenRuns, repr=False, compare=False)
 
     def order(
         self,
@@ -149,10 +150,11 @@ def subject(
         UsageError: no incident, or a program that must be trusted first.
         UnreadableInput: the run cannot be read.
     """
-    opened = open_run(run)
+    runs = OpenRuns()
+    opened = runs.run(run)
     root = root_of(opened)
     imports = announced(opened.manifest.program, program, trust=trusted)
-    found = diagnose(opened)
+    found = runs.examined(run).diagnosis()
     chosen = select(found, number=incident, at=None)
     one = next((i for i in found.incidents if i.id == chosen), None)
     if one is None:
@@ -175,6 +177,7 @@ def subject(
         workers=workers,
         led_to=None if one is worst else worst,
         mode=mode,
+        runs=runs,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from postmortem.detectors import Incident as Found
 from postmortem.replay.judge import NEAR, SHARE, Seen, Yardstick, first_incident, look, spread, step_of_batch
+from postmortem.run import Run
 from postmortem.sources import open_run
 from tests.makers import noise, write_run
 from tests.report.factory import spike
@@ -33,8 +34,9 @@ def bad(at: int = ONSET, height: float = 5.0) -> np.ndarray:
     return loss
 
 
-def written(folder: Path, name: str, loss: np.ndarray, **columns: object) -> Path:
-    return write_run(folder / name, {"loss": loss, **columns}, batches={"batch_index": list(range(len(loss)))})
+def written(folder: Path, name: str, loss: np.ndarray, **columns: object) -> Run:
+    run = write_run(folder / name, {"loss": loss, **columns}, batches={"batch_index": list(range(len(loss)))})
+    return open_run(run)
 
 
 def yardstick(folder: Path, null: np.ndarray, first: int = ONSET - 5) -> Yardstick:
@@ -42,7 +44,7 @@ def yardstick(folder: Path, null: np.ndarray, first: int = ONSET - 5) -> Yardsti
 
     out = written(folder, "R0", null)
     incident = replace(INCIDENT, onset_step=ONSET, peak_step=ONSET + 1)
-    return Yardstick.of(open_run(out), incident, first).measured(out)
+    return Yardstick.of(out, incident, first).measured(out)
 
 
 class TestYardstick:
@@ -75,7 +77,7 @@ class TestYardstick:
         assert found.area(open_run(out), 10) == area
 
     def test_area_ends_with_its_last_step(self, tmp_path: Path) -> None:
-        run = open_run(written(tmp_path, "run", bad()))
+        run = written(tmp_path, "run", bad())
         measure = Yardstick(ONSET, ONSET, 2.0, 1.0)
         assert [measure.area(run, last) for last in (ONSET - 1, ONSET, ONSET + 1)] == [0.0, 2.0, 4.0]
 
@@ -130,14 +132,14 @@ class TestLook:
 
 class TestFirstIncident:
     def test_bounds_are_inclusive(self, tmp_path: Path) -> None:
-        run = open_run(written(tmp_path, "run", bad()))
+        run = written(tmp_path, "run", bad())
         assert first_incident(run, ONSET, ONSET, 0) is not None
         assert first_incident(run, ONSET + 1, 200, 0) is None and first_incident(run, 0, ONSET - 1, 0) is None
 
     def test_the_earliest_not_the_worst(self, tmp_path: Path) -> None:
         loss = bad(height=3.5)
         loss[ONSET + 30 : ONSET + 33] = 9.0
-        found = first_incident(open_run(written(tmp_path, "run", loss)), 100, 200, 0)
+        found = first_incident(written(tmp_path, "run", loss), 100, 200, 0)
         assert found is not None and found.onset_step == ONSET
 
     def test_what_came_before_does_not_hide_it(self, tmp_path: Path) -> None:
@@ -145,12 +147,12 @@ class TestFirstIncident:
         loss = curve()[: ONSET + 20]
         loss[100:] += 0.4
         loss[ONSET : ONSET + 3] = 9.0
-        found = first_incident(open_run(written(tmp_path, "run", loss)), ONSET - 10, ONSET + 10)
+        found = first_incident(written(tmp_path, "run", loss), ONSET - 10, ONSET + 10)
         assert found is not None and (found.onset_step, found.peak_step) == (100, ONSET)
 
     def test_a_jump_of_the_rate_where_the_replay_began_is_its_own_doing(self, tmp_path: Path) -> None:
         rate = np.where(np.arange(ROWS) < ONSET, 1e-3, 5e-3)
-        run = open_run(written(tmp_path, "run", curve(), lr=rate))
+        run = written(tmp_path, "run", curve(), lr=rate)
         found = first_incident(run, 100, 200, ONSET - 20, of_rate=True)
         assert isinstance(found, Found) and (found.kind, found.onset_step) == ("lr_discontinuity", ONSET)
         assert first_incident(run, 100, 200, ONSET, of_rate=True) is None
@@ -176,6 +178,6 @@ class TestSpread:
         assert spread([written(tmp_path, "a", curve()), written(tmp_path, "b", one)], 0) == 0.0
 
     def test_only_steps_that_all_have(self, tmp_path: Path) -> None:
-        short = write_run(tmp_path / "short", {"loss": np.full(10, 1.0)}, steps=range(100, 110))
-        long = write_run(tmp_path / "long", {"loss": np.full(ROWS, 3.0)})
+        short = open_run(write_run(tmp_path / "short", {"loss": np.full(10, 1.0)}, steps=range(100, 110)))
+        long = open_run(write_run(tmp_path / "long", {"loss": np.full(ROWS, 3.0)}))
         assert spread([long, short], 0) == 2.0 and spread([long, short], 110) == 0.0

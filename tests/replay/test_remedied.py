@@ -53,7 +53,7 @@ def test_the_band_is_the_spread_of_replays_that_nothing_tells_apart(
     apart = subject(drifting, "verify", trusted=True)
     found = widened(apart, EXPECTED)
     assert in_process.driven == ["R0", "noise-1", "noise-2"]
-    band = spread([apart.folder / name for name in in_process.driven], 100)
+    band = spread([open_run(apart.folder / name) for name in in_process.driven], 100)
     assert 0 < band < 1
     assert found.checks[0].bound == pytest.approx(2.0 + band)
     assert found.checks[1] == EXPECTED.checks[1], "what was measured of the loss says nothing of a norm"
