@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from postmortem.adapters import LightningLoop
+from postmortem.change import Change
 from postmortem.record.integrations.lightning import PostmortemCallback
 from postmortem.replay.driver import replay
-from postmortem.replay.order import Change, Order
+from postmortem.replay.order import Order
 
 CONFIG = {"run": "", "seed": 7, "lr": 3e-2, "width": 32}
 STEPS, GARBAGE = 160, range(320, 336)
@@ -85,7 +86,7 @@ def main(run: Path) -> None:
     torch.set_num_threads(1)
     trainer, module, loader = parts({**CONFIG, "run": str(run)})
     trainer.fit(module, loader)
-    for name, changes in (("null", ()), ("skip", (Change("skip", "40:42"),))):
+    for name, changes in (("null", ()), ("skip", (Change("skip", ((40, 42),)),))):
         worst = 0.0
 
         def look(step: int, until: int, now: float, then: float | None) -> None:

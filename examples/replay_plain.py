@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from postmortem.adapters import TorchLoop
+from postmortem.change import Change
 from postmortem.checkpoint import Checkpointer, Policy, TrainState
 from postmortem.record import Recorder
 from postmortem.replay.driver import replay
-from postmortem.replay.order import Change, Order
+from postmortem.replay.order import Order
 
 CONFIG = {"seed": 7, "lr": 3e-3, "vocab": 64, "width": 32}
 STEPS, GARBAGE = 120, range(80, 84)
@@ -79,7 +80,7 @@ def train(run: Path) -> None:
 def main(run: Path) -> None:
     """Train, replay as it was, replay without the garbage."""
     train(run)
-    for name, changes in (("null", ()), ("skip", (Change("skip", "80:84"),))):
+    for name, changes in (("null", ()), ("skip", (Change("skip", ((80, 84),)),))):
         worst = 0.0
 
         def look(step: int, until: int, now: float, then: float | None) -> None:

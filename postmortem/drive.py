@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
+from postmortem.change import Window
 from postmortem.checkpoint import Checkpointer
-from postmortem.program import Batch, Measured, Program, Scalar, SkipWindow, next_index
+from postmortem.program import Batch, Measured, Program, Scalar, next_index
 
 Row: TypeAlias = dict[str, Scalar]
 
@@ -35,7 +36,7 @@ def drive(
     *,
     rows: Rows | None = None,
     checkpointer: Checkpointer | None = None,
-    skip: Iterable[SkipWindow] = (),
+    skip: Iterable[Window] = (),
     before_step: Callable[[int, Program], None] | None = None,
     edit: Callable[[int, Batch], Batch] | None = None,
     rewrite: Callable[[int, Row], Row] | None = None,

@@ -37,13 +37,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
+from postmortem.change import Window
 from postmortem.errors import UsageError
 from postmortem.text import plain
 
 Config: TypeAlias = Mapping[str, Any]
 State: TypeAlias = Mapping[str, Any]
 Scalar: TypeAlias = "float | int | str | None"
-SkipWindow: TypeAlias = tuple[int, int]
 
 
 class Batch(Protocol):
@@ -194,7 +194,7 @@ def resolve(entry_point: str) -> ProgramFactory:
     return cast(ProgramFactory, found)
 
 
-def next_index(position: int, skip: Iterable[SkipWindow] = ()) -> int:
+def next_index(position: int, skip: Iterable[Window] = ()) -> int:
     """The first batch index from `position` on that lies in none of the windows [first, last)."""
     for first, last in sorted(skip):
         if first <= position < last:

@@ -45,7 +45,7 @@ class Recovered:
     parent: str
     given_up: int
     from_step: int
-    skip: str
+    skip: tuple[int, int]
     until: int
     keep: tuple[int, ...]
 
@@ -53,7 +53,7 @@ class Recovered:
 SAMPLES = {
     "19-spike-001": Sample("long_tail_tokens", 42, 312, (200, 300, 400)),
     "19-clean-001": Sample("none", 42, None, (1000,)),
-    "19-spike-001-recovered": Recovered("19-spike-001", 362, 300, "312:512", 2000, (400,)),
+    "19-spike-001-recovered": Recovered("19-spike-001", 362, 300, (312, 512), 2000, (400,)),
     "clean-001": Sample("none", 7, None, (1000,)),
     "20-run-002": Sample("lr_discontinuity", 11, 700, (600, 700, 800)),
     "20-run-003": Sample("optimizer_reset", 5, 540, (500, 540, 600)),
@@ -100,15 +100,16 @@ def recover(sample: Recovered, out: Path, truth: Path) -> Path:
 
 
 def _replay(sample: Recovered, run: Path, out: Path) -> None:
+    from postmortem.change import Change
     from postmortem.replay.driver import replay
-    from postmortem.replay.order import Change, Order
+    from postmortem.replay.order import Order
 
     order = Order(
         run=str(run),
         out=str(out),
         from_step=sample.from_step,
         until=sample.until,
-        changes=(Change("skip", sample.skip),),
+        changes=(Change("skip", (sample.skip,)),),
         save_at=sample.keep,
         reason="loss_spike_sustained",
     )

@@ -14,9 +14,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from postmortem.arithmetic import Mode, described
+from postmortem.change import Window
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.program import Placeable, SkipWindow
+from postmortem.program import Placeable
 from postmortem.replay.building import build, saved_state, use_threads_of
 from postmortem.replay.comparison import other_arithmetic
 from postmortem.replay.driver import ProgramFailed
@@ -74,8 +75,8 @@ class Probe:
     """
 
     run: str
-    window: SkipWindow
-    reference: SkipWindow
+    window: Window
+    reference: Window
     states: tuple[Probed, ...]
     blame: Blame
     text: str
@@ -85,7 +86,7 @@ class Probe:
 
 def probe(
     run: Run,
-    window: SkipWindow,
+    window: Window,
     steps: Sequence[int] = (),
     *,
     program: str | None = None,
@@ -142,14 +143,14 @@ def probe(
     return Probe(plain(run.id), window, reference, tuple(states), blame, text, other, described())
 
 
-def nearest(recorded: Recorded, window: SkipWindow) -> list[int]:
+def nearest(recorded: Recorded, window: Window) -> list[int]:
     """Steps of the checkpoints nearest to where the window begins; from scratch where there are none."""
     at = recorded.step_of(window[0])
     held = sorted({one.step for one in usable(recorded)}, key=lambda step: (abs(step - at), step))
     return sorted(held[:NEAREST]) or [0]
 
 
-def judged(step: int, window: SkipWindow, found: Sequence[tuple[float | None, float | None]]) -> Probed:
+def judged(step: int, window: Window, found: Sequence[tuple[float | None, float | None]]) -> Probed:
     """What a state shows: (loss, gradient norm) of each batch of the window, then of the reference."""
     size = window[1] - window[0]
     losses, norms = [loss for loss, _ in found], [norm for _, norm in found]
@@ -163,7 +164,7 @@ def judged(step: int, window: SkipWindow, found: Sequence[tuple[float | None, fl
     return Probed(step, tuple(losses[:size]), tuple(norms[:size]), usual_loss, usual_norm, bad, broken)
 
 
-def verdict(window: SkipWindow, states: Sequence[Probed]) -> tuple[Blame, str]:
+def verdict(window: Window, states: Sequence[Probed]) -> tuple[Blame, str]:
     """(what is to blame, a sentence that says why)."""
     sound = [state for state in states if not state.broken]
     broken = [state.step for state in states if state.broken]
@@ -188,7 +189,7 @@ def verdict(window: SkipWindow, states: Sequence[Probed]) -> tuple[Blame, str]:
     return "data", f"{every}: the data do it, whatever the state{left_out}"
 
 
-def _reference(window: SkipWindow) -> SkipWindow:
+def _reference(window: Window) -> Window:
     """The batches just before the window; those after it where there are too few."""
     first = window[0] - REFERENCE
     return (first, window[0]) if first >= 0 else (window[1], window[1] + REFERENCE)

@@ -225,7 +225,7 @@ class TestVerify:
         file = run / "postmortem" / "diagnosis.json"
         drafted = json.loads(file.read_text())
         for incident in drafted["incidents"]:
-            incident["remedy"] = []
+            incident["remedy"] = None
         file.write_text(json.dumps(drafted))
         code, out, err = call("verify", "run/postmortem/diagnosis.json", "--trust")
         assert (code, out) == (2, "")
