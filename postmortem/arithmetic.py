@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -199,6 +198,8 @@ def _same_torch(then: str, here: str) -> bool:
 
 
 def _installed() -> str | None:
+    from importlib import metadata  # a seventh of the time of --help, which needs none of it
+
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -76,15 +77,30 @@ def _in_package(package: ModuleType, attribute: str, kind: type[T]) -> Iterator[
 
 
 @cache
-def _installed() -> EntryPoints:
-    """All entry points of all distributions: looking for them costs the same for one group as for all."""
+def _installed() -> EntryPoints | None:
+    """All entry points of all distributions: looking for them costs the same for one group as for all. None where no
+    file of entry points names any of our groups, which a look at the files tells in a tenth of the time."""
+    if not any(map(_may_add_parts, sys.path)):
+        return None
     from importlib.metadata import entry_points
 
     return cast("EntryPoints", entry_points())  # before Python 3.12 another class that selects alike
 
 
+def _may_add_parts(entry: str) -> bool:
+    """Whether an entry of sys.path holds a distribution that adds parts; an archive is not looked into, and may."""
+    place = Path(entry or ".")
+    try:
+        files = [*place.glob("*.dist-info/entry_points.txt"), *place.glob("*.egg-info/entry_points.txt")]
+        return any(b"[postmortem." in file.read_bytes() for file in files) or place.is_file()
+    except OSError:
+        return True
+
+
 def _in_group(group: str, kind: type[T]) -> Iterator[_Found[T]]:
-    for entry in sorted(_installed().select(group=group), key=lambda entry: (_owner(entry), entry.name)):
+    installed = _installed()
+    named = () if installed is None else installed.select(group=group)
+    for entry in sorted(named, key=lambda entry: (_owner(entry), entry.name)):
         said = f"entry point {plain(entry.name, 60)} = {plain(entry.value, 120)!r} of group {group}"
         try:
             value = entry.load()

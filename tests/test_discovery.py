@@ -17,7 +17,7 @@ from postmortem import discovery
 from postmortem.discovery import discover
 from postmortem.errors import BrokenPlugin
 
-GROUP = "rooms.things"
+GROUP = "postmortem.things"
 
 PLUGIN = '''
 """The pressure of the made-up boiler rose.
@@ -212,3 +212,15 @@ def test_a_broken_plug_in_stops_a_draft_with_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("postmortem: plug-in boiler 1.2: ") and done.stderr.count("\n") == 1
     assert "pip uninstall boiler" in done.stderr
     assert _run(tmp_path / "site", "draft", "--help").returncode == 0
+
+
+def test_a_machine_without_such_distributions_is_not_searched_for_their_names(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(site, "other", "[console_scripts]\nother = other:main\n")
+    monkeypatch.setattr(sys, "path", [str(site)])
+    assert discovery._installed() is None
+    (site / "parts.zip").write_bytes(b"PK")
+    monkeypatch.setattr(sys, "path", [str(site), str(site / "parts.zip")])
+    discovery._installed.cache_clear()
+    assert discovery._installed() is not None, "an archive is not looked into"
