@@ -157,7 +157,7 @@ def test_a_broken_entry_point_names_its_distribution(
     rooms: types.ModuleType, site: Path, value: str, text: str, why: str
 ) -> None:
     _install(site, "zoo-tools", f"[{GROUP}]\nlion = {value}\n", zoo=text)
-    begun = rf"^plug-in zoo-tools 1\.2: entry point lion = '{value}' of group rooms\.things "
+    begun = rf"^plug-in zoo-tools 1\.2: entry point lion = '{value}' of group postmortem\.things "
     with pytest.raises(BrokenPlugin, match=f"{begun}{why}") as caught:
         discover(rooms, "THING", int, group=GROUP)
     assert str(caught.value).endswith("Update it, or go on without it: pip uninstall zoo-tools")
