@@ -7,16 +7,14 @@ The rise of each row over the median of its past, in robust sigmas less a slack,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._excursion import Excursion, Past, finding, shape_kind
+from postmortem.detectors._excursion import Excursion, Past, finding, followed, shape_kind
 from postmortem.detectors._model import Detector, Finding, Telemetry
 from postmortem.detectors._rolling import hop_for, trailing_quantiles
 from postmortem.detectors._screen import REACH, Rule, Signal, screen, signal
-from postmortem.detectors._settle import settle
 
 Values = NDArray[np.float64]
 
@@ -26,39 +24,68 @@ RULE = Rule(sigmas=4.0, floor=0.03, opening=0.03)
 _CHUNK, _OVERLAP, _LOOK_AHEAD, _ABRUPT_ROWS = 65_536, 512, 512, 12
 
 
+Terms = tuple[Values, Values, Values]
+"""CUSUM terms, excess over the trailing median, and sigma of each row (-SLACK, nan, inf where there is no past)."""
+
+
 def _find(t: Telemetry) -> Iterator[Finding]:
     series = t.series("loss")
     s = signal(series) if series is not None else None
     if s is None:
         return
-    for e in _drifts(s):
-        yield finding(s, e, "loss_cusum", shape_kind(e, "loss_spike", "level_shift", "divergence"))
+    search, terms = DriftSearch(s.y.size), _terms(s.y, s.unit, hop_for(s.y.size))
+    while (e := search.next(s, terms)) is not None:
+        yield finding(s, e, "loss_cusum", _kind(e))
+        search.take(e)
 
 
-def _drifts(s: Signal) -> Iterator[Excursion]:
-    past, cursor, n = Past(s), 0, s.y.size
-    terms, excess, sigma = _terms(s, s.y, hop_for(n))
-    while cursor < n:
-        before = past.before(cursor, REACH) if cursor else np.empty(0, dtype=np.intp)
-        until = min(cursor + _LOOK_AHEAD, n)
-        if cursor:
-            rows = np.concatenate((before, np.arange(cursor, until)))
-            terms[cursor:until], excess[cursor:until], sigma[cursor:until] = (
-                a[before.size :] for a in _terms(s, s.y[rows], 1)
-            )
-        found = _alarm(s, terms, excess, sigma, cursor)
+def _kind(e: Excursion) -> str:
+    return shape_kind(e, "loss_spike", "level_shift", "divergence")
+
+
+class DriftSearch:
+    """The search for drifts, one after another: where the sum begins anew, and which rows are no baseline."""
+
+    def __init__(self, rows: int) -> None:
+        """For a signal of up to `rows` rows."""
+        self.past = Past(rows)
+        self.cursor = 0
+
+    def next(self, s: Signal, terms: Terms, first: int = 0) -> Excursion | None:
+        """The next drift. `terms` are those of the rows from `first` on as if nothing had been found; after a find
+        those of the rows that come next are measured against clean ones, in place."""
+        start, until = max(self.cursor, first), min(self.cursor + _LOOK_AHEAD, s.y.size)
+        if start >= s.y.size:
+            return None
+        if self.cursor and until > start:
+            rows = np.concatenate((self.past.before(self.cursor, REACH), np.arange(self.cursor, until)))
+            for known, clean in zip(terms, _terms(s.y[rows], s.unit, 1), strict=True):
+                known[start - first : until - first] = clean[start - until :]
+        found = _alarm(s, *terms, start - first)
         if found is None:
-            return
-        e = _follow(s, past, *found, excess)
-        yield e
-        past.take_out(e)
-        cursor = max(e.onset + e.settled.end, found[1] + 1)
+            return None
+        zero, at = found
+        return self._follow(s, zero + first, at + first, terms[1][zero : at + 1])
+
+    def take(self, e: Excursion) -> None:
+        """Go on behind a drift."""
+        self.past.take_out(e)
+        self.cursor = max(e.onset + e.settled.end, e.row + 1)
+
+    def _follow(self, s: Signal, start: int, at: int, excess: Values) -> Excursion:
+        """Date the onset (a jump by its first high row, a drift by the sum) and follow the loss from the alarm on."""
+        onset = start
+        half = 0.5 * float(np.median(excess[-5:]))
+        if at - start <= _ABRUPT_ROWS:
+            onset = start + int(np.argmax(excess >= half))
+        before = self.past.before(onset, REACH)
+        fine = screen(np.concatenate((s.y[before], s.y[onset : onset + 1])), RULE, s.unit, hop=1)
+        return followed(s, onset, at, at, float(fine.center[-1]), float(fine.scale[-1]))
 
 
-def _terms(s: Signal, y: Values, hop: int) -> tuple[Values, Values, Values]:
-    """CUSUM terms, excess over the trailing median, and sigma of each row (-SLACK, nan, inf where there is no past)."""
+def _terms(y: Values, unit: float, hop: int) -> Terms:
     center = trailing_quantiles(y, BASELINE_ROWS, hop, (0.5,), LEAST_ROWS)[0]
-    scale = screen(y, RULE, s.unit, hop=hop).scale
+    scale = screen(y, RULE, unit, hop=hop).scale
     lag = -(-SCALE_LAG_ROWS // hop)
     earlier = np.concatenate((np.full(min(lag, scale.size), np.inf), scale[:-lag]))[: scale.size]
     scale = np.repeat(np.fmin(scale, np.where(np.isnan(earlier), np.inf, earlier)), hop)[: y.size]
@@ -82,32 +109,6 @@ def _alarm(s: Signal, terms: Values, excess: Values, sigma: Values, first: int) 
         if lo + _CHUNK >= terms.size:
             break
     return None
-
-
-def _follow(s: Signal, past: Past, start: int, at: int, excess: Values) -> Excursion:
-    """Date the onset (a jump by its first high row, a drift by the sum) and follow the loss from the alarm on."""
-    onset = start
-    half = 0.5 * float(np.median(excess[max(at - 4, start) : at + 1]))
-    if at - start <= _ABRUPT_ROWS:
-        onset = start + int(np.argmax(excess[start : at + 1] >= half))
-    before = past.before(onset, REACH)
-    fine = screen(np.concatenate((s.y[before], s.y[onset : onset + 1])), RULE, s.unit, hop=1)
-    center, scale = float(fine.center[-1]), float(fine.scale[-1])
-    seen = settle(s.y[at:], center, scale, s.unit)
-    lead = at - onset
-    whole = s.y[onset : at + seen.peak + 1]
-    return Excursion(
-        onset,
-        center,
-        scale,
-        replace(
-            seen,
-            peak=int(np.argmax(whole)),
-            recovery=None if seen.recovery is None else seen.recovery + lead,
-            abrupt=bool(whole[:3].max() - center >= 0.5 * (whole.max() - center)),
-            end=seen.end + lead,
-        ),
-    )
 
 
 DETECTOR = Detector("loss_cusum", ("loss_spike", "level_shift", "divergence"), _find)
