@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
@@ -11,11 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._model import DIVERGED, LINGERING, UNRESOLVED, Finding, Telemetry, onset_interval
-from postmortem.detectors._screen import LEAST_ROWS, REACH, Rule, Signal, screen, signal
+from postmortem.detectors._rolling import TAIL_BLOCK
+from postmortem.detectors._screen import (
+    LEAST_ROWS,
+    NOISE_ROWS,
+    REACH,
+    Rule,
+    Signal,
+    calm_level,
+    screen,
+    signal,
+)
 from postmortem.detectors._settle import Settled, settle
 
 _LOOK_AHEAD = REACH
 """Rows after an excursion in whose baseline it would still stand, and which are therefore screened again without it."""
+
+_COARSE_ROWS = REACH + 7 * TAIL_BLOCK
+"""Rows before a row that its verdict by `screen` needs, the noise of the earliest of them included."""
 
 _CREEP_SIGMAS, _CREEP_ROWS = 4.0, 16
 _EARLY_LOG = float(np.log(5))
@@ -169,6 +183,41 @@ class Search:
         return followed(s, onset, row, onset, center, scale)
 
 
+class LiveSearch(Search):
+    """The same search over the latest rows of a signal that grows."""
+
+    enough, among, hangs = 1, 1, False
+
+    def resume(self, s: Signal, cleared: int) -> Excursion | None:
+        """The next excursion. Rows before `cleared` are known not to stand out."""
+
+        def candidate(row: int) -> int | None:
+            row = max(row, cleared)
+            if row >= s.y.size:
+                return None
+            lo = max(row - _COARSE_ROWS, 0) // TAIL_BLOCK * TAIL_BLOCK
+            above = screen(s.y[lo:], self.rule, s.unit, hop=1).rows_above(s.y[lo:]) + lo
+            i = int(np.searchsorted(above, row))
+            self.hangs = i < above.size and int(above[i]) == s.y.size - 1
+            return int(above[i]) if i < above.size else None
+
+        self.hangs = False
+        if self.until <= cleared:
+            self.cursor = max(self.cursor, self.until)
+        return self.next(s, candidate)
+
+    def stands_out(self, s: Signal) -> bool:
+        """Whether the last row may be one that is found."""
+        return self._first_rows or float(s.y[-1]) > self._level(s, s.y.size - 1, 1)
+
+    def calm(self, s: Signal, ahead: int) -> float:
+        """A level below which none of the next `ahead` rows needs a look."""
+        return -math.inf if self._first_rows else self._level(s, s.y.size, ahead)
+
+    def _level(self, s: Signal, row: int, ahead: int) -> float:
+        return calm_level(s.y[self.past.before(row, NOISE_ROWS + 4)], self.rule, s.unit, ahead)
+
+
 def excursions(s: Signal, rule: Rule) -> Iterator[Excursion]:
     """Every sudden excursion of the signal, in order."""
     coarse = screen(s.y, rule, s.unit)
@@ -231,8 +280,12 @@ def spikes(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -> I
     if s is None:
         return
     for e in excursions(s, rule):
-        height = float(s.y[e.onset + e.settled.peak]) - e.center
-        yield finding(s, e, detector, kind, opens=height >= rule.opening * s.unit)
+        yield finding(s, e, detector, kind, opens=opens_alone(s, e, rule))
+
+
+def opens_alone(s: Signal, e: Excursion, rule: Rule) -> bool:
+    """Whether an excursion is high enough to open an incident by itself."""
+    return float(s.y[e.onset + e.settled.peak]) - e.center >= rule.opening * s.unit
 
 
 def shape_kind(e: Excursion, spike: str, shift: str, drift: str) -> str:
