@@ -2,29 +2,34 @@
 
     find_incidents(t)                      every detector of this package, grouped, worst first
     find_incidents(t, mode="watchdog")     only the rolling-baseline watchdog (see `_watchdog`)
+    live()                                 the same detectors row by row, where they have a live face
 
-A detector is one public file holding `DETECTOR = Detector(...)`; it sees a `Telemetry` and nothing else.
+A detector is one public file holding `DETECTOR = Detector(...)`; it sees a `Telemetry`, or row after row, and nothing
+else.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Literal
 
 import numpy as np
 
 from postmortem.detectors import _group
+from postmortem.detectors._live import LiveDetectors
 from postmortem.detectors._model import (
     DIVERGED,
     LINGERING,
     RECOVERED,
     SETTLE_ROWS,
     UNRESOLVED,
+    Alarm,
     Detector,
     Finding,
     Incident,
+    Stream,
     Telemetry,
 )
 from postmortem.detectors._watchdog import Watchdog
@@ -36,13 +41,17 @@ __all__ = [
     "RECOVERED",
     "SETTLE_ROWS",
     "UNRESOLVED",
+    "Alarm",
     "Detector",
     "Finding",
     "Incident",
+    "LiveDetectors",
+    "Stream",
     "Telemetry",
     "Watchdog",
     "detectors",
     "find_incidents",
+    "live",
 ]
 
 
@@ -50,6 +59,11 @@ __all__ = [
 def detectors() -> tuple[Detector, ...]:
     """Every detector of this package, by name of its file."""
     return discover(sys.modules[__name__], "DETECTOR", Detector)
+
+
+def live(names: Collection[str] | None = None) -> LiveDetectors:
+    """The detectors that have a live face, or those of `names`, ready for a run's first row."""
+    return LiveDetectors(d for d in detectors() if names is None or d.name in names)
 
 
 def find_incidents(

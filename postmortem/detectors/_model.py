@@ -114,7 +114,12 @@ class Alarm:
 
 
 Row = Mapping[str, Any]
-"""Column → value, as it was logged: what is no float is not looked at."""
+"""Column → value, as it was logged: what is no number is not looked at."""
+
+
+def number(value: object) -> float | None:
+    """A logged value as a float; None where it is no number."""
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 class Stream(Protocol):

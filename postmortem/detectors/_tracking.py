@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, Self
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._excursion import Excursion, LiveSearch, Past, followed, opens_alone
-from postmortem.detectors._model import Alarm, Row, State
+from postmortem.detectors._model import Alarm, Row, State, number
 from postmortem.detectors._screen import NOISE_ROWS, Rule, Signal
 from postmortem.detectors._settle import BAND_SIGMAS, HORIZON_ROWS
 
@@ -243,10 +243,8 @@ class ColumnStream:
         """What changes with the row of `step`."""
         value = row.get(self._column)
         if type(value) is not float:
-            if not isinstance(value, (int, float)):
-                return ()
-            value = float(value)
-        if step <= self._last or value - value != 0.0:
+            value = number(value)
+        if value is None or step <= self._last or value - value != 0.0:
             return ()
         self._last = step
         self._new_steps.append(step)
@@ -356,7 +354,7 @@ class ColumnStream:
         for onset, told in list(self._told.items()):
             if onset not in now:
                 if told.state != "settled":
-                    changes.append(_as(told, step, "withdrawn"))
+                    changes.append(replace(told, step=step, state="withdrawn"))
                 del self._told[onset]
         for onset, alarm in now.items():
             told = self._told.get(onset)
@@ -364,10 +362,6 @@ class ColumnStream:
                 changes.append(alarm)
                 self._told[onset] = alarm
         return changes
-
-
-def _as(alarm: Alarm, step: int, state: State) -> Alarm:
-    return Alarm(alarm.detector, alarm.kind, alarm.column, alarm.onset_step, step, alarm.opens, state)
 
 
 def spike_stream(column: str, rule: Rule, detector: str, kind: str) -> ColumnStream:

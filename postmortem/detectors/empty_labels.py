@@ -36,4 +36,9 @@ def _find(t: Telemetry) -> Iterator[Finding]:
         )
 
 
-DETECTOR = Detector("empty_labels", ("empty_batch_labels",), _find)
+DETECTOR = Detector(
+    "empty_labels",
+    ("empty_batch_labels",),
+    _find,
+    no_stream="The loss of such a batch is not finite, which `non_finite` tells on the same row.",
+)

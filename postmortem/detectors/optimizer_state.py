@@ -76,4 +76,9 @@ def _count_falls(count: Series) -> Iterator[Finding]:
         )
 
 
-DETECTOR = Detector("optimizer_state", ("optimizer_state_discontinuity",), _find)
+DETECTOR = Detector(
+    "optimizer_state",
+    ("optimizer_state_discontinuity",),
+    _find,
+    no_stream="Norms of optimizer state are sampled, and it is lost by a resume, after which a live loop is new.",
+)

@@ -54,4 +54,6 @@ def _jumps(s: Signal) -> Iterator[Finding]:
         )
 
 
-DETECTOR = Detector("param_norm", ("param_norm_jump",), _find)
+DETECTOR = Detector(
+    "param_norm", ("param_norm_jump",), _find, no_stream="Norms of parameters are sampled, not logged at each step."
+)

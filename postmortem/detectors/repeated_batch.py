@@ -87,4 +87,9 @@ def _finding(labels: Labels, gap: NDArray[np.int64], first: int, last: int) -> F
     )
 
 
-DETECTOR = Detector("repeated_batch", ("repeated_batch",), _find)
+DETECTOR = Detector(
+    "repeated_batch",
+    ("repeated_batch",),
+    _find,
+    no_stream="It compares a batch's hash with every earlier one, which no bounded memory holds.",
+)

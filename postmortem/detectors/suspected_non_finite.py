@@ -5,11 +5,25 @@ Where the gradient norm stays finite all the while, it may as well be the logger
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from postmortem.detectors._model import DIVERGED, RECOVERED, UNRESOLVED, Detector, Finding, Telemetry
+from postmortem.detectors._model import (
+    DIVERGED,
+    RECOVERED,
+    UNRESOLVED,
+    Alarm,
+    Detector,
+    Finding,
+    Row,
+    State,
+    Telemetry,
+    number,
+)
 from postmortem.series import Series
 
 LEAST_ROWS, TIMES, LEAST_RATE = 10, 5.0, 0.5
@@ -19,6 +33,12 @@ LEAST_ROWS, TIMES, LEAST_RATE = 10, 5.0, 0.5
 
 ZERO_ROWS, PAST_ROWS = 3, 12
 """A positive loss that is exactly zero in its last 3 rows or more, after 12 or more that were not."""
+
+_MEDIAN_ROWS, _RATE_ROWS = 50, 100
+_WIDEST_GAP, _FEW_GAPS = 1_000, 1_000
+"""A stream tells wider gaps not apart; and it interpolates its quantile where there are few."""
+
+Values = NDArray[np.float64]
 
 
 def _find(t: Telemetry) -> Iterator[Finding]:
@@ -33,12 +53,10 @@ def _find(t: Telemetry) -> Iterator[Finding]:
 def _zero(t: Telemetry, loss: Series) -> Iterator[Finding]:
     (others,) = np.nonzero(loss.value)
     first = int(others[-1]) + 1 if others.size else 0
-    past = loss.value[max(first - 50, 0) : first]
-    if first < PAST_ROWS or len(loss) - first < ZERO_ROWS or not (past > 0).all():
+    past = loss.value[max(first - _MEDIAN_ROWS, 0) : first]
+    if len(loss) - first < ZERO_ROWS or not _went_to_zero(past, first):
         return
     baseline = float(np.median(past))
-    if past[-1] < 0.01 * baseline:  # it went there by itself
-        return
     onset, last = int(loss.step[first]), int(loss.step[first - 1])
     outcome = UNRESOLVED if _calm(t, onset, int(loss.step[-1])) else DIVERGED
     yield _finding((last, onset), None, baseline, None, outcome, {"zeros": float(len(loss) - first)})
@@ -87,10 +105,10 @@ def _blank(t: Telemetry, loss: Series) -> Iterator[Finding]:
     for i in np.flatnonzero(blank >= max(LEAST_ROWS, TIMES * (usual + 1))).tolist():
         first = int(rows[i]) + 1
         end = int(rows[i]) + 1 + int(blank[i])
-        if not _goes_on(t, loss.step[: i + 1], first, end):
+        if not _goes_on(loss.step[max(i + 1 - _RATE_ROWS, 0) : i + 1].tolist(), end - first, int(t.row_steps[end - 1])):
             continue
         back = i + 1 < len(loss)
-        past = loss.value[max(i - 49, 0) : i + 1]
+        past = loss.value[max(i + 1 - _MEDIAN_ROWS, 0) : i + 1]
         finite = past[np.isfinite(past)]
         if not finite.size or not np.isfinite(loss.value[i]):
             continue
@@ -106,13 +124,113 @@ def _blank(t: Telemetry, loss: Series) -> Iterator[Finding]:
         )
 
 
-def _goes_on(t: Telemetry, logged: np.ndarray[tuple[int], np.dtype[np.int64]], first: int, end: int) -> bool:
-    recent = logged[-100:]
-    if recent.size < 2:
+def _goes_on(recent: Sequence[int], blank: int, last: int) -> bool:
+    """Whether the `blank` rows since the last of `recent` steps with a loss, up to step `last`, come as often."""
+    if len(recent) < 2:
         return True
-    before = (recent.size - 1) / max(int(recent[-1] - recent[0]), 1)
-    after = (end - first) / max(int(t.row_steps[end - 1] - recent[-1]), 1)
-    return after >= LEAST_RATE * before
+    before = (len(recent) - 1) / max(recent[-1] - recent[0], 1)
+    return blank / max(last - recent[-1], 1) >= LEAST_RATE * before
 
 
-DETECTOR = Detector("suspected_non_finite", ("suspected_non_finite",), _find)
+def _went_to_zero(past: Values, rows: int) -> bool:
+    """Whether a loss may be taken for lost that is zero now, after `rows` rows, the last of which are `past`."""
+    if rows < PAST_ROWS or not (past > 0).all():
+        return False
+    return bool(past[-1] >= 0.01 * np.median(past))  # else it went there by itself
+
+
+class _Stream:
+    """The last rows with a loss, and how wide the gaps between all of them were."""
+
+    def __init__(self) -> None:
+        self._steps: deque[int] = deque(maxlen=_RATE_ROWS)
+        self._past: deque[float] = deque(maxlen=_MEDIAN_ROWS)
+        self._rows = self._blank = self._zeros = 0
+        self._gaps: Counter[int] = Counter()
+        self._step, self._onset = -1, 0
+        self._told: Alarm | None = None
+
+    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+        """What changes with the row of `step`."""
+        loss = number(row.get("loss"))
+        if step < self._step or (step == self._step and (loss is None or self._blank == 0)):
+            return ()
+        blank = self._blank - (step == self._step)
+        self._step = step
+        if loss is None:
+            if not self._steps:
+                return ()
+            self._blank += 1
+            if self._blank == 1:
+                self._onset = step
+            return self._is_blank(step) if self._blank >= LEAST_ROWS else ()
+        self._blank = 0
+        alarms: Sequence[Alarm] = ()
+        if self._told is not None and self._zeros == 0:  # the gap is over
+            alarms = self._over(step, "settled" if _goes_on(self._steps, blank, step) else "withdrawn")
+        if self._steps:
+            self._gaps[min(blank, _WIDEST_GAP)] += 1
+        self._steps.append(step)
+        if loss == 0.0:
+            self._zeros += 1
+            if self._zeros == 1:
+                self._onset = step
+            if self._zeros == ZERO_ROWS and _went_to_zero(np.array(self._past), self._rows):
+                alarms = [*alarms, self._opened(step)]
+            return alarms
+        if self._zeros:
+            if self._told is not None:
+                alarms = [*alarms, *self._over(step, "withdrawn")]
+            for _ in range(min(self._zeros, _MEDIAN_ROWS)):
+                self._past.append(0.0)
+            self._rows += self._zeros
+            self._zeros = 0
+        self._past.append(loss)
+        self._rows += 1
+        return alarms
+
+    def end(self, step: int) -> Sequence[Alarm]:
+        """What changes because `step` was the last row."""
+        gone = self._blank > 0 and not _goes_on(self._steps, self._blank, self._step)
+        return self._over(step, "withdrawn" if gone else "settled") if self._told is not None else ()
+
+    def rewound(self, step: int) -> None:
+        """Forget the rows from `step` on."""
+        steps = [known for known in self._steps if known < step]
+        past = list(self._past)[: max(len(self._past) + len(steps) - len(self._steps), 0)]
+        rows, gaps = self._rows, self._gaps
+        self.__init__()
+        self._steps.extend(steps)
+        self._past.extend(past)
+        self._rows, self._gaps, self._step = min(rows, len(past)), gaps, step - 1
+
+    def _is_blank(self, step: int) -> Sequence[Alarm]:
+        if self._told is not None or self._blank < max(LEAST_ROWS, TIMES * (self._usual() + 1)):
+            return ()
+        last = 0.0 if self._zeros else self._past[-1]
+        if last - last != 0.0 or not _goes_on(self._steps, self._blank, step):
+            return ()
+        return (self._opened(step),)
+
+    def _usual(self) -> float:
+        """The 99 % quantile of the gaps so far."""
+        gaps = sorted(self._gaps.elements()) if self._gaps.total() <= _FEW_GAPS else None
+        if gaps is not None:
+            return float(np.quantile(gaps, 0.99)) if gaps else 0.0
+        wanted, seen = 0.99 * (self._gaps.total() - 1), 0
+        for gap, times in sorted(self._gaps.items()):
+            seen += times
+            if seen > wanted:
+                return float(gap)
+        return 0.0
+
+    def _opened(self, step: int) -> Alarm:
+        self._told = Alarm("suspected_non_finite", "suspected_non_finite", "loss", self._onset, step)
+        return self._told
+
+    def _over(self, step: int, state: State) -> list[Alarm]:
+        told, self._told = self._told, None
+        return [] if told is None else [replace(told, step=step, state=state)]
+
+
+DETECTOR = Detector("suspected_non_finite", ("suspected_non_finite",), _find, _Stream)
