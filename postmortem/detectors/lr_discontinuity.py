@@ -36,7 +36,7 @@ _STAIR_ROWS = 48
 _SIDE_ROWS, _SCHEDULED_JUMPS, _NEXT_TO_NOTHING = 4, 3, 1e-12
 
 _LEAST_ROWS, _MEASURABLE = 6, float(np.finfo(float).tiny) * 1e20
-_KEPT, _JUMPS_KEPT = 128, 16
+_KEPT, _JUMPS_KEPT = 128, 64
 """Rows, and jumps, that a stream keeps at least."""
 
 
@@ -46,16 +46,35 @@ def _find(t: Telemetry) -> Iterator[Finding]:
         return
     finite = np.isfinite(series.value)
     step, lr = series.step[finite], series.value[finite]
-    rows = _jumps(step, lr)
-    if _scheduled(step[rows], lr[rows]):
+    jumps = [_Jump(row, int(step[row]), float(lr[row - 1]), float(lr[row])) for row in _jumps(step, lr)]
+    for jump, back in _reported(jumps):
+        yield _finding(series, step, lr, jump.row, None if back is None else back.row)
+
+
+@dataclass(frozen=True)
+class _Jump:
+    row: int
+    step: int
+    before: float
+    rate: float
+
+    def taken_back(self, later: _Jump) -> bool:
+        """Whether a later jump goes back more than half of the way."""
+        return abs(later.rate - self.before) <= 0.5 * abs(self.rate - self.before)
+
+
+def _reported(jumps: Sequence[_Jump]) -> Iterator[tuple[_Jump, _Jump | None]]:
+    """The jumps that are no schedule, each with the one that takes it back; what lies between these two is none."""
+    if _scheduled(jumps):
         return
     skip = -1
-    for i, row in enumerate(rows):
-        if row <= skip:
+    for i, jump in enumerate(jumps):
+        if jump.row <= skip:
             continue
-        back = next((r for r in rows[i + 1 :] if r - row <= RETURN_ROWS and _returns(lr, row, r)), None)
-        skip = row if back is None else back
-        yield _finding(series, step, lr, row, back)
+        near = (later for later in jumps[i + 1 :] if later.row - jump.row <= RETURN_ROWS)
+        back = next((later for later in near if jump.taken_back(later)), None)
+        skip = jump.row if back is None else back.row
+        yield jump, back
 
 
 def _jumps(step: NDArray[np.int64], lr: Values) -> list[int]:
@@ -87,17 +106,14 @@ def _staircase(lr: Values, k: int) -> bool:
     return bool(np.ptp(before) == 0 and np.ptp(after) == 0 and after.size > _SIDE_ROWS)
 
 
-def _scheduled(step: NDArray[np.int64], heights: Values) -> bool:
+def _scheduled(jumps: Sequence[_Jump]) -> bool:
     """Jumps to one height at equal or steadily growing distances are warm restarts (SGDR), not accidents."""
-    if step.size < _SCHEDULED_JUMPS:
+    if len(jumps) < _SCHEDULED_JUMPS:
         return False
-    gaps = np.diff(step).astype(float)
+    gaps = np.diff([jump.step for jump in jumps]).astype(float)
     ratios = gaps[1:] / gaps[:-1]
-    return bool(np.ptp(ratios) <= 0.1 and ratios.min() >= 0.9 and heights.min() >= 0.5 * heights.max())
-
-
-def _returns(lr: Values, row: int, back: int) -> bool:
-    return bool(abs(lr[back] - lr[row - 1]) <= 0.5 * abs(lr[row] - lr[row - 1]))
+    heights = [jump.rate for jump in jumps]
+    return bool(np.ptp(ratios) <= 0.1 and ratios.min() >= 0.9 and min(heights) >= 0.5 * max(heights))
 
 
 def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back: int | None) -> Finding:
@@ -123,15 +139,6 @@ def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back
     )
 
 
-@dataclass(eq=False)
-class _Told:
-    """A jump that was told; `row` counts all rows of the rate."""
-
-    row: int
-    alarm: Alarm
-    returned: bool = False
-
-
 class _Stream:
     """The last rows of the rate. A jump is told four rows after it, when the slope on its other side is known; one that
     may be a stair, when the rate moves again. Of the highest rate and of restarts it knows what has been."""
@@ -142,8 +149,8 @@ class _Stream:
         self._dropped = 0
         self._top = -np.inf
         self._large: list[int] = []  # rows of large changes that are not judged
-        self._jumps: list[tuple[int, float]] = []  # step and rate of the last jumps
-        self._told: list[_Told] = []  # jumps that another may still take back
+        self._jumps: list[_Jump] = []  # the last ones
+        self._told: dict[int, Alarm] = {}  # by row
 
     def take(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
@@ -160,7 +167,9 @@ class _Stream:
             self._large.append(self._dropped + len(self._lr) - 1)
         if len(self._lr) >= 2 * _KEPT:
             self._drop()
-        return self._judge(step, end=False) if self._large or self._told else ()
+        if self._large or any(alarm.state == "open" for alarm in self._told.values()):
+            return self._judge(step, end=False)
+        return ()
 
     def end(self, step: int) -> Sequence[Alarm]:
         """What changes because `step` was the last row."""
@@ -171,8 +180,8 @@ class _Stream:
         kept = bisect_left(self._steps, step)
         del self._lr[kept:], self._steps[kept:]
         self._large = [row for row in self._large if row < self._dropped + kept]
-        self._jumps = [jump for jump in self._jumps if jump[0] < step]
-        self._told = [told for told in self._told if told.alarm.onset_step < step]
+        self._jumps = [jump for jump in self._jumps if jump.step < step]
+        self._told = {row: alarm for row, alarm in self._told.items() if alarm.onset_step < step}
         if not kept:
             self.__init__()
 
@@ -183,46 +192,36 @@ class _Stream:
     def _judge(self, step: int, end: bool) -> list[Alarm]:
         """Judge large changes in order, as far as the rows after them go."""
         steps, lr = np.array(self._steps), np.array(self._lr)
-        alarms: list[Alarm] = []
         while self._large:
             row = self._large[0] - self._dropped
             after = lr.size - row - 1
             if not end and after < _SIDE_ROWS:
                 break
             if self._large[0] >= 3 and self._top >= _MEASURABLE and _is_jump(steps, lr, row - 1, self._top):
-                alarms += self._jumped(steps, lr, row, step)
+                jump = _Jump(self._large[0], int(steps[row]), float(lr[row - 1]), float(lr[row]))
+                self._jumps = [*self._jumps, jump][-_JUMPS_KEPT:]
             elif not end and after < _STAIR_ROWS and _staircase(lr, row - 1):
                 break
             self._large.pop(0)
-        newest = self._dropped + lr.size - 1
-        for told in self._told:
-            if told.alarm.state == "open" and (end or newest - told.row > RETURN_ROWS + _STAIR_ROWS):
-                told.alarm = replace(told.alarm, step=step, state="settled")
-                alarms.append(told.alarm)
-        self._told = [told for told in self._told if newest - told.row <= _KEPT]
+        return self._tell(step, self._dropped + lr.size - 1, end)
+
+    def _tell(self, step: int, newest: int, end: bool) -> list[Alarm]:
+        """What is said of the jumps that are kept, where it is something new."""
+        alarms: list[Alarm] = []
+        now = {jump.row: jump.step for jump, _ in _reported(self._jumps)}
+        for row, alarm in list(self._told.items()):
+            if row not in now and alarm.state == "open":
+                alarms.append(replace(alarm, step=step, state="withdrawn"))
+                del self._told[row]
+        for row, onset in now.items():
+            sure = end or newest - row > RETURN_ROWS + _STAIR_ROWS
+            state: State = "settled" if sure else "open"
+            told = self._told.get(row)
+            if told is None or told.state != state:
+                self._told[row] = Alarm("lr_discontinuity", "lr_discontinuity", "lr", onset, step, state=state)
+                alarms.append(self._told[row])
+        self._told = {jump.row: self._told[jump.row] for jump in self._jumps if jump.row in self._told}
         return alarms
-
-    def _jumped(self, steps: NDArray[np.int64], lr: Values, row: int, step: int) -> list[Alarm]:
-        onset = int(steps[row])
-        self._jumps = [*self._jumps, (onset, float(lr[row]))][-_JUMPS_KEPT:]
-        at, heights = zip(*self._jumps, strict=True)
-        if _scheduled(np.array(at), np.array(heights)):
-            return self._withdraw(0, step)
-        near = [t for t in self._told if not t.returned and self._dropped + row - t.row <= RETURN_ROWS]
-        for told in near:
-            first = told.row - self._dropped
-            if first > 0 and _returns(lr, first, row):
-                told.returned = True
-                return self._withdraw(self._told.index(told) + 1, step)
-        state: State = "open" if near else "settled"
-        alarm = Alarm("lr_discontinuity", "lr_discontinuity", "lr", onset, step, state=state)
-        self._told.append(_Told(self._dropped + row, alarm))
-        return [alarm]
-
-    def _withdraw(self, first: int, step: int) -> list[Alarm]:
-        """Take back what is open from the alarm of this number on."""
-        gone, self._told = self._told[first:], self._told[:first]
-        return [replace(told.alarm, step=step, state="withdrawn") for told in gone if told.alarm.state == "open"]
 
 
 DETECTOR = Detector("lr_discontinuity", ("lr_discontinuity",), _find, _Stream)

@@ -20,7 +20,6 @@ from postmortem.detectors._model import (
     Detector,
     Finding,
     Row,
-    State,
     Telemetry,
     number,
 )
@@ -35,8 +34,8 @@ ZERO_ROWS, PAST_ROWS = 3, 12
 """A positive loss that is exactly zero in its last 3 rows or more, after 12 or more that were not."""
 
 _MEDIAN_ROWS, _RATE_ROWS = 50, 100
-_WIDEST_GAP, _FEW_GAPS = 1_000, 1_000
-"""A stream tells wider gaps not apart; and it interpolates its quantile where there are few."""
+_WIDEST_GAP = 1_000
+"""A stream does not tell wider gaps apart."""
 
 Values = NDArray[np.float64]
 
@@ -140,15 +139,18 @@ def _went_to_zero(past: Values, rows: int) -> bool:
 
 
 class _Stream:
-    """The last rows with a loss, and how wide the gaps between all of them were."""
+    """The last rows with a loss, and how wide the gaps between all of them were. A gap that is over counts among the
+    usual ones, too: its alarm is settled once there are enough of them."""
 
     def __init__(self) -> None:
         self._steps: deque[int] = deque(maxlen=_RATE_ROWS)
         self._past: deque[float] = deque(maxlen=_MEDIAN_ROWS)
         self._rows = self._blank = self._zeros = 0
         self._gaps: Counter[int] = Counter()
-        self._step, self._onset = -1, 0
-        self._told: Alarm | None = None
+        self._step = self._blank_onset = self._zero_onset = -1
+        self._gone: Alarm | None = None  # the loss is blank
+        self._zero: Alarm | None = None
+        self._over: list[tuple[int, Alarm]] = []  # rows of gaps that may be usual ones
 
     def take(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
@@ -156,43 +158,28 @@ class _Stream:
         if step < self._step or (step == self._step and (loss is None or self._blank == 0)):
             return ()
         blank = self._blank - (step == self._step)
-        self._step = step
-        if loss is None:
-            if not self._steps:
-                return ()
+        before, self._step = self._step, step
+        if loss is not None:
+            return self._logged(step, loss, blank, before)
+        if self._steps:
             self._blank += 1
             if self._blank == 1:
-                self._onset = step
-            return self._is_blank(step) if self._blank >= LEAST_ROWS else ()
-        self._blank = 0
-        alarms: Sequence[Alarm] = ()
-        if self._told is not None and self._zeros == 0:  # the gap is over
-            alarms = self._over(step, "settled" if _goes_on(self._steps, blank, step) else "withdrawn")
-        if self._steps:
-            self._gaps[min(blank, _WIDEST_GAP)] += 1
-        self._steps.append(step)
-        if loss == 0.0:
-            self._zeros += 1
-            if self._zeros == 1:
-                self._onset = step
-            if self._zeros == ZERO_ROWS and _went_to_zero(np.array(self._past), self._rows):
-                alarms = [*alarms, self._opened(step)]
-            return alarms
-        if self._zeros:
-            if self._told is not None:
-                alarms = [*alarms, *self._over(step, "withdrawn")]
-            for _ in range(min(self._zeros, _MEDIAN_ROWS)):
-                self._past.append(0.0)
-            self._rows += self._zeros
-            self._zeros = 0
-        self._past.append(loss)
-        self._rows += 1
-        return alarms
+                self._blank_onset = step
+            if self._gone is None and self._blank >= LEAST_ROWS and self._is_gap(step):
+                self._gone = self._alarm(self._blank_onset, step)
+                return (self._gone,)
+        return ()
 
     def end(self, step: int) -> Sequence[Alarm]:
         """What changes because `step` was the last row."""
-        gone = self._blank > 0 and not _goes_on(self._steps, self._blank, self._step)
-        return self._over(step, "withdrawn" if gone else "settled") if self._told is not None else ()
+        alarms = self._settle(step, end=True)
+        if self._gone is not None:
+            goes_on = _goes_on(self._steps, self._blank, self._step) and self._wide(self._blank)
+            alarms.append(replace(self._gone, step=step, state="settled" if goes_on else "withdrawn"))
+        if self._zero is not None:
+            alarms.append(replace(self._zero, step=step, state="settled"))
+        self._gone = self._zero = None
+        return alarms
 
     def rewound(self, step: int) -> None:
         """Forget the rows from `step` on."""
@@ -204,33 +191,67 @@ class _Stream:
         self._past.extend(past)
         self._rows, self._gaps, self._step = min(rows, len(past)), gaps, step - 1
 
-    def _is_blank(self, step: int) -> Sequence[Alarm]:
-        if self._told is not None or self._blank < max(LEAST_ROWS, TIMES * (self._usual() + 1)):
-            return ()
+    def _logged(self, step: int, loss: float, blank: int, before: int) -> Sequence[Alarm]:
+        alarms: list[Alarm] = []
+        self._blank = 0
+        if self._steps:
+            self._gaps[min(blank, _WIDEST_GAP)] += 1
+        if self._gone is not None:
+            if _goes_on(self._steps, blank, before):
+                self._over.append((blank, self._gone))
+            else:
+                alarms.append(replace(self._gone, step=step, state="withdrawn"))
+            self._gone = None
+        if self._over:
+            alarms += self._settle(step)
+        self._steps.append(step)
+        if loss == 0.0:
+            self._zeros += 1
+            if self._zeros == 1:
+                self._zero_onset = step
+            if self._zeros == ZERO_ROWS and _went_to_zero(np.array(self._past), self._rows):
+                self._zero = self._alarm(self._zero_onset, step)
+                alarms.append(self._zero)
+            return alarms
+        if self._zeros:
+            if self._zero is not None:
+                alarms.append(replace(self._zero, step=step, state="withdrawn"))
+            self._past.extend([0.0] * min(self._zeros, _MEDIAN_ROWS))
+            self._rows += self._zeros
+            self._zeros, self._zero = 0, None
+        self._past.append(loss)
+        self._rows += 1
+        return alarms
+
+    def _settle(self, step: int, end: bool = False) -> list[Alarm]:
+        """Settle the gaps that are over and wide, or all of them at the end."""
+        wide = [self._wide(rows) for rows, _ in self._over]
+        done = [(one, is_wide) for (_, one), is_wide in zip(self._over, wide, strict=True) if is_wide or end]
+        self._over = [one for one, is_wide in zip(self._over, wide, strict=True) if not is_wide and not end]
+        return [replace(one, step=step, state="settled" if is_wide else "withdrawn") for one, is_wide in done]
+
+    def _is_gap(self, step: int) -> bool:
         last = 0.0 if self._zeros else self._past[-1]
-        if last - last != 0.0 or not _goes_on(self._steps, self._blank, step):
-            return ()
-        return (self._opened(step),)
+        return last - last == 0.0 and self._wide(self._blank) and _goes_on(self._steps, self._blank, step)
 
-    def _usual(self) -> float:
-        """The 99 % quantile of the gaps so far."""
-        gaps = sorted(self._gaps.elements()) if self._gaps.total() <= _FEW_GAPS else None
-        if gaps is not None:
-            return float(np.quantile(gaps, 0.99)) if gaps else 0.0
-        wanted, seen = 0.99 * (self._gaps.total() - 1), 0
-        for gap, times in sorted(self._gaps.items()):
-            seen += times
-            if seen > wanted:
-                return float(gap)
-        return 0.0
+    def _wide(self, rows: int) -> bool:
+        return rows >= max(LEAST_ROWS, TIMES * (_quantile(self._gaps, 0.99) + 1))
 
-    def _opened(self, step: int) -> Alarm:
-        self._told = Alarm("suspected_non_finite", "suspected_non_finite", "loss", self._onset, step)
-        return self._told
+    def _alarm(self, onset: int, step: int) -> Alarm:
+        return Alarm("suspected_non_finite", "suspected_non_finite", "loss", onset, step)
 
-    def _over(self, step: int, state: State) -> list[Alarm]:
-        told, self._told = self._told, None
-        return [] if told is None else [replace(told, step=step, state=state)]
+
+def _quantile(counts: Counter[int], share: float) -> float:
+    """The quantile of counted whole numbers, interpolated as numpy does; 0 where there are none."""
+    at = share * (counts.total() - 1)
+    low = high = seen = 0
+    for value, times in sorted(counts.items()):
+        if seen <= at:
+            low = value
+        if seen <= at + 1:
+            high = value
+        seen += times
+    return low + (high - low) * (at % 1) if counts else 0.0
 
 
 DETECTOR = Detector("suspected_non_finite", ("suspected_non_finite",), _find, _Stream)
