@@ -29,6 +29,7 @@ from postmortem.detectors._model import (
     Detector,
     Finding,
     Incident,
+    Row,
     Stream,
     Telemetry,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Finding",
     "Incident",
     "LiveDetectors",
+    "Row",
     "Stream",
     "Telemetry",
     "Watchdog",

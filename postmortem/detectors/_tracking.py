@@ -311,7 +311,7 @@ class ColumnStream:
                 self._trackers = self._trackers[1:] or [Tracker(self._make(_CAPACITY), False)]
                 self._trackers[0].begin_anew()
         self._rows = n
-        if n >= self._unit_until and not self._trackers[-1].log:
+        if n >= self._unit_until and n and not self._trackers[-1].log:
             size = np.abs(self._raw[:n])
             self._unit = max(float(np.median(size)), 1e-9 * float(size.max()))
             self._unit_until = n + max(16, n // 8)

@@ -150,6 +150,7 @@ class _Stream:
         elif self._last >= self._dropped + kept:
             self._last = -FAR_ROWS
 
+    @np.errstate(all="ignore")
     def _look(self, step: int, blocks: range) -> list[Alarm]:
         """Alarms of the steps beside `blocks`."""
         alarms: list[Alarm] = []

@@ -129,9 +129,6 @@ class _Stream:
     """Falls of the scale; while it never moved, skipped steps, as soon as it is known whether they are counted up."""
 
     def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
         self._falls, self._skips = _Runs(FALLS, APART_ROWS), _Runs(SKIPS, SKIP_ROWS)
         self._scale: float | None = None
         self._skipped: float | None = None
@@ -139,14 +136,19 @@ class _Stream:
         self._counted: bool | None = None  # whether `skipped` is counted up; None while both may be
         self._first: tuple[int, int] | None = None  # row and step of its first skip while that is not known
         self._moved = False
+        self._scale_step = self._skip_step = -1
 
     def take(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
-        onset = None
-        if (scale := number(row.get("loss_scale"))) is not None:
+        onset, column = None, ""
+        scale, skipped = row.get("loss_scale"), row.get("skipped")
+        if scale is not None and step > self._scale_step and (scale := number(scale)) is not None:
+            self._scale_step = step
             onset, column = self._scaled(step, scale), "loss_scale"
-        if (skipped := number(row.get("skipped"))) is not None and not self._moved:
-            onset, column = self._skip(step, skipped), "skipped"
+        if skipped is not None and step > self._skip_step and (skipped := number(skipped)) is not None:
+            self._skip_step = step
+            if not self._moved:
+                onset, column = self._skip(step, skipped), "skipped"
         return () if onset is None else (self._alarm(column, onset, step),)
 
     def end(self, step: int) -> Sequence[Alarm]:
@@ -160,6 +162,7 @@ class _Stream:
         self._skips.forget_run()
         self._scale = None
         self._first = None
+        self._scale_step = self._skip_step = step - 1
         if not self._counted:
             self._skipped = None
 

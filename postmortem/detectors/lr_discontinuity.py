@@ -189,6 +189,7 @@ class _Stream:
         del self._lr[:_KEPT], self._steps[:_KEPT]
         self._dropped += _KEPT
 
+    @np.errstate(all="ignore")
     def _judge(self, step: int, end: bool) -> list[Alarm]:
         """Judge large changes in order, as far as the rows after them go."""
         steps, lr = np.array(self._steps), np.array(self._lr)

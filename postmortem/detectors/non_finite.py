@@ -119,12 +119,13 @@ class _Stream:
     def __init__(self) -> None:
         self._open: dict[str, _Episode] = {}
         self._scale: float | None = None
+        self._scale_step = -1
 
     def take(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
-        scale, before = number(row.get("loss_scale")), self._scale
-        if scale is not None:
-            self._scale = scale
+        scale, before = None, self._scale
+        if step > self._scale_step and (scale := number(row.get("loss_scale"))) is not None:
+            self._scale, self._scale_step = scale, step
         odd = [name for name, value in row.items() if isinstance(value, float) and value - value != 0.0]
         if not odd and not self._open:
             return ()
@@ -132,7 +133,7 @@ class _Stream:
         loss = number(row.get("loss"))
         for name in odd:
             if name not in _NOT_MEASURED and name not in self._open:
-                self._open[name] = _Episode(Alarm("non_finite", "", name, step, step), step)
+                self._open[name] = _Episode(Alarm("non_finite", "", str(name), step, step), step)
         alarms: list[Alarm] = []
         for name, episode in list(self._open.items()):
             if name in odd:
@@ -159,6 +160,7 @@ class _Stream:
     def rewound(self, step: int) -> None:
         """The episodes are over: what follows are new ones."""
         self._open.clear()
+        self._scale, self._scale_step = None, step - 1
 
     def _told(self, e: _Episode, step: int, over: bool) -> list[Alarm]:
         """The alarm, where it says something else than before."""
