@@ -32,6 +32,15 @@ class LiveDetectors:
         """The run is over: what is open is settled or withdrawn. No row may follow."""
         return [alarm for stream in self._streams for alarm in stream.end(self._last)]
 
+    def levels(self) -> dict[str, float]:
+        """Column → a value that its next row must exceed to be told at once; it may be told later without, and others
+        need several rows. For who would rather hand over rows in bulk."""
+        levels: dict[str, float] = {}
+        for stream in self._streams:
+            for column, level in stream.levels().items():
+                levels[column] = min(level, levels.get(column, level))
+        return levels
+
     def rewound(self, step: int) -> None:
         """The run went back and goes on with `step`: alarms of later onsets are void, and no more is told of them."""
         for stream in self._streams:

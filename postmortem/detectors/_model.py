@@ -137,6 +137,10 @@ class Stream(Protocol):
         """The run went back and goes on with `step`: what was seen of it and of later ones is forgotten."""
         ...
 
+    def levels(self) -> Mapping[str, float]:
+        """Column → a value that its next row must exceed to be told at once. What needs several rows is not in it."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Detector:

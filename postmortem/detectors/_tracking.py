@@ -9,7 +9,7 @@ after it is looked for anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, Self
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._excursion import Excursion, LiveSearch, Past, followed, opens_alone
-from postmortem.detectors._model import Alarm, Row, State, number
+from postmortem.detectors._model import Alarm, Row, State, Stream, number
 from postmortem.detectors._screen import NOISE_ROWS, Rule, Signal
 from postmortem.detectors._settle import BAND_SIGMAS, HORIZON_ROWS
 
@@ -99,6 +99,13 @@ class Tracker:
             self._vain_until, self._in_vain = n + _POSTPONED, last
         elif self._wait_until == 0:
             self._cleared = n
+
+    def level(self, s: Signal) -> float:
+        """What the next value of the column must exceed to be found."""
+        if s.y.size and self._following(s.y.size):
+            return math.inf
+        level = self._search.calm(s, 1)
+        return s.back(level) if math.isfinite(level) else level
 
     @property
     def unsettled(self) -> bool:
@@ -202,7 +209,7 @@ def _place(search: Search) -> tuple[int, bool, int, float]:
     return search.cursor, search.over, search.past.since, search.past.known_scale
 
 
-class ColumnStream:
+class ColumnStream(Stream):
     """The live face of a detector of excursions of one column.
 
     `searches` make a search for each scale that is looked at while all values are positive (log first); from the first
@@ -262,6 +269,14 @@ class ColumnStream:
             return ()
         with np.errstate(all="ignore"):
             return self._look(step, False, end=True)
+
+    def levels(self) -> Mapping[str, float]:
+        """What the next value must exceed to be told at once."""
+        if self._enough > 1:
+            return {}
+        self._take_in()
+        with np.errstate(all="ignore"):
+            return {self._column: min(t.level(self._signal(self._rows, t.log)) for t in self._trackers)}
 
     def rewound(self, step: int) -> None:
         """Forget the rows from `step` on: begin anew with those that are kept from before."""

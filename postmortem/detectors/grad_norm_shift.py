@@ -14,6 +14,7 @@ from postmortem.detectors._model import (
     Detector,
     Finding,
     Row,
+    Stream,
     Telemetry,
     number,
     onset_interval,
@@ -109,7 +110,7 @@ def _step(s: Signal, row: int) -> Finding | None:
     )
 
 
-class _Stream:
+class _Stream(Stream):
     """The last blocks of the gradient norm. A step is told once the 40 rows after its block are there."""
 
     def __init__(self) -> None:

@@ -19,6 +19,7 @@ from postmortem.detectors._model import (
     Detector,
     Finding,
     Row,
+    Stream,
     Telemetry,
     number,
     onset_interval,
@@ -125,7 +126,7 @@ class _Runs:
         self._last = -math.inf
 
 
-class _Stream:
+class _Stream(Stream):
     """Falls of the scale; while it never moved, skipped steps, as soon as it is known whether they are counted up."""
 
     def __init__(self) -> None:

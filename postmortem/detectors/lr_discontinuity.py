@@ -17,6 +17,7 @@ from postmortem.detectors._model import (
     Finding,
     Row,
     State,
+    Stream,
     Telemetry,
     number,
     onset_interval,
@@ -139,7 +140,7 @@ def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back
     )
 
 
-class _Stream:
+class _Stream(Stream):
     """The last rows of the rate. A jump is told four rows after it, when the slope on its other side is known; one that
     may be a stair, when the rate moves again. Of the highest rate and of restarts it knows what has been."""
 

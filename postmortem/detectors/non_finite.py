@@ -20,6 +20,7 @@ from postmortem.detectors._model import (
     Finding,
     Row,
     State,
+    Stream,
     Telemetry,
     number,
     onset_interval,
@@ -112,7 +113,7 @@ class _Episode:
         return self.loss is not None and self.loss < until and not (self.bad_loss is not None and self.bad_loss < until)
 
 
-class _Stream:
+class _Stream(Stream):
     """Open episodes by column. They are told at once, and settled when EPISODE_ROWS finite rows have come, or where no
     row to come matters."""
 

@@ -20,6 +20,7 @@ from postmortem.detectors._model import (
     Detector,
     Finding,
     Row,
+    Stream,
     Telemetry,
     number,
 )
@@ -138,7 +139,7 @@ def _went_to_zero(past: Values, rows: int) -> bool:
     return bool(past[-1] >= 0.01 * np.median(past))  # else it went there by itself
 
 
-class _Stream:
+class _Stream(Stream):
     """The last rows with a loss, and how wide the gaps between all of them were. A gap that is over counts among the
     usual ones, too: its alarm is settled once there are enough of them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from threading import Lock
 
@@ -20,35 +21,58 @@ _ASKED = (
 over is not yet one that is blank."""
 
 
+_MOST_ROWS = 256
+"""Rows after which they are looked at by whoever brings the next."""
+
+
 class Alarms:
     """Alarms that begin an episode of their column: each is told of once, until `calm` steps have passed in silence.
 
-    Safe to call from two threads. Values of one column come in order; those that do not are not looked at.
+    Rows are taken down by one comparison a column and looked at later, all together, unless one stands out. Safe to
+    call from two threads. Values of one column come in order; those that do not are not looked at.
     """
 
     def __init__(self, calm: int = 50) -> None:
         self._calm = calm
         self._live = live(_ASKED)
         self._lock = Lock()
+        self._rows: deque[tuple[int, Row]] = deque()
+        self._levels = tuple(self._live.levels().items())
         self._open: set[tuple[str, str, int]] = set()
         self._until: dict[str, int] = {}
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
-        """Take in a row; the alarms that begin an episode with it."""
+    def take(self, step: int, row: Row, odd: Sequence[str] | None) -> bool:
+        """Take down a row, of which `odd` columns are not finite: whether it is to be looked at now."""
+        self._rows.append((step, dict(row)))
+        for column, level in self._levels:
+            value = row.get(column)
+            if value is not None and not value <= level:
+                return True
+        fresh = [name for name in odd or () if self._begins(step, f"odd {name}")]
+        return bool(fresh) or len(self._rows) >= _MOST_ROWS
+
+    def look(self) -> list[tuple[int, Row, list[Alarm]]]:
+        """Look at the rows that were taken down; those with which an episode begins, and its alarms."""
+        found: list[tuple[int, Row, list[Alarm]]] = []
         with self._lock:
-            if not (told := self._live.take(step, row)):
-                return ()
-            return [alarm for alarm in told if self._is_new(alarm) and self._begins(step, _episode(alarm))]
+            while self._rows:
+                step, row = self._rows.popleft()
+                told = self._live.take(step, row)
+                if new := [a for a in told if self._is_new(a) and self._begins(step, _episode(a))]:
+                    found.append((step, row, new))
+            self._levels = tuple(self._live.levels().items())
+        return found
 
     def begins(self, step: int, what: str) -> bool:
         """Something else was seen at `step`: whether it begins an episode of `what` rather than going on with one."""
-        with self._lock:
-            return self._begins(step, what)
+        return self._begins(step, what)
 
     def rewound(self, step: int) -> None:
         """The run went back and goes on with `step`: what follows are new episodes."""
         with self._lock:
+            self._rows.clear()
             self._live.rewound(step)
+            self._levels = tuple(self._live.levels().items())
             self._open.clear()
             self._until.clear()
 

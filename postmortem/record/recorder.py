@@ -14,17 +14,17 @@ episode, incidents, and events.
 from __future__ import annotations
 
 import atexit
+import math
 import operator
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
-from postmortem.detectors import Alarm
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.record.alarms import Alarms
 from postmortem.record.background import Background, Entry
@@ -185,8 +185,8 @@ class Recorder:
             self._queue.append(Entry("metrics", self._later, step, row))
         if transfer is not None:
             self._queue.append(Entry("metrics", self._later, step, dict(row), transfer))
-        if alarms := self._alarms.take(step, row):
-            self._departed(step, row, alarms)
+        if self._alarms.take(step, row, odd):
+            self._look()
         if self._unsaid:
             self._complaints.speak()
 
@@ -355,16 +355,17 @@ class Recorder:
         self._background.poll()
         return Transfer(tensors)
 
-    def _departed(self, step: int, row: Mapping[str, Any], alarms: Sequence[Alarm]) -> None:
-        """Journal what begins with a row."""
-        odd = [alarm.column for alarm in alarms if alarm.detector == "non_finite"]
-        if any(describe(str(name)) is not None for name in odd):
-            self._incident(step, "nonfinite", {"columns": odd})
-        elif odd:  # a column of the user's own, such as a score of nothing: written at once, no incident
-            self._background.write_now()
-        for alarm in alarms:
-            if alarm.detector != "non_finite":
-                self._incident(step, alarm.column, {"value": row[alarm.column]})
+    def _look(self) -> None:
+        """Look at the rows that came, and journal what begins with them."""
+        for step, row, alarms in self._alarms.look():
+            odd = [alarm.column for alarm in alarms if alarm.detector == "non_finite"]
+            if any(describe(name) is not None for name in odd):
+                self._incident(step, "nonfinite", {"columns": odd})
+            elif odd:  # a column of the user's own, such as a score of nothing: written at once, no incident
+                self._background.write_now()
+            for alarm in alarms:
+                if alarm.detector != "non_finite":
+                    self._incident(step, alarm.column, {"value": row[alarm.column]})
 
     def _incident(self, step: int, kind: str, keys: dict[str, Any]) -> None:
         self._dense_until = step + self._dense_steps
@@ -386,6 +387,7 @@ class Recorder:
 
     def _ids_to_write(self) -> Iterator[Entry]:
         """Rows with token ids, one at a time: called where nobody waits."""
+        self._look()
         self._ids.trim()
         for kept, row in self._ids.rows():
             yield Entry("batches", kept.later, kept.step, row)
@@ -419,8 +421,10 @@ class Recorder:
         """Values came from a device: the judgement that `log` could not make."""
         if entry.table != "metrics" or entry.step is None:
             return
-        if alarms := self._alarms.take(entry.step, entry.values):
-            self._departed(entry.step, entry.values, alarms)
+        row = entry.values
+        odd = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        if self._alarms.take(entry.step, row, odd):
+            self._look()
 
     def _open(self) -> RunWriter:
         """Take the directory and complete run.json. Raises OSError or PostmortemError where there is no writing."""

@@ -14,9 +14,14 @@ from postmortem.sources import open_run
 from tests.samples import NAMES, sample
 
 
-def _episodes(values: np.ndarray, name: str = "loss") -> list[int]:
-    alarms = Alarms()
-    return [step for step, value in enumerate(values.tolist()) if alarms.take(step, {name: value})]
+def _episodes(values: np.ndarray, name: str = "loss", alarms: Alarms | None = None) -> list[int]:
+    """Steps at which something begins; rows are looked at when they ask for it, and every fifty rows."""
+    alarms = alarms or Alarms()
+    begun: list[int] = []
+    for step, value in enumerate(values.tolist()):
+        if alarms.take(step, {name: value}, None) or step % 50 == 49:
+            begun += [told.step for _, _, some in alarms.look() for told in some]
+    return begun
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -46,10 +51,22 @@ def test_a_new_level_is_told_once_and_taken_on() -> None:
     assert _episodes(values) == [1_000, 2_100], "the new level is judged by, too"
 
 
-def test_an_episode_of_non_finite_rows_is_told_once() -> None:
+def test_an_episode_of_non_finite_rows_is_told_once_and_asks_once() -> None:
     alarms = Alarms()
-    told = [alarms.take(step, {"loss": math.nan if step % 100 < 40 else 2.0, "mine": math.inf}) for step in range(200)]
-    assert [(a.step, a.column) for alarm in told for a in alarm] == [(0, "loss"), (0, "mine"), (100, "loss")]
+    asked = [
+        step
+        for step in range(200)
+        if alarms.take(step, {"loss": math.nan if step % 100 < 40 else 2.0}, ["loss"] if step % 100 < 40 else None)
+        and [told.column for _, _, some in alarms.look() for told in some] == ["loss"]
+    ]
+    assert asked == [0, 100]
+
+
+def test_rows_wait_until_one_stands_out() -> None:
+    alarms, values = Alarms(), np.random.default_rng(0).normal(2.5, 0.05, 400)
+    values[390] = 4.0
+    asked = [i for i, value in enumerate(values.tolist()) if alarms.take(i, {"loss": value}, None) and [alarms.look()]]
+    assert asked[-1] == 390 and len(asked) < 60, "most rows are looked at in bulk"
 
 
 def test_episodes_begin_once_and_again_after_a_calm_or_a_rollback() -> None:
