@@ -48,7 +48,9 @@ def bisect(
 
     require("bisect", "train", "torch", "xxhash")
     with stage(f"Reading {run}"):
-        about = subject(run, "bisect", incident=incident, program=program, trusted=trust, mode=arithmetic or "recorded")
+        about = subject(
+            run, "bisect", incident=incident, program=program, trusted=trust, mode=arithmetic or "recorded"
+        )
         searched = default_window(about) if window is None else parse_window("--window", window)
     earliest = about.recorded.index_at(about.from_step)
     if searched[0] < earliest:

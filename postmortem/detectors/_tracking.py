@@ -64,9 +64,9 @@ class Open:
     found: Search
     final: bool = False
 
-    def shape_is_final(self, rows: int) -> bool:
-        """Whether `rows` rows of the signal decide its kind."""
-        return rows - self.e.onset >= self.e.settled.shape_rows
+    def is_sure(self, rows: int, one_kind: bool) -> bool:
+        """Whether `rows` rows of the signal decide that it is one, and its kind where there is more than one."""
+        return rows > self.e.row + 1 if one_kind else rows - self.e.onset >= self.e.settled.shape_rows
 
 
 class Tracker:
@@ -212,9 +212,9 @@ def _place(search: Search) -> tuple[int, bool, int, float]:
 class ColumnStream(Stream):
     """The live face of a detector of excursions of one column.
 
-    `searches` make a search for each scale that is looked at while all values are positive (log first); from the first
-    that is not, only the linear one is left, and it begins anew with the rows that are kept. `judge` gives kind and
-    `opens` of an excursion.
+    While all values are positive, `search` looks at their logarithms, and with `linear` at themselves, too, for what
+    is left; from the first value on that is not, at themselves only, and anew at all rows that are kept. `judge` gives
+    kind and `opens` of an excursion; with `one_kind` the kind is always the same.
     """
 
     def __init__(
@@ -225,8 +225,10 @@ class ColumnStream(Stream):
         judge: Callable[[Signal, Excursion], tuple[str, bool]],
         *,
         linear: bool = False,
+        one_kind: bool = False,
     ) -> None:
-        self._detector, self._column, self._make, self._judge, self._linear = detector, column, search, judge, linear
+        self._detector, self._column, self._make, self._judge = detector, column, search, judge
+        self._linear, self._one_kind = linear, one_kind
         made = search(_CAPACITY)
         self._enough, self._mask = made.enough, (1 << made.among) - 1
         self._begin()
@@ -357,7 +359,7 @@ class ColumnStream(Stream):
                     if o.final:
                         self._past = [*self._past, rows][-8:]
                 kind, opens = self._judge(s, o.e)
-                settled = end or (sure and o.shape_is_final(n) and (first or not self._trackers[0].unsettled))
+                settled = end or (sure and o.is_sure(n, self._one_kind) and (first or not self._trackers[0].unsettled))
                 sure = sure and o.final
                 state: State = "settled" if settled else "open"
                 onset = int(s.step[o.e.onset])
@@ -381,4 +383,6 @@ class ColumnStream(Stream):
 
 def spike_stream(column: str, rule: Rule, detector: str, kind: str) -> ColumnStream:
     """The live face of `spikes`."""
-    return ColumnStream(detector, column, partial(LiveSearch, rule), lambda s, e: (kind, opens_alone(s, e, rule)))
+    return ColumnStream(
+        detector, column, partial(LiveSearch, rule), lambda s, e: (kind, opens_alone(s, e, rule)), one_kind=True
+    )

@@ -8,7 +8,7 @@
 
 The training thread looks at each value once and appends to a queue. A background thread waits for devices, encodes and
 writes (`background`). Only what must be on disk before a crash is written at once: the first row of a non-finite
-episode, incidents, and events.
+episode, incidents, and events. What needs many rows to be seen (`alarms`) is looked for in the background.
 """
 
 from __future__ import annotations
@@ -357,7 +357,11 @@ class Recorder:
 
     def _look(self) -> None:
         """Look at the rows that came, and journal what begins with them."""
-        for step, row, alarms in self._alarms.look():
+        try:
+            looked = self._alarms.look()
+        except Exception as error:
+            return self._background.at_fault(error)
+        for step, row, alarms in looked:
             odd = [alarm.column for alarm in alarms if alarm.detector == "non_finite"]
             if any(describe(name) is not None for name in odd):
                 self._incident(step, "nonfinite", {"columns": odd})

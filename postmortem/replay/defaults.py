@@ -133,7 +133,9 @@ def plan_of(file: Path, program: str | None, arithmetic: Mode | None, *, trusted
     run = open_run(Path(order.run))
     root_of(run)
     imports = announced(order.program or run.manifest.program, program, trust=trusted)
-    order = replace(order, program=program or order.program, arithmetic=arithmetic or order.arithmetic, trusted=trusted)
+    order = replace(
+        order, program=program or order.program, arithmetic=arithmetic or order.arithmetic, trusted=trusted
+    )
     return _planned(run, order, find_checkpoint(Recorded(run, order.attempt), order), "", imports)
 
 

@@ -67,12 +67,15 @@ def departures(seed: int) -> Telemetry:
         return int(rng.integers(n))
 
     lr = 3e-4 * np.minimum((t + 1) / rng.integers(1, 100), 1.0)
-    shape = rng.integers(3)
+    shape = rng.choice(4, p=[0.35, 0.25, 0.25, 0.15])
     if shape == 1:
         lr *= 0.5 * (1 + np.cos(np.pi * t / n))
     elif shape == 2:
         for at in rng.integers(0, n, 3):
             lr[at:] *= 0.3
+    elif shape == 3:  # warm restarts
+        period = int(rng.integers(20, 100))
+        lr = 3e-4 * 0.5 * (1 + np.cos(np.pi * (t % period) / period))
     for _ in range(rng.integers(3)):
         at = somewhere()
         lr[at : at + int(rng.choice([1, 3, 20, n]))] *= rng.choice([0.1, 0.5, 2, 10])
@@ -124,9 +127,9 @@ def excursions(seed: int) -> Telemetry:
         kind = int(rng.integers(5))
         loss[at:] += np.minimum(0.01 * since, height) if kind == 4 else height * shapes[kind]
     loss[rng.integers(0, n, int(rng.choice([0, 3])))] = np.nan
-    return _telemetry(
-        t, {"loss": loss, "grad_norm": np.exp(loss - 2), "update_rms": np.abs(loss)}, np.ones(n, dtype=bool)
-    )
+    columns = {"loss": loss, "grad_norm": np.exp(loss - 2), "update_rms": np.abs(loss)}
+    columns["loss"] = loss - 2.5 * (rng.random() < 0.15)
+    return _telemetry(t, columns, np.ones(n, dtype=bool))
 
 
 def _telemetry(

@@ -92,6 +92,17 @@ def test_an_alarm_opens_an_incident_and_dense_sampling(tmp_path: Path) -> None:
     assert 5.9 < incidents[0].keys["value"] < 6.1
 
 
+def test_a_fault_of_a_detector_does_not_reach_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Alarms) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(Alarms, "look", broken)
+    with pytest.warns(match="ZeroDivisionError in the recorder"), Recorder(tmp_path / "run", provenance=False) as rec:
+        rec.log(0, loss=math.nan)
+        rec.log(1, loss=1.0)
+    assert open_run(tmp_path / "run").row_steps.tolist() == [0, 1]
+
+
 @pytest.mark.skipif(not NAMES, reason="the sample runs are in the repository only")
 def test_recorded_runs_wake_it_seldom() -> None:
     for run in (open_run(sample(name)) for name in NAMES):
