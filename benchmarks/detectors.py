@@ -1,4 +1,5 @@
-"""Two tables of detection: twenty seeds of each synthetic fault, and the real logs that lie beside the repository.
+"""Tables of detection: twenty seeds of each synthetic fault, the real logs that lie beside the repository, and the two
+faces of the detectors, whole runs and row by row, against each other.
 
 The scenarios are those of tests/detectors, which CI holds to their limits; here their figures are shown. The real logs
 are read and examined as `postmortem draft` would.
@@ -9,19 +10,22 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from _measure import ROOT, options, publish, say
+import numpy as np
+from _measure import ROOT, machine, options, publish, say
 
 sys.path.insert(0, str(ROOT))
 
-from postmortem.detectors import Incident, find_incidents
+from postmortem.detectors import Incident, Telemetry, detectors, find_incidents, live
 from postmortem.pipeline import detect
 from postmortem.sources import open_run
 from tests.detectors.helpers import telemetry
-from tests.detectors.scenarios import SCENARIOS, alarm_lag, at_fault, scenario
+from tests.detectors.live_runs import departures, excursions, follow, offline
+from tests.detectors.scenarios import SCENARIOS, STEPS, alarm_lag, at_fault, scenario
 
 REAL_LOGS = ROOT.parent / "shared" / "real_logs"
 READABLE = (".csv", ".json", ".jsonl")
@@ -91,6 +95,83 @@ def real_logs() -> str:
     return "\n".join((*lines, "", sums))
 
 
+def faces(seeds: int) -> str:
+    """One line per detector that has a live face: what both say, and how many rows the live one needs."""
+    both, only_offline, only_live, withdrawn = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    told: defaultdict[str, list[int]] = defaultdict(list)
+    sure: defaultdict[str, list[int]] = defaultdict(list)
+    runs = rows = 0
+    for t in _runs(seeds):
+        runs, rows = runs + 1, rows + t.row_steps.size
+        said, followed = offline(t), follow(t)
+        only_offline.update(detector for detector, _, _, _ in said - followed.settled)
+        only_live.update(detector for detector, _, _, _ in followed.settled - said)
+        first = {alarm.key: row for row, alarm in reversed(followed.told)}
+        final = {alarm.key: row for row, alarm in reversed(followed.told) if alarm.state == "settled"}
+        for detector, _, column, onset in said & followed.settled:
+            both[detector] += 1
+            at, key = int(np.searchsorted(t.row_steps, onset)), (detector, column, onset)
+            told[detector].append(first[key] - at)
+            sure[detector].append(final[key] - at)
+        withdrawn.update(alarm.detector for alarm in followed.last.values() if alarm.state == "withdrawn")
+    lines = [
+        "| detector | said by both | offline only | live only | withdrawn | rows until told | rows until settled |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for d in (d for d in detectors() if d.stream is not None):
+        shown = (_lag(told[d.name]), _lag(sure[d.name]))
+        lines.append(
+            f"| `{d.name}` | {both[d.name]} | {only_offline[d.name]} | {only_live[d.name]} | {withdrawn[d.name]} "
+            f"| {shown[0]} | {shown[1]} |"
+        )
+    return "\n".join((*lines, "", f"{runs} runs, {rows:,} rows. Medians (nine of ten are below; most)."))
+
+
+def _runs(seeds: int) -> Iterator[Telemetry]:
+    """The scenarios, the sample runs, and made runs in which anything departs: eight and two of these a seed."""
+    for name in SCENARIOS:
+        say(f"both faces: {name}")
+        for seed in range(seeds):
+            yield telemetry(loss=scenario(name, seed)[0])
+    say("both faces: sample runs and made runs")
+    for path in sorted(ROOT.glob("sample_runs/*/run.json")):
+        run = open_run(path.parent)
+        yield Telemetry(run.series, run.columns, run.row_steps, run.labels)
+    yield from (departures(seed) for seed in range(8 * seeds))
+    yield from (excursions(seed) for seed in range(2 * seeds))
+
+
+def live_cost(rounds: int) -> str:
+    """What a row of loss, gradient norm and rate costs a live loop."""
+    lines = ["| noise of the loss | median, µs | mean | 99 % | most |", "| --- | --- | --- | --- | --- |"]
+    for name, shown in (("clean_gaussian", "Gaussian"), ("clean_t4", "Student's t, 4 degrees")):
+        took: list[float] = []
+        for seed in range(rounds):
+            norms = np.exp(0.25 * np.random.default_rng(seed).standard_normal(STEPS))
+            watching = live()
+            for step, (loss, norm) in enumerate(zip(scenario(name, seed)[0].tolist(), norms.tolist(), strict=True)):
+                row = {"loss": loss, "grad_norm": norm, "lr": 3e-4 * min(step / 100, 1)}
+                begun = time.perf_counter()
+                watching.take(step, row)
+                took.append((time.perf_counter() - begun) * 1e6)
+        middle, late = np.quantile(took, (0.5, 0.99))
+        lines.append(f"| {shown} | **{middle:.1f}** | {np.mean(took):.1f} | {late:.0f} | {max(took):,.0f} |")
+    return "\n".join(
+        (
+            *lines,
+            "",
+            f"At most 10 µs at the median was asked for. {rounds} runs of {STEPS:,} rows each, on {machine()}.",
+        )
+    )
+
+
+def _lag(values: Sequence[int]) -> str:
+    if not values:
+        return "–"
+    middle, late = np.quantile(values, (0.5, 0.9))
+    return f"{middle:g} ({late:g}; {max(values)})"
+
+
 def _events(entry: dict[str, Any]) -> tuple[list[float], list[float]]:
     """Steps that must be found, and steps that may be. A `may` spike is one that its labeller was not sure of."""
     must = [s["start"] for s in entry["spikes"] if s.get("tier", "must") == "must"]
@@ -117,6 +198,8 @@ def main() -> None:
         f"{scenarios(arguments.rounds)}\n\nMedians (smallest to largest) over {arguments.rounds} seeds.",
         write=arguments.write,
     )
+    publish("detectors-faces", faces(arguments.rounds), write=arguments.write)
+    publish("detectors-live-cost", live_cost(min(arguments.rounds, 5)), write=arguments.write)
     if REAL_LOGS.exists():
         publish("detectors-real-logs", real_logs(), write=arguments.write)
     else:

@@ -2,29 +2,35 @@
 
     find_incidents(t)                      every detector of this package, grouped, worst first
     find_incidents(t, mode="watchdog")     only the rolling-baseline watchdog (see `_watchdog`)
+    live()                                 the same detectors row by row, where they have a live face
 
-A detector is one public file holding `DETECTOR = Detector(...)`; it sees a `Telemetry` and nothing else.
+A detector is one public file holding `DETECTOR = Detector(...)`; it sees a `Telemetry`, or row after row, and nothing
+else.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
 import numpy as np
 
 from postmortem.detectors import _group
+from postmortem.detectors._live import LiveDetectors
 from postmortem.detectors._model import (
     DIVERGED,
     LINGERING,
     RECOVERED,
     SETTLE_ROWS,
     UNRESOLVED,
+    Alarm,
     Detector,
     Finding,
     Incident,
+    Row,
+    Stream,
     Telemetry,
 )
 from postmortem.detectors._watchdog import Watchdog, watchdog
@@ -37,14 +43,19 @@ __all__ = [
     "RECOVERED",
     "SETTLE_ROWS",
     "UNRESOLVED",
+    "Alarm",
     "Detector",
     "Finding",
     "Incident",
+    "LiveDetectors",
+    "Row",
+    "Stream",
     "Telemetry",
     "Watchdog",
     "detectors",
     "find_incidents",
     "kinds",
+    "live",
 ]
 
 
@@ -63,6 +74,11 @@ def kinds() -> Mapping[str, Kind]:
             if found.setdefault(kind.slug, kind) != kind:
                 raise TypeError(f"detector {detector.name}: declares {kind.slug} otherwise than another one does")
     return found
+
+
+def live(names: Collection[str] | None = None) -> LiveDetectors:
+    """The detectors that have a live face, or those of `names`, ready for a run's first row."""
+    return LiveDetectors(d for d in detectors() if names is None or d.name in names)
 
 
 def find_incidents(

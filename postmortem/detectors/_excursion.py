@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._model import DIVERGED, LINGERING, UNRESOLVED, Finding, Telemetry, onset_interval
-from postmortem.detectors._screen import LEAST_ROWS, REACH, Rule, Signal, screen, signal
+from postmortem.detectors._rolling import TAIL_BLOCK
+from postmortem.detectors._screen import (
+    LEAST_ROWS,
+    NOISE_ROWS,
+    REACH,
+    Rule,
+    Signal,
+    calm_level,
+    screen,
+    signal,
+)
 from postmortem.detectors._settle import Settled, settle
 from postmortem.incident import Kind
 
@@ -23,32 +36,58 @@ LOSS_KINDS = (
 )
 """What an excursion of the loss may turn out to be, whichever rule saw it."""
 
+_COARSE_ROWS = REACH + 7 * TAIL_BLOCK
+"""Rows before a row that its verdict by `screen` needs, the noise of the earliest of them included."""
+
 _CREEP_SIGMAS, _CREEP_ROWS = 4.0, 16
 _EARLY_LOG = float(np.log(5))
 
 
 @dataclass(frozen=True)
 class Excursion:
-    """Rows of the signal: onset and what became of it; `center`, `scale`, `limit` are in units of y."""
+    """Rows of the signal: onset, the row that gave it away, the row from which it is followed, and what became of it
+    from the onset on; `center` and `scale` are in units of y."""
 
     onset: int
+    row: int
+    followed: int
     center: float
     scale: float
     settled: Settled
+
+    def moved(self, rows: int) -> Excursion:
+        """The same, where `rows` rows were taken off the signal's beginning."""
+        return replace(self, onset=self.onset - rows, row=self.row - rows, followed=self.followed - rows)
+
+
+def followed(s: Signal, onset: int, row: int, start: int, center: float, scale: float) -> Excursion:
+    """The excursion that began at `onset`, was noticed at `row`, and is followed from row `start` on."""
+    seen = settle(s.y[start:], center, scale, s.unit)
+    if (lead := start - onset) > 0:
+        whole = s.y[onset : start + seen.peak + 1]
+        seen = replace(
+            seen,
+            peak=int(np.argmax(whole)),
+            recovery=None if seen.recovery is None else seen.recovery + lead,
+            abrupt=bool(whole[:3].max() - center >= 0.5 * (whole.max() - center)),
+            end=seen.end + lead,
+            shape_rows=seen.shape_rows + lead,
+            level_rows=seen.level_rows + lead,
+        )
+    return Excursion(onset, row, start, center, scale, seen)
 
 
 class Past:
     """Which rows may serve as a baseline: excursions are taken out, and nothing before a lasting change counts."""
 
-    def __init__(self, s: Signal) -> None:
-        self._s = s
-        self._clean = np.ones(s.y.size, dtype=bool)
-        self._since = 0
+    def __init__(self, rows: int) -> None:
+        self._clean = np.ones(rows, dtype=bool)
+        self.since = 0
         self.known_scale = 0.0
 
     def before(self, row: int, rows: int) -> NDArray[np.intp]:
         """Up to `rows` clean rows before `row`, oldest first."""
-        lo = max(self._since, row - 4 * rows)
+        lo = max(self.since, row - 4 * rows)
         return np.flatnonzero(self._clean[lo:row])[-rows:] + lo
 
     def take_out(self, e: Excursion) -> None:
@@ -58,62 +97,149 @@ class Past:
         if e.settled.outcome != "recovered" and e.settled.recovery is not None and e.settled.level is not None:
             left = e.settled.level - e.center
             if left > 2.5 * e.scale:
-                self._since, self.known_scale = end, e.scale
+                self.since, self.known_scale = end, e.scale
+
+    def copy(self) -> Past:
+        """One that can be changed apart from this one."""
+        twin = copy(self)
+        twin._clean = self._clean.copy()
+        return twin
+
+    def drop(self, rows: int) -> None:
+        """`rows` rows were taken off the signal's beginning, and as many may come at its end."""
+        self._clean[:-rows] = self._clean[rows:]
+        self._clean[-rows:] = True
+        self.since = max(self.since - rows, 0)
+
+
+class Search:
+    """The search for sudden excursions, one after another: what of a signal has been looked at, and what follows."""
+
+    hop = 1
+
+    def __init__(self, rule: Rule, rows: int) -> None:
+        """For a signal of up to `rows` rows."""
+        self.rule, self.past = rule, Past(rows)
+        self.cursor = self.zone = self.until = 0
+        self.over, self._first_rows = False, True
+
+    def next(self, s: Signal, candidate: Callable[[int], int | None]) -> Excursion | None:
+        """The next excursion. `candidate(row)` is the first row from `row` on that stands out of the rows before it,
+        excursions included (`screen`). After one of these, and after an excursion, rows are held against clean ones.
+        """
+        if self.over:
+            return None
+        if self._first_rows:
+            row = _early(s)
+            self._first_rows = row is None and s.y.size <= LEAST_ROWS
+            if row is not None:
+                return self._follow(s, row)
+        while True:
+            if self.cursor < self.until:
+                row = self._exact(s)
+                if row is not None:
+                    return self._follow(s, row)
+                if self.until > s.y.size:
+                    return None
+                self.cursor = self.until
+            found = candidate(self.cursor)
+            if found is None:
+                return None
+            self.cursor = self.zone = max(found // self.hop * self.hop, self.cursor)
+            self.until = found + _LOOK_AHEAD
+
+    def take(self, e: Excursion) -> None:
+        """Go on behind an excursion. A signal that diverged, or is unresolved at its end, has no further ones."""
+        self.over = e.settled.outcome in (DIVERGED, UNRESOLVED)
+        self.past.take_out(e)
+        self.cursor = self.zone = e.onset + e.settled.end
+        self.until = self.cursor + _LOOK_AHEAD
+
+    def copy(self) -> Self:
+        """One that can go on apart from this one."""
+        twin = copy(self)
+        twin.past = self.past.copy()
+        return twin
+
+    def drop(self, rows: int) -> None:
+        """`rows` rows were taken off the signal's beginning."""
+        self.past.drop(rows)
+        self.cursor, self.zone, self.until = self.cursor - rows, self.zone - rows, self.until - rows
+
+    def _exact(self, s: Signal) -> int | None:
+        before = self.past.before(self.zone, REACH)
+        y = np.concatenate((s.y[before], s.y[self.zone : self.until]))
+        least = self.past.known_scale if before.size < 4 * LEAST_ROWS else 0.0
+        above = screen(y, self.rule, s.unit, hop=1, least_scale=least).rows_above(y)
+        above = above[above >= before.size]
+        return int(above[0]) - before.size + self.zone if above.size else None
+
+    def _follow(self, s: Signal, row: int) -> Excursion:
+        before = self.past.before(row, REACH)
+        y = np.concatenate((s.y[before], s.y[row : row + 1]))
+        if before.size >= LEAST_ROWS:
+            least = self.past.known_scale if before.size < 4 * LEAST_ROWS else 0.0
+            fine = screen(y, self.rule, s.unit, hop=1, least_scale=least)
+            center, scale = float(fine.center[-1]), float(fine.scale[-1])
+        else:
+            center, scale = float(np.median(y[:-1])), max(float(np.ptp(y[:-1])) / 2, 1e-3 * s.unit)
+        onset = row
+        creep = center + max(_CREEP_SIGMAS * scale, self.rule.floor * s.unit / 2)
+        allowed = set(before[-_CREEP_ROWS:].tolist())
+        while onset - 1 in allowed and s.y[onset - 1] > creep:
+            onset -= 1
+        return followed(s, onset, row, onset, center, scale)
+
+
+class LiveSearch(Search):
+    """The same search over the latest rows of a signal that grows."""
+
+    enough, among, hangs = 1, 1, False
+
+    def resume(self, s: Signal, cleared: int) -> Excursion | None:
+        """The next excursion. Rows before `cleared` are known not to stand out."""
+
+        def candidate(row: int) -> int | None:
+            row = max(row, cleared)
+            if row >= s.y.size:
+                return None
+            lo = max(row - _COARSE_ROWS, 0) // TAIL_BLOCK * TAIL_BLOCK
+            above = screen(s.y[lo:], self.rule, s.unit, hop=1).rows_above(s.y[lo:]) + lo
+            i = int(np.searchsorted(above, row))
+            self.hangs = i < above.size and int(above[i]) == s.y.size - 1
+            return int(above[i]) if i < above.size else None
+
+        self.hangs = False
+        if self.until <= cleared:
+            self.cursor = max(self.cursor, self.until)
+        return self.next(s, candidate)
+
+    def stands_out(self, s: Signal) -> bool:
+        """Whether the last row may be one that is found."""
+        return self._first_rows or float(s.y[-1]) > self._level(s, s.y.size - 1, 1)
+
+    def calm(self, s: Signal, ahead: int) -> float:
+        """A level below which none of the next `ahead` rows needs a look."""
+        return -math.inf if self._first_rows else self._level(s, s.y.size, ahead)
+
+    def _level(self, s: Signal, row: int, ahead: int) -> float:
+        return calm_level(s.y[self.past.before(row, NOISE_ROWS + 4)], self.rule, s.unit, ahead)
 
 
 def excursions(s: Signal, rule: Rule) -> Iterator[Excursion]:
-    """Every sudden excursion of the signal, in order. A signal that diverged, or is unresolved at its end, has no
-    further ones."""
-    past, cursor, n = Past(s), 0, s.y.size
-    early = _early(s)
+    """Every sudden excursion of the signal, in order."""
     coarse = screen(s.y, rule, s.unit)
-    candidates = coarse.rows_above(s.y)
-    exact_until = 0
-    while True:
-        row = early
-        early = None
-        if row is None:
-            row = _exact(s, rule, past, cursor, exact_until) if cursor < exact_until else None
-        while row is None:
-            cursor = max(cursor, exact_until)
-            i = int(np.searchsorted(candidates, cursor))
-            if i == candidates.size:
-                return
-            exact_until = min(int(candidates[i]) + _LOOK_AHEAD, n)
-            row = _exact(s, rule, past, int(candidates[i]) // coarse.hop * coarse.hop, exact_until, floor=cursor)
-        e = _follow(s, rule, past, row)
+    rows = coarse.rows_above(s.y)
+
+    def candidate(row: int) -> int | None:
+        i = int(np.searchsorted(rows, row))
+        return int(rows[i]) if i < rows.size else None
+
+    search = Search(rule, s.y.size)
+    search.hop = coarse.hop
+    while (e := search.next(s, candidate)) is not None:
         yield e
-        if e.settled.outcome in (DIVERGED, UNRESOLVED):
-            return
-        past.take_out(e)
-        cursor = e.onset + e.settled.end
-        exact_until = min(cursor + _LOOK_AHEAD, n)
-
-
-def _exact(s: Signal, rule: Rule, past: Past, first: int, until: int, floor: int = 0) -> int | None:
-    first = max(first, floor)
-    before = past.before(first, REACH)
-    y = np.concatenate((s.y[before], s.y[first:until]))
-    least = past.known_scale if before.size < 4 * LEAST_ROWS else 0.0
-    above = screen(y, rule, s.unit, hop=1, least_scale=least).rows_above(y)
-    above = above[above >= before.size]
-    return int(above[0]) - before.size + first if above.size else None
-
-
-def _follow(s: Signal, rule: Rule, past: Past, row: int) -> Excursion:
-    before = past.before(row, REACH)
-    y = np.concatenate((s.y[before], s.y[row : row + 1]))
-    if before.size >= LEAST_ROWS:
-        fine = screen(y, rule, s.unit, hop=1, least_scale=past.known_scale if before.size < 4 * LEAST_ROWS else 0.0)
-        center, scale = float(fine.center[-1]), float(fine.scale[-1])
-    else:
-        center, scale = float(np.median(y[:-1])), max(float(np.ptp(y[:-1])) / 2, 1e-3 * s.unit)
-    onset = row
-    creep = center + max(_CREEP_SIGMAS * scale, rule.floor * s.unit / 2)
-    allowed = set(before[-_CREEP_ROWS:].tolist())
-    while onset - 1 in allowed and s.y[onset - 1] > creep:
-        onset -= 1
-    return Excursion(onset, center, scale, settle(s.y[onset:], center, scale, s.unit))
+        search.take(e)
 
 
 def _early(s: Signal) -> int | None:
@@ -162,8 +288,12 @@ def spikes(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -> I
     if s is None:
         return
     for e in excursions(s, rule):
-        height = float(s.y[e.onset + e.settled.peak]) - e.center
-        yield finding(s, e, detector, kind, opens=height >= rule.opening * s.unit)
+        yield finding(s, e, detector, kind, opens=opens_alone(s, e, rule))
+
+
+def opens_alone(s: Signal, e: Excursion, rule: Rule) -> bool:
+    """Whether an excursion is high enough to open an incident by itself."""
+    return float(s.y[e.onset + e.settled.peak]) - e.center >= rule.opening * s.unit
 
 
 def shape_kind(e: Excursion, spike: str, shift: str, drift: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,14 +88,74 @@ class Incident(Occurrence):
     findings: tuple[Finding, ...]
 
 
+State = Literal["open", "settled", "withdrawn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What a live detector says at `step` of a departure that began at `onset_step`.
+
+    An alarm is told when it opens, again when its kind or `opens` (see `Finding`) becomes another, and for the last
+    time when it is settled (its kind is what `find` says of the whole run, whatever comes) or withdrawn (with what
+    came since, `find` no longer says it). `key` is the same all the while.
+    """
+
+    detector: str
+    kind: str
+    column: str
+    onset_step: int
+    step: int
+    opens: bool = True
+    state: State = "open"
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from other alarms."""
+        return self.detector, self.column, self.onset_step
+
+
+Row = Mapping[str, Any]
+"""Column → value, as it was logged: what is no number is not looked at."""
+
+
+def number(value: object) -> float | None:
+    """A logged value as a float; None where it is no number."""
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+class Stream(Protocol):
+    """The live face of a detector: it is told of each row once, in order, and keeps no more than it needs."""
+
+    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+        """What changes with the row of `step`. A column whose steps do not ascend is not looked at."""
+        ...
+
+    def end(self, step: int) -> Sequence[Alarm]:
+        """What changes because `step` was the last row: every open alarm is settled or withdrawn."""
+        ...
+
+    def rewound(self, step: int) -> None:
+        """The run went back and goes on with `step`: what was seen of it and of later ones is forgotten."""
+        ...
+
+    def levels(self) -> Mapping[str, float]:
+        """Column → a value that its next row must exceed to be told at once. What needs several rows is not in it."""
+        return {}
+
+
 @dataclass(frozen=True)
 class Detector:
     """One rule: `find` yields its findings in order of onset; `kinds` are those that it may find, declared here and
-    nowhere else."""
+    nowhere else.
+
+    `stream` makes its live face, which says the same row by row; where it has none, `no_stream` says why in a sentence.
+    """
 
     name: str
     kinds: tuple[Kind, ...]
     find: Callable[[Telemetry], Iterable[Finding]]
+    stream: Callable[[], Stream] | None = None
+    no_stream: str = ""
 
     def findings(self, t: Telemetry) -> Iterator[Finding]:
         """What it finds, each with its kind. Raises TypeError for a kind that it does not declare."""

@@ -13,6 +13,9 @@ Values = NDArray[np.float64]
 GRID_ROWS = 16_384
 """Up to this many rows every row has its own window; longer series share one window per hop, at constant cost."""
 
+TAIL_BLOCK = 32
+"""Rows of a block whose extremes stand for it, counted from the first row on."""
+
 _CHUNK = 2_048
 
 
@@ -45,7 +48,7 @@ def trailing_extremes(x: Values, window: int, hop: int) -> tuple[Values, Values]
     """Two float64[ceil(n / hop)]: about the second lowest (never above 0) and the fourth highest (never below 0) of
     the `window` rows before each grid row, read from the extremes of whole blocks. 0 where there is too little past
     (the highest needs a quarter of the window: the top of few rows may be the event itself)."""
-    block = max(32, hop)
+    block = max(TAIL_BLOCK, hop)
     blocks = x.size // block
     grid = -(-x.size // hop)
     if blocks < 1:

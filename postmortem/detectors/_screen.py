@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,3 +140,29 @@ def _few(y: Values, hop: int, rows: int) -> Values:
     low, high = trailing_quantiles(y[:CENTER_ROWS], LEAST_ROWS, hop, (0.0, 1.0), LEAST_ROWS)
     least[: low.size] = np.nan_to_num(_FEW_RANGES * (high - low))
     return least
+
+
+def calm_level(y: Values, rule: Rule, unit: float, ahead: int) -> float:
+    """A level that none of the next `ahead` rows is abnormal below, whatever they are: cheaper than `screen`, and
+    below its limits. inf where those rows have too little past to be judged.
+
+    Each new row moves a quantile of the rows before it by one rank at most; the two newest rows of noise are not final.
+    """
+    if y.size + ahead <= LEAST_ROWS:
+        return math.inf
+    return least_center(y, CENTER_ROWS, ahead) + max(rule.sigmas * least_scale(y, unit, ahead), rule.floor * unit)
+
+
+def least_center(y: Values, window: int, ahead: int) -> float:
+    """The lowest that the median over `window` rows before each of the next `ahead` rows can be."""
+    ranked = np.sort(y[-window:])
+    rank = round(0.5 * (ranked.size - 1)) - (ahead - 1)
+    return float(ranked[rank]) if rank >= 0 else -math.inf
+
+
+def least_scale(y: Values, unit: float, ahead: int) -> float:
+    """The lowest that the sigma of each of the next `ahead` rows can be."""
+    ranked = np.sort(local_noise(y[-(NOISE_ROWS + 4) :])[-NOISE_ROWS:])
+    last, moved = ranked.size - 1, ahead + 2
+    low, mid = round(0.16 * last) + moved, round(0.5 * last) - moved
+    return max(float(ranked[mid] - ranked[low]) * _NOISE_TO_SIGMA if mid > low else 0.0, 1e-3 * unit)

@@ -16,14 +16,18 @@ Values = NDArray[np.float64]
 HORIZON_ROWS = 1_000
 """How long an excursion is followed; tr1-13B took about 500 iterations to come back."""
 
-_BAND_SIGMAS = 2.5
+BAND_SIGMAS = 2.5
+_SOON_ROWS = 5
 _LARGE_LOG = float(np.log(1.5))
 _LINGER_FLOOR = 0.004
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Rows are counted from the onset; `level` is in units of y; `end` is the first row after the excursion."""
+    """Rows are counted from the onset; `level` is in units of y; `end` is the first row after the excursion.
+
+    With `shape_rows` rows or more from the onset on, more of them change neither peak, recovery nor `end`; with
+    `level_rows`, nothing at all."""
 
     peak: int
     recovery: int | None
@@ -32,6 +36,8 @@ class Settled:
     abrupt: bool
     decays: bool
     end: int
+    shape_rows: int = HORIZON_ROWS + 1
+    level_rows: int = HORIZON_ROWS + 1
 
 
 def settle(y: Values, center: float, scale: float, unit: float) -> Settled:
@@ -42,8 +48,8 @@ def settle(y: Values, center: float, scale: float, unit: float) -> Settled:
     SETTLE_ROWS of the peak without being back.
     """
     h = y[:HORIZON_ROWS]
-    band = _BAND_SIGMAS * scale
-    soon, later = forward_median(h, 5), forward_median(h, 20)
+    band = BAND_SIGMAS * scale
+    soon, later = forward_median(h, _SOON_ROWS), forward_median(h, 20)
     back = (h <= center + band) & (soon <= center + band)
     back[0] = False
     if y.size <= HORIZON_ROWS:
@@ -53,7 +59,11 @@ def settle(y: Values, center: float, scale: float, unit: float) -> Settled:
         r = int(returned[0])
         peak = int(np.argmax(h[:r]))
         level, lingers = _afterwards(y, r, center, scale, unit)
-        return Settled(peak, r, level, LINGERING if lingers else RECOVERED, _abrupt(h, peak, center), True, r)
+        outcome = LINGERING if lingers else RECOVERED
+        shape = r + _SOON_ROWS if r + _SOON_ROWS <= HORIZON_ROWS else HORIZON_ROWS + 1
+        return Settled(
+            peak, r, level, outcome, _abrupt(h, peak, center), True, r, shape, max(shape, r + 3 * SETTLE_ROWS)
+        )
     top = float(h.max())
     near = int(np.argmax(h >= top - 3 * scale))
     ends_here = y.size <= HORIZON_ROWS

@@ -39,4 +39,9 @@ def _find(t: Telemetry) -> Iterator[Finding]:
 
 KIND = Kind("empty_batch_labels", "batch without labels", "cause", "nothing")
 
-DETECTOR = Detector("empty_labels", (KIND,), _find)
+DETECTOR = Detector(
+    "empty_labels",
+    (KIND,),
+    _find,
+    no_stream="The loss of such a batch is not finite, which `non_finite` tells on the same row.",
+)

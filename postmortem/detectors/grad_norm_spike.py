@@ -5,6 +5,7 @@ from __future__ import annotations
 from postmortem.detectors._excursion import spikes
 from postmortem.detectors._model import Detector
 from postmortem.detectors._screen import Rule
+from postmortem.detectors._tracking import spike_stream
 from postmortem.incident import Kind
 
 RULE = Rule(sigmas=7.0, floor=1.1, opening=1.7)
@@ -18,4 +19,5 @@ DETECTOR = Detector(
     "grad_norm_spike",
     (KIND,),
     lambda t: spikes(t, "grad_norm", RULE, "grad_norm_spike", "grad_norm_spike"),
+    lambda: spike_stream("grad_norm", RULE, "grad_norm_spike", "grad_norm_spike"),
 )

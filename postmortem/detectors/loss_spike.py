@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from postmortem.detectors._excursion import LOSS_KINDS, excursions, finding, shape_kind
+from postmortem.detectors._excursion import (
+    LOSS_KINDS,
+    Excursion,
+    LiveSearch,
+    excursions,
+    finding,
+    opens_alone,
+    shape_kind,
+)
 from postmortem.detectors._model import RECOVERED, Detector, Finding, Telemetry
-from postmortem.detectors._screen import Rule, signal
+from postmortem.detectors._screen import Rule, Signal, signal
+from postmortem.detectors._tracking import ColumnStream
 
 RULE = Rule(sigmas=7.0, floor=0.03, opening=0.15)
 _BRIEF_ROWS, _SURE_SIGMAS = 16, 12.0
@@ -31,10 +41,18 @@ def _find(t: Telemetry) -> Iterator[Finding]:
             if any(rows[0] < end and start < rows[1] for start, end in seen):
                 continue
             seen.append(rows)
-            height = float(s.y[e.onset + e.settled.peak]) - e.center
-            brief = e.settled.outcome == RECOVERED and (e.settled.recovery or 0) <= _BRIEF_ROWS
-            opens = not brief or height >= RULE.opening * s.unit or height >= _SURE_SIGMAS * e.scale
-            yield finding(s, e, "loss_spike", shape_kind(e, "loss_spike", "level_shift", "divergence"), opens)
+            yield finding(s, e, "loss_spike", *_judge(s, e))
 
 
-DETECTOR = Detector("loss_spike", LOSS_KINDS, _find)
+def _judge(s: Signal, e: Excursion) -> tuple[str, bool]:
+    """Kind, and whether it opens an incident."""
+    sure = float(s.y[e.onset + e.settled.peak]) - e.center >= _SURE_SIGMAS * e.scale
+    brief = e.settled.outcome == RECOVERED and (e.settled.recovery or 0) <= _BRIEF_ROWS
+    return shape_kind(e, "loss_spike", "level_shift", "divergence"), not brief or sure or opens_alone(s, e, RULE)
+
+
+def _stream() -> ColumnStream:
+    return ColumnStream("loss_spike", "loss", partial(LiveSearch, RULE), _judge, linear=True)
+
+
+DETECTOR = Detector("loss_spike", LOSS_KINDS, _find, _stream)

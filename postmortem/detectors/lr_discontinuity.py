@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._model import LINGERING, RECOVERED, Detector, Finding, Telemetry, onset_interval
+from postmortem.detectors._model import (
+    LINGERING,
+    RECOVERED,
+    Alarm,
+    Detector,
+    Finding,
+    Row,
+    State,
+    Stream,
+    Telemetry,
+    number,
+    onset_interval,
+)
 from postmortem.incident import Kind
 from postmortem.series import Series
 
@@ -17,7 +31,15 @@ SHARE, SHARE_OF_TOP, TIMES = 0.1, 0.02, 8.0
 """A jump moves the rate by a tenth of its size or more, by 2 % of the highest rate (a log prints few digits of a small
 one), and by 8 times what the slope on either side would."""
 
+RETURN_ROWS = 50
+"""A jump back within so many rows ends the one that it takes back."""
+
+_STAIR_ROWS = 48
 _SIDE_ROWS, _SCHEDULED_JUMPS, _NEXT_TO_NOTHING = 4, 3, 1e-12
+
+_LEAST_ROWS, _MEASURABLE = 6, float(np.finfo(float).tiny) * 1e20
+_KEPT, _JUMPS_KEPT = 128, 64
+"""Rows, and jumps, that a stream keeps at least."""
 
 
 def _find(t: Telemetry) -> Iterator[Finding]:
@@ -26,56 +48,74 @@ def _find(t: Telemetry) -> Iterator[Finding]:
         return
     finite = np.isfinite(series.value)
     step, lr = series.step[finite], series.value[finite]
-    rows = _jumps(step, lr)
-    if _scheduled(step, lr, rows):
+    jumps = [_Jump(row, int(step[row]), float(lr[row - 1]), float(lr[row])) for row in _jumps(step, lr)]
+    for jump, back in _reported(jumps):
+        yield _finding(series, step, lr, jump.row, None if back is None else back.row)
+
+
+@dataclass(frozen=True)
+class _Jump:
+    row: int
+    step: int
+    before: float
+    rate: float
+
+    def taken_back(self, later: _Jump) -> bool:
+        """Whether a later jump goes back more than half of the way."""
+        return abs(later.rate - self.before) <= 0.5 * abs(self.rate - self.before)
+
+
+def _reported(jumps: Sequence[_Jump]) -> Iterator[tuple[_Jump, _Jump | None]]:
+    """The jumps that are no schedule, each with the one that takes it back; what lies between these two is none."""
+    if _scheduled(jumps):
         return
     skip = -1
-    for i, row in enumerate(rows):
-        if row <= skip:
+    for i, jump in enumerate(jumps):
+        if jump.row <= skip:
             continue
-        back = next((r for r in rows[i + 1 :] if r - row <= 50 and _returns(lr, row, r)), None)
-        skip = row if back is None else back
-        yield _finding(series, step, lr, row, back)
+        near = (later for later in jumps[i + 1 :] if later.row - jump.row <= RETURN_ROWS)
+        back = next((later for later in near if jump.taken_back(later)), None)
+        skip = jump.row if back is None else back.row
+        yield jump, back
 
 
 def _jumps(step: NDArray[np.int64], lr: Values) -> list[int]:
     """Rows whose change per step is out of line with the changes before and after it."""
-    if lr.size < 6 or lr.max() < np.finfo(float).tiny * 1e20:
+    if lr.size < _LEAST_ROWS or lr.max() < _MEASURABLE:
         return []
-    slope = np.abs(np.diff(lr) / np.diff(step))
     size = np.maximum(np.abs(lr[1:]), np.abs(lr[:-1]))
     large = np.flatnonzero(np.abs(np.diff(lr)) >= np.maximum(SHARE * size, SHARE_OF_TOP * lr.max()))
-    found: list[int] = []
-    for k in large.tolist():
-        if k + 1 < 3 or lr[k] <= _NEXT_TO_NOTHING * lr.max():
-            continue
-        sides = (slope[max(k - _SIDE_ROWS, 0) : k], slope[k + 1 : k + 1 + _SIDE_ROWS])
-        trend = max((float(np.median(side)) for side in sides if side.size), default=0.0)
-        if slope[k] > TIMES * trend and not _staircase(lr, k):
-            found.append(k + 1)
-    return found
+    return [k + 1 for k in large.tolist() if k >= 2 and _is_jump(step, lr, k, float(lr.max()))]
+
+
+def _is_jump(step: NDArray[np.int64], lr: Values, k: int, top: float) -> bool:
+    """Whether the large change after row k is out of line with both sides."""
+    if lr[k] <= _NEXT_TO_NOTHING * top:
+        return False
+    lo = max(k - _SIDE_ROWS, 0)
+    near = slice(lo, k + 2 + _SIDE_ROWS)
+    slope = np.abs(np.diff(lr[near]) / np.diff(step[near]))
+    sides = (slope[: k - lo], slope[k - lo + 1 :])
+    trend = max((float(np.median(side)) for side in sides if side.size), default=0.0)
+    return bool(slope[k - lo] > TIMES * trend) and not _staircase(lr, k)
 
 
 def _staircase(lr: Values, k: int) -> bool:
     """A drop that is constant on both sides: a step-decay schedule does just that."""
     if not 0 < lr[k + 1] < lr[k]:
         return False
-    before, after = lr[max(k - _SIDE_ROWS, 0) : k + 1], lr[k + 1 : k + 2 + 12 * _SIDE_ROWS]
+    before, after = lr[max(k - _SIDE_ROWS, 0) : k + 1], lr[k + 1 : k + 2 + _STAIR_ROWS]
     return bool(np.ptp(before) == 0 and np.ptp(after) == 0 and after.size > _SIDE_ROWS)
 
 
-def _scheduled(step: NDArray[np.int64], lr: Values, rows: list[int]) -> bool:
+def _scheduled(jumps: Sequence[_Jump]) -> bool:
     """Jumps to one height at equal or steadily growing distances are warm restarts (SGDR), not accidents."""
-    if len(rows) < _SCHEDULED_JUMPS:
+    if len(jumps) < _SCHEDULED_JUMPS:
         return False
-    gaps = np.diff(step[np.asarray(rows)]).astype(float)
+    gaps = np.diff([jump.step for jump in jumps]).astype(float)
     ratios = gaps[1:] / gaps[:-1]
-    heights = lr[np.asarray(rows)]
-    return bool(np.ptp(ratios) <= 0.1 and ratios.min() >= 0.9 and heights.min() >= 0.5 * heights.max())
-
-
-def _returns(lr: Values, row: int, back: int) -> bool:
-    return bool(abs(lr[back] - lr[row - 1]) <= 0.5 * abs(lr[row] - lr[row - 1]))
+    heights = [jump.rate for jump in jumps]
+    return bool(np.ptp(ratios) <= 0.1 and ratios.min() >= 0.9 and min(heights) >= 0.5 * max(heights))
 
 
 def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back: int | None) -> Finding:
@@ -101,6 +141,92 @@ def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back
     )
 
 
+class _Stream(Stream):
+    """The last rows of the rate. A jump is told four rows after it, when the slope on its other side is known; one that
+    may be a stair, when the rate moves again. Of the highest rate and of restarts it knows what has been."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+        self._lr: list[float] = []
+        self._dropped = 0
+        self._top = -np.inf
+        self._large: list[int] = []  # rows of large changes that are not judged
+        self._jumps: list[_Jump] = []  # the last ones
+        self._told: dict[int, Alarm] = {}  # by row
+
+    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+        """What changes with the row of `step`."""
+        value = number(row.get("lr"))
+        if value is None or value - value != 0.0 or (self._steps and step <= self._steps[-1]):
+            return ()
+        last = self._lr[-1] if self._lr else value
+        self._steps.append(step)
+        self._lr.append(value)
+        if value > self._top:
+            self._top = value
+        size = SHARE * max(abs(value), abs(last))
+        if abs(value - last) >= max(size, SHARE_OF_TOP * self._top) and value != last:
+            self._large.append(self._dropped + len(self._lr) - 1)
+        if len(self._lr) >= 2 * _KEPT:
+            self._drop()
+        if self._large or any(alarm.state == "open" for alarm in self._told.values()):
+            return self._judge(step, end=False)
+        return ()
+
+    def end(self, step: int) -> Sequence[Alarm]:
+        """What changes because `step` was the last row."""
+        return self._judge(step, end=True) if self._dropped + len(self._lr) >= _LEAST_ROWS else ()
+
+    def rewound(self, step: int) -> None:
+        """Forget the rows from `step` on."""
+        kept = bisect_left(self._steps, step)
+        del self._lr[kept:], self._steps[kept:]
+        self._large = [row for row in self._large if row < self._dropped + kept]
+        self._jumps = [jump for jump in self._jumps if jump.step < step]
+        self._told = {row: alarm for row, alarm in self._told.items() if alarm.onset_step < step}
+        if not kept:
+            self.__init__()
+
+    def _drop(self) -> None:
+        del self._lr[:_KEPT], self._steps[:_KEPT]
+        self._dropped += _KEPT
+
+    @np.errstate(all="ignore")
+    def _judge(self, step: int, end: bool) -> list[Alarm]:
+        """Judge large changes in order, as far as the rows after them go."""
+        steps, lr = np.array(self._steps), np.array(self._lr)
+        while self._large:
+            row = self._large[0] - self._dropped
+            after = lr.size - row - 1
+            if not end and after < _SIDE_ROWS:
+                break
+            if self._large[0] >= 3 and self._top >= _MEASURABLE and _is_jump(steps, lr, row - 1, self._top):
+                jump = _Jump(self._large[0], int(steps[row]), float(lr[row - 1]), float(lr[row]))
+                self._jumps = [*self._jumps, jump][-_JUMPS_KEPT:]
+            elif not end and after < _STAIR_ROWS and _staircase(lr, row - 1):
+                break
+            self._large.pop(0)
+        return self._tell(step, self._dropped + lr.size - 1, end)
+
+    def _tell(self, step: int, newest: int, end: bool) -> list[Alarm]:
+        """What is said of the jumps that are kept, where it is something new."""
+        alarms: list[Alarm] = []
+        now = {jump.row: jump.step for jump, _ in _reported(self._jumps)}
+        for row, alarm in list(self._told.items()):
+            if row not in now and alarm.state == "open":
+                alarms.append(replace(alarm, step=step, state="withdrawn"))
+                del self._told[row]
+        for row, onset in now.items():
+            sure = end or newest - row > RETURN_ROWS + _STAIR_ROWS
+            state: State = "settled" if sure else "open"
+            told = self._told.get(row)
+            if told is None or told.state != state:
+                self._told[row] = Alarm("lr_discontinuity", "lr_discontinuity", "lr", onset, step, state=state)
+                alarms.append(self._told[row])
+        self._told = {jump.row: self._told[jump.row] for jump in self._jumps if jump.row in self._told}
+        return alarms
+
+
 KIND = Kind("lr_discontinuity", "learning-rate discontinuity", "cause")
 
-DETECTOR = Detector("lr_discontinuity", (KIND,), _find)
+DETECTOR = Detector("lr_discontinuity", (KIND,), _find, _Stream)

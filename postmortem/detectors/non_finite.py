@@ -6,12 +6,25 @@ own kind; where a loss scaler is logged and accounts for every such step it open
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._model import DIVERGED, RECOVERED, Detector, Finding, Telemetry, onset_interval
+from postmortem.detectors._model import (
+    DIVERGED,
+    RECOVERED,
+    Alarm,
+    Detector,
+    Finding,
+    Row,
+    State,
+    Stream,
+    Telemetry,
+    number,
+    onset_interval,
+)
 from postmortem.detectors._steps import runs
 from postmortem.incident import Kind
 from postmortem.series import Series
@@ -78,9 +91,96 @@ def _scaler_at_work(t: Telemetry, steps: NDArray[np.int64]) -> bool:
     return all(bool(((fell >= step) & (fell <= step + _SKIP_ROWS)).any()) for step in steps)
 
 
+@dataclass(eq=False)
+class _Episode:
+    """Non-finite rows of one column, and what its kind hangs on. Rows are counted since the last of them."""
+
+    alarm: Alarm
+    last: int
+    rows: int = 0
+    loss: int | None = None  # first step with a loss since the onset
+    bad_loss: int | None = None  # first step with a non-finite one
+    skipped: bool = True  # every step so far was
+    falls: list[int] = field(default_factory=list[int])  # steps that wait for a fall of the scale
+    scaled: bool = True  # every step that waits no more was followed by one
+
+    def begins_or_goes_on(self, step: int, skipped: bool) -> None:
+        self.last, self.rows = step, 0
+        self.skipped &= skipped
+        self.falls.append(step)
+
+    def loss_finite(self) -> bool:
+        until = self.last + _SKIP_ROWS
+        return self.loss is not None and self.loss < until and not (self.bad_loss is not None and self.bad_loss < until)
+
+
+class _Stream(Stream):
+    """Open episodes by column. They are told at once, and settled when EPISODE_ROWS finite rows have come, or where no
+    row to come matters."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Episode] = {}
+        self._scale: float | None = None
+        self._scale_step = -1
+
+    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+        """What changes with the row of `step`."""
+        scale, before = None, self._scale
+        if step > self._scale_step and (scale := number(row.get("loss_scale"))) is not None:
+            self._scale, self._scale_step = scale, step
+        odd = [name for name, value in row.items() if isinstance(value, float) and value - value != 0.0]
+        if not odd and not self._open:
+            return ()
+        fell = scale is not None and before is not None and scale < before
+        loss = number(row.get("loss"))
+        for name in odd:
+            if name not in _NOT_MEASURED and name not in self._open:
+                self._open[name] = _Episode(Alarm("non_finite", "", str(name), step, step), step)
+        alarms: list[Alarm] = []
+        for name, episode in list(self._open.items()):
+            if name in odd:
+                episode.begins_or_goes_on(step, bool(number(row.get("skipped"))))
+            elif number(row.get(name)) is not None:
+                episode.rows += 1
+            if loss is not None:
+                episode.loss = step if episode.loss is None else episode.loss
+                if loss - loss != 0.0 and episode.bad_loss is None:
+                    episode.bad_loss = step
+            late = [at for at in episode.falls if at + _SKIP_ROWS < step]
+            episode.scaled &= not late
+            episode.falls = [at for at in episode.falls if at + _SKIP_ROWS >= step and not fell]
+            if episode.rows >= EPISODE_ROWS:
+                del self._open[name]
+            alarms += self._told(episode, step, over=episode.rows >= EPISODE_ROWS)
+        return alarms
+
+    def end(self, step: int) -> Sequence[Alarm]:
+        """What changes because `step` was the last row."""
+        ended, self._open = self._open, {}
+        return [alarm for episode in ended.values() for alarm in self._told(episode, step, over=True)]
+
+    def rewound(self, step: int) -> None:
+        """The episodes are over: what follows are new ones."""
+        self._open.clear()
+        self._scale, self._scale_step = None, step - 1
+
+    def _told(self, e: _Episode, step: int, over: bool) -> list[Alarm]:
+        """The alarm, where it says something else than before."""
+        lesser = e.alarm.column.split("/")[0] in _GRADIENT
+        skipped = lesser and e.rows > 0 and e.loss_finite()
+        kind = "non_finite_gradient" if skipped else "non_finite"
+        opens = not (skipped and (e.skipped or (e.scaled and not e.falls)))
+        sure = over or not lesser or (e.bad_loss is not None and e.bad_loss < e.last + _SKIP_ROWS)
+        state: State = "settled" if sure else "open"
+        if (kind, opens, state) == (e.alarm.kind, e.alarm.opens, e.alarm.state):
+            return []
+        e.alarm = replace(e.alarm, kind=kind, opens=opens, state=state, step=step)
+        return [e.alarm]
+
+
 KINDS = (
     Kind("non_finite", "non-finite loss", "fatal", "loss"),
     Kind("non_finite_gradient", "non-finite gradient", "minor"),
 )
 
-DETECTOR = Detector("non_finite", KINDS, _find)
+DETECTOR = Detector("non_finite", KINDS, _find, _Stream)

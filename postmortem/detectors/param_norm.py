@@ -57,4 +57,6 @@ def _jumps(s: Signal) -> Iterator[Finding]:
 
 KIND = Kind("param_norm_jump", "parameter-norm jump", "cause")
 
-DETECTOR = Detector("param_norm", (KIND,), _find)
+DETECTOR = Detector(
+    "param_norm", (KIND,), _find, no_stream="Norms of parameters are sampled, not logged at each step."
+)

@@ -90,4 +90,9 @@ def _finding(labels: Labels, gap: NDArray[np.int64], first: int, last: int) -> F
 
 KIND = Kind("repeated_batch", "repeated batch", "cause", "nothing")
 
-DETECTOR = Detector("repeated_batch", (KIND,), _find)
+DETECTOR = Detector(
+    "repeated_batch",
+    (KIND,),
+    _find,
+    no_stream="It compares a batch's hash with every earlier one, which no bounded memory holds.",
+)

@@ -14,5 +14,8 @@ RULE = Rule(sigmas=9.0, floor=0.25, opening=0.7)
 KIND = Kind("token_loss_spike", "token-loss spike")
 
 DETECTOR = Detector(
-    "token_loss", (KIND,), lambda t: spikes(t, "token_loss_max", RULE, "token_loss", "token_loss_spike")
+    "token_loss",
+    (KIND,),
+    lambda t: spikes(t, "token_loss_max", RULE, "token_loss", "token_loss_spike"),
+    no_stream="It supports what the loss's own detectors find, and a live loop seldom has the loss of each token.",
 )

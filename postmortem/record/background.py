@@ -131,7 +131,7 @@ class Background:
             for entry in arrived:
                 self._arrived(entry)
         except Exception as error:
-            self._at_fault(error)
+            self.at_fault(error)
 
     def write_slow(self) -> None:
         """Write what takes long to encode, a row at a time, so that nobody waits for all of it."""
@@ -140,9 +140,9 @@ class Background:
                 self.queue.append(entry)
                 self.write_now()
         except Exception as error:
-            self._at_fault(error)
+            self.at_fault(error)
 
-    def _at_fault(self, error: Exception) -> None:
+    def at_fault(self, error: Exception) -> None:
         """A fault of our own must neither end the thread nor reach the training."""
         self._unsaid.append(f"{type(error).__name__} in the recorder: {plain(error)}")
 

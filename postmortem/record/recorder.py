@@ -8,7 +8,7 @@
 
 The training thread looks at each value once and appends to a queue. A background thread waits for devices, encodes and
 writes (`background`). Only what must be on disk before a crash is written at once: the first row of a non-finite
-episode, incidents, and events.
+episode, incidents, and events. What needs many rows to be seen (`alarms`) is looked for in the background.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import math
 import operator
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import numpy as np
 
 from postmortem.errors import PostmortemError, UsageError
+from postmortem.record.alarms import Alarms
 from postmortem.record.background import Background, Entry
 from postmortem.record.cells import Cells, plain_numbers
 from postmortem.record.complaints import Complaints
 from postmortem.record.lock import WriterLock, after_fork
-from postmortem.record.movement import Movement
 from postmortem.record.ring import TokenIds, Which, ids_of
 from postmortem.record.segment import Changes, Facts, complete_manifest, name_device, open_segment, ranks_of_process
 from postmortem.record.transfer import Transfer
@@ -112,7 +112,7 @@ class Recorder:
         self._complaints = Complaints(self.path, raises=on_error == "raise")
         self._attached: dict[str, Any] = {}
         self._changes: Changes = []
-        self._movement = Movement(_DENSE_STEPS)
+        self._alarms = Alarms(_DENSE_STEPS)
         self._dense_steps = _DENSE_STEPS
         self._dense_until = -1
         self._ids = TokenIds(token_ids, decode)
@@ -189,10 +189,8 @@ class Recorder:
             self._queue.append(Entry("metrics", self._later, step, row))
         if transfer is not None:
             self._queue.append(Entry("metrics", self._later, step, dict(row), transfer))
-        if odd is not None:
-            self._judge_odd(step, odd)
-        for name, value in self._movement.judge(step, row):
-            self._incident(step, name, {"value": value})
+        if self._alarms.take(step, row, odd):
+            self._look()
         if self._unsaid:
             self._complaints.speak()
 
@@ -245,7 +243,7 @@ class Recorder:
             self._step = target - 1
             self._dense_until = min(self._dense_until, target + self._dense_steps)
             self._ids.rewound(target)
-            self._movement.rewound()
+            self._alarms.rewound(target)
             keys.setdefault("attempt", self.attempt)
         self._journal(event, step, keys)
         self._complaints.speak()
@@ -361,13 +359,21 @@ class Recorder:
         self._background.poll()
         return Transfer(tensors)
 
-    def _judge_odd(self, step: int, odd: Sequence[str]) -> None:
-        """Look whether the columns `odd`, which are not finite in a row, open an episode."""
-        opened = [name for name in odd if self._movement.opens(step, f"nonfinite {name}")]
-        if any(describe(str(name)) is not None for name in opened):
-            self._incident(step, "nonfinite", {"columns": opened})
-        elif opened:  # a column of the user's own, such as a score of nothing: written at once, no incident
-            self._background.write_now()
+    def _look(self) -> None:
+        """Look at the rows that came, and journal what begins with them."""
+        try:
+            looked = self._alarms.look()
+        except Exception as error:
+            return self._background.at_fault(error)
+        for step, row, alarms in looked:
+            odd = [alarm.column for alarm in alarms if alarm.detector == "non_finite"]
+            if any(describe(name) is not None for name in odd):
+                self._incident(step, "nonfinite", {"columns": odd})
+            elif odd:  # a column of the user's own, such as a score of nothing: written at once, no incident
+                self._background.write_now()
+            for alarm in alarms:
+                if alarm.detector != "non_finite":
+                    self._incident(step, alarm.column, {"value": row[alarm.column]})
 
     def _incident(self, step: int, kind: str, keys: dict[str, Any]) -> None:
         self._dense_until = step + self._dense_steps
@@ -389,6 +395,7 @@ class Recorder:
 
     def _ids_to_write(self) -> Iterator[Entry]:
         """Rows with token ids, one at a time: called where nobody waits."""
+        self._look()
         self._ids.trim()
         for kept, row in self._ids.rows():
             yield Entry("batches", kept.later, kept.step, row)
@@ -413,20 +420,19 @@ class Recorder:
         if self._settle is not None and entry.table == "metrics":
             entry.values = row = self._settle(row)
             names = row.pop("nonfinite_parameters", None)
-            if names and entry.step is not None and self._movement.opens(entry.step, "nonfinite parameters"):
+            if names and entry.step is not None and self._alarms.begins(entry.step, "nonfinite parameters"):
                 told = event_row("nonfinite_parameters", entry.step, {"names": names, **self._origin()})
                 self._queue.append(Entry("journal", entry.later, entry.step, told))
         return row
 
     def _arrived(self, entry: Entry) -> None:
         """Values came from a device: the judgement that `log` could not make."""
-        if entry.table == "metrics" and entry.step is not None:
-            row = entry.values
-            odd = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-            if odd:
-                self._judge_odd(entry.step, odd)
-            for name, value in self._movement.judge(entry.step, row):
-                self._incident(entry.step, name, {"value": value})
+        if entry.table != "metrics" or entry.step is None:
+            return
+        row = entry.values
+        odd = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        if self._alarms.take(entry.step, row, odd):
+            self._look()
 
     def _open(self) -> RunWriter:
         """Take the directory and complete run.json. Raises OSError or PostmortemError where there is no writing."""

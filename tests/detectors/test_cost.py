@@ -1,4 +1,4 @@
-"""A million steps of twelve columns."""
+"""A million steps of twelve columns, and one row of a live loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from postmortem.detectors import Telemetry, find_incidents
+from postmortem.detectors import Telemetry, find_incidents, live
 from tests.detectors.helpers import telemetry
 
 ROWS = 1_000_000
@@ -39,6 +39,18 @@ def _long_run() -> Telemetry:
         max_output_logit=even(20.0, 0.05),
         log_z=rng.standard_normal(ROWS),
     )
+
+
+@pytest.mark.slow
+def test_a_row_of_loss_gradient_norm_and_rate_takes_a_live_loop_no_time() -> None:
+    rng = np.random.default_rng(0)
+    watching, took = live(), list[float]()
+    for step in range(5_000):
+        row = {"loss": 2.5 + 0.03 * rng.standard_normal(), "grad_norm": float(np.exp(0.2 * rng.standard_normal()))}
+        started = time.perf_counter()
+        watching.take(step, {**row, "lr": 3e-4})
+        took.append(time.perf_counter() - started)
+    assert np.median(took) <= 10e-6
 
 
 @pytest.mark.slow
