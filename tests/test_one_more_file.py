@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from postmortem.detectors import detectors, find_incidents, kinds
+from postmortem.detectors import detectors, find_incidents, kinds, live
 from postmortem.diagnosis import Diagnosis
 from postmortem.hypotheses import causes
 from postmortem.panels import panels
@@ -25,7 +25,7 @@ Add = Callable[[str, str, str], None]
 DETECTOR = '''"""A temperature above 90 °C."""
 import numpy as np
 
-from postmortem.detectors import RECOVERED, Detector, Finding
+from postmortem.detectors import RECOVERED, Alarm, Detector, Finding, Stream
 from postmortem.incident import Kind
 
 KIND = Kind("overheating", "overheating", "cause", "column")
@@ -40,8 +40,20 @@ def _find(t):
         yield Finding("overheating", NAMED, *place, value, 60.0, 1.0, value - 60, 60.0, RECOVERED)
 
 
+class _Stream(Stream):
+    def take(self, step, row):
+        hot = (row.get("gpu_degrees") or 0.0) > 90
+        return [Alarm("overheating", KIND.slug, "gpu_degrees", step, step, state="settled")] if hot else []
+
+    def end(self, step):
+        return []
+
+    def rewound(self, step):
+        pass
+
+
 NAMED = KIND.slug
-DETECTOR = Detector("overheating", (KIND,), _find)
+DETECTOR = Detector("overheating", (KIND,), _find, _Stream)
 '''
 
 PANEL = '''"""Panel 14, the temperature of the accelerator."""
@@ -130,6 +142,13 @@ class TestDetector:
         (incident,) = find_incidents(telemetry(gpu_degrees=degrees))
         assert (incident.kind, incident.title, incident.onset_step) == ("overheating", "overheating", 150)
         assert kinds()["overheating"].role == "cause" and incident.findings[0].role == "cause"
+
+    def test_is_asked_row_by_row_among_the_others(self, add: Add) -> None:
+        add("detectors", "overheating", DETECTOR)
+        watching = live()
+        rows = [{"loss": 2.0, "gpu_degrees": degrees} for degrees in (60.0, 97.0, 60.0)]
+        told = [alarm for step, row in enumerate(rows) for alarm in watching.take(step, row)]
+        assert [(alarm.kind, alarm.onset_step) for alarm in told] == [("overheating", 1)]
 
     def test_that_finds_what_it_does_not_declare_is_a_mistake_of_that_file(self, add: Add) -> None:
         add("detectors", "overheating", DETECTOR.replace("NAMED = KIND.slug", 'NAMED = "fire"'))
