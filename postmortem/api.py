@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from postmortem import display, pipeline
 from postmortem.diagnosis import Diagnosis, PanelReading
@@ -33,11 +34,14 @@ def diagnose(
 
     Raises:
         UnreadableInput: a path leads to nothing that can be read as a run.
+        ValueError: no such mode.
 
     Example:
         >>> pm.diagnose("sample_runs/19-spike-001").verdict
         'supported'
     """
+    if mode not in get_args(pipeline.Mode):
+        raise ValueError(f"mode={mode!r}: expected one of {', '.join(map(repr, get_args(pipeline.Mode)))}")
     sibling = None if baseline is None else _opened(baseline)
     return pipeline.diagnose(_opened(run), text=text, mode=mode, baseline=sibling)
 

@@ -7,7 +7,7 @@
     moments=estimated:20     a word, and its numbers after colons
     set=optimizer.clip=0.1   a key of the config, and its value, which is taken as it stands
 
-This is the only place that reads and prints these texts: on the command line, in JSON, and as names of folders.
+This is the only place that reads and prints such a text: on the command line, in JSON, and as a name of a folder.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class Incident(Occurrence):
         """`loss spike at step 312`; where rows are sparse, the steps that the onset lies between."""
         early = self.onset_interval
         where = f"step {self.onset_step}" if early is None else f"steps {early[0] + 1}–{early[1]}"
-        return f"{plain(self.kind, 40).replace('_', ' ')} at {where}"
+        return f"{plain(self.title or self.kind, 40)} at {where}"
 
 
 @dataclass(frozen=True)

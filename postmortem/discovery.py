@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
 
 T = TypeVar("T")
+
+_ADDED: dict[int, str] = {}
+"""id of a part that another distribution adds → that distribution. Parts live as long as the process."""
+
+_MODULES: dict[str, str] = {}
+"""Top-level module of such a part → its distribution."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +111,30 @@ def _in_group(group: str, kind: type[T]) -> Iterator[_Found[T]]:
         said = f"entry point {plain(entry.name, 60)} = {plain(entry.value, 120)!r} of group {group}"
         try:
             value = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             why = f"cannot be loaded ({type(error).__name__}: {plain(error, 300)})"
             raise _broken(entry, f"{said} {why}, in {_file(entry)}") from error
         if not isinstance(value, kind):
             why = f"names a {type(value).__name__} where a {kind.__name__} is expected"
             raise _broken(entry, f"{said} {why}, in {_file(entry)}")
+        _ADDED[id(value)] = _MODULES[entry.module.partition(".")[0]] = _owner(entry)
         yield _Found(value, f"{_file(entry)} ({_titled(entry)})", _owner(entry))
+
+
+def mistake(part: object, what: str) -> Exception:
+    """The error to raise for `what` a part must not do: a plug-in's where one adds it, else one of this package."""
+    added = _ADDED.get(id(part))
+    return TypeError(what) if added is None else BrokenPlugin(f"plug-in {added}: {what}. {_way_out(added)}")
+
+
+def culprit(error: BaseException) -> BrokenPlugin | None:
+    """`error` as that of the plug-in whose code raised it; None where that was code of this package."""
+    frames = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
+    inner = next((name for name in reversed(frames) if name in _MODULES or name == "postmortem"), "")
+    if inner not in _MODULES:
+        return None
+    added = _MODULES[inner]
+    return BrokenPlugin(f"plug-in {added}: {type(error).__name__}: {plain(error, 300)}. {_way_out(added)}")
 
 
 def _refuse_twin(named: str, first: _Found[T], second: _Found[T]) -> None:

@@ -224,3 +224,23 @@ def test_a_machine_without_such_distributions_is_not_searched_for_their_names(
     monkeypatch.setattr(sys, "path", [str(site), str(site / "parts.zip")])
     discovery._installed.cache_clear()
     assert discovery._installed() is not None, "an archive is not looked into"
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ("for step, value in zip", "for step, value in zap", "NameError: name 'zap' is not defined"),
+        ('"pressure_rise", "pressure rise"', '"loss_spike", "mine", "minor"', "declares loss_spike otherwise"),
+        ('"pressure_rise", "pressure rise"', '"steam", "steam"', "found 'pressure_rise', which is none of its"),
+        ('observes=("pressure.high",)', 'observes=("steam.high",)', "observed pressure.high, and does not declare it"),
+        ("import numpy as np", "raise SystemExit(1)", "cannot be loaded (SystemExit: 1)"),
+    ],
+)
+def test_a_plug_in_that_fails_in_use_is_named(tmp_path: Path, then: str, now: str, told: str) -> None:
+    log = tmp_path / "boiler.out"
+    log.write_text("BOILER\n" + "".join(f"{t} {2 - t / 1000} {9.5 if t == 60 else 1}\n" for t in range(120)))
+    assert then in PLUGIN
+    _install(tmp_path / "site", "boiler", POINTS, boiler_plugin=PLUGIN.replace(then, now))
+    done = _run(tmp_path / "site", "draft", str(log), "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("postmortem: plug-in boiler") and told in done.stderr and done.stderr.count("\n") == 1

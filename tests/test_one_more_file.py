@@ -28,7 +28,7 @@ import numpy as np
 from postmortem.detectors import RECOVERED, Alarm, Detector, Finding, Stream
 from postmortem.incident import Kind
 
-KIND = Kind("overheating", "overheating", "cause", "column")
+KIND = Kind("overheating", "too hot", "cause", "column")
 
 
 def _find(t):
@@ -140,7 +140,7 @@ class TestDetector:
         degrees = np.full(200, 60.0)
         degrees[150] = 97.0
         (incident,) = find_incidents(telemetry(gpu_degrees=degrees))
-        assert (incident.kind, incident.title, incident.onset_step) == ("overheating", "overheating", 150)
+        assert (incident.kind, incident.title, incident.onset_step) == ("overheating", "too hot", 150)
         assert kinds()["overheating"].role == "cause" and incident.findings[0].role == "cause"
 
     def test_is_asked_row_by_row_among_the_others(self, add: Add) -> None:
@@ -158,7 +158,7 @@ class TestDetector:
             find_incidents(telemetry(gpu_degrees=degrees))
 
     def test_that_declares_a_kind_otherwise_than_another_is_a_mistake(self, add: Add) -> None:
-        add("detectors", "overheating", DETECTOR.replace('"overheating", "overheating"', '"loss_spike", "heat"'))
+        add("detectors", "overheating", DETECTOR.replace('"overheating", "too hot"', '"loss_spike", "heat"'))
         with pytest.raises(TypeError, match="declares loss_spike otherwise than another one does"):
             kinds()
 

@@ -70,7 +70,7 @@ def _harmless(proof: Proof) -> Proof:
     experiments = tuple(
         dataclasses.replace(
             one,
-            changes=tuple(Change.from_text(plain(change, 1000)) for change in one.changes),
+            changes=tuple(Change.from_text(plain(change, 10**6)) for change in one.changes),
             text=plain(one.text, 1000),
             tests=tuple(map(plain, one.tests)),
             run=plain(one.run, 1000),

@@ -49,6 +49,11 @@ def _run(command: Callable[[], object]) -> int | str | None:
     except Exception as error:
         if os.environ.get("POSTMORTEM_DEBUG") == "1":
             traceback.print_exc()
+        from postmortem.discovery import culprit
+
+        plugin = culprit(error)
+        if plugin is not None:
+            return _say(plain(plugin, 2000), plugin.exit_code)
         what = plain(f"{type(error).__name__}: {error}", 300)
         return _say(f"internal error, please report it ({what}). POSTMORTEM_DEBUG=1 shows where.", OUR_BUG)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -152,8 +152,8 @@ def _drive(bench: Bench, *, quiet: bool) -> Proof:
 
 def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
     """Keep the proof, and draft the report anew with it."""
+    from postmortem import jsonio
     from postmortem.assess.proof import kept, store
-    from postmortem.jsonio import strict_json
     from postmortem.replay.branch import root_of, writing
 
     with stage("Drawing and writing the report"):
@@ -162,8 +162,8 @@ def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
         written, known = redraft(run, proof, about.runs)
     if as_json:
         steps = sum(one.steps for one in proof.experiments)
-        found = {**asdict(proof), "replays": len(proof.experiments), "steps": steps}
-        typer.echo(strict_json(found), nl=False)
+        found = {**jsonio.as_json(proof), "replays": len(proof.experiments), "steps": steps}
+        typer.echo(jsonio.strict_json(found), nl=False)
         return
     typer.echo()
     tell("verdict", f"{proof.verdict}{f': {proof.cause}' if proof.cause else ''}")

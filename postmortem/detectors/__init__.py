@@ -1,6 +1,6 @@
 """Detectors: from arrays to incidents.
 
-    find_incidents(t)                      every detector of this package, grouped, worst first
+    find_incidents(t)                      every detector there is, grouped, worst first
     find_incidents(t, mode="watchdog")     only the rolling-baseline watchdog (see `_watchdog`)
     live()                                 the same detectors row by row, where they have a live face
 
@@ -34,7 +34,7 @@ from postmortem.detectors._model import (
     Telemetry,
 )
 from postmortem.detectors._watchdog import Watchdog, watchdog
-from postmortem.discovery import discover
+from postmortem.discovery import discover, mistake
 from postmortem.incident import Kind
 
 __all__ = [
@@ -67,12 +67,14 @@ def detectors() -> tuple[Detector, ...]:
 
 @cache
 def kinds() -> Mapping[str, Kind]:
-    """Every kind of incident, by its slug. Raises TypeError where two detectors declare one slug differently."""
+    """Every kind of incident, by its slug. Raises TypeError, or BrokenPlugin, where two detectors declare one slug
+    differently."""
     found: dict[str, Kind] = {}
     for detector in detectors():
         for kind in detector.kinds:
             if found.setdefault(kind.slug, kind) != kind:
-                raise TypeError(f"detector {detector.name}: declares {kind.slug} otherwise than another one does")
+                said = f"declares {kind.slug} otherwise than another one does"
+                raise mistake(detector, f"detector {detector.name}: {said}")
     return found
 
 
@@ -90,6 +92,7 @@ def find_incidents(
     """
     if t.row_steps.size == 0:
         return ()
+    kinds()  # a detector that contradicts another is told of before anything is found
     rules = (watchdog(checkpoints),) if mode == "watchdog" else detectors()
     # A log may hold any float: 1e308 beside -1e308 is a finding, not a warning on stderr.
     with np.errstate(all="ignore"):

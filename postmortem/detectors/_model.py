@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from postmortem.discovery import mistake
 from postmortem.incident import Kind, Occurrence, Outcome, Role
 from postmortem.series import Series
 
@@ -158,11 +159,11 @@ class Detector:
     no_stream: str = ""
 
     def findings(self, t: Telemetry) -> Iterator[Finding]:
-        """What it finds, each with its kind. Raises TypeError for a kind that it does not declare."""
+        """What it finds, each with its kind. Raises TypeError, or BrokenPlugin, for a kind that it does not declare."""
         declared = {kind.slug: kind for kind in self.kinds}
         for found in self.find(t):
             if found.kind not in declared:
-                raise TypeError(f"detector {self.name}: found {found.kind!r}, which is none of its kinds")
+                raise mistake(self, f"detector {self.name}: found {found.kind!r}, which is none of its kinds")
             yield replace(found, declared=declared[found.kind])
 
 

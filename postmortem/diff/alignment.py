@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.diff.model import Alignment, Stretch, Window
+from postmortem.change import Window
+from postmortem.diff.model import Alignment, Stretch
 from postmortem.diff.pair import Matched, Pair, same_bits
 from postmortem.run import Run
 from postmortem.series import Steps

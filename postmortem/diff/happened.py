@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from postmortem.change import Window
 from postmortem.detectors import Incident
 from postmortem.diff.level import thinned
-from postmortem.diff.model import Discarded, Found, Lost, Window
+from postmortem.diff.model import Discarded, Found, Lost
 from postmortem.incident import facts
 from postmortem.run import Run
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from postmortem.diff.model import Moved, Rewind, Window
+from postmortem.change import Window, shown
+from postmortem.diff.model import Moved, Rewind
 from postmortem.diff.pair import parent
 from postmortem.run import Event, Run
 from postmortem.run.journal import whole
@@ -120,7 +121,7 @@ def told(rewind: Rewind, who: str, others: Mapping[str, str]) -> str:
 
 def named(these: Iterable[Window]) -> str:
     """`[312, 512), [600, 601)`."""
-    return ", ".join(f"[{first}, {last})" for first, last in these)
+    return ", ".join(map(shown, these))
 
 
 def _rollback(event: Event, step: int, attempt: int) -> Rewind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from postmortem.change import Window
 from postmortem.diagnosis import Trace
 from postmortem.display import markdown
 from postmortem.incident import Occurrence
@@ -15,7 +16,6 @@ SCHEMA_VERSION = 1
 Verdict: TypeAlias = Literal["identical", "equivalent", "recovered", "lingering", "different"]
 Kind: TypeAlias = Literal["other_batch", "other_state", "other_config", "other_arithmetic", "log_only", "unknown"]
 Group: TypeAlias = Literal["config", "code", "packages", "environment", "run"]
-Window: TypeAlias = tuple[int, int]  # [first, last)
 
 
 @dataclass(frozen=True)

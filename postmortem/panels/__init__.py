@@ -17,7 +17,7 @@ import numpy as np
 
 from postmortem.case import Case, Observation
 from postmortem.diagnosis import PanelReading, Trace
-from postmortem.discovery import discover
+from postmortem.discovery import discover, mistake
 from postmortem.panels._drawing import lines
 from postmortem.run import Run
 from postmortem.series import Series
@@ -58,7 +58,7 @@ class Panel:
     def read(self, case: Case) -> tuple[PanelReading, list[Observation]]:
         """What the panel has to say about `case`, and the observations to weigh (none where it is silent).
 
-        Raises TypeError for an observation that the panel does not declare.
+        Raises TypeError, or BrokenPlugin, for an observation that the panel does not declare.
         """
         blank = PanelReading(self.number, self.slug, self.title, self.unit, log_scale=self.log_scale)
         logged = [name for column in self.columns for name in _expand(case.run, column)]
@@ -70,7 +70,8 @@ class Panel:
             reason = reason or "logged, but not in enough rows around the incident to compare"
             return replace(blank, silent=reason, would_tell=self.would_tell, traces=_traces(case, logged)), []
         if undeclared := {o.slug for o in seen} - {*self.observes}:
-            raise TypeError(f"panel {self.slug}: observed {', '.join(sorted(undeclared))}, and does not declare it")
+            said = f"observed {', '.join(sorted(undeclared))}, and does not declare it"
+            raise mistake(self, f"panel {self.slug}: {said}")
         moved = any(o.moved for o in seen)
         summary = "; ".join(o.text for o in seen if o.moved == moved)
         return replace(blank, moved=moved, summary=summary, traces=_traces(case, logged)), seen

@@ -66,5 +66,3 @@ def read_order(file: Path) -> Order:
         return build_from(Order, raw)
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UnreadableInput(f"is no order of a replay ({plain(error, 120)}).", file=plain(file, 1000)) from error
-
-

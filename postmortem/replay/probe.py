@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from postmortem.arithmetic import Mode, described
-from postmortem.change import Window
+from postmortem.change import Window, shown
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.program import Placeable
@@ -103,7 +103,7 @@ def probe(
         UnreadableInput: a checkpoint is damaged.
     """
     if window[1] - window[0] > LONGEST:
-        raise UsageError(f"[{window[0]}, {window[1]}) holds more than {LONGEST} batches; probe a shorter window")
+        raise UsageError(f"{shown(window)} holds more than {LONGEST} batches; probe a shorter window")
     factory = factory_of(trusted_program(run.manifest.program, program, trust=trusted))
     ranks = Ranks()
     recorded = Recorded(run, attempt, ranks.rank)
@@ -175,7 +175,7 @@ def verdict(window: Window, states: Sequence[Probed]) -> tuple[Blame, str]:
     bad = [state for state in sound if worst in state.bad]
     fine = [state.step for state in sound if worst not in state.bad]
     if not bad:
-        where = f"no batch of [{window[0]}, {window[1]}) is out of the ordinary in {_the(fine)}"
+        where = f"no batch of {shown(window)} is out of the ordinary in {_the(fine)}"
         if len(sound) == 1:
             return "undecided", f"{where}, the only one asked{left_out}"
         return "state", f"{where}: the data alone do not do it; look at the state, the rate or the optimizer{left_out}"

@@ -213,10 +213,13 @@ def _phase(told: object) -> Phase:
     step = whole(facts.get("from_step"))
     if step is None:
         raise UnreadableInput("lineage: a phase without a step from which it holds.", file="run.json")
+    told_changes = facts.get("changes", [])
     try:
-        return Phase(step, tuple(Change.from_text(str(one)) for one in facts.get("changes", ())))
-    except (TypeError, ValueError) as error:
-        raise UnreadableInput(f"lineage tells of no changes ({plain(error, 120)}).", file="run.json") from error
+        if not isinstance(told_changes, list) or not all(isinstance(one, str) for one in told_changes):
+            raise ValueError(f'expected a list of texts, as in ["skip=312:512"], found {plain(told_changes, 60)}')
+        return Phase(step, tuple(map(Change.from_text, cast(list[str], told_changes))))
+    except ValueError as error:
+        raise UnreadableInput(f"lineage: changes of a phase: {plain(error, 200)}.", file="run.json") from error
 
 
 def _target(event: Event) -> int:

@@ -143,6 +143,7 @@ class Run:
 
         Raises:
             KeyError: no such column.
+            ValueError: no such attempt, or a name where a list of names is meant.
 
         Example:
             >>> run = pm.open_run("sample_runs/19-spike-001")
@@ -151,6 +152,11 @@ class Run:
         """
         from postmortem.run.frame import Logged, frame
 
+        if isinstance(columns, str):
+            raise ValueError(f"columns={columns!r}: expected a list of names, as in [{columns!r}]")
+        attempts = sorted({segment.attempt for segment in self.segments})
+        if attempt is not None and attempt not in attempts:
+            raise ValueError(f"attempt={attempt}: the run has {', '.join(map(str, attempts))}")
         read: dict[str, Logged] = {}
         for name in self.columns if columns is None else columns:
             found = self.series(name, attempt=attempt) or self.labels(name, attempt=attempt)

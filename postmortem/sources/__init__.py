@@ -97,5 +97,9 @@ def _named(name: str) -> Source:
 
 
 def _reason(error: OSError) -> str:
-    reasons = {errno.ENOENT: "no such file or directory", errno.EACCES: "permission denied"}
+    reasons = {
+        errno.ENOENT: "no such file or directory",
+        errno.EACCES: "permission denied",
+        errno.ENOTDIR: "is no folder",
+    }
     return reasons.get(error.errno or 0, plain(error.strerror or error, 120))

@@ -49,6 +49,6 @@ def decided(claims: Sequence[Claim], path: Path) -> Source:
         raise UnreadableInput(
             f"{len(claims)} formats claim it and are equally sure ({level}): {plain(said, 600)}.",
             file=plain(path),
-            hint=f"Say which it is, as in: postmortem draft {plain(path)} --source '{named}'",
+            hint=f"`draft` can be told which it is, as in: postmortem draft {plain(path)} --source '{named}'",
         )
     return claims[0].source

@@ -92,6 +92,8 @@ class TestProve:
         found = strict(proved[1])
         assert (found["verdict"], found["cause"]) == ("confirmed", "long_tail_tokens")
         assert found["replays"] == len(found["experiments"]) and found["steps"] > 300
+        assert found["incident"]["kind"] == "loss_spike"
+        assert ["mask=110:111"] in [one["changes"] for one in found["experiments"]]
 
     def test_the_draft_says_it_from_then_on(self, call: Call, proved_run: Path) -> None:
         report = (proved_run / "postmortem" / "report.md").read_text()

@@ -17,7 +17,9 @@ from postmortem.change import Change
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.replay.defaults import Asked, adopt_arithmetic, place, plan, plan_of
 from postmortem.replay.order import Order
+from postmortem.replay.recorded import Recorded
 from postmortem.replay.subject import subject
+from postmortem.sources import open_run
 from tests.replay.small import STEPS, drive, edited, small_run
 from tests.samples import sample
 
@@ -182,3 +184,18 @@ def test_a_link_does_not_take_the_replays_out_of_the_run(tmp_path: Path) -> None
         with pytest.raises(UnreadableInput, match="outside"):
             prepare()
     assert not any((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("changes", [[{"name": "skip", "value": "312:512"}], "skip=312:512", {"skip": 1}, [None]])
+def test_a_lineage_that_tells_no_changes_is_one_message(tmp_path: Path, changes: object) -> None:
+    lineage = {"run": "x", "from_step": 4, "phases": [{"from_step": 4, "changes": changes}]}
+    run = edited(small_run(tmp_path / "run"), tmp_path / "other", lambda manifest: manifest.update(lineage=lineage))
+    with pytest.raises(UnreadableInput, match=r"run\.json: lineage: changes of a phase: expected a list of texts"):
+        _ = Recorded(open_run(run)).phases
+
+
+def test_a_lineage_without_a_step_is_one_message(tmp_path: Path) -> None:
+    lineage = {"run": "x", "from_step": 4, "phases": [{"changes": ["skip=1:2"]}]}
+    run = edited(small_run(tmp_path / "run"), tmp_path / "other", lambda manifest: manifest.update(lineage=lineage))
+    with pytest.raises(UnreadableInput, match="a phase without a step from which it holds"):
+        _ = Recorded(open_run(run)).phases

@@ -20,7 +20,7 @@ class Moments(Intervention):
         kind, *count = (word(change, self.usage), *change.values[1:])
         batches = count[0] if count else 20
         few = len(count) <= (kind == "estimated")
-        if kind not in ("restored", "estimated") or not few or not isinstance(batches, int) or batches < 0:
+        if kind not in ("restored", "estimated") or not few or not isinstance(batches, int) or batches < 1:
             raise refused(change, self.usage)
         self._batches = batches if kind == "estimated" else 0
 

@@ -26,7 +26,7 @@ class SetKey(Intervention):
             raise refused(change, self.usage)
         try:
             self._value: Any = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             self._value = text
 
     @property
