@@ -1,6 +1,7 @@
 """Between Arrow, which Parquet is read and written through, and plain arrays.
 
-`pyarrow.array` and `Array.to_numpy` import pandas (half a second of CPU), so numbers cross by their buffers instead.
+`pyarrow.array` and `Array.to_numpy` import pandas (half a second of CPU), and `cast` all compute functions (a tenth of a
+draft), so numbers cross by their buffers instead.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ def from_arrow(column: Array, *, label: bool) -> Cells:
     if pa.types.is_null(kind):
         return Numbers(np.zeros(len(column)), np.zeros(len(column), np.bool_))
     if pa.types.is_timestamp(kind):
-        seconds = _numbers(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64(), safe=False))
+        seconds = _numbers(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()))
         return Numbers(seconds.value / 1e6, seconds.logged)
     if pa.types.is_boolean(kind):
-        column = column.cast(pa.uint8())
-    whole = pa.types.is_integer(kind)
-    if whole and label:
+        return _numbers(column.cast(pa.uint8()))
+    if pa.types.is_integer(kind) and label:
         return Things(_objects(column.to_pylist()))
-    if whole or pa.types.is_boolean(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return _numbers(column)
+    if pa.types.is_decimal(kind):
         return _numbers(column.cast(pa.float64(), safe=False))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         leaf = kind.value_type
@@ -49,10 +51,11 @@ def from_arrow(column: Array, *, label: bool) -> Cells:
 
 
 def _numbers(column: Array) -> Numbers:
-    """A float64 array without a copy (but for the validity bits)."""
+    """An array of whole numbers or floats as float64; of float64 without a copy (but for the validity bits)."""
     bits, data = column.buffers()
-    first, size = column.offset, len(column)
-    value = np.frombuffer(data, np.float64, size, first * 8) if size else np.zeros(0)
+    first, size, kind = column.offset, len(column), np.dtype(column.type.to_pandas_dtype())
+    value = np.frombuffer(data, kind, size, first * kind.itemsize) if size else np.zeros(0)
+    value = value.astype(np.float64, copy=False)
     if column.null_count == 0:
         return Numbers(value, None)
     valid = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[first : first + size]
