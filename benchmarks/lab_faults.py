@@ -38,6 +38,7 @@ DIAGNOSES = (
     "detectors",
     "diagnosis.py",
     "hypotheses",
+    "incident.py",
     "panels",
     "pipeline.py",
     "run",

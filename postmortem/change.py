@@ -58,7 +58,7 @@ class Change:
         """The change that `text` spells; `batches`: a whole number by itself is a batch, a window of one.
 
         Any text spells one: whether a change of that name exists, and means something by these values, is for whoever
-        applies it. Raises ValueError for a window that holds no batch.
+        applies it. Raises ValueError for a window that holds no batch, and for a value that is left out.
         """
         name, _, body = text.partition("=")
         name, body = name.strip(), body.strip()
@@ -109,7 +109,10 @@ def _windows(text: str, spans: str, *, lone: bool) -> tuple[Window, ...] | None:
 def _values(text: str) -> tuple[Value, ...]:
     if not text:
         return ()
-    return tuple(map(_value, text.split(":" if _WORD.match(text) else ",")))
+    parts = text.split(":" if _WORD.match(text) else ",")
+    if not all(parts):
+        raise ValueError(f"{plain(text, 60)}: a value is missing between two separators, or at an end")
+    return tuple(map(_value, parts))
 
 
 def _value(text: str) -> Value:

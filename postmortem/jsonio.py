@@ -49,23 +49,36 @@ def as_json(value: Any) -> Any:
 
 
 def build_from(kind: type[T], raw: Any) -> T:
-    """The dataclass `kind` from its JSON, checked field by field; a missing field takes its default or is an error."""
+    """The dataclass `kind` from its JSON, checked field by field; a missing field takes its default or is an error.
+
+    Raises TypeError or ValueError, whose message names the field.
+    """
+    if not isinstance(raw, Mapping):
+        raise TypeError(f"expected an object, found {_name(type(raw))}")
     hints = typing.get_type_hints(kind)
-    names = {f.name for f in dataclasses.fields(typing.cast("type[Any]", kind))}
-    return kind(**{name: _coerce(hints[name], raw[name]) for name in names if name in raw})
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast("type[Any]", kind)):
+        if field.name in raw:
+            try:
+                found[field.name] = _coerce(hints[field.name], raw[field.name])
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{field.name}: {error}") from error
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise TypeError(f"no {field.name}")
+    return kind(**found)
 
 
 def _coerce(hint: Any, raw: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hasattr(hint, "from_text"):
         if not isinstance(raw, str):
-            raise TypeError(f"expected a text, found {type(raw).__name__}")
+            raise TypeError(f"expected a text, found {_name(type(raw))}")
         return hint.from_text(raw)
     if dataclasses.is_dataclass(hint):
         return build_from(typing.cast("type[Any]", hint), raw)
     if origin is tuple:
         if not isinstance(raw, list):
-            raise TypeError(f"expected a list, found {type(raw).__name__}")
+            raise TypeError(f"expected a list, found {_name(type(raw))}")
         inner = arguments[:1] * len(raw) if arguments[-1] is Ellipsis else arguments
         return tuple(_coerce(one, item) for one, item in zip(inner, raw, strict=True))
     if origin is Literal:
@@ -80,6 +93,8 @@ def _coerce(hint: Any, raw: Any) -> Any:
         structured = [a for a in arguments if dataclasses.is_dataclass(a) or typing.get_origin(a) is tuple]
         return _coerce(structured[0], raw) if structured else _scalar(arguments, raw)
     if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(raw, Mapping):
+            raise TypeError(f"expected an object, found {_name(type(raw))}")
         return {str(key): _coerce(arguments[1], item) for key, item in raw.items()}
     if hint is float and isinstance(raw, str) and raw in _NON_FINITE:
         return _NON_FINITE[raw]
@@ -87,10 +102,14 @@ def _coerce(hint: Any, raw: Any) -> Any:
 
 
 def _scalar(kinds: tuple[Any, ...], raw: Any) -> Any:
-    if isinstance(raw, bool) and bool not in kinds:
-        raise TypeError(f"expected {kinds}, found a bool")
-    if isinstance(raw, int) and float in kinds and int not in kinds:
+    if isinstance(raw, int) and not isinstance(raw, bool) and float in kinds and int not in kinds:
         return float(raw)
-    if not isinstance(raw, kinds):
-        raise TypeError(f"expected {kinds}, found {type(raw).__name__}")
+    if not isinstance(raw, kinds) or (isinstance(raw, bool) and bool not in kinds):
+        raise TypeError(f"expected {' or '.join(map(_name, kinds))}, found {_name(type(raw))}")
     return raw
+
+
+def _name(kind: type) -> str:
+    """A type by the word that JSON has for it."""
+    words = {str: "a text", list: "a list", dict: "an object", bool: "true or false", int: "a whole number"}
+    return words.get(kind, "null" if kind is type(None) else "a number" if kind is float else kind.__name__)

@@ -60,6 +60,21 @@ def test_a_field_of_the_wrong_kind_is_an_error(key: str, value: object) -> None:
         build_from(Outer, json.loads(strict_json(WHOLE)) | {key: value})
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"value": []}, r"^value: expected a number or null, found a list$"),
+        ({"more": True}, r"^more: expected a whole number, found true or false$"),
+        ({"inner": [{"at": [1, "2"]}]}, r"^inner: at: expected a number, found a text$"),
+        ({"inner": [3]}, r"^inner: expected an object, found a whole number$"),
+        ({"named": None}, r"^named: expected an object, found null$"),
+    ],
+)
+def test_an_error_says_where_and_what_in_words_of_json(changed: dict[str, object], told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        build_from(Outer, json.loads(strict_json(WHOLE)) | changed)
+
+
 def test_utf8_holds_any_text() -> None:
     text = strict_json({"half": "\ud83d", "ℓ": 1}, ensure_ascii=False)
     assert json.loads(text.encode()) == {"half": "\ud83d", "ℓ": 1}

@@ -1,7 +1,7 @@
 """Between Arrow, which Parquet is read and written through, and plain arrays.
 
-`pyarrow.array` and `Array.to_numpy` import pandas (half a second of CPU), and `cast` all compute functions (a tenth of a
-draft), so numbers cross by their buffers instead.
+`pyarrow.array` and `Array.to_numpy` import pandas (half a second of CPU), and `cast` all compute functions (a tenth of
+a draft), so numbers cross by their buffers instead.
 """
 
 from __future__ import annotations
