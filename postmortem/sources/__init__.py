@@ -74,6 +74,8 @@ def _open(path: Path, mapping: dict[str, str], source: str | None) -> Run:
         return (_sniffed(path) if source is None else _named(source)).read(path, mapping)
     except OSError as error:
         raise UnreadableInput(f"{_reason(error)}.", file=plain(error.filename or path)) from error
+    except UnicodeDecodeError as error:
+        raise UnreadableInput(f"is not UTF-8 text (byte {error.start}).", file=plain(path)) from error
     except ValueError as error:
         if "null byte" not in str(error) and "null character" not in str(error):
             raise

@@ -233,3 +233,11 @@ def test_the_format_that_contributing_shows(tmp_path: Path, add: Add) -> None:
     add("shown", page.partition("### A log format")[2].partition("```python\n")[2].partition("```")[0])
     run = open_run(_ticks(tmp_path, "x.log", "tick 3 cost 2.5 pace 0.1", "tick 4 cost 2.25 pace 0.1"))
     assert losses(run) == {3: 2.5, 4: 2.25} and run.columns == ("loss", "lr")
+
+
+def test_a_format_need_not_think_of_bytes_that_are_no_text(tmp_path: Path, add: Add) -> None:
+    add("ticks", TICKS)
+    log = tmp_path / "x.csv"
+    log.write_bytes(b"TICKS 1\ntick 1 cost \xff\n")
+    with pytest.raises(UnreadableInput, match=r"x\.csv: is not UTF-8 text \(byte 20\)"):
+        open_run(log)
