@@ -67,12 +67,14 @@ class Ring:
 
     def take(self) -> tuple[list[Kept], int]:
         """Empty it: (batches with copies of their ids, oldest first; how many are left out, their buffers reused)."""
-        from postmortem.record.hashing import batch_hash
-
         self.trim()
         with self._lock:
             held = list(self._kept)
             self._kept.clear()
+        if not held:  # a loop that hands over no batches needs no hash functions, and may have none
+            return [], 0
+        from postmortem.record.hashing import batch_hash
+
         copies = [Kept(one.later, one.step, one.ids.copy(), one.hash) for one in held]
         found = [one for one in copies if batch_hash(one.ids) == one.hash]
         return found, len(copies) - len(found)

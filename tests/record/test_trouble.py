@@ -194,3 +194,17 @@ def test_a_fault_of_the_recorders_own_does_not_reach_the_training(
     assert loss is not None and len(loss) == 1
     lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     assert [line["lost_rows"] for line in lines if line["event"] == "recording_degraded"] == [1]
+
+
+@pytest.mark.processes
+def test_a_loop_without_batches_needs_no_hash_functions(tmp_path: Path) -> None:
+    """An incident asks for the batches around it, and there are none."""
+    code = (
+        "import sys; sys.modules['xxhash'] = None\n"
+        "from postmortem.record import Recorder\n"
+        f"with Recorder({str(tmp_path / 'run')!r}, on_error='raise', provenance=False) as rec:\n"
+        "    for step in range(9): rec.log(step, loss=float('nan') if step == 5 else 2.0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=_ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '"nonfinite"' in (tmp_path / "run" / "journal.jsonl").read_text()
