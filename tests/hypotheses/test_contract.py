@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import importlib
 
 import pytest
 
@@ -45,7 +44,4 @@ def test_a_cause_needs_evidence_to_be_believed(cause: Cause) -> None:
 
 @pytest.mark.parametrize("cause", causes(), ids=lambda c: c.slug)
 def test_a_cause_file_is_named_after_its_slug(cause: Cause) -> None:
-    import postmortem.hypotheses
-
-    file = Path(postmortem.hypotheses.__path__[0]) / f"{cause.slug}.py"
-    assert re.search(rf'slug="{cause.slug}"', file.read_text())
+    assert importlib.import_module(f"postmortem.hypotheses.{cause.slug}").CAUSE is cause
