@@ -35,17 +35,19 @@ def numbers_on_one_line(text: str) -> str:
 
 def as_json(value: Any) -> Any:
     """Dataclasses, tuples and floats as what strict JSON can hold; a class with `from_text` as its text."""
-    if hasattr(value, "from_text"):
-        return str(value)
+    if isinstance(value, float):  # first: a trace has hundreds
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, (str, int)):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if hasattr(value, "from_text"):
+            return str(value)
         return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [as_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return [as_json(item) for item in value] if isinstance(value, Sequence) else value
 
 
 def build_from(kind: type[T], raw: Any) -> T:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postmortem.detectors import Detector, Telemetry, detectors, live
+from postmortem.detectors._rolling import GRID_ROWS
 from postmortem.sources import open_run
 from tests.detectors.helpers import calm_norm, decline, telemetry
 from tests.detectors.live_runs import Followed, departures, excursions, follow, offline
@@ -79,6 +80,24 @@ def test_faces_agree_on_departures(seed: int) -> None:
     followed, said = follow(t), offline(t)
     assert said <= followed.settled, "nothing is missed"
     assert {detector for detector, _, _, _ in followed.settled - said} <= set(DECLARED)
+    _settled_for_good(followed)
+
+
+@heavy
+@pytest.mark.parametrize("seed", range(3))
+def test_faces_agree_up_to_the_rows_from_which_windows_are_shared(seed: int) -> None:
+    """Twice as many rows as the live face keeps."""
+    rng = np.random.default_rng(seed)
+    loss, norm, lr = decline(GRID_ROWS), calm_norm(GRID_ROWS), np.full(GRID_ROWS, 1e-3)
+    for at in rng.integers(500, GRID_ROWS - 200, 6).tolist():
+        loss[at : at + int(rng.integers(1, 40))] += float(rng.choice([0.5, 2.0]))
+    loss[int(rng.integers(9_000, 14_000)) :] += 0.5
+    norm[int(rng.integers(500, 16_000))] *= 40
+    norm[int(rng.integers(9_000, 15_000))] = np.inf
+    lr[int(rng.integers(9_000, 15_000)) :] *= 3
+    t = telemetry(loss=loss, grad_norm=norm, lr=lr)
+    followed = follow(t)
+    assert followed.settled == offline(t) and len(followed.settled) > 5
     _settled_for_good(followed)
 
 
