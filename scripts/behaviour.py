@@ -2,12 +2,13 @@
 
     python scripts/behaviour.py > before.jsonl                    sample runs, and ../shared/real_logs where they are
     python scripts/behaviour.py RUN ... > before.jsonl            other runs and logs
-    python scripts/behaviour.py --against before.jsonl RUN ...    after the change: exit code 1 if a line is another
+    python scripts/behaviour.py --against before.jsonl RUN ...    after the change: exit code 1 if a verdict is another
 
 Only the commands' own JSON is read (`draft --json`, `runs-diff --json`), none of the package's modules, so that a
 change may rename and move whatever it wants. Of each run: verdict; of each incident: kind, onset, attempt, outcome,
 verdict, every cause with its probability, and every observation with its weights. Of the sample runs also how each pair
-compares. A log that cannot be read is a line, too.
+compares. A log that cannot be read is a line, too. A line is other "in figures" where verdicts, incidents and leading
+causes are the same and only probabilities, weights or steps of observations are not.
 """
 
 from __future__ import annotations
@@ -68,6 +69,15 @@ def compared(pair: tuple[Path, Path]) -> dict[str, Any]:
     return {"run": " against ".join(map(_name, pair)), **body}
 
 
+def said(line: dict[str, Any]) -> dict[str, Any]:
+    """A line without its figures: verdicts, and of each incident its facts and its leading cause."""
+    found = {key: value for key, value in line.items() if key != "incidents"}
+    for number, incident in enumerate(line.get("incidents", ())):
+        facts = {key: value for key, value in incident.items() if key not in ("causes", "evidence")}
+        found[f"incident {number}"] = {**facts, "cause": next(iter(incident["causes"]), None)}
+    return found
+
+
 def _name(run: Path) -> str:
     """The path without this checkout's own place, so that two checkouts name a run alike."""
     for base in (ROOT, ROOT.parent):
@@ -103,14 +113,21 @@ def main() -> int:
             print(json.dumps(line), flush=True)
         return 0
     before = {line["run"]: line for line in map(json.loads, arguments.against.read_text().splitlines())}
-    other, seen = 0, set[str]()
+    other, figures, seen = 0, list[str](), set[str]()
     for line in found:
         seen.add(line["run"])
-        if before.get(line["run"]) != line:
+        was = before.get(line["run"], {})
+        if said(was) != said(line):
             other += 1
-            print(f"other: {line['run']}\n  before {json.dumps(before.get(line['run']))}\n  now    {json.dumps(line)}")
+            print(f"other: {line['run']}\n  before {json.dumps(was)}\n  now    {json.dumps(line)}")
+        elif was != line:
+            figures.append(line["run"])
     missing = sorted(before.keys() - seen)
-    print(f"{len(seen)} runs, of which {other} are other than before; {len(missing)} of before are missing {missing}")
+    print(f"other in figures: {', '.join(figures) or 'none'}")
+    print(
+        f"{len(seen)} runs: {other} other in cause, onset, kind, outcome or verdict, {len(figures)} in figures; "
+        f"{len(missing)} of before are missing {missing}"
+    )
     return 1 if other or missing else 0
 
 
