@@ -48,8 +48,8 @@ class Finding:
     peak (None where it never settles, or the log ends first). `onset_interval` is (last normal logged step, onset_step)
     where the two are more than one step apart. `peak`, `baseline`, `scale` (robust sigma) and `settled` are in the
     column's own units; `score` is the departure in robust sigmas. A finding with `opens` false supports an incident
-    that another panel opened, and is dropped where there is none. `declared`
-    is its kind as the detector declares it, filled in by `Detector.findings`.
+    that another panel opened, and is dropped where there is none. `declared` is its kind as the detector declares it,
+    filled in by `Detector.findings`.
     """
 
     detector: str

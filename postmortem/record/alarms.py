@@ -48,7 +48,7 @@ class Alarms:
             value = row.get(column)
             if value is not None and not value <= level:
                 return True
-        fresh = [name for name in odd or () if self._begins(step, f"odd {name}")]
+        fresh = [name for name in odd or () if self.begins(step, f"odd {name}")]
         return bool(fresh) or len(self._rows) >= _MOST_ROWS
 
     def look(self) -> list[tuple[int, Row, list[Alarm]]]:
@@ -58,14 +58,16 @@ class Alarms:
             while self._rows:
                 step, row = self._rows.popleft()
                 told = self._live.take(step, row)
-                if new := [a for a in told if self._is_new(a) and self._begins(step, _episode(a))]:
+                if new := [a for a in told if self._is_new(a) and self.begins(step, _episode(a))]:
                     found.append((step, row, new))
             self._levels = tuple(self._live.levels().items())
         return found
 
     def begins(self, step: int, what: str) -> bool:
-        """Something else was seen at `step`: whether it begins an episode of `what` rather than going on with one."""
-        return self._begins(step, what)
+        """`what` was seen at `step`: whether it begins an episode rather than going on with one."""
+        new = step > self._until.get(what, -1)
+        self._until[what] = step + self._calm
+        return new
 
     def rewound(self, step: int) -> None:
         """The run went back and goes on with `step`: what follows are new episodes."""
@@ -80,11 +82,6 @@ class Alarms:
         known = alarm.key in self._open
         (self._open.add if alarm.state == "open" else self._open.discard)(alarm.key)
         return not known and alarm.state != "withdrawn"
-
-    def _begins(self, step: int, what: str) -> bool:
-        new = step > self._until.get(what, -1)
-        self._until[what] = step + self._calm
-        return new
 
 
 def _episode(alarm: Alarm) -> str:
