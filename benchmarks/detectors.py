@@ -20,7 +20,7 @@ from _measure import ROOT, machine, options, publish, say
 
 sys.path.insert(0, str(ROOT))
 
-from postmortem.detectors import Incident, Telemetry, detectors, find_incidents, live
+from postmortem.detectors import DetectedIncident, Telemetry, detectors, find_incidents, live
 from postmortem.pipeline import detect
 from postmortem.sources import open_run
 from tests.detectors.helpers import telemetry
@@ -182,7 +182,7 @@ def _events(entry: dict[str, Any]) -> tuple[list[float], list[float]]:
     return must, [*may, *([explosion["step"]] if explosion else [])]
 
 
-def _holds(incident: Incident, step: float, near: float) -> bool:
+def _holds(incident: DetectedIncident, step: float, near: float) -> bool:
     """A signal of the incident begins within one log interval of `step`."""
     return any(abs(finding.onset_step - step) <= near for finding in incident.findings)
 

@@ -31,7 +31,7 @@ FIRST_SEED = 1_000
 SURE = 0.8  # a probability that people see as "strong"
 CLEAN = "none"
 RUNS = ROOT / "benchmarks" / "results" / "runs"
-TRAINS = ("lab", "program.py", "drive.py", "record", "checkpoint")
+TRAINS = ("lab", "program.py", "training_loop.py", "record", "checkpoint")
 DIAGNOSES = (
     "assess",
     "case.py",

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from postmortem.lab import list_faults
 
 FIRST_SEED = 4_000  # those from 1,000, 2,000 and 3,000 on set the predictions and the interventions right
-REPLAYS = ("replay", "drive.py", "anatomy.py", "program.py")
+REPLAYS = ("replay", "training_loop.py", "live_state.py", "program.py")
 TRANSIENT = frozenset({"bit_flip", "logging_artifact"})  # what a replay must not show again
 BATCH_BORNE = frozenset({"long_tail_tokens", "garbage_data", "empty_labels", "nan_propagation"})
 FAULTS = tuple(sorted(set(list_faults()) - {"none"}))

@@ -161,8 +161,8 @@ def loop(folder: Path) -> None:
     from postmortem.checkpoint import load_checkpoint
     from postmortem.program import resolve
     from postmortem.record import Recorder
-    from postmortem.replay.driver import replay
-    from postmortem.replay.order import Order
+    from postmortem.replay.run_replay import replay
+    from postmortem.replay.spec import ReplaySpec
 
     manifest = json.loads((RUN / "run.json").read_text())
     program = resolve(manifest["program"])(manifest["config"])
@@ -185,7 +185,7 @@ def loop(folder: Path) -> None:
             pairs.append((ours, theirs))
 
         mark = time.thread_time()
-        replay(Order(str(RUN), str(folder / "replay"), STEP, STEP + STEPS), on_step=after)
+        replay(ReplaySpec(str(RUN), str(folder / "replay"), STEP, STEP + STEPS), on_step=after)
     print(json.dumps(pairs))
 
 

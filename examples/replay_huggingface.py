@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from postmortem.adapters import HuggingFaceLoop
 from postmortem.change import Change
-from postmortem.record.integrations.huggingface import PostmortemCallback
-from postmortem.replay.driver import replay
-from postmortem.replay.order import Order
+from postmortem.frameworks import HuggingFaceLoop
+from postmortem.frameworks.huggingface.record import HuggingFaceCallback
+from postmortem.replay.run_replay import replay
+from postmortem.replay.spec import ReplaySpec
 
 CONFIG = {"run": "", "seed": 7, "lr": 3e-3, "width": 32}
 STEPS, GARBAGE = 160, range(320, 336)
@@ -58,7 +58,7 @@ def make_trainer(config: Mapping[str, Any]) -> Trainer:
         disable_tqdm=True,
         use_cpu=True,
     )
-    callback = PostmortemCallback(run, program="replay_huggingface:build", config=config)
+    callback = HuggingFaceCallback(run, program="replay_huggingface:build", config=config)
     return Trainer(GPT2LMHeadModel(shape), arguments, train_dataset=Rows(), callbacks=[callback])
 
 
@@ -78,7 +78,7 @@ def main(run: Path) -> None:
             nonlocal worst
             worst = max(worst, now)
 
-        order = Order(str(run), f"{run}-{name}", from_step=20, until=60, changes=changes, trusted=True)
+        order = ReplaySpec(str(run), f"{run}-{name}", from_step=20, until=60, changes=changes, trusted=True)
         done = replay(order, on_step=look)
         same = "every bit as recorded" if done.exact else f"departs at step {done.differences[0].step}"
         print(f"{name}: {done.steps} steps from 20, {same}, highest loss {worst:.2f}")

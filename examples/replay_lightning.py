@@ -18,11 +18,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from postmortem.adapters import LightningLoop
 from postmortem.change import Change
-from postmortem.record.integrations.lightning import PostmortemCallback
-from postmortem.replay.driver import replay
-from postmortem.replay.order import Order
+from postmortem.frameworks import LightningLoop
+from postmortem.frameworks.lightning.record import LightningCallback
+from postmortem.replay.run_replay import replay
+from postmortem.replay.spec import ReplaySpec
 
 CONFIG = {"run": "", "seed": 7, "lr": 3e-2, "width": 32}
 STEPS, GARBAGE = 160, range(320, 336)
@@ -63,7 +63,7 @@ def parts(config: Mapping[str, Any]) -> tuple[Trainer, Small, DataLoader[Tensor]
     seed_everything(config["seed"], verbose=False)
     run = Path(config["run"])
     keep = ModelCheckpoint(run / "checkpoints", "{step}", every_n_train_steps=20, save_top_k=-1)
-    record = PostmortemCallback(run, program="replay_lightning:build", config=config)
+    record = LightningCallback(run, program="replay_lightning:build", config=config)
     trainer = Trainer(
         max_steps=STEPS,
         accelerator="cpu",
@@ -93,7 +93,7 @@ def main(run: Path) -> None:
             nonlocal worst
             worst = max(worst, now)
 
-        order = Order(str(run), f"{run}-{name}", from_step=20, until=60, changes=changes, trusted=True)
+        order = ReplaySpec(str(run), f"{run}-{name}", from_step=20, until=60, changes=changes, trusted=True)
         done = replay(order, on_step=look)
         same = "every bit as recorded" if done.exact else f"departs at step {done.differences[0].step}"
         print(f"{name}: {done.steps} steps from 20, {same}, highest loss {worst:.2f}")

@@ -3,7 +3,7 @@
     python examples/replay_plain.py runs/plain
 
 Four batches of the data are garbage. The loop knows nothing of replays; `build` says the same training to
-`postmortem.adapters.TorchLoop`, and the run names it.
+`postmortem.frameworks.TorchLoop`, and the run names it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from postmortem.adapters import TorchLoop
 from postmortem.change import Change
 from postmortem.checkpoint import Checkpointer, Policy, TrainState
+from postmortem.frameworks import TorchLoop
 from postmortem.record import Recorder
-from postmortem.replay.driver import replay
-from postmortem.replay.order import Order
+from postmortem.replay.run_replay import replay
+from postmortem.replay.spec import ReplaySpec
 
 CONFIG = {"seed": 7, "lr": 3e-3, "vocab": 64, "width": 32}
 STEPS, GARBAGE = 120, range(80, 84)
@@ -87,7 +87,7 @@ def main(run: Path) -> None:
             nonlocal worst
             worst = max(worst, now)
 
-        order = Order(str(run), f"{run}-{name}", from_step=40, until=STEPS, changes=changes, trusted=True)
+        order = ReplaySpec(str(run), f"{run}-{name}", from_step=40, until=STEPS, changes=changes, trusted=True)
         done = replay(order, on_step=look)
         same = "every bit as recorded" if done.exact else f"departs at step {done.differences[0].step}"
         print(f"{name}: {done.steps} steps from 40, {same}, highest loss {worst:.2f}")

@@ -243,7 +243,8 @@ def _fingerprint(torch: Any) -> str | None:
     torch cannot compute them.
 
     Lengths that fill no vector register make the kernels of different instruction sets, and those that a BLAS swaps by
-    itself, sum in different orders. The number of threads does not change it.
+    itself, sum in different orders. It belongs to a number of threads: MKL on an Intel processor splits a product of a
+    matrix and a vector over two, and over eight it does not.
     """
     state = hashlib.sha256()
     try:

@@ -9,10 +9,11 @@ from typing import cast
 
 import numpy as np
 
-from postmortem.detectors import Incident
+from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Figure
 from postmortem.run import Checkpoint, Labels, Run
 from postmortem.series import Series
+from postmortem.stats import robust_sigma
 from postmortem.text import plain
 
 BASELINE_ROWS = (
@@ -72,9 +73,9 @@ class Sibling:
     """Another run to hold this one against, with its incidents."""
 
     run: Run
-    incidents: tuple[Incident, ...]
+    incidents: tuple[DetectedIncident, ...]
 
-    def incident_near(self, step: int, rows: int, attempt: int | None = None) -> Incident | None:
+    def incident_near(self, step: int, rows: int, attempt: int | None = None) -> DetectedIncident | None:
         """One of the effective history, or of a rolled-back attempt, that spans `step` or lies within `rows` steps."""
         own = [i for i in self.incidents if i.lineage == attempt]
         return next((i for i in own if i.onset_step - rows <= step <= i.peak_step + rows), None)
@@ -97,8 +98,8 @@ class Case:
     def __init__(
         self,
         run: Run,
-        incident: Incident,
-        incidents: tuple[Incident, ...],
+        incident: DetectedIncident,
+        incidents: tuple[DetectedIncident, ...],
         text: bool = True,
         sibling: Sibling | None = None,
     ) -> None:
@@ -202,7 +203,7 @@ class Case:
         centre = float(np.median(scaled(before.value)))
         residual = scaled(before.value) - centre
         floor = RELATIVE_FLOOR if positive else RELATIVE_FLOOR * max(abs(centre), float(np.abs(residual).max()), 1e-300)
-        scale = max(1.4826 * float(np.median(np.abs(residual))), floor)
+        scale = max(robust_sigma(residual, 0.0), floor)
         with np.errstate(invalid="ignore"):
             z = (scaled(inside.value) - centre) / scale
         z = np.where(np.isfinite(inside.value), z, np.inf * (sign or 1))

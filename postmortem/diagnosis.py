@@ -148,7 +148,7 @@ class Remedy:
 
 
 @dataclass(frozen=True)
-class Check:
+class VerificationCheck:
     """One figure that a fixed run must show: `column` at or over [first_step, last_step] is `relation` `bound`."""
 
     column: str
@@ -167,7 +167,7 @@ class Verification:
     epsilon: float | None
     baseline_loss: float | None
     through_step: int
-    checks: tuple[Check, ...]
+    checks: tuple[VerificationCheck, ...]
     command: str
 
 

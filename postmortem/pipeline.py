@@ -12,19 +12,19 @@ from weakref import WeakKeyDictionary
 
 from postmortem import diagnosis
 from postmortem.assess.experiments import suspect
-from postmortem.assess.facts import facts
 from postmortem.assess.proof import Proof, load_proofs
+from postmortem.assess.run_facts import facts
 from postmortem.assess.samples import samples
 from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
 from postmortem.assess.weighing import cause_of, evidence, hypotheses, verdict
 from postmortem.assess.wording import careful, not_known, open_lesson, watch
 from postmortem.case import Case, Observation, Sibling
-from postmortem.detectors import Incident, Telemetry, detectors, find_incidents
+from postmortem.causes import causes
+from postmortem.detectors import DetectedIncident, Telemetry, detectors, find_incidents
 from postmortem.detectors._model import Labels
 from postmortem.diagnosis import Diagnosis, Evidence, Hypothesis, PanelReading, Signal
 from postmortem.errors import UnreadableInput
-from postmortem.hypotheses import causes
 from postmortem.incident import facts as shared_facts
 from postmortem.panels import panels
 from postmortem.run import Run
@@ -98,10 +98,10 @@ class OpenRuns:
         return self.examined(path).run
 
 
-_FOUND: WeakKeyDictionary[Run, dict[Hashable, tuple[Incident, ...]]] = WeakKeyDictionary()
+_FOUND: WeakKeyDictionary[Run, dict[Hashable, tuple[DetectedIncident, ...]]] = WeakKeyDictionary()
 
 
-def detect(run: Run, mode: Mode = "all") -> tuple[Incident, ...]:
+def detect(run: Run, mode: Mode = "all") -> tuple[DetectedIncident, ...]:
     """Incidents of the effective history and of every stretch that was rolled back, worst first.
 
     A rolled-back stretch is where the spike is: its rows are judged against the history that led to them. A `Run` is
@@ -114,7 +114,7 @@ def detect(run: Run, mode: Mode = "all") -> tuple[Incident, ...]:
     return held[by]
 
 
-def _detected(run: Run, mode: Mode) -> tuple[Incident, ...]:
+def _detected(run: Run, mode: Mode) -> tuple[DetectedIncident, ...]:
     restarts = tuple(s.first_step for s in run.segments if s.attempt > 0)
     saved = tuple(c.step for c in run.checkpoints if c.complete)
     found = [

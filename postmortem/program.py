@@ -19,7 +19,7 @@ A replay can change more of a program that also offers one of these:
     program.edited(batch, edit)       its batches can be replaced, moved, masked
     program.measure(batch)            loss and gradient without an update, for probes; else a step is taken and undone
 
-A program around somebody else's loop (`postmortem.adapters`) may also offer:
+A program around somebody else's loop (`postmortem.frameworks`) may also offer:
 
     program.restore(path), save(folder)   checkpoints in the form that its framework writes
     program.place(updates, position)      where it stands, for states that do not say
@@ -171,6 +171,21 @@ class Placeable(Protocol):
 
 
 ProgramFactory: TypeAlias = Callable[[Config], Program]
+
+
+def measure(program: Program, batch: Batch) -> Measured:
+    """Loss and gradient norm of `batch` in the present state, which is as it was afterwards.
+
+    A program that offers no `measure` takes a step and gets its state back: dearer, and the same figures, because the
+    loss and the gradient of a step belong to the parameters before its update.
+    """
+    if isinstance(program, Measurable):
+        return program.measure(batch)
+    before = program.state_dict()
+    try:
+        return program.step(batch)
+    finally:
+        program.load_state_dict(before)
 
 
 def resolve(entry_point: str) -> ProgramFactory:

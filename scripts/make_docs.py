@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from postmortem.hypotheses import causes
+from postmortem.causes import causes
 
 ROOT = Path(__file__).resolve().parent.parent
 CAUSES = Path("docs/causes")
@@ -33,7 +33,7 @@ TOLERANCE = 1e-6  # relative: the last digits of a mean follow the CPU's vector 
 def cause_pages() -> dict[Path, str]:
     """Path → text of every cause's page and of their list."""
     pages = {
-        CAUSES / f"{cause.slug}.md": _generated(cause.explain(), f"postmortem/hypotheses/{cause.slug}.py")
+        CAUSES / f"{cause.slug}.md": _generated(cause.explain(), f"postmortem/causes/{cause.slug}.py")
         for cause in causes()
     }
     listed = "\n".join(f"- [{cause.title}]({cause.slug}.md) (`{cause.slug}`)" for cause in causes())

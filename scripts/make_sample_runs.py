@@ -20,8 +20,8 @@ from postmortem.arithmetic import arithmetic_of
 from postmortem.arithmetic import differences as other_arithmetic
 from postmortem.lab import make_run
 from postmortem.lab.compare import differences
-from postmortem.replay.branch import ORDER
-from postmortem.replay.result import RESULT
+from postmortem.replay.branch import SPEC_FILE
+from postmortem.replay.result import RESULT_FILE
 from postmortem.sources import open_run
 
 ROOT = Path(__file__).resolve().parent.parent / "sample_runs"
@@ -101,10 +101,10 @@ def recover(sample: Recovered, out: Path, truth: Path) -> Path:
 
 def _replay(sample: Recovered, run: Path, out: Path) -> None:
     from postmortem.change import Change
-    from postmortem.replay.driver import replay
-    from postmortem.replay.order import Order
+    from postmortem.replay.run_replay import replay
+    from postmortem.replay.spec import ReplaySpec
 
-    order = Order(
+    order = ReplaySpec(
         run=str(run),
         out=str(out),
         from_step=sample.from_step,
@@ -114,8 +114,8 @@ def _replay(sample: Recovered, run: Path, out: Path) -> None:
         reason="loss_spike_sustained",
     )
     replay(order, provenance=False)
-    (out / ORDER).unlink()  # they name folders of this machine
-    (out / RESULT).unlink()
+    (out / SPEC_FILE).unlink()  # they name folders of this machine
+    (out / RESULT_FILE).unlink()
 
 
 def check(name: str, scratch: Path) -> list[str]:

@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from tests.samples import OTHER_ARITHMETIC
 
+pytest_plugins = ["tests.replays"]
+
 # A loaded machine is slow, which is no failure. The same examples each time in CI: a red build is about the change.
 settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("house")

@@ -12,7 +12,7 @@ import pytest
 
 from postmortem.arithmetic import arithmetic_of
 from postmortem.jsonio import build_from
-from postmortem.replay.result import RESULT, Replayed
+from postmortem.replay.result import RESULT_FILE, ReplayResult
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "sample_runs"
@@ -36,7 +36,7 @@ def copy_of(name: str, out: Path) -> Path:
 def skip_on_other_arithmetic(replay: Path) -> None:
     """Skip a test that holds the bits of a committed run where the finished `replay` of it says that this machine
     computes otherwise, unless it came to the same bits all the same. The closing summary names the run and why."""
-    result = build_from(Replayed, json.loads((replay / RESULT).read_text()))
+    result = build_from(ReplayResult, json.loads((replay / RESULT_FILE).read_text()))
     if result.arithmetic and (result.changes or not result.exact):
         name = json.loads((replay / "run.json").read_text())["lineage"]["run"]
         then = json.loads((COMMITTED / name / "run.json").read_text())["environment"]

@@ -31,7 +31,7 @@ from postmortem.case import Observation
 from postmortem.detectors import Detector, Finding, RECOVERED
 from postmortem.diagnosis import Remedy
 from postmortem.incident import Kind
-from postmortem.hypotheses import Cause
+from postmortem.causes import Cause
 from postmortem.panels import Panel
 from postmortem.run.rows import Collector
 from postmortem.run.table import table_of

@@ -25,7 +25,7 @@ PARTS = [
     diagnosis.Trace,
     diagnosis.Remedy,
     diagnosis.Verification,
-    diagnosis.Check,
+    diagnosis.VerificationCheck,
     diagnosis.Sample,
     diagnosis.Token,
 ]

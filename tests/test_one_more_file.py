@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from postmortem.causes import causes
 from postmortem.detectors import detectors, find_incidents, kinds, live
 from postmortem.diagnosis import Diagnosis
-from postmortem.hypotheses import causes
 from postmortem.panels import panels
 from postmortem.pipeline import diagnose
 from postmortem.sources import open_run
@@ -83,7 +83,7 @@ CAUSE = '''"""It was too hot. A temperature that stays as it was rules it out.
 """
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
-from postmortem.hypotheses import Cause
+from postmortem.causes import Cause
 
 CAUSE = Cause(
     slug="overheating",
@@ -201,6 +201,6 @@ class TestCauseOfWhichNothingIsSeen:
 
 
 def designed(diagnosis: Diagnosis) -> object:
-    from postmortem.replay.design import design
+    from postmortem.experiment.design import design
 
     return design(diagnosis.incidents[0], from_step=300)

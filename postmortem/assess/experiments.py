@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.hypotheses import Cause, Seen, Suspect
+from postmortem.causes import Cause, Seen, Suspect
 
 AWAY, NEAREST = 40, 5  # batches between a suspect window and the place it is moved to: its effect is seen apart there
 

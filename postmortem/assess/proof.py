@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postmortem.atomic import write_text
+from postmortem.causes import causes
 from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Verdict
 from postmortem.errors import UnreadableInput
-from postmortem.hypotheses import causes
 from postmortem.incident import IncidentKey
 from postmortem.jsonio import build_from, strict_json
 from postmortem.run import Run

@@ -9,8 +9,9 @@ import numpy as np
 
 from postmortem.assess.symptoms import EMA_ROWS, before
 from postmortem.case import Case
-from postmortem.diagnosis import Check, Verification
+from postmortem.diagnosis import Verification, VerificationCheck
 from postmortem.run import Run
+from postmortem.stats import noise_sigma
 from postmortem.text import number
 
 MARGIN = 0.05  # a figure that is checked allows five per cent, however quiet the loss was
@@ -25,7 +26,7 @@ def verification(case: Case) -> Verification:
     end = (case.incident.recovery_step or case.incident.peak_step) + THROUGH_ROWS * case.row_step
     through = int(min(end, max(int(case.run.row_steps[-1]), case.incident.peak_step)))
     level, noise = before(case), _noise(case)
-    checks: list[Check] = []
+    checks: list[VerificationCheck] = []
     if level is not None and noise is not None:
         bound = level + max(4 * noise, MARGIN * abs(level))
         broken = case.series("loss")
@@ -37,7 +38,7 @@ def verification(case: Case) -> Verification:
         )
         last = case.incident.peak_step
         checks.append(
-            Check(
+            VerificationCheck(
                 "loss",
                 case.onset,
                 last,
@@ -52,10 +53,12 @@ def verification(case: Case) -> Verification:
         if not spike.value <= bound:  # a bound that the broken run keeps would check nothing
             window = f"max grad norm in steps {case.onset} through {through}"
             text = f"{window} < {number(bound)} ({number(spike.value)} in the broken run)"
-            checks.append(Check("grad_norm", case.onset, through, "<", bound, text))
+            checks.append(VerificationCheck("grad_norm", case.onset, through, "<", bound, text))
     if not checks:
         checks.append(
-            Check("loss", case.onset, through, "finite", None, f"loss finite from step {case.onset} through {through}")
+            VerificationCheck(
+                "loss", case.onset, through, "finite", None, f"loss finite from step {case.onset} through {through}"
+            )
         )
     command = "postmortem verify diagnosis.json --against RUN"
     epsilon = None if noise is None or level is None else max(3 * noise, MARGIN / 2 * abs(level))
@@ -63,11 +66,9 @@ def verification(case: Case) -> Verification:
 
 
 def _noise(case: Case) -> float | None:
-    """Robust sigma of the loss before the onset about its own trend (differences take the trend out: σ_diff = √2 σ)."""
+    """Robust sigma of the loss before the onset about its own trend, in nats."""
     past = case.baseline("loss")
-    if past is None:
-        return None
-    return 1.4826 * float(np.median(np.abs(np.diff(past.value)))) / float(np.sqrt(2))
+    return None if past is None else noise_sigma(past.value)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, .
     return (*found, *(_measured(check, run) for check in expected.checks))
 
 
-def _measured(check: Check, run: Run) -> Result:
+def _measured(check: VerificationCheck, run: Run) -> Result:
     series = run.series(check.column)
     window = None if series is None else series.window(check.first_step, check.last_step + 1)
     if window is None or not len(window):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from postmortem.case import Case, Observation
+from postmortem.causes import Cause, causes
 from postmortem.diagnosis import UNKNOWN, Evidence, Hypothesis, Prediction, Verdict, rank, strength
-from postmortem.hypotheses import Cause, causes
 
 UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here": what every cause has to beat
 SUPPORTED_SHARE = 0.61  # the best cause must hold more than this of the probability, or the tool abstains

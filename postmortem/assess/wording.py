@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from postmortem.assess.symptoms import before
 from postmortem.case import Case
+from postmortem.causes import Cause, causes
+from postmortem.causes._remedies import roll_back, skip
 from postmortem.diagnosis import Hypothesis, Remedy
-from postmortem.hypotheses import Cause, causes
-from postmortem.hypotheses._remedies import roll_back, skip
+from postmortem.stats import robust_sigma
 from postmortem.text import number
 
 CLOSE = 0.5  # a rival with at least this share of the best cause's probability is worth telling apart
@@ -41,8 +40,7 @@ def watch(case: Case) -> str:
     level, past = before(case), case.baseline("loss")
     if level is None or past is None:
         return "The log ends too soon to tell. If the next rows bring no finite loss, roll back now."
-    noise = 1.4826 * float(np.median(np.abs(past.value - np.median(past.value))))
-    back, worst = level + 2 * noise, case.departure("loss", sign=1)
+    back, worst = level + 2 * robust_sigma(past.value), case.departure("loss", sign=1)
     limit = f"rises beyond {number(worst.value)} again" if worst is not None else "rises further"
     target = f" to step {case.checkpoint.step}" if case.checkpoint else ""
     return (

@@ -130,7 +130,7 @@ def _real(module: str, name: str) -> Any:
         if module == home.__name__:
             return getattr(home, name)
     shadow = pickles.SHADOWS[module, name]
-    if isinstance(shadow, pickles.DType):
+    if isinstance(shadow, pickles.InertDType):
         return getattr(torch, name, shadow)
     return {"Size": torch.Size, "_get_layout": _layout}.get(name, shadow)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from postmortem.checkpoint._claim import Claim
 from postmortem.checkpoint._journal import CheckpointWarning, Journal
+from postmortem.checkpoint._saving_lock import SavingLock
 from postmortem.checkpoint.load import read_state
 from postmortem.checkpoint.policy import Policy
 from postmortem.checkpoint.ranks import Ranks
@@ -28,7 +28,7 @@ from postmortem.checkpoint.resume import (
     settings,
     unsound,
 )
-from postmortem.checkpoint.retention import Entry, Shelf, read_entry, step_name
+from postmortem.checkpoint.retention import CheckpointFolders, StoredCheckpoint, read_stored, step_name
 from postmortem.checkpoint.staging import SHARED, Staged, stage
 from postmortem.checkpoint.state import Stateful, TrainState
 from postmortem.checkpoint.writing import Job, write
@@ -70,8 +70,8 @@ class Checkpointer:
         self._journal, self._state = journal, state
         self.policy = Policy() if policy is None else policy
         self._ranks = Ranks()
-        self._shelf = Shelf(journal.path)
-        self._claim: Claim | None = None
+        self._shelf = CheckpointFolders(journal.path)
+        self._claim: SavingLock | None = None
         self._ranks.first_says(self._make_claim)
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._pending: Future[None] | None = None
@@ -179,7 +179,7 @@ class Checkpointer:
 
         def delete() -> None:
             found = inside(self._journal.path, str(self._find(path)), plain(self._journal.path, 1000))
-            self._delete(read_entry(found))
+            self._delete(read_stored(found))
 
         self._ranks.first_says(delete)
         self._saved = self._ranks.first_says(self._alive)
@@ -210,7 +210,7 @@ class Checkpointer:
         self.close()
 
     def _make_claim(self) -> None:
-        self._claim = Claim(self._journal.path)
+        self._claim = SavingLock(self._journal.path)
 
     def _place(self, role: str, name: str) -> Path:
         return self._journal.path / role / name
@@ -282,7 +282,7 @@ class Checkpointer:
             self._note("checkpoint_failed", job.step, path, contents=job.contents, reason=reason)
         self._troubles.append(f"the checkpoint of step {job.step} could not be saved ({reason}); training goes on")
 
-    def _delete(self, entry: Entry) -> None:
+    def _delete(self, entry: StoredCheckpoint) -> None:
         self._shelf.remove(entry.path)
         self._note("checkpoint_deleted", entry.step, entry.path, contents=entry.manifest.contents)
 
@@ -294,10 +294,10 @@ class Checkpointer:
     def _alive(self) -> set[tuple[str, int]]:
         return {(entry.role, entry.step) for entry in self._shelf.entries() if entry.alive}
 
-    def _choose(self, path: str | Path | None, verify: bool) -> Entry | None:
+    def _choose(self, path: str | Path | None, verify: bool) -> StoredCheckpoint | None:
         """Runs on rank 0."""
         if path is not None:
-            entry = read_entry(self._find(path))
+            entry = read_stored(self._find(path))
             reason = unsound(entry.path, verify)
             if reason is not None:
                 raise UnreadableInput(reason, file=plain(entry.path, 1000))
@@ -347,7 +347,7 @@ class Checkpointer:
             self._troubles.append(f"resumed from step {resumed.step} without {listed(resumed.missing)}")
         self._journal.event("resume", resumed.step, **told)
 
-    def _mark(self, entries: Sequence[Entry], discarded: str | None) -> None:
+    def _mark(self, entries: Sequence[StoredCheckpoint], discarded: str | None) -> None:
         try:
             self._shelf.mark(entries, discarded)
         except OSError as error:

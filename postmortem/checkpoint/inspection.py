@@ -135,7 +135,7 @@ class _Look:
     tables: bool = False  # whether they could be read: without, nothing is known of the tensors
     sizes: dict[Path, int] = field(default_factory=dict[Path, int])
     layout: Layout = field(default_factory=Layout)
-    manifest: manifests.Manifest | None = None
+    manifest: manifests.CheckpointManifest | None = None
     sections: set[str] = field(default_factory=set[str])
     nonfinite: dict[str, int] | None = None
     checksums: str = "not read"

@@ -14,7 +14,7 @@ from postmortem.text import plain
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PossibleCheckpoint:
     """A path that may be a checkpoint: `shown` is its name in the run, `refused` why it is not looked at."""
 
     path: Path
@@ -29,7 +29,7 @@ class Candidate:
         return inspect(self.path, deep=deep, on_progress=on_progress)
 
 
-def candidates(run: Path) -> list[Candidate]:
+def candidates(run: Path) -> list[PossibleCheckpoint]:
     """What lies under rollback/, recovery/ and best-k/ and what the journal names; or `run` itself, a checkpoint.
 
     Raises:
@@ -38,7 +38,7 @@ def candidates(run: Path) -> list[Candidate]:
     if not run.exists():
         raise UnreadableInput("no such file or directory.", file=plain(run, 1000))
     if run.is_file() or (run / ".metadata").exists() or any(run.glob("*.distcp")):
-        return [Candidate(run, plain(run.name))]
+        return [PossibleCheckpoint(run, plain(run.name))]
     named = [f"{role}/{entry.name}" for role in ROLES for entry in _entries(run / role)]
     found = {name: _candidate(run, name) for name in (*named, *_journalled(run))}
     seen = {one.path.resolve(): one for one in reversed(found.values()) if one.path.exists() or one.refused}
@@ -83,9 +83,9 @@ def _is_there(run: Path, path: str) -> bool:
         return False
 
 
-def _candidate(run: Path, name: str) -> Candidate:
+def _candidate(run: Path, name: str) -> PossibleCheckpoint:
     try:
         inside(run, name, run.name or str(run))
     except UnreadableInput as error:
-        return Candidate(run / name, plain(name), plain(error))
-    return Candidate(run / name, plain(name))
+        return PossibleCheckpoint(run / name, plain(name), plain(error))
+    return PossibleCheckpoint(run / name, plain(name))

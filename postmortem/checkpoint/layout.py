@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard, cast
 
 from postmortem.checkpoint import zips
+from postmortem.checkpoint.allowlist import InertDType, InertObject, InertStorage, InertStorageType, InertTensor, sizes
 from postmortem.checkpoint.pickles import LIMIT, load_at, safe_load
-from postmortem.checkpoint.shadows import DType, Inert, Storage, StorageType, Tensor, sizes
-from postmortem.checkpoint.streaming import Piece, View, item_size
+from postmortem.checkpoint.streaming import FileSpan, TensorBytes, item_size
 from postmortem.errors import UnreadableInput
 from postmortem.run.manifest import inside
 from postmortem.text import plain
@@ -32,7 +32,7 @@ _LONGEST_NAME = 500
 class Layout:
     """What a checkpoint's tables say: `pieces` by file, sorted and apart; `tensors` and `others` by dotted name."""
 
-    pieces: dict[Path, list[Piece]] = field(default_factory=dict[Path, list[Piece]])
+    pieces: dict[Path, list[FileSpan]] = field(default_factory=dict[Path, list[FileSpan]])
     tensors: set[str] = field(default_factory=set[str])
     others: set[str] = field(default_factory=set[str])
     problems: list[str] = field(default_factory=list[str])
@@ -70,8 +70,8 @@ def dcp_layout(folder: Path) -> Layout:
         UnreadableInput: `.metadata` cannot be read or is none. What is wrong with one piece is a problem instead.
     """
     metadata = safe_load(read_small(folder / METADATA, METADATA), file=METADATA)
-    declared = metadata.get("state_dict_metadata") if isinstance(metadata, Inert) else None
-    stored = metadata.get("storage_data") if isinstance(metadata, Inert) else None
+    declared = metadata.get("state_dict_metadata") if isinstance(metadata, InertObject) else None
+    stored = metadata.get("storage_data") if isinstance(metadata, InertObject) else None
     if not isinstance(declared, dict) or not isinstance(stored, dict):
         raise UnreadableInput("not the metadata of a torch.distributed.checkpoint.", file=METADATA)
     layout = Layout()
@@ -121,7 +121,7 @@ class _Place:
 def _declared(entries: dict[object, object], layout: Layout) -> dict[tuple[str, tuple[int, ...]], _Declared]:
     wanted: dict[tuple[str, tuple[int, ...]], _Declared] = {}
     for name, entry in entries.items():
-        if not _is_name(name) or not isinstance(entry, Inert):
+        if not _is_name(name) or not isinstance(entry, InertObject):
             raise UnreadableInput("names a piece by what is no short text.", file=METADATA)
         if entry.name == "BytesStorageMetadata":
             layout.others.add(name)
@@ -132,7 +132,7 @@ def _declared(entries: dict[object, object], layout: Layout) -> dict[tuple[str, 
         if entry.name != "TensorStorageMetadata" or not isinstance(chunks, list) or dtype is None:
             raise UnreadableInput(f"{name} is described in a way that is not known.", file=METADATA)
         for chunk in cast(list[object], chunks):
-            held = chunk if isinstance(chunk, Inert) else Inert("")
+            held = chunk if isinstance(chunk, InertObject) else InertObject("")
             offsets, shape = sizes(held.get("offsets")), sizes(held.get("sizes"))
             if offsets is None or shape is None:
                 raise UnreadableInput(f"{name} has a piece without offsets and sizes.", file=METADATA)
@@ -142,21 +142,21 @@ def _declared(entries: dict[object, object], layout: Layout) -> dict[tuple[str, 
 
 def _dtype(properties: object) -> str | None:
     """The dtype in a TensorProperties, whose state is a tuple that begins with it."""
-    state = properties.state if isinstance(properties, Inert) else None
+    state = properties.state if isinstance(properties, InertObject) else None
     first = cast(tuple[object, ...], state)[0] if isinstance(state, tuple) and state else None
-    return first.name if isinstance(first, DType) else None
+    return first.name if isinstance(first, InertDType) else None
 
 
 def _stored(entries: dict[object, object], layout: Layout) -> Iterator[_Place]:
     for index, info in entries.items():
-        name = index.get("fqn") if isinstance(index, Inert) else None
-        offsets = index.get("offset") if isinstance(index, Inert) else None
-        numbers = sizes((info.get("offset"), info.get("length"))) if isinstance(info, Inert) else None
-        file = info.get("relative_path") if isinstance(info, Inert) else None
+        name = index.get("fqn") if isinstance(index, InertObject) else None
+        offsets = index.get("offset") if isinstance(index, InertObject) else None
+        numbers = sizes((info.get("offset"), info.get("length"))) if isinstance(info, InertObject) else None
+        file = info.get("relative_path") if isinstance(info, InertObject) else None
         at = () if offsets is None else sizes(offsets)
         if not (_is_name(name) and _is_name(file) and numbers is not None and at is not None):
             raise UnreadableInput("says where a piece lies in a way that is not known.", file=METADATA)
-        if isinstance(info, Inert) and info.get("transform_descriptors"):
+        if isinstance(info, InertObject) and info.get("transform_descriptors"):
             layout.problems.append(f"{file}: {name} was stored through a transform and cannot be looked at")
             continue
         yield _Place(name, at, file, *numbers)
@@ -199,14 +199,14 @@ def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
-def _archive(file: BinaryIO, place: _Place, what: _Declared | None, layout: Layout) -> list[Piece]:
+def _archive(file: BinaryIO, place: _Place, what: _Declared | None, layout: Layout) -> list[FileSpan]:
     """The records of one piece of a DCP checkpoint, its tensor being what `.metadata` says."""
     shown = f"{place.file}: {place.name}"
     value, pieces, found = _saved(file, place.offset, place.length, shown, place.name)
     if what is None or what.sizes is None:
         layout.tensors |= {name for name, _ in found}
         return pieces
-    if not isinstance(value, Tensor) or sizes(value.size) != what.sizes or value.dtype != what.dtype:
+    if not isinstance(value, InertTensor) or sizes(value.size) != what.sizes or value.dtype != what.dtype:
         raise UnreadableInput(f"is not the {what.dtype} tensor that {METADATA} says.", file=shown)
     return pieces
 
@@ -230,14 +230,14 @@ def torch_layout(path: Path) -> Layout:
             raise UnreadableInput("not a checkpoint: neither a DCP directory nor a file of torch.save.", file=name)
     layout.pieces[path] = pieces
     layout.tensors = {name for name, _ in found}
-    layout.others = {name for name, leaf in _leaves(value, "") if not isinstance(leaf, Tensor)}
+    layout.others = {name for name, leaf in _leaves(value, "") if not isinstance(leaf, InertTensor)}
     return layout
 
 
-_Found = list[tuple[str, Tensor]]
+_Found = list[tuple[str, InertTensor]]
 
 
-def _saved(file: BinaryIO, start: int, length: int, shown: str, prefix: str) -> tuple[object, list[Piece], _Found]:
+def _saved(file: BinaryIO, start: int, length: int, shown: str, prefix: str) -> tuple[object, list[FileSpan], _Found]:
     """(value, pieces, its tensors by name) of one torch.save archive."""
     records = zips.records(file, start, length, shown)
     if "data.pkl" not in records:
@@ -246,16 +246,16 @@ def _saved(file: BinaryIO, start: int, length: int, shown: str, prefix: str) -> 
         raise UnreadableInput("written on a big-endian machine, which cannot be looked at here.", file=shown)
     data = zips.read(file, records["data.pkl"], LIMIT, shown)
     value = safe_load(data, file=f"{shown}: data.pkl", persistent=lambda ident: _storage(ident, shown))
-    found = [(name, leaf) for name, leaf in _leaves(value, prefix) if isinstance(leaf, Tensor)]
+    found = [(name, leaf) for name, leaf in _leaves(value, prefix) if isinstance(leaf, InertTensor)]
     views = _views(found, {key: record.size for key, record in records.items()}, shown)
     pieces = [
-        Piece(f"{shown}: {plain(record.name, 80)}", record.start, record.size, record.crc, tuple(views.get(key, ())))
+        FileSpan(f"{shown}: {plain(record.name, 80)}", record.start, record.size, record.crc, tuple(views.get(key, ())))
         for key, record in records.items()
     ]
     return value, pieces, found
 
 
-def _legacy(file: BinaryIO, size: int, shown: str) -> tuple[object, list[Piece], _Found]:
+def _legacy(file: BinaryIO, size: int, shown: str) -> tuple[object, list[FileSpan], _Found]:
     """The same of what torch.save wrote before it wrote archives: five pickles, then each storage behind its length."""
     file.seek(0)
     data = file.read(LIMIT)
@@ -263,7 +263,7 @@ def _legacy(file: BinaryIO, size: int, shown: str) -> tuple[object, list[Piece],
     parts: list[Any] = []
     widths: dict[str, int] = {}
 
-    def storage(ident: object) -> Storage:
+    def storage(ident: object) -> InertStorage:
         found = _storage(ident, shown)
         widths[found.key.removeprefix("data/")] = item_size(found.dtype) or 1
         return found
@@ -285,29 +285,29 @@ def _legacy(file: BinaryIO, size: int, shown: str) -> tuple[object, list[Piece],
             raise UnreadableInput("cut short: a storage reaches beyond its end.", file=shown)
         spans[f"data/{key}"] = (at + 8, span)
         at += 8 + span
-    found = [(name, leaf) for name, leaf in _leaves(parts[3], "") if isinstance(leaf, Tensor)]
+    found = [(name, leaf) for name, leaf in _leaves(parts[3], "") if isinstance(leaf, InertTensor)]
     views = _views(found, {key: span for key, (_, span) in spans.items()}, shown)
-    pieces = [Piece(shown, begin, span, None, tuple(views.get(key, ()))) for key, (begin, span) in spans.items()]
+    pieces = [FileSpan(shown, begin, span, None, tuple(views.get(key, ()))) for key, (begin, span) in spans.items()]
     return parts[3], pieces, found
 
 
-def _storage(ident: object, shown: str) -> Storage:
+def _storage(ident: object, shown: str) -> InertStorage:
     """The storage that a persistent id of torch.save means."""
     parts = cast(tuple[object, ...], ident) if isinstance(ident, tuple) else ()
-    if len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], StorageType):
+    if len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], InertStorageType):
         key, numel = parts[2], sizes((parts[4],))
         if _is_name(key) and numel is not None and (len(parts) == 5 or parts[5] is None):
-            return Storage(parts[1].dtype, f"data/{key}", numel[0])
+            return InertStorage(parts[1].dtype, f"data/{key}", numel[0])
     raise UnreadableInput("refers to something that is no storage of torch.save.", file=shown)
 
 
-def _views(found: _Found, records: dict[str, int], shown: str) -> dict[str, list[View]]:
+def _views(found: _Found, records: dict[str, int], shown: str) -> dict[str, list[TensorBytes]]:
     """record → the stretches of it that are tensors. A tensor with gaps counts from its first to its last element."""
-    views: dict[str, list[View]] = {}
+    views: dict[str, list[TensorBytes]] = {}
     for name, tensor in found:
         storage, width = tensor.storage, item_size(tensor.dtype)
         shape, stride, offset = sizes(tensor.size), sizes(tensor.stride), sizes((tensor.offset,))
-        if not isinstance(storage, Storage) or shape is None or stride is None or offset is None or width is None:
+        if not isinstance(storage, InertStorage) or shape is None or stride is None or offset is None or width is None:
             raise UnreadableInput(f"{name or 'the tensor'} is of a kind that is not known.", file=shown)
         if len(shape) != len(stride) or storage.key not in records:
             raise UnreadableInput(f"{name or 'the tensor'} has no storage.", file=shown)
@@ -316,7 +316,7 @@ def _views(found: _Found, records: dict[str, int], shown: str) -> dict[str, list
         if last > records[storage.key]:
             raise UnreadableInput(f"{name or 'the tensor'} reaches beyond its storage.", file=shown)
         if reach:
-            views.setdefault(storage.key, []).append(View(name, cast(str, tensor.dtype), first, last))
+            views.setdefault(storage.key, []).append(TensorBytes(name, cast(str, tensor.dtype), first, last))
     return views
 
 

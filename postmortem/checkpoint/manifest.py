@@ -19,7 +19,7 @@ _LIMIT = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CheckpointManifest:
     """The keys of checkpoint.json.
 
     role: rollback, recovery or best-k. step: updates done. contents: "full" or "parameters". sections: names of the
@@ -48,7 +48,7 @@ class Manifest:
         return sum(int(facts["bytes"]) for facts in self.files.values())
 
 
-def write(folder: Path, manifest: Manifest) -> None:
+def write(folder: Path, manifest: CheckpointManifest) -> None:
     """Write `folder`/checkpoint.json, whole and synchronised or not at all."""
     keys = {key: value for key, value in vars(manifest).items() if value is not None}
     keys |= {"format": FORMAT, "sections": list(manifest.sections), "bytes": manifest.bytes}
@@ -56,7 +56,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     write_bytes(folder / NAME, text.encode() + b"\n")
 
 
-def read(folder: Path) -> Manifest:
+def read(folder: Path) -> CheckpointManifest:
     """The manifest in `folder`.
 
     Raises:
@@ -79,7 +79,7 @@ def read(folder: Path) -> Manifest:
     return _manifest(cast(dict[str, Any], keys), where)
 
 
-def _manifest(keys: dict[str, Any], where: str) -> Manifest:
+def _manifest(keys: dict[str, Any], where: str) -> CheckpointManifest:
     if keys.pop("checksum", None) != _checksum(keys, where):
         raise UnreadableInput("damaged: it does not match its own checksum.", file=where)
     if keys.pop("format", None) != FORMAT:
@@ -87,7 +87,7 @@ def _manifest(keys: dict[str, Any], where: str) -> Manifest:
     keys.pop("bytes", None)
     try:
         keys["sections"] = tuple(keys["sections"])
-        said = Manifest(**keys)
+        said = CheckpointManifest(**keys)
     except (KeyError, TypeError) as error:
         raise UnreadableInput(f"lacks or has a key that it should not ({plain(error, 80)}).", file=where) from error
     if not _of_their_kind(vars(said)):

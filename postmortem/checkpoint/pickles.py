@@ -17,11 +17,11 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from postmortem.checkpoint.shadows import SHADOWS, DType, Inert
+from postmortem.checkpoint.allowlist import SHADOWS, InertDType, InertObject
 from postmortem.errors import UnreadableInput
 from postmortem.text import plain
 
-__all__ = ["LIMIT", "SHADOWS", "DType", "Inert", "Refused", "load_at", "safe_load"]
+__all__ = ["LIMIT", "SHADOWS", "InertDType", "InertObject", "Refused", "load_at", "safe_load"]
 
 LIMIT = 64 * 2**20
 """Bytes of one pickle. A checkpoint's tables take about 250 bytes for each saved piece of a tensor."""
@@ -89,7 +89,7 @@ class _Machine:
         self.data, self.at = data, at
         self.classes, self.persistent = classes, persistent
         self.callable = {id(value) for value in classes.values() if callable(value)}
-        self.instances = (*(value for value in classes.values() if isinstance(value, type)), Inert)
+        self.instances = (*(value for value in classes.values() if isinstance(value, type)), InertObject)
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: list[Any] = []
@@ -176,7 +176,7 @@ class _Machine:
         target = self.stack[-1]
         if not isinstance(target, self.instances) or isinstance(target, type):
             raise _Bad(f"gives a state to a {type(target).__name__}")
-        if isinstance(target, Inert):
+        if isinstance(target, InertObject):
             target.state = state
         elif hasattr(type(target), "__setstate__"):
             target.__setstate__(state)

@@ -22,7 +22,7 @@ LARGE = 10e9
 
 
 @dataclass(frozen=True)
-class DType:
+class DTypeCost:
     """Bytes per parameter of the weights, of a float32 master copy (0: none), and of one element of a moment."""
 
     weight: int
@@ -32,7 +32,7 @@ class DType:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerCost:
     """Moments per parameter; `width` is their size in bytes where it does not follow the dtype."""
 
     moments: int
@@ -40,19 +40,19 @@ class Optimizer:
     width: float | None = None
 
 
-DTYPES: Mapping[str, DType] = MappingProxyType({
-    "fp32": DType(4, 0, 4, "float32 throughout; autocast and FSDP mixed precision save this, too"),
-    "bf16": DType(2, 0, 2, "bfloat16 weights and moments, no master copy"),
-    "fp16": DType(2, 0, 2, "float16 weights and moments, no master copy"),
-    "bf16-master": DType(2, 4, 4, "bfloat16 weights with a float32 master copy and float32 moments"),
+DTYPES: Mapping[str, DTypeCost] = MappingProxyType({
+    "fp32": DTypeCost(4, 0, 4, "float32 throughout; autocast and FSDP mixed precision save this, too"),
+    "bf16": DTypeCost(2, 0, 2, "bfloat16 weights and moments, no master copy"),
+    "fp16": DTypeCost(2, 0, 2, "float16 weights and moments, no master copy"),
+    "bf16-master": DTypeCost(2, 4, 4, "bfloat16 weights with a float32 master copy and float32 moments"),
 })  # fmt: skip
-OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType({
-    "sgd": Optimizer(0, "no moments"),
-    "sgd-momentum": Optimizer(1, "one momentum"),
-    "lion": Optimizer(1, "one momentum"),
-    "adafactor": Optimizer(0, "row and column sums: under 0.1 % of the weights, counted as nothing"),
-    "adamw": Optimizer(2, "two moments"),
-    "adamw-8bit": Optimizer(2, "two moments of one byte, and a float32 scale for each 256 of them", 1 + 4 / 256),
+OPTIMIZERS: Mapping[str, OptimizerCost] = MappingProxyType({
+    "sgd": OptimizerCost(0, "no moments"),
+    "sgd-momentum": OptimizerCost(1, "one momentum"),
+    "lion": OptimizerCost(1, "one momentum"),
+    "adafactor": OptimizerCost(0, "row and column sums: under 0.1 % of the weights, counted as nothing"),
+    "adamw": OptimizerCost(2, "two moments"),
+    "adamw-8bit": OptimizerCost(2, "two moments of one byte, and a float32 scale for each 256 of them", 1 + 4 / 256),
 })  # fmt: skip
 
 
@@ -74,7 +74,7 @@ class RolePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StoragePlan:
     """A policy's cost. Sizes in bytes, all ranks together; `rank_bytes` is one rank's share of a full checkpoint.
 
     totals: bytes on disk with every checkpoint full, by the policy's roles with full rollback, and with parameter-only
@@ -111,7 +111,7 @@ def make_plan(
     *,
     ranks: int = 1,
     write_gb_per_s: float | None = None,
-) -> Plan:
+) -> StoragePlan:
     """The cost of `policy` for a model of so many parameters. `write_gb_per_s` is 1e9 bytes a second, all ranks
     together.
 
@@ -134,7 +134,7 @@ def make_plan(
     crash = [role.every for role in roles if role.contents == "full" and role.every]
     spike = [role.every for role in roles if role.every]
     rollback = next((role for role in roles if role.role == "rollback"), None)
-    return Plan(
+    return StoragePlan(
         parameters=parameters,
         dtype=dtype,
         optimizer=optimizer,

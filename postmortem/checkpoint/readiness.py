@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from postmortem.checkpoint.inspection import Inspection, Progress
-from postmortem.checkpoint.inventory import Candidate, candidates
+from postmortem.checkpoint.inventory import PossibleCheckpoint, candidates
 from postmortem.checkpoint.plan import spelled
 from postmortem.errors import UnreadableInput
 from postmortem.run import Run
@@ -24,7 +24,7 @@ _WANTED = ("loader", "rng")
 
 
 @dataclass(frozen=True)
-class Check:
+class ReadinessCheck:
     """One thing that a rollback needs: the figure found, and the fix in one line where it is not `ok`."""
 
     name: str
@@ -42,7 +42,7 @@ class Readiness:
     target: str | None
     target_step: int | None
     lost_steps: int | None
-    checks: tuple[Check, ...]
+    checks: tuple[ReadinessCheck, ...]
 
     @property
     def ready(self) -> bool:
@@ -66,7 +66,7 @@ class _Facts:
 
     run: Run
     newest_step: int
-    found: tuple[tuple[Candidate, Inspection], ...]
+    found: tuple[tuple[PossibleCheckpoint, Inspection], ...]
     target: Inspection | None
     free_bytes: int
 
@@ -85,7 +85,7 @@ def examine(run: Run, on_progress: Progress = lambda done, total: None) -> Readi
     return Readiness(run.id, newest_step, shown, None if target is None else target.step, lost, checks)
 
 
-def _found(run: Run) -> list[tuple[Candidate, Inspection]]:
+def _found(run: Run) -> list[tuple[PossibleCheckpoint, Inspection]]:
     try:
         some = candidates(run.root) if run.root is not None else []
     except UnreadableInput:
@@ -94,11 +94,11 @@ def _found(run: Run) -> list[tuple[Candidate, Inspection]]:
 
 
 def _choose(
-    found: list[tuple[Candidate, Inspection]], newest_step: int, on_progress: Progress
-) -> tuple[Candidate, Inspection] | None:
+    found: list[tuple[PossibleCheckpoint, Inspection]], newest_step: int, on_progress: Progress
+) -> tuple[PossibleCheckpoint, Inspection] | None:
     """The newest checkpoint that can be gone back to. It is read in full, and so is the next older one where reading
     shows damage or non-finite elements; `found` then holds what was seen. Of none but non-finite ones, the newest."""
-    second: tuple[Candidate, Inspection] | None = None
+    second: tuple[PossibleCheckpoint, Inspection] | None = None
     for i in sorted(range(len(found)), key=lambda i: found[i][1].step or 0, reverse=True):
         candidate, one = found[i]
         if not _usable(one, newest_step):
@@ -119,23 +119,23 @@ def _usable(one: Inspection, newest_step: int) -> bool:
     return one.sound and whole and one.discarded is None and one.step is not None and one.step <= newest_step + 1
 
 
-def _checkpoint(facts: _Facts) -> Iterator[Check]:
+def _checkpoint(facts: _Facts) -> Iterator[ReadinessCheck]:
     name, target = "checkpoint", facts.target
     if target is None or target.step is None:
         held = f"{len(facts.found)} found, none of them sound and full" if facts.found else "none found"
         fix = "save the full state at a cadence: Checkpointer(recorder, TrainState(model=…, optimizer=…))"
-        yield Check(name, "fail", held, fix)
+        yield ReadinessCheck(name, "fail", held, fix)
         return
     lost = facts.newest_step + 1 - target.step
     every = _cadence(facts)
     said = f"newest at step {target.step}, newest row {facts.newest_step}: {lost} steps would be done again"
     if every is None:
-        yield Check(name, "ok" if lost <= 1000 else "warn", said, "save at a cadence: rollback_every: 100")
+        yield ReadinessCheck(name, "ok" if lost <= 1000 else "warn", said, "save at a cadence: rollback_every: 100")
     elif lost > 1.2 * every:
         fix = "saving has stopped: look for checkpoint_failed in journal.jsonl"
-        yield Check(name, "warn", f"{said}; one was due every {every}", fix)
+        yield ReadinessCheck(name, "warn", f"{said}; one was due every {every}", fix)
     else:
-        yield Check(name, "ok", f"{said}, saved every {every}")
+        yield ReadinessCheck(name, "ok", f"{said}, saved every {every}")
 
 
 def _cadence(facts: _Facts) -> int | None:
@@ -146,16 +146,18 @@ def _cadence(facts: _Facts) -> int | None:
     return int(np.median(gaps)) if gaps.size else None
 
 
-def _completeness(facts: _Facts) -> Iterator[Check]:
+def _completeness(facts: _Facts) -> Iterator[ReadinessCheck]:
     done = [(candidate, one) for candidate, one in facts.found if not one.temporary and not candidate.refused]
     cut = [candidate.shown for candidate, one in done if not one.complete]
     if cut:
-        yield Check("completeness", "warn", f"{len(cut)} of {len(done)} cut short: {_listed(cut)}", "remove them")
+        yield ReadinessCheck(
+            "completeness", "warn", f"{len(cut)} of {len(done)} cut short: {_listed(cut)}", "remove them"
+        )
     elif done:
-        yield Check("completeness", "ok", f"all {len(done)} complete")
+        yield ReadinessCheck("completeness", "ok", f"all {len(done)} complete")
 
 
-def _full_state(facts: _Facts) -> Iterator[Check]:
+def _full_state(facts: _Facts) -> Iterator[ReadinessCheck]:
     name = "full state"
     partial = [one for _, one in facts.found if one.role == "rollback" and one.declared == "parameters"]
     if facts.target is None:
@@ -163,32 +165,32 @@ def _full_state(facts: _Facts) -> Iterator[Check]:
         lacking = [content for content in _NEEDED if content not in held]
         if facts.found and lacking:
             fix = "save the optimizer with the model; without it, going back is an optimizer reset"
-            yield Check(name, "fail", f"no checkpoint holds {' or '.join(lacking)}", fix)
+            yield ReadinessCheck(name, "fail", f"no checkpoint holds {' or '.join(lacking)}", fix)
         return
     lacking = [content for content in _WANTED if content not in facts.target.contents]
     inside = ", ".join(facts.target.contents)
     if lacking:
         fix = f"give TrainState {' and '.join(f'{content}=…' for content in lacking)}"
-        yield Check(name, "warn", f"{inside}; without {' and '.join(lacking)}", fix)
+        yield ReadinessCheck(name, "warn", f"{inside}; without {' and '.join(lacking)}", fix)
     elif partial:
         fix = "rollback_contents: full; going back to parameters only is an optimizer reset"
-        yield Check(name, "warn", f"{inside}; but rollback checkpoints hold parameters only", fix)
+        yield ReadinessCheck(name, "warn", f"{inside}; but rollback checkpoints hold parameters only", fix)
     else:
-        yield Check(name, "ok", inside)
+        yield ReadinessCheck(name, "ok", inside)
 
 
-def _soundness(facts: _Facts) -> Iterator[Check]:
+def _soundness(facts: _Facts) -> Iterator[ReadinessCheck]:
     bad = [(candidate, one) for candidate, one in facts.found if one.problems and (one.complete or candidate.refused)]
     if bad:
         figure = f"{len(bad)} of {len(facts.found)} damaged or refused: {bad[0][1].problems[0]}"
-        yield Check("soundness", "warn", figure, "postmortem checkpoints RUN tells all; remove them")
+        yield ReadinessCheck("soundness", "warn", figure, "postmortem checkpoints RUN tells all; remove them")
     elif facts.target is not None:
         read = facts.target.checksums
         said = {"not read": "tables and sizes agree; too large to read in full here", "absent": "no checksums stored"}
-        yield Check("soundness", "ok", said.get(read, f"checksums of the newest {read}"))
+        yield ReadinessCheck("soundness", "ok", said.get(read, f"checksums of the newest {read}"))
 
 
-def _finite(facts: _Facts) -> Iterator[Check]:
+def _finite(facts: _Facts) -> Iterator[ReadinessCheck]:
     name = "finite"
     events = [event for event in facts.run.journal if event.event == "nonfinite_parameters" and event.step is not None]
     first = min((event.step for event in events if event.step is not None), default=None)
@@ -198,37 +200,43 @@ def _finite(facts: _Facts) -> Iterator[Check]:
         newest = max(spoilt, key=lambda one: one.step or 0)
         named = _listed(sorted(newest.nonfinite or ()))
         figure = f"{sum((newest.nonfinite or {}).values())} non-finite elements at step {newest.step} in {named}"
-        yield Check(name, "fail" if facts.target in spoilt else "warn", figure, older)
+        yield ReadinessCheck(name, "fail" if facts.target in spoilt else "warn", figure, older)
     elif first is not None and facts.target is not None and first < (facts.target.step or 0):
-        yield Check(name, "fail", f"parameters are non-finite from step {first} on, before the checkpoint", older)
+        yield ReadinessCheck(
+            name, "fail", f"parameters are non-finite from step {first} on, before the checkpoint", older
+        )
     elif first is not None:
-        yield Check(name, "warn", f"parameters are non-finite from step {first} on", "roll back to before that step")
+        yield ReadinessCheck(
+            name, "warn", f"parameters are non-finite from step {first} on", "roll back to before that step"
+        )
     elif facts.target is not None and facts.target.nonfinite is not None:
-        yield Check(name, "ok", f"all {facts.target.tensors} tensors of the newest are finite")
+        yield ReadinessCheck(name, "ok", f"all {facts.target.tensors} tensors of the newest are finite")
 
 
-def _loader(facts: _Facts) -> Iterator[Check]:
+def _loader(facts: _Facts) -> Iterator[ReadinessCheck]:
     name, program = "skippable loader", facts.run.manifest.program
     if "batch_index" not in facts.run.columns:
         fix = "rec.batch(step, batch, index=…) with the absolute index of the batch"
-        yield Check(name, "warn", "no batch_index is logged: a bad batch cannot be named, nor skipped", fix)
+        yield ReadinessCheck(name, "warn", "no batch_index is logged: a bad batch cannot be named, nor skipped", fix)
     elif not program:
         fix = 'Recorder(…, manifest={"program": "module:factory"}), see docs/run-format.md'
-        yield Check(name, "warn", "batch_index is logged, but no program is named to drive", fix)
+        yield ReadinessCheck(name, "warn", "batch_index is logged, but no program is named to drive", fix)
     else:
-        yield Check(name, "ok", f"batch_index is logged, program {plain(program, 80)}")
+        yield ReadinessCheck(name, "ok", f"batch_index is logged, program {plain(program, 80)}")
 
 
-def _hashes(facts: _Facts) -> Iterator[Check]:
+def _hashes(facts: _Facts) -> Iterator[ReadinessCheck]:
     hashes = facts.run.labels("batch_hash")
     if hashes is None:
         fix = "rec.batch(step, batch) hashes every batch"
-        yield Check("batch hashes", "warn", "not logged: it cannot be shown that a replay sees the same batches", fix)
+        yield ReadinessCheck(
+            "batch hashes", "warn", "not logged: it cannot be shown that a replay sees the same batches", fix
+        )
     else:
-        yield Check("batch hashes", "ok", f"logged at {len(hashes)} of {len(facts.run.row_steps)} steps")
+        yield ReadinessCheck("batch hashes", "ok", f"logged at {len(hashes)} of {len(facts.run.row_steps)} steps")
 
 
-def _replicas(facts: _Facts) -> Iterator[Check]:
+def _replicas(facts: _Facts) -> Iterator[ReadinessCheck]:
     """The first step at which ranks hold different parameters, and which of them are in the minority."""
     name, ranks = "replicas", facts.run.ranks
     if len(ranks) < 2:
@@ -241,34 +249,38 @@ def _replicas(facts: _Facts) -> Iterator[Check]:
     compared = {step: held for step, held in by_step.items() if len(held) > 1}
     if not compared:
         fix = "rec.watch(model, optimizer, hash_every=100)"
-        yield Check(name, "warn", f"{len(ranks)} ranks, and no param_hash of them is logged", fix)
+        yield ReadinessCheck(name, "warn", f"{len(ranks)} ranks, and no param_hash of them is logged", fix)
         return
     parted = min((step for step, held in compared.items() if len(set(held.values())) > 1), default=None)
     if parted is None:
-        yield Check(name, "ok", f"{len(ranks)} ranks agree at all {len(compared)} steps that were hashed")
+        yield ReadinessCheck(name, "ok", f"{len(ranks)} ranks agree at all {len(compared)} steps that were hashed")
         return
     held = compared[parted]
     common = Counter(held.values()).most_common(1)[0]
     odd = [f"rank {rank}" for rank, value in held.items() if value != common[0]]
     who = _listed(odd) if common[1] > len(held) / 2 else "no majority"
     fix = f"go back to before step {parted}, and check the hardware of what differs"
-    yield Check(name, "fail", f"ranks differ from step {parted} on ({who})", fix)
+    yield ReadinessCheck(name, "fail", f"ranks differ from step {parted} on ({who})", fix)
 
 
-def _disk(facts: _Facts) -> Iterator[Check]:
+def _disk(facts: _Facts) -> Iterator[ReadinessCheck]:
     largest = max((one.size_bytes for _, one in facts.found if one.complete), default=0)
     if not largest:
         return
     said = f"{spelled(facts.free_bytes)} free, a checkpoint takes {spelled(largest)}"
     if facts.free_bytes < largest:
-        yield Check("disk", "fail", said, "free some room, or keep fewer: rollback_keep, recovery_keep, best_k")
+        yield ReadinessCheck(
+            "disk", "fail", said, "free some room, or keep fewer: rollback_keep, recovery_keep, best_k"
+        )
     elif facts.free_bytes < 3 * largest:
-        yield Check("disk", "warn", said, "room for less than three more, and the old one goes only after the new one")
+        yield ReadinessCheck(
+            "disk", "warn", said, "room for less than three more, and the old one goes only after the new one"
+        )
     else:
-        yield Check("disk", "ok", said)
+        yield ReadinessCheck("disk", "ok", said)
 
 
-_CHECKS: tuple[Callable[[_Facts], Iterator[Check]], ...] = (
+_CHECKS: tuple[Callable[[_Facts], Iterator[ReadinessCheck]], ...] = (
     *(_checkpoint, _completeness, _full_state, _soundness, _finite),
     *(_loader, _hashes, _replicas, _disk),
 )

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, cast
 from torch import Tensor
 
 from postmortem.checkpoint import inspection
-from postmortem.checkpoint.retention import Entry, Shelf, read_entry
+from postmortem.checkpoint.retention import CheckpointFolders, StoredCheckpoint, read_stored
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.text import plain
 
@@ -74,14 +74,14 @@ def listed(names: Sequence[str]) -> str:
     return plain(", ".join(names[:_SHOWN]), 400) + more
 
 
-def choose(shelf: Shelf, verify: bool) -> tuple[Entry | None, list[tuple[Path, str]]]:
+def choose(shelf: CheckpointFolders, verify: bool) -> tuple[StoredCheckpoint | None, list[tuple[Path, str]]]:
     """(the newest sound checkpoint of the effective history, what was refused on the way to it and why): a full one,
     recovery before rollback at the same step, or one of parameters only while there is no full one."""
     refused: list[tuple[Path, str]] = []
-    entries: list[Entry] = []
+    entries: list[StoredCheckpoint] = []
     for path in shelf.paths("rollback", "recovery"):
         try:
-            entries.append(read_entry(path))
+            entries.append(read_stored(path))
         except UnreadableInput as error:
             refused.append((path, str(error)))
     entries.sort(key=lambda e: (e.manifest.contents == "full", e.step, e.role == "recovery"), reverse=True)

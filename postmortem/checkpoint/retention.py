@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postmortem.checkpoint import manifest as manifests
-from postmortem.checkpoint.manifest import Manifest
+from postmortem.checkpoint.manifest import CheckpointManifest
 from postmortem.checkpoint.policy import Policy
 from postmortem.errors import UnreadableInput
 from postmortem.run.checkpoints import LATEST, ROLES
@@ -31,11 +31,11 @@ def temporary(final: Path, token: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredCheckpoint:
     """One complete checkpoint of this package's making."""
 
     path: Path
-    manifest: Manifest
+    manifest: CheckpointManifest
 
     @property
     def role(self) -> str:
@@ -51,7 +51,7 @@ class Entry:
         return self.manifest.discarded is None
 
 
-class Shelf:
+class CheckpointFolders:
     """The checkpoints of the run in `root`. Only rank 0 touches them."""
 
     def __init__(self, root: Path) -> None:
@@ -61,22 +61,22 @@ class Shelf:
         """What has the name of a checkpoint, complete or not."""
         return [path for role in roles for path in sorted((self._root / role).glob("[!.]*.dcp"))]
 
-    def entries(self, *roles: str) -> list[Entry]:
+    def entries(self, *roles: str) -> list[StoredCheckpoint]:
         """Complete checkpoints by step, those that were set aside first. What else lies there is left alone."""
-        found: list[Entry] = []
+        found: list[StoredCheckpoint] = []
         for path in self.paths(*(roles or ROLES)):
             with suppress(UnreadableInput):
-                found.append(read_entry(path))
+                found.append(read_stored(path))
         return sorted(found, key=lambda e: (e.alive, e.step, e.role == "recovery"))
 
-    def newest(self, leaving: Path | None = None) -> Entry | None:
+    def newest(self, leaving: Path | None = None) -> StoredCheckpoint | None:
         """What `latest` leads to, but for `leaving`: the newest recovery checkpoint, or the newest full rollback while
         there is none."""
         full = [e for e in self.entries() if e.alive and e.manifest.contents == "full" and e.path != leaving]
         recovery = [entry for entry in full if entry.role == "recovery"]
         return next(reversed(recovery or full), None)
 
-    def surplus(self, role: str, policy: Policy) -> list[Entry]:
+    def surplus(self, role: str, policy: Policy) -> list[StoredCheckpoint]:
         """What retention removes: all but the newest, or the best, that the policy keeps. The earlier of two equals
         is the better one."""
         entries = self.entries(role)
@@ -106,7 +106,7 @@ class Shelf:
         path.rename(gone)
         shutil.rmtree(gone)
 
-    def mark(self, entries: Sequence[Entry], discarded: str | None) -> None:
+    def mark(self, entries: Sequence[StoredCheckpoint], discarded: str | None) -> None:
         """Say in checkpoints why they are no part of the effective history, or with None that they are part of it
         again, and let `latest` lead to the newest that is."""
         for entry in entries:
@@ -124,7 +124,7 @@ class Shelf:
             path.unlink()
 
 
-def read_entry(path: Path) -> Entry:
+def read_stored(path: Path) -> StoredCheckpoint:
     """The checkpoint in `path`.
 
     Raises:
@@ -138,4 +138,4 @@ def read_entry(path: Path) -> Entry:
             f"says that it is {plain(manifest.role, 40)} step {manifest.step}, which is not its name.",
             file=plain(path, 1000),
         )
-    return Entry(path, manifest)
+    return StoredCheckpoint(path, manifest)

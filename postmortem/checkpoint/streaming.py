@@ -30,7 +30,7 @@ def item_size(dtype: str | None) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TensorBytes:
     """A tensor as a stretch of a record: bytes [first, last) counted from the record's start."""
 
     name: str
@@ -40,14 +40,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class FileSpan:
     """`size` bytes of a file at `start`, with the CRC32 stored for them (None: none), and the tensors in them."""
 
     what: str
     start: int
     size: int
     crc: int | None
-    views: tuple[View, ...] = ()
+    views: tuple[TensorBytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Scan:
 def scan(
     file: BinaryIO,
     size: int,
-    pieces: Sequence[Piece],
+    pieces: Sequence[FileSpan],
     shown: str,
     *,
     whole: bool = False,
@@ -93,7 +93,7 @@ def scan(
             on_bytes(len(block))
             yield block
 
-    for piece in (*pieces, Piece("", size, 0, None)):
+    for piece in (*pieces, FileSpan("", size, 0, None)):
         if sha is None:
             file.seek(piece.start)
         for _ in blocks(piece.start - at if sha is not None else 0):
@@ -121,7 +121,7 @@ class _Counter:
     into stretches, non-finite elements are counted by stretch, and a tensor has the sum over its own.
     """
 
-    def __init__(self, views: Sequence[View], test: Callable[[bytes], NDArray[np.bool_]], width: int) -> None:
+    def __init__(self, views: Sequence[TensorBytes], test: Callable[[bytes], NDArray[np.bool_]], width: int) -> None:
         self._views, self._test, self._width = views, test, width
         self._ends = np.unique(np.array([end for view in views for end in (view.first, view.last)], np.int64))
         self._counts = np.zeros(self._ends.size + 1, np.int64)
@@ -143,8 +143,8 @@ class _Counter:
                 yield view.name, last - first
 
 
-def _counters(views: Sequence[View]) -> list[_Counter]:
-    by_dtype: dict[str, list[View]] = {}
+def _counters(views: Sequence[TensorBytes]) -> list[_Counter]:
+    by_dtype: dict[str, list[TensorBytes]] = {}
     for view in views:
         if view.dtype in _TESTS:
             by_dtype.setdefault(view.dtype, []).append(view)

@@ -17,7 +17,7 @@ from torch import Tensor
 from postmortem.atomic import sync_folder
 from postmortem.checkpoint import _dcp
 from postmortem.checkpoint import manifest as manifests
-from postmortem.checkpoint.manifest import Manifest
+from postmortem.checkpoint.manifest import CheckpointManifest
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.retention import temporary
 from postmortem.checkpoint.staging import Staged
@@ -93,7 +93,7 @@ def _complete(job: Job, staged: Staged, folders: list[Path], reports: list[_Repo
         for name in files:
             _link(folders[0] / name, folder / name)
     for folder, path in zip(folders, job.paths, strict=True):
-        manifest = Manifest(
+        manifest = CheckpointManifest(
             role=path.parent.name,
             step=job.step,
             contents=job.contents,

@@ -17,14 +17,16 @@ from postmortem.run.manifest import inside
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:
-    from postmortem.replay.defaults import Asked
+    from postmortem.probe.probe import Probe
     from postmortem.replay.distributed import Speaker
-    from postmortem.replay.probe import Probe
+    from postmortem.replay.request import ReplayRequest
 
 MOST_ROWS = 24  # of the table; the files hold every batch
 
 
-def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ranks: Speaker, *, as_json: bool) -> None:
+def run_probe(
+    asked: ReplayRequest, window: tuple[int, int], steps: tuple[int, ...], ranks: Speaker, *, as_json: bool
+) -> None:
     """Probe, and on the first rank tell of it. Writes beside the run, or to `asked.out`; with `as_json` there only."""
     from postmortem.replay.trust import announced
     from postmortem.sources import open_run
@@ -34,7 +36,7 @@ def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ran
     if imports and ranks.first:
         typer.echo(f"imports {imports}", err=True)
     with stage("Loading torch") if ranks.first else nullcontext():
-        from postmortem.replay.probe import probe
+        from postmortem.probe.probe import probe
     with progress("Probing") if ranks.first else nullcontext() as advance:
         found = probe(
             run,
@@ -51,7 +53,7 @@ def run_probe(asked: Asked, window: tuple[int, int], steps: tuple[int, ...], ran
     place = asked.out or (None if as_json else inside(asked.run, "postmortem/probe", plain(asked.run, 1000)))
     written = None
     if place is not None:
-        from postmortem.replay.heatmap import write
+        from postmortem.probe.heatmap import write
 
         written = write(found, place)
     if as_json:

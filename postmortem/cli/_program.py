@@ -23,7 +23,7 @@ class Interrupted(PostmortemError):
 def notes(*, told: bool) -> Generator[None]:
     """Our own warnings as lines of stderr, where they are `told`; those of others as they are."""
     from postmortem.checkpoint import CheckpointWarning
-    from postmortem.record.complaints import RecordingWarning
+    from postmortem.record.input_warnings import RecordingWarning
 
     with warnings.catch_warnings():
         theirs = warnings.showwarning

@@ -43,12 +43,12 @@ def bisect(
       postmortem bisect runs/19-spike-001 --window 300:332 --no-rows
     """
     from postmortem.errors import UsageError, require
-    from postmortem.replay.bisect import Search, default_window, rows_of
-    from postmortem.replay.subject import NULL, subject
+    from postmortem.experiment.bisect import BatchSearch, default_window, rows_of
+    from postmortem.experiment.target import NULL, find_target
 
     require("bisect", "train", "torch", "xxhash")
     with stage(f"Reading {run}"):
-        about = subject(
+        about = find_target(
             run, "bisect", incident=incident, program=program, trusted=trust, mode=arithmetic or "recorded"
         )
         searched = default_window(about) if window is None else parse_window("--window", window)
@@ -64,7 +64,7 @@ def bisect(
     if about.imports:
         tell("imports", about.imports, err=True)
     tell("bits", about.arithmetic.text, err=as_json)
-    search = Search(about, searched)
+    search = BatchSearch(about, searched)
     try:
         with stage("Bisecting") as say:
 

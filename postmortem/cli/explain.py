@@ -33,7 +33,7 @@ def explain(
       postmortem explain
       postmortem explain long_tail_tokens
     """
-    from postmortem.hypotheses import causes
+    from postmortem.causes import causes
 
     known = {cause.slug: cause for cause in causes()}
     if slug is None:

@@ -13,7 +13,7 @@ import typer
 from postmortem.cli._listing import room, table, wrapped
 
 if TYPE_CHECKING:
-    from postmortem.checkpoint.plan import Plan
+    from postmortem.checkpoint.plan import StoragePlan
 
 
 def plan(
@@ -68,7 +68,7 @@ def plan(
             typer.echo(line)
 
 
-def _lines(made: Plan, space: int | None) -> list[str]:
+def _lines(made: StoragePlan, space: int | None) -> list[str]:
     from postmortem.checkpoint.plan import DTYPES, OPTIMIZERS, spelled
 
     kept, moments = DTYPES[made.dtype], OPTIMIZERS[made.optimizer]

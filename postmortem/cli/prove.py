@@ -18,8 +18,8 @@ from postmortem.text import number, plain
 
 if TYPE_CHECKING:
     from postmortem.assess.proof import Proof
-    from postmortem.replay.prove import Bench
-    from postmortem.replay.subject import Subject
+    from postmortem.experiment.prove import ExperimentRun
+    from postmortem.experiment.target import ExperimentTarget
 
 
 def prove(
@@ -60,9 +60,9 @@ def prove(
       postmortem prove runs/big --export jobs/    # then, when they ran: --collect jobs/
     """
     from postmortem.errors import UsageError, require
-    from postmortem.replay.design import design
-    from postmortem.replay.prove import Bench
-    from postmortem.replay.subject import subject
+    from postmortem.experiment.design import design
+    from postmortem.experiment.prove import ExperimentRun
+    from postmortem.experiment.target import find_target
 
     require("prove", "train", "torch", "xxhash")
     if export is not None and collect is not None:
@@ -71,7 +71,7 @@ def prove(
         raise UsageError(f"--workers is {workers}; it must be at least 1")
     apart = export or collect
     with stage(f"Reading {run}"):
-        about = subject(
+        about = find_target(
             run,
             "prove",
             incident=incident,
@@ -82,7 +82,9 @@ def prove(
         )
     if apart is not None:
         about = replace(about, folder=apart, key="", collect=collect is not None)
-    bench = Bench(about, design(about.incident, from_step=about.from_step, end=about.end, apart=apart is not None))
+    bench = ExperimentRun(
+        about, design(about.incident, from_step=about.from_step, end=about.end, apart=apart is not None)
+    )
     if about.imports:
         tell("imports", about.imports, err=True)
     bits = about.arithmetic.text if apart is None else ""
@@ -91,11 +93,11 @@ def prove(
     if not as_json or dry_run:
         _plan(bench, bits, as_json=as_json)
     if export is not None:
-        from postmortem.replay.export import SCRIPT
-        from postmortem.replay.export import export as write
+        from postmortem.experiment.export import SCRIPT
+        from postmortem.experiment.export import export as write
 
-        orders = write(bench, export)
-        tell("jobs", f"{len(orders)} in {shown(export / SCRIPT)}", err=as_json)
+        specs = write(bench, export)
+        tell("jobs", f"{len(specs)} in {shown(export / SCRIPT)}", err=as_json)
         tell("next", f"postmortem prove {shown(run)} --collect {shown(export)}{about.options}", err=as_json)
         return
     if dry_run:
@@ -106,17 +108,17 @@ def prove(
         raise typer.Exit(1)
 
 
-def _plan(bench: Bench, bits: str, *, as_json: bool) -> None:
-    from postmortem.replay.cost import cost
+def _plan(bench: ExperimentRun, bits: str, *, as_json: bool) -> None:
+    from postmortem.experiment.cost import cost
 
     found = cost(bench)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=1))
         return
-    incident = bench.subject.incident
+    incident = bench.target.incident
     at = f"{plain(incident.title)} at step {incident.onset_step}"
     start = f"the checkpoint at step {bench.design.from_step}" if bench.design.from_step else "scratch"
-    worst = bench.subject.led_to
+    worst = bench.target.led_to
     if worst is not None:
         at += f", the first of those that led to the worst one (step {worst.onset_step}; --incident {worst.id})"
     tell("about", f"{at}, replayed from {start} to step {bench.design.until}")
@@ -127,8 +129,8 @@ def _plan(bench: Bench, bits: str, *, as_json: bool) -> None:
     tell("cost", f"at most {found.steps} steps in {found.replays} replays{found.time}; it stops once decided\n")
 
 
-def _drive(bench: Bench, *, quiet: bool) -> Proof:
-    from postmortem.replay.prove import prove as run_experiment
+def _drive(bench: ExperimentRun, *, quiet: bool) -> Proof:
+    from postmortem.experiment.prove import prove as run_experiment
 
     running: list[str] = []
     try:
@@ -150,7 +152,7 @@ def _drive(bench: Bench, *, quiet: bool) -> Proof:
         raise Interrupted("interrupted. The same command goes on with the replays that are not done yet") from error
 
 
-def _keep(run: Path, about: Subject, proof: Proof, *, as_json: bool) -> None:
+def _keep(run: Path, about: ExperimentTarget, proof: Proof, *, as_json: bool) -> None:
     """Keep the proof, and draft the report anew with it."""
     from postmortem import jsonio
     from postmortem.assess.proof import kept, store

@@ -18,16 +18,16 @@ from postmortem.text import plain
 if TYPE_CHECKING:
     from postmortem.change import Change
     from postmortem.pipeline import OpenRuns
-    from postmortem.replay.defaults import Plan
     from postmortem.replay.distributed import Speaker
-    from postmortem.replay.result import Replayed
+    from postmortem.replay.request import ReplayPlan
+    from postmortem.replay.result import ReplayResult
 
 NOT_REPRODUCED = 5
 
 
 def _list(wanted: bool) -> None:
     if wanted:
-        from postmortem.replay.interventions import interventions
+        from postmortem.interventions import interventions
 
         usages = {_usage(name, one.usage): one.about for name, one in interventions().items()}
         widest = max(map(len, usages))
@@ -86,7 +86,7 @@ def replay(
         str | None,
         typer.Option("--at-checkpoints", metavar="N,...", help="Probe at these [default: the five nearest]."),
     ] = None,
-    order: Annotated[
+    spec: Annotated[
         Path | None, typer.Option("--order", metavar="FILE", help="Carry out the order in FILE (see prove --export).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -113,15 +113,15 @@ def replay(
     """
     from postmortem.errors import UsageError, require
     from postmortem.pipeline import OpenRuns
-    from postmortem.replay.defaults import Asked, adopt_arithmetic, plan, plan_of
     from postmortem.replay.distributed import joined
+    from postmortem.replay.request import ReplayRequest, adopt_arithmetic, plan, plan_of
 
-    if (run is None) == (order is None):
+    if (run is None) == (spec is None):
         raise UsageError("say which run to replay, or which order to carry out: RUN or --order FILE")
-    if order is not None and (from_step, skip, until, change, checkpoint, save_at, out, probe) != (None,) * 8:
+    if spec is not None and (from_step, skip, until, change, checkpoint, save_at, out, probe) != (None,) * 8:
         raise UsageError("an order says by itself what is done: beside --order only --program, --trust, --arithmetic")
     require("replay", "train", "torch", "xxhash")
-    asked = Asked(
+    asked = ReplayRequest(
         run=run or Path(),
         from_step=from_step,
         until=until,
@@ -135,7 +135,7 @@ def replay(
         out=out,
         arithmetic=arithmetic or "recorded",
     )
-    adopt_arithmetic(asked.run, order, arithmetic)  # the ranks join by torch
+    adopt_arithmetic(asked.run, spec, arithmetic)  # the ranks join by torch
     runs = OpenRuns()
     with joined() as ranks:
         if probe is not None:
@@ -144,24 +144,20 @@ def replay(
             states = parse_indices("--at-checkpoints", at_checkpoints)
             return run_probe(asked, parse_window("--probe", probe), states, ranks, as_json=as_json)
         planned = ranks.first_says(
-            lambda: (
-                plan(asked, runs)
-                if order is None
-                else plan_of(order, program, arithmetic, trusted=trust, runs=runs)
-            )
+            lambda: plan(asked, runs) if spec is None else plan_of(spec, program, arithmetic, trusted=trust, runs=runs)
         )
         result = _carry_out(planned, runs, ranks, quiet=as_json)
         if ranks.first:
-            outcome = "" if order is not None else _attached(planned, runs, result)
+            outcome = "" if spec is not None else _attached(planned, runs, result)
             _tell(planned, runs, result, outcome, as_json=as_json)
-    if check and not planned.order.changes and not result.exact and not result.arithmetic:
+    if check and not planned.spec.changes and not result.exact and not result.arithmetic:
         raise typer.Exit(NOT_REPRODUCED)
 
 
 def _changes(skip: str | None, change: list[str], null: bool) -> tuple[Change, ...] | None:
     """The changes that are asked for; None where that is left to the diagnosis."""
     from postmortem.errors import UsageError
-    from postmortem.replay.interventions import parse_change
+    from postmortem.interventions import parse_change
 
     nothing = null or skip == "none"
     texts = [*([f"skip={skip}"] if skip and skip != "none" else []), *change]
@@ -170,42 +166,42 @@ def _changes(skip: str | None, change: list[str], null: bool) -> tuple[Change, .
     return tuple(map(parse_change, texts)) if nothing or texts else None
 
 
-def _carry_out(planned: Plan, runs: OpenRuns, ranks: Speaker, *, quiet: bool) -> Replayed:
-    order = planned.order
+def _carry_out(planned: ReplayPlan, runs: OpenRuns, ranks: Speaker, *, quiet: bool) -> ReplayResult:
+    spec = planned.spec
     if not ranks.first:
-        from postmortem.replay.driver import replay
+        from postmortem.replay.run_replay import replay
 
         with notes(told=False):
-            return replay(order, run=runs.run(order.run))
+            return replay(spec, run=runs.run(spec.run))
     for label, text in planned.lines:
         tell(label, text, err=quiet)
     if planned.imports:
         typer.echo(f"imports {planned.imports}", err=True)
     try:
         with stage("Loading torch"):
-            from postmortem.replay.driver import replay
+            from postmortem.replay.run_replay import replay
         with notes(told=True), progress("Replaying") as advance:
-            start, length = order.from_step, order.until - order.from_step
+            start, length = spec.from_step, spec.until - spec.from_step
             return replay(
-                order,
-                run=runs.run(order.run),
+                spec,
+                run=runs.run(spec.run),
                 on_step=lambda step, _, loss, was: advance(step - start, length, loss, was),
             )
     except KeyboardInterrupt as error:
-        out = Path(order.out)
+        out = Path(spec.out)
         left = f"What was driven lies in {shown(out)}" if out.exists() else "Nothing was written"
         raise Interrupted(f"interrupted. {left}; the same command starts anew") from error
 
 
-def _attached(planned: Plan, runs: OpenRuns, result: Replayed) -> str:
+def _attached(planned: ReplayPlan, runs: OpenRuns, result: ReplayResult) -> str:
     """What became of the incident, told in the run's report from now on; "" where none lies in these steps."""
-    from postmortem.replay.attached import attach
+    from postmortem.experiment.record_outcome import record_outcome
     from postmortem.report import DIAGNOSIS, default_out
 
-    run = Path(planned.order.run)
+    run = Path(planned.spec.run)
     try:
         with stage("Judging the replay"):
-            found = attach(planned.order, result, runs)
+            found = record_outcome(planned.spec, result, runs)
             if found is None:
                 return ""
             if (default_out(run) / DIAGNOSIS).is_file():
@@ -218,12 +214,12 @@ def _attached(planned: Plan, runs: OpenRuns, result: Replayed) -> str:
     return f"{plain(about, 100)}: {one.outcome or 'unknown'} ({plain(one.text.partition(': ')[2], 300)})"
 
 
-def _tell(planned: Plan, runs: OpenRuns, result: Replayed, outcome: str, *, as_json: bool) -> None:
+def _tell(planned: ReplayPlan, runs: OpenRuns, result: ReplayResult, outcome: str, *, as_json: bool) -> None:
     from postmortem.diff import diff_runs, render
     from postmortem.replay.result import to_json
     from postmortem.replay.wording import reproduction
 
-    order, parent, out = planned.order, shown(Path(planned.order.run)), shown(Path(result.out))
+    spec, parent, out = planned.spec, shown(Path(planned.spec.run)), shown(Path(result.out))
     if as_json:
         typer.echo(to_json(result), nl=False)
         return
@@ -232,7 +228,7 @@ def _tell(planned: Plan, runs: OpenRuns, result: Replayed, outcome: str, *, as_j
         tell("outcome", outcome)
     typer.echo()
     with stage("Comparing the runs"):
-        compared = diff_runs(runs.run(order.run), runs.run(result.out))
+        compared = diff_runs(runs.run(spec.run), runs.run(result.out))
     show(render.summary(compared, width(sys.stdout), unicode=encodes(sys.stdout)))
     typer.echo(f"\nrun     {out}")
-    typer.echo(f"next    {f'postmortem prove {parent}{order.options}' if order.reason else f'postmortem draft {out}'}")
+    typer.echo(f"next    {f'postmortem prove {parent}{spec.options}' if spec.reason else f'postmortem draft {out}'}")

@@ -42,7 +42,7 @@ def test_resume(
     from postmortem.run.manifest import read_mapping
 
     require("test-resume", "train", "torch", "xxhash")
-    from postmortem.replay.resume_test import run_resume_test
+    from postmortem.resume_test.run_resume_test import run_resume_test
 
     settings = {} if config is None else read_mapping(config)
     with stage("Testing the resume") as say:

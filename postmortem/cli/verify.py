@@ -105,10 +105,10 @@ def _driven(
     """The run beside the diagnosis, replayed with its remedy; what is expected of it, within the band that was measured
     where bits cannot be had."""
     from postmortem.errors import UsageError, require
-    from postmortem.replay.interventions import make, parse_change
-    from postmortem.replay.null import BAND
-    from postmortem.replay.remedied import remedied, widened
-    from postmortem.replay.subject import subject
+    from postmortem.experiment.null_replay import BAND
+    from postmortem.experiment.target import find_target
+    from postmortem.experiment.verify_remedy import replay_with_remedy, widened
+    from postmortem.interventions import make, parse_change
 
     require("verify without --against", "train", "torch", "xxhash")
     root = file.resolve().parent.parent
@@ -120,7 +120,7 @@ def _driven(
             "the diagnosis knows no remedy yet: prove a cause first (postmortem prove), or name a change with --change"
         )
     place = Path(shown(root))
-    about = subject(place, "verify", incident=incident.id, program=program, trusted=trust, mode=mode)
+    about = find_target(place, "verify", incident=incident.id, program=program, trusted=trust, mode=mode)
     if plain(about.run.id) != loaded.run_id:
         raise UsageError(f"{plain(file)}: is about {plain(loaded.run_id)}, and the run here is {plain(about.run.id)}")
     if about.incident.key != incident.key:
@@ -134,7 +134,7 @@ def _driven(
     start, length = about.from_step, expected.through_step + 1 - about.from_step
     try:
         with notes(told=True), progress("Replaying") as advance:
-            result = remedied(
+            result = replay_with_remedy(
                 about,
                 expected.through_step + 1,
                 changes,

@@ -26,9 +26,9 @@ from postmortem.detectors._model import (
     SETTLE_ROWS,
     UNRESOLVED,
     Alarm,
+    DetectedIncident,
     Detector,
     Finding,
-    Incident,
     Row,
     Stream,
     Telemetry,
@@ -44,9 +44,9 @@ __all__ = [
     "SETTLE_ROWS",
     "UNRESOLVED",
     "Alarm",
+    "DetectedIncident",
     "Detector",
     "Finding",
-    "Incident",
     "LiveDetectors",
     "Row",
     "Stream",
@@ -85,7 +85,7 @@ def live(names: Collection[str] | None = None) -> LiveDetectors:
 
 def find_incidents(
     t: Telemetry, *, mode: Literal["all", "watchdog"] = "all", checkpoints: Sequence[int] = ()
-) -> tuple[Incident, ...]:
+) -> tuple[DetectedIncident, ...]:
     """All incidents of a run, worst first. Unknown columns are ignored; an empty run has none.
 
     In mode "watchdog" only a held loss level counts; `checkpoints` are the steps its rollback may go to.

@@ -18,7 +18,7 @@ from postmortem.detectors._screen import (
     NOISE_ROWS,
     REACH,
     Rule,
-    Signal,
+    ScreenedColumn,
     calm_level,
     screen,
     signal,
@@ -60,7 +60,7 @@ class Excursion:
         return replace(self, onset=self.onset - rows, row=self.row - rows, followed=self.followed - rows)
 
 
-def followed(s: Signal, onset: int, row: int, start: int, center: float, scale: float) -> Excursion:
+def followed(s: ScreenedColumn, onset: int, row: int, start: int, center: float, scale: float) -> Excursion:
     """The excursion that began at `onset`, was noticed at `row`, and is followed from row `start` on."""
     seen = settle(s.y[start:], center, scale, s.unit)
     if (lead := start - onset) > 0:
@@ -112,7 +112,7 @@ class Past:
         self.since = max(self.since - rows, 0)
 
 
-class Search:
+class ExcursionSearch:
     """The search for sudden excursions, one after another: what of a signal has been looked at, and what follows."""
 
     hop = 1
@@ -123,7 +123,7 @@ class Search:
         self.cursor = self.zone = self.until = 0
         self.over, self._first_rows = False, True
 
-    def next(self, s: Signal, candidate: Callable[[int], int | None]) -> Excursion | None:
+    def next(self, s: ScreenedColumn, candidate: Callable[[int], int | None]) -> Excursion | None:
         """The next excursion. `candidate(row)` is the first row from `row` on that stands out of the rows before it,
         excursions included (`screen`). After one of these, and after an excursion, rows are held against clean ones.
         """
@@ -166,7 +166,7 @@ class Search:
         self.past.drop(rows)
         self.cursor, self.zone, self.until = self.cursor - rows, self.zone - rows, self.until - rows
 
-    def _exact(self, s: Signal) -> int | None:
+    def _exact(self, s: ScreenedColumn) -> int | None:
         before = self.past.before(self.zone, REACH)
         y = np.concatenate((s.y[before], s.y[self.zone : self.until]))
         least = self.past.known_scale if before.size < 4 * LEAST_ROWS else 0.0
@@ -174,7 +174,7 @@ class Search:
         above = above[above >= before.size]
         return int(above[0]) - before.size + self.zone if above.size else None
 
-    def _follow(self, s: Signal, row: int) -> Excursion:
+    def _follow(self, s: ScreenedColumn, row: int) -> Excursion:
         before = self.past.before(row, REACH)
         y = np.concatenate((s.y[before], s.y[row : row + 1]))
         if before.size >= LEAST_ROWS:
@@ -191,12 +191,12 @@ class Search:
         return followed(s, onset, row, onset, center, scale)
 
 
-class LiveSearch(Search):
+class LiveSearch(ExcursionSearch):
     """The same search over the latest rows of a signal that grows."""
 
     enough, among, hangs = 1, 1, False
 
-    def resume(self, s: Signal, cleared: int) -> Excursion | None:
+    def resume(self, s: ScreenedColumn, cleared: int) -> Excursion | None:
         """The next excursion. Rows before `cleared` are known not to stand out."""
 
         def candidate(row: int) -> int | None:
@@ -214,19 +214,19 @@ class LiveSearch(Search):
             self.cursor = max(self.cursor, self.until)
         return self.next(s, candidate)
 
-    def stands_out(self, s: Signal) -> bool:
+    def stands_out(self, s: ScreenedColumn) -> bool:
         """Whether the last row may be one that is found."""
         return self._first_rows or float(s.y[-1]) > self._level(s, s.y.size - 1, 1)
 
-    def calm(self, s: Signal, ahead: int) -> float:
+    def calm(self, s: ScreenedColumn, ahead: int) -> float:
         """A level below which none of the next `ahead` rows needs a look."""
         return -math.inf if self._first_rows else self._level(s, s.y.size, ahead)
 
-    def _level(self, s: Signal, row: int, ahead: int) -> float:
+    def _level(self, s: ScreenedColumn, row: int, ahead: int) -> float:
         return calm_level(s.y[self.past.before(row, NOISE_ROWS + 4)], self.rule, s.unit, ahead)
 
 
-def excursions(s: Signal, rule: Rule) -> Iterator[Excursion]:
+def excursions(s: ScreenedColumn, rule: Rule) -> Iterator[Excursion]:
     """Every sudden excursion of the signal, in order."""
     coarse = screen(s.y, rule, s.unit)
     rows = coarse.rows_above(s.y)
@@ -235,14 +235,14 @@ def excursions(s: Signal, rule: Rule) -> Iterator[Excursion]:
         i = int(np.searchsorted(rows, row))
         return int(rows[i]) if i < rows.size else None
 
-    search = Search(rule, s.y.size)
+    search = ExcursionSearch(rule, s.y.size)
     search.hop = coarse.hop
     while (e := search.next(s, candidate)) is not None:
         yield e
         search.take(e)
 
 
-def _early(s: Signal) -> int | None:
+def _early(s: ScreenedColumn) -> int | None:
     """A blow-up before there is a past to measure noise in: a row at five times the highest so far and three times
     beyond their spread. Only on the log scale, where "five times" means something."""
     if not s.log:
@@ -256,7 +256,7 @@ def _early(s: Signal) -> int | None:
     return int(rows[0]) + 1 if rows.size else None
 
 
-def finding(s: Signal, e: Excursion, detector: str, kind: str, opens: bool = True) -> Finding:
+def finding(s: ScreenedColumn, e: Excursion, detector: str, kind: str, opens: bool = True) -> Finding:
     """An excursion as a finding, in the column's own units and steps."""
     peak = e.onset + e.settled.peak
     recovery = None if e.settled.recovery is None else int(s.step[e.onset + e.settled.recovery])
@@ -291,7 +291,7 @@ def spikes(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -> I
         yield finding(s, e, detector, kind, opens=opens_alone(s, e, rule))
 
 
-def opens_alone(s: Signal, e: Excursion, rule: Rule) -> bool:
+def opens_alone(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
     """Whether an excursion is high enough to open an incident by itself."""
     return float(s.y[e.onset + e.settled.peak]) - e.center >= rule.opening * s.unit
 

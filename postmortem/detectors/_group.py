@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, Finding, Incident, Telemetry
+from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, DetectedIncident, Finding, Telemetry
 
 LEAD_ROWS, CAUSE_LEAD_ROWS = 8, 50
 """How far ahead of the loss a symptom may move (papers report 1 to 8 steps), and a cause (optimizer, schedule, data,
@@ -56,7 +56,7 @@ def is_core(f: Finding) -> bool:
     return f.column == "loss"
 
 
-def incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[Incident, ...]:
+def incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[DetectedIncident, ...]:
     """Group by time: first the loss's own findings, then every other panel's around them, the rest among themselves."""
     ordered = sorted(findings, key=lambda f: (f.onset_step, f.detector, f.column))
     groups: list[_Group] = []
@@ -111,10 +111,10 @@ def _told_once(findings: list[Finding]) -> list[Finding]:
     return list(earliest.values())
 
 
-def _incident(t: Telemetry, findings: list[Finding]) -> Incident:
+def _incident(t: Telemetry, findings: list[Finding]) -> DetectedIncident:
     ordered = tuple(sorted(_told_once(findings), key=lambda f: (f.onset_step, f.column == "loss", f.detector)))
     main, first = primary([f for f in ordered if not _comes_back(t, f, ordered)]), ordered[0]
-    return Incident(
+    return DetectedIncident(
         kind=main.kind,
         onset_step=first.onset_step,
         onset_interval=first.onset_interval,

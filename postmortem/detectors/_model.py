@@ -77,7 +77,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Incident(Occurrence):
+class DetectedIncident(Occurrence):
     """Findings that belong together. Onset: the first mover's. Peak, recovery, outcome: the primary finding's.
 
     `findings` is ordered by onset (first mover first). `severity` orders incidents and has no unit: its whole part is

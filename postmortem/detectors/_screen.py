@@ -46,7 +46,7 @@ class Rule:
 
 
 @dataclass(frozen=True, eq=False)
-class Signal:
+class ScreenedColumn:
     """The finite rows of a column, on the scale on which its noise is even: log where all are positive, else linear."""
 
     name: str
@@ -64,7 +64,7 @@ class Signal:
         return float(np.exp(y)) if self.log else float(y) * self.size
 
 
-def signal(series: Series, log: bool = True) -> Signal | None:
+def signal(series: Series, log: bool = True) -> ScreenedColumn | None:
     """On the log scale where all rows are positive and `log` allows it, else on the linear one.
 
     None where nothing finite is left, or all rows say the same (a constant column is a missing panel).
@@ -74,10 +74,10 @@ def signal(series: Series, log: bool = True) -> Signal | None:
     if raw.size < 2 or raw.min() == raw.max():
         return None
     if log and raw.min() > 0:
-        return Signal(series.name, step, raw, np.log(raw), True, 1.0, 1.0)
+        return ScreenedColumn(series.name, step, raw, np.log(raw), True, 1.0, 1.0)
     size = float(np.abs(raw).max())
     y = raw / size
-    return Signal(series.name, step, raw, y, False, max(float(np.median(np.abs(y))), 1e-9), size)
+    return ScreenedColumn(series.name, step, raw, y, False, max(float(np.median(np.abs(y))), 1e-9), size)
 
 
 @dataclass(frozen=True, eq=False)

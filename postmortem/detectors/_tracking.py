@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from postmortem.detectors._excursion import Excursion, LiveSearch, Past, followed, opens_alone
 from postmortem.detectors._model import Alarm, Row, State, Stream, number
-from postmortem.detectors._screen import NOISE_ROWS, Rule, Signal
+from postmortem.detectors._screen import NOISE_ROWS, Rule, ScreenedColumn
 from postmortem.detectors._settle import BAND_SIGMAS, HORIZON_ROWS
 
 Values = NDArray[np.float64]
@@ -48,10 +48,10 @@ class Search(Protocol):
     enough: int
     among: int
 
-    def resume(self, s: Signal, cleared: int) -> Excursion | None: ...
+    def resume(self, s: ScreenedColumn, cleared: int) -> Excursion | None: ...
     def take(self, e: Excursion) -> None: ...
-    def stands_out(self, s: Signal) -> bool: ...
-    def calm(self, s: Signal, ahead: int) -> float: ...
+    def stands_out(self, s: ScreenedColumn) -> bool: ...
+    def calm(self, s: ScreenedColumn, ahead: int) -> float: ...
     def copy(self) -> Self: ...
     def drop(self, rows: int) -> None: ...
 
@@ -81,7 +81,7 @@ class Tracker:
         self._settle_at = self._return_at = self._wait_until = self._vain_until = 0
         self._high = self._in_vain = -math.inf
 
-    def look(self, s: Signal, alert: bool, end: bool) -> None:
+    def look(self, s: ScreenedColumn, alert: bool, end: bool) -> None:
         """Take in the rows that came; on `alert` the last of them did not lie within what `plan` said."""
         n, last = s.y.size, float(s.y[-1])
         if end or self._redo is not None or n >= self._settle_at > 0 or n >= self._return_at > 0:
@@ -100,7 +100,7 @@ class Tracker:
         elif self._wait_until == 0:
             self._cleared = n
 
-    def level(self, s: Signal) -> float:
+    def level(self, s: ScreenedColumn) -> float:
         """What the next value of the column must exceed to be found."""
         if s.y.size and self._following(s.y.size):
             return math.inf
@@ -120,7 +120,7 @@ class Tracker:
         """Look at all rows with the next."""
         self._wait_until = 1
 
-    def plan(self, s: Signal) -> tuple[float, float, int]:
+    def plan(self, s: ScreenedColumn) -> tuple[float, float, int]:
         """(low, high, rows): nothing happens before this many rows more, while they are from low to high (in y)."""
         n = s.y.size
         due = [at for at in (self._settle_at, self._return_at, self._wait_until) if at > 0]
@@ -156,7 +156,7 @@ class Tracker:
         e = self.open[-1].e
         return e.center + BAND_SIGMAS * e.scale
 
-    def _advance(self, s: Signal) -> None:
+    def _advance(self, s: ScreenedColumn) -> None:
         n = s.y.size
         self._return_at = self._wait_until = 0
         if self._redo is not None:
@@ -181,7 +181,7 @@ class Tracker:
             o.final = final = o.final or (final and n - o.e.onset >= o.e.settled.level_rows)
         self._settle_at = min((self._next(o, n) for o in self.open if not o.final), default=0)
 
-    def _settle(self, s: Signal) -> None:
+    def _settle(self, s: ScreenedColumn) -> None:
         """Settle what is open anew; where one comes out otherwise, forget what was found after it."""
         for i, o in enumerate(self.open):
             if o.final:
@@ -222,7 +222,7 @@ class ColumnStream(Stream):
         detector: str,
         column: str,
         search: Callable[[int], Search],
-        judge: Callable[[Signal, Excursion], tuple[str, bool]],
+        judge: Callable[[ScreenedColumn, Excursion], tuple[str, bool]],
         *,
         linear: bool = False,
         one_kind: bool = False,
@@ -333,9 +333,9 @@ class ColumnStream(Stream):
             self._unit = max(float(np.median(size)), 1e-9 * float(size.max()))
             self._unit_until = n + max(16, n // 8)
 
-    def _signal(self, n: int, log: bool) -> Signal:
+    def _signal(self, n: int, log: bool) -> ScreenedColumn:
         raw = self._raw[:n]
-        return Signal(
+        return ScreenedColumn(
             self._column,
             self._step[:n],
             raw,
@@ -345,7 +345,7 @@ class ColumnStream(Stream):
             1.0,
         )
 
-    def _tell(self, step: int, n: int, signals: Sequence[Signal], end: bool) -> Sequence[Alarm]:
+    def _tell(self, step: int, n: int, signals: Sequence[ScreenedColumn], end: bool) -> Sequence[Alarm]:
         now: dict[int, Alarm] = {}
         seen = list(self._past)
         for tracker, s in zip(self._trackers, signals, strict=True):

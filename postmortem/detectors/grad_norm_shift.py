@@ -19,8 +19,9 @@ from postmortem.detectors._model import (
     number,
     onset_interval,
 )
-from postmortem.detectors._screen import Signal, signal
+from postmortem.detectors._screen import ScreenedColumn, signal
 from postmortem.incident import Kind
+from postmortem.stats import robust_sigma
 
 NEAR_ROWS, FAR_ROWS, FIRST_ROW = 8, 40, 64
 BLOCK_ROWS = 16
@@ -59,7 +60,7 @@ def _moved(before: Values, after: Values) -> NDArray[np.bool_]:
     return np.abs(after - before) > 0.8 * FACTOR_LOG
 
 
-def _refined(s: Signal, k: int, n: int, first: int) -> int | None:
+def _refined(s: ScreenedColumn, k: int, n: int, first: int) -> int | None:
     """The row of the largest change around the block after block `k`, from row `first` on; `n` rows are in blocks."""
     block = BLOCK_ROWS
     lo, hi = max((k + 1) * block - NEAR_ROWS, first), min((k + 2) * block + NEAR_ROWS, n - NEAR_ROWS)
@@ -71,11 +72,11 @@ def _refined(s: Signal, k: int, n: int, first: int) -> int | None:
     return max(flat, key=lambda r: abs(float(s.y[r] - s.y[r - 1])))
 
 
-def _median(s: Signal, a: int, b: int) -> float:
+def _median(s: ScreenedColumn, a: int, b: int) -> float:
     return float(np.median(s.y[max(a, 0) : b]))
 
 
-def _step(s: Signal, row: int) -> Finding | None:
+def _step(s: ScreenedColumn, row: int) -> Finding | None:
     before, after = s.y[row - FAR_ROWS : row], s.y[row : row + FAR_ROWS]
     if before.size < FAR_ROWS or after.size < FAR_ROWS:
         return None
@@ -84,7 +85,7 @@ def _step(s: Signal, row: int) -> Finding | None:
     if abs(rise) < FACTOR_LOG:
         return None
     sign = 1.0 if rise > 0 else -1.0
-    sigma = max(1.4826 * float(np.median(np.abs(before - base))), 1e-3)
+    sigma = max(robust_sigma(before, base), 1e-3)
     near = sign * (_median(s, row, row + NEAR_ROWS) - _median(s, row - NEAR_ROWS, row))
     quarters = [sign * (float(np.median(q)) - base) for q in np.split(after, 4)]
     wander = max(abs(float(np.median(q)) - base) for q in np.split(before, 4))
@@ -161,7 +162,7 @@ class _Stream(Stream):
         raw = np.array(self._values)
         n = raw.size // BLOCK_ROWS * BLOCK_ROWS
         y = np.log(raw)
-        s = Signal("grad_norm", np.array(self._steps), raw, y, True, 1.0, 1.0)
+        s = ScreenedColumn("grad_norm", np.array(self._steps), raw, y, True, 1.0, 1.0)
         for k in range(max(blocks.start, 0), blocks.stop):
             ends = np.median(y[k * BLOCK_ROWS : (k + 3) * BLOCK_ROWS].reshape(3, -1), axis=1)
             row = _refined(s, k, n, FIRST_ROW - self._dropped) if _moved(ends[0], ends[2]) else None

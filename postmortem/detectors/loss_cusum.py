@@ -22,7 +22,7 @@ from postmortem.detectors._screen import (
     NOISE_ROWS,
     REACH,
     Rule,
-    Signal,
+    ScreenedColumn,
     least_center,
     least_scale,
     screen,
@@ -77,7 +77,7 @@ class DriftSearch:
         self.cursor = 0
         self.sum = Sum(0, 0, 0.0)
 
-    def next(self, s: Signal, terms: Terms, first: int = 0) -> Excursion | None:
+    def next(self, s: ScreenedColumn, terms: Terms, first: int = 0) -> Excursion | None:
         """The next drift. `terms` are those of the rows from `first` on as if nothing had been found; after a find
         those of the rows that come next are measured against clean ones, in place."""
         start, until = max(self.cursor, first), min(self.cursor + _LOOK_AHEAD, s.y.size)
@@ -96,7 +96,7 @@ class DriftSearch:
         self.cursor = max(e.onset + e.settled.end, e.row + 1)
         self.sum = Sum(self.cursor, self.cursor, 0.0)
 
-    def _follow(self, s: Signal, start: int, at: int, excess: Values, first: int) -> Excursion:
+    def _follow(self, s: ScreenedColumn, start: int, at: int, excess: Values, first: int) -> Excursion:
         """Date the onset (a jump by its first high row, a drift by the sum) and follow the loss from the alarm on."""
         onset = start
         half = 0.5 * float(np.median(excess[max(at - 4, start) - first : at + 1 - first]))
@@ -114,7 +114,7 @@ class LiveDriftSearch(DriftSearch):
     enough, among = 3, 5
     """Where the median of the last five rows is high, three of them are."""
 
-    def resume(self, s: Signal, cleared: int) -> Excursion | None:
+    def resume(self, s: ScreenedColumn, cleared: int) -> Excursion | None:
         """The next drift."""
         n = s.y.size
         if n - _SUM_ROWS > self.sum.row:
@@ -131,16 +131,16 @@ class LiveDriftSearch(DriftSearch):
             self.sum = Sum(n - 1, since, float(sums[-1]))
         return e
 
-    def stands_out(self, s: Signal) -> bool:
+    def stands_out(self, s: ScreenedColumn) -> bool:
         """Whether a drift may be found at the last row."""
         level = self._level(s, s.y.size - self.among, self.among)
         return int(np.count_nonzero(s.y[-self.among :] > level)) >= self.enough
 
-    def calm(self, s: Signal, ahead: int) -> float:
+    def calm(self, s: ScreenedColumn, ahead: int) -> float:
         """A level below which none of the next `ahead` rows counts as high."""
         return self._level(s, s.y.size, ahead + self.among - 1)
 
-    def _level(self, s: Signal, row: int, ahead: int) -> float:
+    def _level(self, s: ScreenedColumn, row: int, ahead: int) -> float:
         y = s.y[self.past.before(max(row, 0), _LOOK_AHEAD)]
         if y.size + ahead <= LEAST_ROWS:
             return math.inf
@@ -176,7 +176,7 @@ def _terms(y: Values, unit: float, hop: int) -> Terms:
     return terms, excess, scale
 
 
-def _alarm(s: Signal, terms: Terms, begun: Sum, first: int) -> tuple[int, int] | None:
+def _alarm(s: ScreenedColumn, terms: Terms, begun: Sum, first: int) -> tuple[int, int] | None:
     """(row after the sum last left zero, row of the alarm) of the first alarm from `begun` on. `terms` are those of
     the rows from `first` on."""
     each, excess, sigma = terms

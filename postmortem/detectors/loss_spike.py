@@ -15,7 +15,7 @@ from postmortem.detectors._excursion import (
     shape_kind,
 )
 from postmortem.detectors._model import RECOVERED, Detector, Finding, Telemetry
-from postmortem.detectors._screen import Rule, Signal, signal
+from postmortem.detectors._screen import Rule, ScreenedColumn, signal
 from postmortem.detectors._tracking import ColumnStream
 
 RULE = Rule(sigmas=7.0, floor=0.03, opening=0.15)
@@ -44,7 +44,7 @@ def _find(t: Telemetry) -> Iterator[Finding]:
             yield finding(s, e, "loss_spike", *_judge(s, e))
 
 
-def _judge(s: Signal, e: Excursion) -> tuple[str, bool]:
+def _judge(s: ScreenedColumn, e: Excursion) -> tuple[str, bool]:
     """Kind, and whether it opens an incident."""
     sure = float(s.y[e.onset + e.settled.peak]) - e.center >= _SURE_SIGMAS * e.scale
     brief = e.settled.outcome == RECOVERED and (e.settled.recovery or 0) <= _BRIEF_ROWS

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from postmortem.detectors._model import LINGERING, RECOVERED, Detector, Finding, Telemetry, onset_interval
-from postmortem.detectors._screen import Signal, signal
+from postmortem.detectors._screen import ScreenedColumn, signal
 from postmortem.detectors._steps import changes
 from postmortem.incident import Kind
 from postmortem.series import Series
@@ -28,7 +28,7 @@ def _find(t: Telemetry) -> Iterator[Finding]:
         yield from _count_falls(count)
 
 
-def _falls(s: Signal) -> Iterator[Finding]:
+def _falls(s: ScreenedColumn) -> Iterator[Finding]:
     c = changes(s.y, s.step)
     last = -50
     for row in np.flatnonzero((-c.change >= FALL_LOG) & (-c.change >= TIMES * c.usual)).tolist():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from postmortem.detectors._model import LINGERING, RECOVERED, Detector, Finding, Telemetry, onset_interval
-from postmortem.detectors._screen import Signal, signal
+from postmortem.detectors._screen import ScreenedColumn, signal
 from postmortem.detectors._steps import changes
 from postmortem.incident import Kind
 
@@ -25,7 +25,7 @@ def _find(t: Telemetry) -> Iterator[Finding]:
             yield from _jumps(s)
 
 
-def _jumps(s: Signal) -> Iterator[Finding]:
+def _jumps(s: ScreenedColumn) -> Iterator[Finding]:
     c = changes(s.y, s.step)
     size = np.abs(c.change)
     last = -50
@@ -57,6 +57,4 @@ def _jumps(s: Signal) -> Iterator[Finding]:
 
 KIND = Kind("param_norm_jump", "parameter-norm jump", "cause")
 
-DETECTOR = Detector(
-    "param_norm", (KIND,), _find, no_stream="Norms of parameters are sampled, not logged at each step."
-)
+DETECTOR = Detector("param_norm", (KIND,), _find, no_stream="Norms of parameters are sampled, not logged at each step.")

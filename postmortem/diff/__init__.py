@@ -6,7 +6,7 @@ compare_runs(runs)   three and more, each against the first → Comparison
 `postmortem.diff.render` makes terminal lines, Markdown, JSON, picture and files of either.
 """
 
-from postmortem.diff.build import compare_runs, diff_runs
-from postmortem.diff.model import Comparison, RunsDiff
+from postmortem.diff.compare import compare_runs, diff_runs
+from postmortem.diff.model import ManyRunsDiff, RunsDiff
 
-__all__ = ["Comparison", "RunsDiff", "compare_runs", "diff_runs"]
+__all__ = ["ManyRunsDiff", "RunsDiff", "compare_runs", "diff_runs"]

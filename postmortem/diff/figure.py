@@ -5,23 +5,20 @@ Style, colours and size are those of the report's panels, so that both can stand
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from PIL import Image
 
-from postmortem.diff.model import RunsDiff, Side
-from postmortem.report.figures import COLORS, DPI, FAINT, INK, LINES, ONSET, STYLE, WIDTH
+from postmortem.diff.model import RunsDiff, RunSummary
+from postmortem.report import canvas
+from postmortem.report.canvas import FAINT, INK, LINES, ONSET
 from postmortem.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from postmortem.diagnosis import Trace
 
@@ -40,11 +37,8 @@ def draw(diffs: Sequence[RunsDiff]) -> bytes:
     sides = [diffs[0].a, *(d.b for d in diffs)]
     gap = diffs[0].gap() if len(diffs) == 1 else None
     height = HEIGHT + (GAP_HEIGHT if gap is not None else 0.0)
-    with matplotlib.rc_context():
-        own = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
-        matplotlib.rcParams.update(own | STYLE)
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
+
+    def paint(figure: Figure) -> None:
         losses = _axes(figure, height, height - HEIGHT, HEIGHT)
         _losses(losses, sides)
         if gap is not None:
@@ -52,12 +46,8 @@ def draw(diffs: Sequence[RunsDiff]) -> bytes:
             _gap(below, gap.level, gap.band)
             below.set_xlim(losses.get_xlim())
             below.set_title("Gap  (b − a, nats per token, in levels; shaded: noise)", pad=4, parse_math=False)
-        canvas.draw()
-    pixels = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3]))
-    out = io.BytesIO()
-    picture = pixels.quantize(COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    picture.save(out, "PNG", dpi=(DPI, DPI))
-    return out.getvalue()
+
+    return canvas.to_png(canvas.draw(height, paint))
 
 
 def _axes(figure: Figure, height: float, bottom: float, tall: float) -> Axes:
@@ -70,7 +60,7 @@ def _axes(figure: Figure, height: float, bottom: float, tall: float) -> Axes:
     return axes
 
 
-def _losses(axes: Axes, sides: Sequence[Side]) -> None:
+def _losses(axes: Axes, sides: Sequence[RunSummary]) -> None:
     axes.set_title("Loss  (nats per token)", pad=4, parse_math=False)
     drawn: list[float] = []
     for n, side in enumerate(sides):

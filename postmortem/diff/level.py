@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.diagnosis import Trace
-from postmortem.diff.model import Gap, Noise
+from postmortem.diff.model import Gap, NoiseLevel
 from postmortem.diff.pair import Curve
 from postmortem.series import Steps, Values
+from postmortem.stats import SIGMA_PER_MAD
 from postmortem.text import number
 
 FINAL_SHARE = 0.05  # of the rows are the end of a run
@@ -29,7 +30,6 @@ FLOOR = 0.004  # of the loss: no noise is taken for less, as the detectors take 
 END_SIGMAS = 3.0
 LEAST_SHARE = 0.5  # of a level's deviation is left in a longer one's: what wanders slowly, neighbours do not show
 _LOCAL = 15  # levels around each other that are as noisy: early in a training they are far noisier
-_MAD = 1.4826  # × median |x| is the standard deviation of a Gaussian
 _POINTS = 400
 
 
@@ -37,7 +37,7 @@ _POINTS = 400
 class Band:
     """The noise of a gap, and half the band's width at each level: float64[levels]."""
 
-    noise: Noise
+    noise: NoiseLevel
     half: Values
 
 
@@ -77,7 +77,7 @@ def band(curve: Curve, siblings: Sequence[Curve] = ()) -> Band | None:
     half[count - local.size :] = np.maximum(reach * np.maximum(local, sigma), least)
     half += np.minimum(*(_pace(levels(values, rows)) for values in (curve.a, curve.b)))
     end = max(END_SIGMAS * (sigma if long is None else max(long[0], LEAST_SHARE * sigma)), least)
-    return Band(Noise(rows, sigma, max(reach * sigma, least), end, len(siblings)), half)
+    return Band(NoiseLevel(rows, sigma, max(reach * sigma, least), end, len(siblings)), half)
 
 
 def gap(curve: Curve, noise: Band, row_step: int, event: int | None) -> Gap:
@@ -205,8 +205,8 @@ def _wander(level: Values) -> tuple[float, Values] | None:
     sound = np.isfinite(second)
     if sound.sum() < FEWEST_LEVELS - 2:
         return None
-    overall = _MAD * float(np.median(second[sound]))
+    overall = SIGMA_PER_MAD * float(np.median(second[sound]))
     filled: NDArray[np.float64] = np.where(sound, second, np.median(second[sound]))
     around = np.pad(filled, (1 + _LOCAL // 2, 1 + _LOCAL // 2), mode="reflect")  # a spike at the end is not repeated
-    local = _MAD * np.median(np.lib.stride_tricks.sliding_window_view(around, _LOCAL), axis=1)
+    local = SIGMA_PER_MAD * np.median(np.lib.stride_tricks.sliding_window_view(around, _LOCAL), axis=1)
     return overall, local

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from postmortem.change import Window, shown
-from postmortem.diff.model import Moved, Rewind
+from postmortem.diff.model import ChangedSetting, Rewind
 from postmortem.diff.pair import parent
 from postmortem.run import Event, Run
 from postmortem.run.journal import whole
@@ -68,17 +68,17 @@ def consumed_at(window: Window, runs: Sequence[Run]) -> Window:
     return window
 
 
-def moved(run: Run) -> tuple[Moved, ...]:
+def moved(run: Run) -> tuple[ChangedSetting, ...]:
     """Settings that changed while the run went on, or between two of its attempts."""
-    found: list[Moved] = []
+    found: list[ChangedSetting] = []
     for event in run.journal:
         if event.event == "config_change":
             key = plain(event.keys.get("key"), 80)
-            found.append(Moved(event.step, key, event.keys.get("old"), event.keys.get("new")))
+            found.append(ChangedSetting(event.step, key, event.keys.get("old"), event.keys.get("new")))
         changed = event.keys.get("changed") if event.event == "environment_change" else None
         for key, pair in cast("dict[str, Any]", changed).items() if isinstance(changed, dict) else ():
             if isinstance(pair, list) and len(cast("list[Any]", pair)) == 2:
-                found.append(Moved(event.step, plain(key, 80), *pair))
+                found.append(ChangedSetting(event.step, plain(key, 80), *pair))
     return tuple(found)
 
 

@@ -40,7 +40,7 @@ class Rewind:
 
 
 @dataclass(frozen=True)
-class Found(Occurrence):
+class DiffIncident(Occurrence):
     """One incident of one run; `shared` where the other run has it, too; `on_loss` where the loss itself departed."""
 
     on_loss: bool
@@ -61,7 +61,7 @@ class Discarded:
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostWork:
     """What rolling back and skipping took. `device_hours` = steps × seconds a step × world size ÷ 3,600; None where
     not logged. Skipped batches were never trained on: they cost data, and no time.
     """
@@ -87,7 +87,7 @@ class Recovery:
 
 
 @dataclass(frozen=True)
-class Moved:
+class ChangedSetting:
     """A setting that changed within a run: `config_change` and `environment_change` events of its journal."""
 
     step: int | None
@@ -97,7 +97,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Side:
+class RunSummary:
     """One of the runs. `skipped` are the batch indices that it went past, as its journal says or its rows show, and
     `skipped_at` the [first, last) steps at which a stretch that it discarded, or the other run, consumed them.
     """
@@ -113,10 +113,10 @@ class Side:
     rewinds: tuple[Rewind, ...]
     skipped: tuple[Window, ...]
     skipped_at: tuple[Window, ...]
-    moved: tuple[Moved, ...]
-    incidents: tuple[Found, ...]
+    moved: tuple[ChangedSetting, ...]
+    incidents: tuple[DiffIncident, ...]
     discarded: tuple[Discarded, ...]
-    lost: Lost
+    lost: LostWork
     recoveries: tuple[Recovery, ...]
     nonfinite_losses: int
     loss: Trace | None  # to be drawn: every row, or the extremes of each few
@@ -202,7 +202,7 @@ class Alignment:
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseLevel:
     """The noise of a gap, in nats. `rows` make a level (a median), `sigma` is the robust deviation of one; `band` is
     what all levels together reach by noise (where the loss is steep, its own pace is allowed besides), `end` what the
     end of a run may. `siblings` counts the further runs whose
@@ -238,7 +238,7 @@ class Gap:
     final_rows: int
     levels: int
     outside: int
-    noise: Noise
+    noise: NoiseLevel
     level: Trace
     band: tuple[float, ...] = field(repr=False)  # half width at each point of `level`
 
@@ -252,8 +252,8 @@ class RunsDiff:
     verdict: Verdict
     reason: str
     top_lines: tuple[str, ...]
-    a: Side
-    b: Side
+    a: RunSummary
+    b: RunSummary
     settings: tuple[Setting, ...]
     divergence: Divergence | None
     alignment: Alignment | None
@@ -273,7 +273,7 @@ class RunsDiff:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """As `Comparison.verdicts`: of the one run that was held against the other."""
+        """As `ManyRunsDiff.verdicts`: of the one run that was held against the other."""
         return (self.verdict,)
 
     def gap(self, by: Literal["step", "batch"] = "step", column: str = "loss") -> Gap | None:
@@ -282,7 +282,7 @@ class RunsDiff:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ManyRunsDiff:
     """Diffs of one run with each of the others, in their order."""
 
     schema_version: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from postmortem.diff.model import Comparison, RunsDiff
-from postmortem.diff.words import HEADS, facts, row, run_line, sections
+from postmortem.diff.model import ManyRunsDiff, RunsDiff
+from postmortem.diff.wording import HEADS, facts, row, run_line, sections
 from postmortem.report.markdown import Safe, code, escape, table
 
 
@@ -24,7 +24,7 @@ def page(d: RunsDiff, *, everything: bool, picture: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table_page(c: Comparison, *, everything: bool, picture: str) -> str:
+def table_page(c: ManyRunsDiff, *, everything: bool, picture: str) -> str:
     """The table of several diffs and the first facts of each, as `page` makes one; `everything` adds each in full."""
     first = c.diffs[0].a
     parts = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from postmortem.diff.model import Comparison, RunsDiff
+from postmortem.diff.model import ManyRunsDiff, RunsDiff
 from postmortem.diff.page import page, table_page
 from postmortem.diff.terminal import summarize, tabulate
 from postmortem.diff.write import JSON, write_files
@@ -15,7 +15,7 @@ PICTURE, PAGE = "diff.png", "diff.md"
 
 
 def summary(
-    found: RunsDiff | Comparison, width: int | None = None, *, unicode: bool = True, everything: bool = False
+    found: RunsDiff | ManyRunsDiff, width: int | None = None, *, unicode: bool = True, everything: bool = False
 ) -> tuple[Line, ...]:
     """Lines for a terminal, no wider than `width` (None: not wrapped); without `unicode`, in ASCII but for names.
 
@@ -26,14 +26,14 @@ def summary(
     return tabulate(found, width=width, unicode=unicode, everything=everything)
 
 
-def markdown(found: RunsDiff | Comparison, *, everything: bool = False, picture: str = "") -> str:
+def markdown(found: RunsDiff | ManyRunsDiff, *, everything: bool = False, picture: str = "") -> str:
     """The same as a Markdown page, with the `picture` of that path in it ("": none)."""
     if isinstance(found, RunsDiff):
         return page(found, everything=everything, picture=picture)
     return table_page(found, everything=everything, picture=picture)
 
 
-def to_json(found: RunsDiff | Comparison) -> str:
+def to_json(found: RunsDiff | ManyRunsDiff) -> str:
     """Strict JSON, as docs/runs-diff.md describes it; that of several diffs holds `verdicts` by themselves."""
     if isinstance(found, RunsDiff):
         return strict_json(found, ensure_ascii=False)
@@ -41,7 +41,7 @@ def to_json(found: RunsDiff | Comparison) -> str:
     return strict_json({**head, "diffs": found.diffs}, ensure_ascii=False)
 
 
-def write(found: RunsDiff | Comparison, out: Path, *, everything: bool = False) -> Path:
+def write(found: RunsDiff | ManyRunsDiff, out: Path, *, everything: bool = False) -> Path:
     """Write diff.json, diff.md and diff.png into `out`; the path of diff.md.
 
     Raises UsageError where `out` holds files of these names that no diff wrote, or cannot be written.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from postmortem.diff.model import Comparison, RunsDiff, Side, Verdict
-from postmortem.diff.words import HEADS, Section, facts, row, run_line, sections
+from postmortem.diff.model import ManyRunsDiff, RunsDiff, RunSummary, Verdict
+from postmortem.diff.wording import HEADS, Section, facts, row, run_line, sections
 from postmortem.report.summary import Line, Span
 from postmortem.text import plain
 
@@ -38,7 +38,7 @@ def summarize(d: RunsDiff, *, width: int | None, unicode: bool, everything: bool
     return tuple(_fitted(line, width, unicode) for line in lines)
 
 
-def tabulate(c: Comparison, *, width: int | None, unicode: bool, everything: bool) -> tuple[Line, ...]:
+def tabulate(c: ManyRunsDiff, *, width: int | None, unicode: bool, everything: bool) -> tuple[Line, ...]:
     """The lines of several diffs, as `summarize` makes those of one; `everything` adds each in full."""
     first = c.diffs[0].a
     lines: list[Line] = [(Span("a  "), Span(plain(first.id, 60), "bold"), Span(f"  {run_line(first)}", "dim")), ()]
@@ -86,7 +86,7 @@ def _fitted(line: Line, width: int | None, unicode: bool) -> Line:
     return tuple(out)
 
 
-def _run(letter: str, side: Side, widest: int) -> Line:
+def _run(letter: str, side: RunSummary, widest: int) -> Line:
     name = plain(side.id, widest)
     return Span(f"{letter}  ", "bold"), Span(f"{name:<{widest}}", "bold"), Span(f"  {run_line(side)}", "dim")
 

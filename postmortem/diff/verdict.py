@@ -17,19 +17,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from postmortem.diff.caveats import Unequal
 from postmortem.diff.level import nats
-from postmortem.diff.limits import Unequal
-from postmortem.diff.model import ColumnDiff, Found, Gap, Rewind, Verdict
+from postmortem.diff.model import ColumnDiff, DiffIncident, Gap, Rewind, Verdict
 
 _UNSETTLED = ("diverged", "unresolved")
 
 
 @dataclass(frozen=True)
-class Alone:
+class OneRunOnly:
     """What one run met and the other did not: incidents, rewinds, steps that it discarded, batches that it skipped."""
 
     letter: str
-    incidents: tuple[Found, ...]
+    incidents: tuple[DiffIncident, ...]
     rewinds: tuple[Rewind, ...]
     discarded: bool
     skipped: bool
@@ -63,7 +63,7 @@ def judge(
     steps: int,
     unequal: Unequal,
     measured: Gap | str,
-    alone: Sequence[Alone],
+    alone: Sequence[OneRunOnly],
 ) -> tuple[Verdict, str]:
     """The verdict and why.
 

@@ -45,8 +45,8 @@ def make_run(
     folder that something else made. Returns `out`.
     """
     require("the lab", "train", "torch", "xxhash")
+    from postmortem.lab.fault_plan import place
     from postmortem.lab.faults import find_fault
-    from postmortem.lab.order import place
     from postmortem.lab.session import record
 
     order = place(find_fault(fault), seed=seed, at=at, steps=steps)

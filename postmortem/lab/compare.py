@@ -82,7 +82,7 @@ def _manifest(run: Path) -> dict[str, Any]:
 
 
 def _checkpoint(a: Path, b: Path) -> list[str]:
-    from postmortem.anatomy import differing, outline
     from postmortem.checkpoint.load import load_checkpoint
+    from postmortem.live_state import differing, outline
 
     return [piece.path for piece in differing(outline(load_checkpoint(a)), outline(load_checkpoint(b)))]

@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 from postmortem.atomic import write_text
 from postmortem.checkpoint import Checkpointer, Policy
 from postmortem.checkpoint.retention import step_name
-from postmortem.drive import drive
 from postmortem.errors import UsageError
 from postmortem.lab.config import ENTRY_POINT
-from postmortem.lab.order import EVERYTHING, Order
+from postmortem.lab.fault_plan import EVERYTHING, LabRunSpec
 from postmortem.lab.program import LabProgram, build
 from postmortem.program import Measured, Program
 from postmortem.record import Recorder
+from postmortem.training_loop import drive
 
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Called with (step, steps in all, loss) after every step."""
@@ -27,7 +27,7 @@ VOCAB, ROLE = "vocab.json", "rollback"
 
 def record(
     out: Path,
-    order: Order,
+    order: LabRunSpec,
     *,
     keep: int | tuple[int, ...],
     every: int,
@@ -64,7 +64,7 @@ class _Session:
     """The attempts of one run. Which checkpoints stay is settled at the end: a resume may need any of them."""
 
     def __init__(
-        self, out: Path, order: Order, keep: int | tuple[int, ...], every: int, on_progress: Progress | None
+        self, out: Path, order: LabRunSpec, keep: int | tuple[int, ...], every: int, on_progress: Progress | None
     ) -> None:
         self._out, self._order, self._keep, self._on_progress = out, order, keep, on_progress
         self._policy = Policy(rollback_every=every, rollback_keep=order.steps, recovery_every=0, best_k=0)
@@ -137,7 +137,7 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out)
 
 
-def _manifest(order: Order, program: LabProgram, run_id: str) -> dict[str, Any]:
+def _manifest(order: LabRunSpec, program: LabProgram, run_id: str) -> dict[str, Any]:
     return {
         "id": run_id,
         "seed": order.seed,
@@ -152,7 +152,7 @@ def _manifest(order: Order, program: LabProgram, run_id: str) -> dict[str, Any]:
     }
 
 
-def _truth(order: Order, onset: int | None) -> dict[str, Any]:
+def _truth(order: LabRunSpec, onset: int | None) -> dict[str, Any]:
     return {
         "fault": order.slug,
         "seed": order.seed,

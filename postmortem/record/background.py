@@ -27,7 +27,7 @@ _TABLES: tuple[Table, ...] = ("metrics", "batches", "journal")
 
 
 @dataclass(slots=True)
-class Entry:
+class QueuedEntry:
     """One row on its way to the disk. `later` counts how often this process went back before it."""
 
     table: Table
@@ -73,9 +73,9 @@ class Background:
     def __init__(
         self,
         open_writer: Callable[[], RunWriter],
-        finish: Callable[[Entry], dict[str, Any]],
-        arrived: Callable[[Entry], None],
-        slow: Callable[[], Iterable[Entry]],
+        finish: Callable[[QueuedEntry], dict[str, Any]],
+        arrived: Callable[[QueuedEntry], None],
+        slow: Callable[[], Iterable[QueuedEntry]],
         interval_s: float,
         unsaid: deque[PostmortemError | OSError | str],
     ) -> None:
@@ -83,7 +83,7 @@ class Background:
         of rows whose values came from a device, and `slow` yields entries that take long to make, one at a time.
         Trouble is put into `unsaid`.
         """
-        self.queue: deque[Entry] = deque()
+        self.queue: deque[QueuedEntry] = deque()
         self._unsaid = unsaid
         self.attempt: int | None = None
         self.polling = False
@@ -191,7 +191,7 @@ class Background:
         except (OSError, PostmortemError) as error:
             self._unsaid.append(f"{what} failed and the rows stay as they are: {plain(error)}")
 
-    def _collect(self, wait: bool) -> list[Entry]:
+    def _collect(self, wait: bool) -> list[QueuedEntry]:
         """Turn entries whose values are here into lines. Those whose values came from a device are returned."""
         writer = self._writer or self._opened()
         if writer is None:
@@ -200,8 +200,8 @@ class Background:
                 self._lost()
             return []
         assert self.attempt is not None
-        arrived: list[Entry] = []
-        waiting: list[Entry] = []
+        arrived: list[QueuedEntry] = []
+        waiting: list[QueuedEntry] = []
         for _ in range(len(self.queue)):
             entry = self.queue.popleft()
             transfer = entry.transfer
@@ -279,4 +279,4 @@ class Background:
         back, self._clock = self._clock - offset, offset
         if back > 1:
             keys = event_row("clock_went_back", None, {"seconds": round(back, 3)})
-            self.queue.append(Entry("journal", 0, None, keys))
+            self.queue.append(QueuedEntry("journal", 0, None, keys))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.errors import UsageError
-from postmortem.record.complaints import Complaints
+from postmortem.record.input_warnings import InputWarnings
 from postmortem.record.transfer import is_tensor
 from postmortem.text import plain
 
@@ -34,7 +34,7 @@ def plain_numbers(row: Mapping[str, Any]) -> bool:
 class Cells:
     """Reads rows value by value. `tensor` is torch's class once a tensor was met, so that others are known quickly."""
 
-    def __init__(self, complaints: Complaints) -> None:
+    def __init__(self, complaints: InputWarnings) -> None:
         self.tensor: type[Any] | None = None
         self._complaints = complaints
 

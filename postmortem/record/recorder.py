@@ -27,9 +27,9 @@ import numpy as np
 
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.record.alarms import Alarms
-from postmortem.record.background import Background, Entry
+from postmortem.record.background import Background, QueuedEntry
 from postmortem.record.cells import Cells, plain_numbers
-from postmortem.record.complaints import Complaints
+from postmortem.record.input_warnings import InputWarnings
 from postmortem.record.lock import WriterLock, after_fork
 from postmortem.record.ring import TokenIds, Which, ids_of
 from postmortem.record.segment import Changes, Facts, complete_manifest, name_device, open_segment, ranks_of_process
@@ -109,7 +109,7 @@ class Recorder:
         if not 0 <= self.rank < self.world_size:
             raise UsageError(f"rank {self.rank} is none of a world of {self.world_size}")
         self._facts = Facts(self.rank, self.world_size, attempt, config, manifest, provenance)
-        self._complaints = Complaints(self.path, raises=on_error == "raise")
+        self._complaints = InputWarnings(self.path, raises=on_error == "raise")
         self._attached: dict[str, Any] = {}
         self._changes: Changes = []
         self._alarms = Alarms(_DENSE_STEPS)
@@ -186,9 +186,9 @@ class Recorder:
         self._logged = step = known
         transfer = None if device is None else self._transfer(device)
         if transfer is None or odd is not None:
-            self._queue.append(Entry("metrics", self._later, step, row))
+            self._queue.append(QueuedEntry("metrics", self._later, step, row))
         if transfer is not None:
-            self._queue.append(Entry("metrics", self._later, step, dict(row), transfer))
+            self._queue.append(QueuedEntry("metrics", self._later, step, dict(row), transfer))
         if self._alarms.take(step, row, odd):
             self._look()
         if self._unsaid:
@@ -221,7 +221,7 @@ class Recorder:
                     transfer = self._transfer({"ids": ids})
             except UsageError as error:
                 self._complaints.add("batch", error)
-        self._queue.append(Entry("batches", self._later, step, row, transfer))
+        self._queue.append(QueuedEntry("batches", self._later, step, row, transfer))
         if self._unsaid:
             self._complaints.speak()
 
@@ -380,30 +380,30 @@ class Recorder:
         reused = self._ids.incident(step)
         if reused:
             lost = {"batches": reused, "reason": "their buffers were used again"}
-            self._queue.append(Entry("journal", 0, None, event_row("token_ids_lost", step, lost)))
+            self._queue.append(QueuedEntry("journal", 0, None, event_row("token_ids_lost", step, lost)))
         self._journal("incident", step, {"kind": kind, **keys})
         self._background.hurry(sync=True)
 
     def _journal(self, event: str, step: int | None, keys: dict[str, Any]) -> None:
         keys = {**self._origin(), **keys}
-        self._queue.append(Entry("journal", self._later, step, event_row(event, step, keys)))
+        self._queue.append(QueuedEntry("journal", self._later, step, event_row(event, step, keys)))
         self._background.write_now()
 
     def _origin(self) -> dict[str, int]:
         """What tells events of several ranks apart."""
         return {"rank": self.rank} if self.rank else {}
 
-    def _ids_to_write(self) -> Iterator[Entry]:
+    def _ids_to_write(self) -> Iterator[QueuedEntry]:
         """Rows with token ids, one at a time: called where nobody waits."""
         self._look()
         self._ids.trim()
         for kept, row in self._ids.rows():
-            yield Entry("batches", kept.later, kept.step, row)
+            yield QueuedEntry("batches", kept.later, kept.step, row)
         failure = self._ids.decode_failure
         if failure is not None:
             self._complaints.add("decode", f"decode failed: {type(failure).__name__}: {plain(failure)}")
 
-    def _finished(self, entry: Entry) -> dict[str, Any]:
+    def _finished(self, entry: QueuedEntry) -> dict[str, Any]:
         """The row of an entry whose values are on the host, in the background."""
         row = entry.values
         transfer = entry.transfer
@@ -422,10 +422,10 @@ class Recorder:
             names = row.pop("nonfinite_parameters", None)
             if names and entry.step is not None and self._alarms.begins(entry.step, "nonfinite parameters"):
                 told = event_row("nonfinite_parameters", entry.step, {"names": names, **self._origin()})
-                self._queue.append(Entry("journal", entry.later, entry.step, told))
+                self._queue.append(QueuedEntry("journal", entry.later, entry.step, told))
         return row
 
-    def _arrived(self, entry: Entry) -> None:
+    def _arrived(self, entry: QueuedEntry) -> None:
         """Values came from a device: the judgement that `log` could not make."""
         if entry.table != "metrics" or entry.step is None:
             return
@@ -439,7 +439,7 @@ class Recorder:
         self._lock, writer = open_segment(self.path, self._facts)
         if self.rank == 0:
             start = "reopen" if writer.attempt else "run_start"
-            self._queue.appendleft(Entry("journal", 0, None, event_row(start, None, {"attempt": writer.attempt})))
+            self._queue.appendleft(QueuedEntry("journal", 0, None, event_row(start, None, {"attempt": writer.attempt})))
         try:
             self._changes = complete_manifest(self.path, self._facts, writer.attempt)
         except Exception as error:  # of a configuration that cannot be told, too: rows are worth more than run.json
@@ -457,7 +457,7 @@ class Recorder:
     def _tell_changes(self, step: int | None) -> None:
         changes, self._changes = self._changes, []
         for event, keys in changes:
-            self._queue.append(Entry("journal", 0, step, event_row(event, step, keys)))
+            self._queue.append(QueuedEntry("journal", 0, step, event_row(event, step, keys)))
 
     def _is_closed(self) -> None:
         self._complaints.add("closed", "the recorder is closed; nothing more is written")

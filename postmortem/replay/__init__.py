@@ -1,1 +1,1 @@
-"""Driving a program again: to prove that it resumes exactly, and what an incident came from."""
+"""One replay: a run's program driven again from a checkpoint, with changes or without, into a new run."""

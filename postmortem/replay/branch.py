@@ -19,13 +19,13 @@ from postmortem.errors import PostmortemError, UnreadableInput, UsageError
 from postmortem.jsonio import as_json
 from postmortem.record.lock import attempt_of_holder
 from postmortem.record.writer import update_manifest
-from postmortem.replay.order import Order
-from postmortem.replay.recorded import Phase, Recorded
+from postmortem.replay.spec import ReplaySpec
 from postmortem.run import Run
 from postmortem.run.manifest import inside
+from postmortem.run.recorded import Phase, RecordedRun
 from postmortem.text import plain
 
-ORDER = "replay.json"
+SPEC_FILE = "replay.json"
 
 
 class CannotWrite(PostmortemError):
@@ -37,27 +37,27 @@ class CannotWrite(PostmortemError):
 _TABLES = ("metrics", "batches")
 
 
-def branch(recorded: Recorded, order: Order, checkpoint: Path | None) -> Path | None:
-    """Make the run directory `order.out`; the copy of `checkpoint` in it. A replay that broke off there is replaced.
+def branch(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None) -> Path | None:
+    """Make the run directory `spec.out`; the copy of `checkpoint` in it. A replay that broke off there is replaced.
 
     Raises:
         UsageError: the place holds something else, or the parent is no run directory.
     """
-    root, out = root_of(recorded.run), Path(order.out)
+    root, out = root_of(recorded.run), Path(spec.out)
     if root.resolve().is_relative_to(out.resolve()):
         raise UsageError(f"{plain(out, 1000)}: is the run that is replayed, or holds it; choose another with --out")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ORDER).is_file())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SPEC_FILE).is_file())):
         raise UsageError(f"{plain(out, 1000)}: is there already and no replay; choose another folder with --out")
     if out.is_dir() and attempt_of_holder(out, 0) is not None:
         raise UsageError(f"{plain(out, 1000)}: is being written by another replay; wait, or choose another --out")
     made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     with writing(out):
-        return _made(recorded, order, checkpoint, root, made)
+        return _made(recorded, spec, checkpoint, root, made)
 
 
-def _made(recorded: Recorded, order: Order, checkpoint: Path | None, root: Path, made: Path) -> Path | None:
+def _made(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None, root: Path, made: Path) -> Path | None:
     """The branch, put together in the folder `made` and then moved to its place."""
-    out = Path(order.out)
+    out = Path(spec.out)
     made.mkdir(parents=True)
     try:
         for table in _TABLES:
@@ -71,9 +71,9 @@ def _made(recorded: Recorded, order: Order, checkpoint: Path | None, root: Path,
         if checkpoint is not None:
             copied = checkpoint.resolve().relative_to(root.resolve())
             _copy(root.resolve(), checkpoint.resolve(), made / copied)
-        lineage = _lineage(recorded, order)
+        lineage = _lineage(recorded, spec)
         update_manifest(made, lambda before: {**before, "id": out.name, "lineage": lineage})
-        write_text(made / ORDER, order.to_json())
+        write_text(made / SPEC_FILE, spec.to_json())
         if out.exists():
             shutil.rmtree(out)
         made.rename(out)
@@ -106,14 +106,14 @@ def root_of(run: Run) -> Path:
     return run.root
 
 
-def _lineage(recorded: Recorded, order: Order) -> Mapping[str, Any]:
+def _lineage(recorded: RecordedRun, spec: ReplaySpec) -> Mapping[str, Any]:
     """What run.json tells of where the run comes from; `phases` are all changes that it is driven under."""
-    phases = (*recorded.phases, Phase(order.from_step, order.changes))
+    phases = (*recorded.phases, Phase(spec.from_step, spec.changes))
     return {
         "run": recorded.run.id,
-        "from_step": order.from_step,
-        "reason": order.reason,
-        "changes": [str(change) for change in order.changes],
+        "from_step": spec.from_step,
+        "reason": spec.reason,
+        "changes": [str(change) for change in spec.changes],
         "phases": [as_json(phase) for phase in phases if phase.changes],
     }
 

@@ -11,8 +11,8 @@ from postmortem.arithmetic import differences
 from postmortem.errors import PostmortemError
 from postmortem.program import Measured
 from postmortem.record.provenance import environment
-from postmortem.replay.recorded import IDENTITY, Recorded
 from postmortem.replay.result import Difference
+from postmortem.run.recorded import IDENTITY, RecordedRun
 from postmortem.text import plain
 
 
@@ -46,11 +46,11 @@ class Tally:
         return every
 
 
-class Comparison:
+class ReplayComparison:
     """What a replay of the steps [first, last) has in common with its run, on one rank. Where it has another number of
     ranks than the run had, hashes are of other parts of batches and parameters, and only figures are compared."""
 
-    def __init__(self, recorded: Recorded, first: int, last: int, world_size: int) -> None:
+    def __init__(self, recorded: RecordedRun, first: int, last: int, world_size: int) -> None:
         self._recorded = recorded
         self._resharded = recorded.run.manifest.world_size not in (None, world_size)
         names = [name for name in IDENTITY if not (self._resharded and name.endswith("_hash"))]
@@ -102,7 +102,7 @@ def same(a: float | str, b: float | str | None) -> bool:
     return a == b
 
 
-def other_arithmetic(recorded: Recorded, world_size: int) -> tuple[str, ...]:
+def other_arithmetic(recorded: RecordedRun, world_size: int) -> tuple[str, ...]:
     """What the bits depend on and is not as it was: "torch 2.8.0 then, 2.13.0 now". Call it once torch is imported."""
     found = differences(recorded.run.manifest.environment, environment())
     ranks = recorded.run.manifest.world_size

@@ -34,7 +34,7 @@ class Speaker(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """A process that no launcher started."""
 
     first = True
@@ -46,13 +46,14 @@ class Alone:
 
 @contextmanager
 def joined() -> Generator[Speaker]:
-    """The process group of the ranks that were launched together, gloo on processors and nccl on devices; `Alone`,
-    and nothing of torch imported, where no launcher is at work.
+    """The process group of the ranks that were launched together, gloo on processors and nccl on devices.
+
+    Where no launcher is at work it is `SingleProcess`, and nothing of torch is imported.
 
     An error leaves on one rank as it is, on the others as SystemExit with its exit code.
     """
     if not all(os.environ.get(name) for name in _LAUNCHED):
-        yield Alone()
+        yield SingleProcess()
         return
     import torch
     import torch.distributed as dist

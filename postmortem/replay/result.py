@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from postmortem.jsonio import strict_json
 
-RESULT = "replayed.json"
+RESULT_FILE = "replayed.json"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayResult:
     """What came of an order.
 
     `differences` are the first of each column against the run, `departed` how many rows of each differ; `compared`
@@ -51,6 +51,6 @@ class Replayed:
         return self.compared > 0 and not self.differences
 
 
-def to_json(result: Replayed) -> str:
+def to_json(result: ReplayResult) -> str:
     """The result as strict JSON; what is not finite is a text."""
     return strict_json(result)

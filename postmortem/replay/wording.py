@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from postmortem.replay.recorded import IDENTITY
-from postmortem.replay.result import Difference, Replayed
+from postmortem.replay.result import Difference, ReplayResult
+from postmortem.run.recorded import IDENTITY
 from postmortem.text import number, plain
 
 _NAMES = {"batch_hash": "batch", "loss": "loss", "grad_norm": "gradient norm", "param_hash": "parameters"}
 
 
-def reproduction(result: Replayed) -> str:
+def reproduction(result: ReplayResult) -> str:
     """One line: the replay is the run bit for bit, or where it parts from it, or why bits cannot be expected."""
     told = [_NAMES[column] for column in IDENTITY if column in result.columns]
     if not result.compared:

@@ -19,7 +19,7 @@ from postmortem.diagnosis import (
     Symptom,
     Verification,
 )
-from postmortem.report import words
+from postmortem.report import wording
 from postmortem.report.view import (
     EvidenceView,
     HypothesisView,
@@ -27,13 +27,13 @@ from postmortem.report.view import (
     OtherIncident,
     PanelName,
     PanelView,
-    Piece,
     Place,
+    ReportTable,
     ReportView,
     SampleView,
     SourceFile,
     SymptomView,
-    Table,
+    TextPiece,
     VerificationView,
 )
 
@@ -59,12 +59,12 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
     verdict = diagnosis.verdict if shown is None else shown.verdict
     quiet = diagnosis.quiet_panels if shown is None else ()
     return ReportView(
-        title=words.title(shown),
+        title=wording.title(shown),
         date=run.date or "undated",
         run_id=diagnosis.run_id,
         verdict=verdict,
-        verdict_words=words.verdict(verdict),
-        verdict_means=words.verdict_means(diagnosis, shown),
+        verdict_words=wording.verdict(verdict),
+        verdict_means=wording.verdict_means(diagnosis, shown),
         resumes=run.resumes[-RESUMES:],
         earlier_resumes=max(0, len(run.resumes) - RESUMES),
         source=run.source,
@@ -77,7 +77,7 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
         more_notes=max(0, len(diagnosis.notes) - NOTES),
         incidents=_incidents(diagnosis.incidents, shown),
         other_incidents=tuple(
-            OtherIncident(i.id, words.kind(i), words.onset(i)) for i in diagnosis.incidents if i is not shown
+            OtherIncident(i.id, wording.kind(i), wording.onset(i)) for i in diagnosis.incidents if i is not shown
         ),
         incident=None if shown is None else _incident(shown),
         looked_at=tuple(_panel(p, p.summary or WITHIN) for p in quiet if not p.silent),
@@ -98,22 +98,22 @@ def _processes(world_size: int | None) -> str:
     return "1 process" if world_size == 1 else f"{world_size} processes"
 
 
-def _incidents(incidents: Sequence[Incident], shown: Incident | None) -> Table:
+def _incidents(incidents: Sequence[Incident], shown: Incident | None) -> ReportTable:
     rows = [
         (
             i.id,
-            words.kind(i) + (" (rolled back)" if i.discarded else ""),
-            words.onset(i),
+            wording.kind(i) + (" (rolled back)" if i.discarded else ""),
+            wording.onset(i),
             i.peak_step,
-            words.recovery(i),
+            wording.recovery(i),
             i.outcome,
-            words.verdict(i.verdict),
+            wording.verdict(i.verdict),
             f"{i.hypotheses[0].title} ({i.hypotheses[0].strength})" if i.hypotheses else "—",
         )
         for i in incidents
     ]
     headers = ("incident", "what", "onset", "peak", "recovery", "outcome", "verdict", "leading hypothesis")
-    return Table(headers, tuple(rows), next((n for n, i in enumerate(incidents) if i is shown), None))
+    return ReportTable(headers, tuple(rows), next((n for n, i in enumerate(incidents) if i is shown), None))
 
 
 def _incident(incident: Incident) -> IncidentView:
@@ -128,13 +128,13 @@ def _incident(incident: Incident) -> IncidentView:
     spoke = [p for p in incident.panels if not p.silent]
     return IncidentView(
         id=incident.id,
-        kind=words.kind(incident),
+        kind=wording.kind(incident),
         summary=incident.summary,
         onset_step=incident.onset_step,
-        onset=words.onset(incident),
+        onset=wording.onset(incident),
         peak_step=incident.peak_step,
         recovery_step=incident.recovery_step,
-        recovery=words.recovery(incident),
+        recovery=wording.recovery(incident),
         outcome=incident.outcome,
         overview=_picture(incident.overview),
         symptoms=tuple(_symptom(s, marks) for s in incident.symptoms),
@@ -189,7 +189,7 @@ def _symptom(symptom: Symptom, marks: Mapping[str, str]) -> SymptomView:
     return SymptomView(
         label=symptom.label,
         value=symptom.value,
-        text=symptom.text or words.figure(symptom.value),
+        text=symptom.text or wording.figure(symptom.value),
         step=None if symptom.value == symptom.step else symptom.step,
         missing=symptom.missing,
         mark="" if symptom.missing else marks[symptom.origin],
@@ -231,23 +231,23 @@ def _evidence(
         favors=favors,
         rules_out=rules_out,
         weakens=weakens,
-        effect=", ".join(f"{verb} {words.hypotheses(causes)}" for verb, causes in parts if causes),
+        effect=", ".join(f"{verb} {wording.hypotheses(causes)}" for verb, causes in parts if causes),
         mark=marks[evidence.origin],
     )
 
 
-def _replays(experiments: Iterable[Experiment], numbers: Mapping[str, int]) -> Table:
+def _replays(experiments: Iterable[Experiment], numbers: Mapping[str, int]) -> ReportTable:
     rows = [
         (
             one.role,
             one.text.partition(": ")[0] if one.changes else "nothing",
             {"vanished": "does not appear", "": "not driven"}.get(one.outcome, one.outcome),
             "—" if one.excess is None else f"{100 * one.excess:.3g} %",
-            words.listing(f"H{numbers[cause]}" for cause in one.tests if cause in numbers) or "—",
+            wording.listing(f"H{numbers[cause]}" for cause in one.tests if cause in numbers) or "—",
         )
         for one in experiments
     ]
-    return Table(("replay", "changed", "the incident", "excess loss", "tests"), tuple(rows))
+    return ReportTable(("replay", "changed", "the incident", "excess loss", "tests"), tuple(rows))
 
 
 def _panel(panel: PanelReading, text: str) -> PanelView:
@@ -261,15 +261,15 @@ def _picture(path: str) -> str:
 
 
 def _sample(sample: Sample) -> SampleView:
-    tokens = [Piece(token.text.translate(SPACES), token.marked, token.loss) for token in sample.tokens]
-    worst = [Piece(t.text.strip(), True, t.loss) for t in tokens if t.marked and t.loss is not None]
+    tokens = [TextPiece(token.text.translate(SPACES), token.marked, token.loss) for token in sample.tokens]
+    worst = [TextPiece(t.text.strip(), True, t.loss) for t in tokens if t.marked and t.loss is not None]
     worst.sort(key=lambda piece: -(piece.loss or 0.0))
     return SampleView(sample.sample_id or "without id", sample.source, _pieces(tokens), tuple(worst))
 
 
-def _pieces(tokens: Iterable[Piece]) -> tuple[Piece, ...]:
+def _pieces(tokens: Iterable[TextPiece]) -> tuple[TextPiece, ...]:
     """The tokens' text, trimmed. A mark holds no outer spaces; what lies between marks is one piece."""
-    pieces: list[Piece] = []
+    pieces: list[TextPiece] = []
     between = ""
     for token in tokens:
         core = token.text.strip()
@@ -277,9 +277,9 @@ def _pieces(tokens: Iterable[Piece]) -> tuple[Piece, ...]:
             between += token.text
             continue
         between += " " if token.text[:1].isspace() else ""
-        pieces += [Piece(between if pieces else between.lstrip()), Piece(core, True, token.loss)]
+        pieces += [TextPiece(between if pieces else between.lstrip()), TextPiece(core, True, token.loss)]
         between = " " if token.text[-1:].isspace() else ""
-    pieces.append(Piece(between.rstrip() if pieces else between.strip()))
+    pieces.append(TextPiece(between.rstrip() if pieces else between.strip()))
     return tuple(piece for piece in pieces if piece.text)
 
 

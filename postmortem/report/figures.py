@@ -1,7 +1,7 @@
 """Pictures of the panels around an incident: one of all that moved, and one for each.
 
 A panel draws its lines (`draw`); what all pictures share is done here: style, title, legend, and the marks for onset,
-peak and recovery. PNGs carry neither date nor version, so that equal data give equal bytes.
+peak and recovery.
 """
 
 from __future__ import annotations
@@ -10,76 +10,28 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import matplotlib
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from PIL import Image
 
 from postmortem.diagnosis import Incident, PanelReading
-from postmortem.report import words
+from postmortem.report import canvas, wording
+from postmortem.report.canvas import DPI, INK, ONSET, RECOVERY
 from postmortem.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DrawPanel = Callable[["Axes", PanelReading], None]
 
-WIDTH = 9.0  # inches; at DPI a picture is 990 px wide: a README shows it without scaling it up
 OVERVIEW = "panels/overview.png"
-DPI = 110
 ROW = 1.6  # inches a panel takes, of which the axes have AXES, under a title and over the step labels
 AXES = 1.0
 BELOW = 0.3
-COLORS = 64  # of the palette; lines and antialiased text need no more, and a picture takes a third of the bytes
 LEGEND_CHARACTERS = 70  # in one line beside the title; members of a family lose its name where there are more
 LEFT, RIGHT = 0.075, 0.985  # share of the width
 MOST_DRAWN = 6  # panels drawn: the loss and the first that moved; a report with more pictures is not read
-
-INK = "#24292f"
-FAINT = "#8c959f"
-GRID = "#eaeef2"
-ONSET = "#cf222e"
-RECOVERY = "#1a7f37"
-LINES = ("#0969da", "#bc4c00", "#8250df", "#1b7c83", "#bf3989", "#6e7781", "#4d2d00", "#116329")
-
-STYLE: Any = {
-    "font.size": 8.0,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "ytick.minor.size": 0.0,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 3.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 7.0,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titley": 1.0,
-    "axes.xmargin": 0.0,
-    "axes.ymargin": 0.14,
-    "axes.prop_cycle": f"cycler(color={list(LINES)})",
-    "axes.formatter.useoffset": False,
-}
 
 
 def draw_incident(incident: Incident, out: Path, draw: DrawPanel) -> Incident:
@@ -108,14 +60,9 @@ def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Pa
     """
     if not panels:
         return {}
-    with matplotlib.rc_context():
-        # Whatever the person's own matplotlibrc says; but for the backend, whose mention alone would import pyplot.
-        own = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
-        matplotlib.rcParams.update(own | STYLE)
-        height = ROW * len(panels)
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
-        span = _span(panels)
+    height, span = ROW * len(panels), _span(panels)
+
+    def paint(figure: Figure) -> None:
         for row, panel in enumerate(panels):
             bottom = height - ROW * (row + 1) + BELOW
             axes = figure.add_axes((LEFT, bottom / height, RIGHT - LEFT, AXES / height))
@@ -123,21 +70,17 @@ def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Pa
             axes.set_xlim(*span)
             if incident is not None:
                 _marks(axes, incident)
-        canvas.draw()
-    pixels = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3]))
-    picture = pixels.quantize(COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+
+    picture = canvas.draw(height, paint)
     if len(panels) > 1:
-        _save(picture, out / OVERVIEW)
+        (out / OVERVIEW).write_bytes(canvas.to_png(picture))
     paths: dict[int, str] = {}
     for row, panel in enumerate(panels):
         paths[panel.number] = f"panels/{_stem(panel)}.png"
         top, bottom = (round(edge * ROW * DPI) for edge in (row, row + 1))
-        _save(picture.crop((0, top, picture.width, bottom)), out / paths[panel.number])
+        cut = picture.crop((0, top, picture.width, bottom))
+        (out / paths[panel.number]).write_bytes(canvas.to_png(cut))
     return paths
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    picture.save(path, dpi=(DPI, DPI))
 
 
 def _panel(axes: Axes, panel: PanelReading, draw: DrawPanel) -> None:
@@ -186,7 +129,7 @@ def _marks(axes: Axes, incident: Incident) -> None:
     if incident.onset_interval:
         axes.axvspan(*incident.onset_interval, color=ONSET, alpha=0.12, linewidth=0)
     axes.axvline(incident.onset_step, color=ONSET, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1.5)
-    _label(axes, incident.onset_step, f"onset {words.onset(incident)}", ONSET, "right")
+    _label(axes, incident.onset_step, f"onset {wording.onset(incident)}", ONSET, "right")
     if incident.peak_step != incident.onset_step:
         axes.axvline(incident.peak_step, color=INK, linewidth=0.6, linestyle=":", zorder=1.4)
         _label(axes, incident.peak_step, f"peak {incident.peak_step}", INK, "left")

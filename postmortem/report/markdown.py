@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from unicodedata import combining, east_asian_width
 
-from postmortem.report.words import LIMIT
+from postmortem.report.wording import LIMIT
 from postmortem.text import plain
 
 _BLOCK_START = re.compile(r"^(?:(#{1,6}|[-+])(?=\s|$)|(?=[=~-]{2,})|(>))")

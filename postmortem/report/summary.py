@@ -10,7 +10,7 @@ from postmortem.diagnosis import Diagnosis
 from postmortem.report.build import report_view
 from postmortem.report.select import chosen
 from postmortem.report.view import HypothesisView, IncidentView, OtherIncident, ReportView
-from postmortem.report.words import LIMIT
+from postmortem.report.wording import LIMIT
 from postmortem.text import plain
 
 BAR = 16  # characters of a hypothesis' bar at probability 1

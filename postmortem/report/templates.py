@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from postmortem.errors import PostmortemError
-from postmortem.report import words
+from postmortem.report import wording
 from postmortem.report.view import ReportView
 from postmortem.text import plain
 
@@ -60,16 +60,16 @@ class Template:
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        environment.filters.update({"sentence": words.sentence, "figure": words.figure, **self.filters})
+        environment.filters.update({"sentence": wording.sentence, "figure": wording.figure, **self.filters})
         cast("dict[str, object]", environment.globals)["joint"] = _joint
         return environment
 
     def _escaped(self, value: object) -> str:
-        return self.escape(plain(value, words.LIMIT) if type(value) is str else value)
+        return self.escape(plain(value, wording.LIMIT) if type(value) is str else value)
 
 
 def _joint(loop: LoopContext) -> str:
-    return words.joint(loop.first, loop.last)
+    return wording.joint(loop.first, loop.last)
 
 
 @cache

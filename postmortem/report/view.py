@@ -13,7 +13,7 @@ from postmortem.incident import Outcome
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Headers, and rows of as many values. `marked`: index of the row that the report is about."""
 
     headers: tuple[str, ...]
@@ -100,7 +100,7 @@ class EvidenceView:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """A stretch of a sample's text; `marked` where it is a token among the batch's worst, with its loss in nats."""
 
     text: str
@@ -114,8 +114,8 @@ class SampleView:
 
     sample_id: str
     source: str
-    pieces: tuple[Piece, ...]
-    worst: tuple[Piece, ...]
+    pieces: tuple[TextPiece, ...]
+    worst: tuple[TextPiece, ...]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class IncidentView:
     others: tuple[HypothesisView, ...]  # weighed, and hardly spoken for
     evidence: tuple[EvidenceView, ...]  # what speaks for or against a cause; the rest stands with the calm panels
     evidence_sources: tuple[SourceFile, ...]
-    replays: Table  # a row for each that was driven
+    replays: ReportTable  # a row for each that was driven
     steps_driven: int
     moved: tuple[PanelView, ...]  # and the loss: what is drawn
     calm: tuple[PanelView, ...]
@@ -198,7 +198,7 @@ class ReportView:
     segments: tuple[str, ...]  # where the run was resumed or rolled back
     notes: tuple[str, ...]
     more_notes: int
-    incidents: Table  # worst first
+    incidents: ReportTable  # worst first
     other_incidents: tuple[OtherIncident, ...]
     incident: IncidentView | None
     looked_at: tuple[PanelView, ...]

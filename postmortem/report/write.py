@@ -8,7 +8,6 @@ that stands in the directory all survive a re-draft.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from postmortem.atomic import umask
 from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UsageError
 from postmortem.report.build import PICTURE
@@ -79,7 +79,7 @@ def write_report(diagnosis: Diagnosis, out: Path, *, draw: DrawPanel, incident: 
 
 def _put_in_place(stage: Path, out: Path, earlier: set[str]) -> None:
     if not out.exists():
-        stage.chmod(0o777 & ~_umask())
+        stage.chmod(0o777 & ~umask())
         stage.rename(out)
         return
     (out / "panels").mkdir(exist_ok=True)
@@ -135,9 +135,3 @@ def _notes(report: Path) -> bytes:
 
 def _unwritable(out: Path, error: OSError) -> UsageError:
     return UsageError(f"{out}: cannot be written ({error.strerror or error}). Choose another place with --out DIR.")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -71,7 +71,7 @@ def segments(spans: Mapping[int, tuple[int, int]]) -> tuple[Segment, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class HistoryView:
     """Rows of one history in order of (step, rank). `order` are table positions; None: the table as it stands."""
 
     order: Steps | None
@@ -134,7 +134,7 @@ class View:
         return at[np.append(last, True)]
 
 
-def view(keys: Keys, starts: Mapping[int, int], attempt: int | None) -> View:
+def view(keys: Keys, starts: Mapping[int, int], attempt: int | None) -> HistoryView:
     """The effective history; with `attempt`, the lineage as that attempt saw it, its discarded rows included.
 
     `starts` maps attempt → its first step over all tables of the run.
@@ -157,4 +157,4 @@ def view(keys: Keys, starts: Mapping[int, int], attempt: int | None) -> View:
         step, rank = step[order], None if rank is None else rank[order]
     if rank is not None and (step.size == 0 or bool((rank == rank[0]).all())):
         rank = None
-    return View(rows, step, rank)
+    return HistoryView(rows, step, rank)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from postmortem.errors import UnreadableInput
 from postmortem.run.checkpoints import Checkpoint
 from postmortem.run.columns import canonical_order
-from postmortem.run.history import Keys, Segment, View, segments, view
+from postmortem.run.history import HistoryView, Keys, Segment, segments, view
 from postmortem.run.journal import Event
 from postmortem.run.manifest import Manifest
 from postmortem.run.naming import Names, is_label
@@ -95,7 +95,7 @@ class Run:
         self._spans = _spans(metrics.keys, None if batches is None else batches.keys)
         self.segments: tuple[Segment, ...] = segments(self._spans)
         self.ranks: tuple[int, ...] = metrics.keys.ranks()
-        self._views: dict[tuple[int, int | None], View] = {}
+        self._views: dict[tuple[int, int | None], HistoryView] = {}
         self._series: dict[tuple[str, int | None], Series | None] = {}
         self._labels: dict[tuple[str, int | None], Labels | None] = {}
         self.row_steps: Steps = self._view(0, None).row_steps
@@ -206,7 +206,7 @@ class Run:
         ranked = [(match[1], int(match[2]))] if match and len(self.ranks) > 1 else []
         return [(name, None), *ranked]
 
-    def _view(self, log: int, attempt: int | None) -> View:
+    def _view(self, log: int, attempt: int | None) -> HistoryView:
         key = (log, attempt)
         if key not in self._views:
             keys = self._logs[log].keys

@@ -16,16 +16,16 @@ from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run import Run
 from postmortem.sources._assemble import assemble, label_names, row_source
 from postmortem.sources._registry import decided, sources, surest
-from postmortem.sources._source import Candidate, Confidence, Counted, Rows, Sniffed, Source, by_ending
+from postmortem.sources._source import Candidate, Confidence, CountedSteps, Sniffed, Source, SourceTable, by_ending
 from postmortem.text import plain
 
 __all__ = [
     "Candidate",
     "Confidence",
-    "Counted",
-    "Rows",
+    "CountedSteps",
     "Sniffed",
     "Source",
+    "SourceTable",
     "assemble",
     "by_ending",
     "label_names",

@@ -15,10 +15,10 @@ from postmortem.run.manifest import Manifest, manifest_file, read_manifest
 from postmortem.run.model import Log, Run
 from postmortem.run.naming import NO_NAMES, Names, assign, is_label, listing
 from postmortem.run.table import Table
+from postmortem.sources._caveats import noticed
 from postmortem.sources._files import require_file, shown
 from postmortem.sources._keys import read_keys
-from postmortem.sources._noticing import noticed
-from postmortem.sources._source import Candidate, Counted, OwnNames, Rows, Sniffed, Source
+from postmortem.sources._source import Candidate, CountedSteps, OwnNames, Sniffed, Source, SourceTable
 from postmortem.text import plain
 
 
@@ -29,7 +29,7 @@ def row_source(
     table: Callable[[Path, frozenset[str]], Table],
     *,
     columns: OwnNames | Callable[[Table, Mapping[str, str]], OwnNames] = NO_NAMES,
-    steps: Callable[[Table], Counted | None] | None = None,
+    steps: Callable[[Table], CountedSteps | None] | None = None,
 ) -> Source:
     """A source whose format is plain rows in one file; the words are those of `Source`."""
 
@@ -51,8 +51,8 @@ def assemble(
     source: Source,
     path: Path,
     root: Path | None,
-    metrics: Rows,
-    batches: Rows | None,
+    metrics: SourceTable,
+    batches: SourceTable | None,
     mapping: Mapping[str, str],
     notes: Collection[str] = (),
 ) -> Run:
@@ -123,7 +123,7 @@ def _check_mapping(mapping: Mapping[str, str], metrics: Table, more: Collection[
 
 
 def _log(
-    rows: Rows, manifest: Manifest, mapping: Mapping[str, str], journal: tuple[Event, ...], notes: list[str]
+    rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], journal: tuple[Event, ...], notes: list[str]
 ) -> Log:
     """One table with names and keys; what was noticed is appended to `notes`."""
     table = rows.table

@@ -13,12 +13,12 @@ from postmortem.run.rewinds import attempts_of
 from postmortem.run.table import Table
 from postmortem.run.values import Mask, Numbers
 from postmortem.series import Steps, Values
-from postmortem.sources._source import Counted
+from postmortem.sources._source import CountedSteps
 from postmortem.text import plain
 
 
 def read_keys(
-    table: Table, names: Names, known: Collection[int], counted: Counted | None = None
+    table: Table, names: Names, known: Collection[int], counted: CountedSteps | None = None
 ) -> tuple[Keys, list[str]]:
     """(keys of the rows that have a step, notes). `known` are steps to which the journal says the run went back.
 
@@ -49,7 +49,7 @@ def read_keys(
     return Keys(step, derived if derived.any() else None, rank, rows), notes
 
 
-def _steps(table: Table, names: Names, counted: Counted | None) -> tuple[Steps, Steps | None, list[str]]:
+def _steps(table: Table, names: Names, counted: CountedSteps | None) -> tuple[Steps, Steps | None, list[str]]:
     own = names.own.get("step")
     if own is None and counted is None:
         if not table.names:

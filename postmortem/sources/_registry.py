@@ -22,21 +22,21 @@ def sources() -> tuple[Source, ...]:
 
 
 @dataclass(frozen=True)
-class Claim:
+class FormatClaim:
     """What one source says of one path."""
 
     source: Source
     sniffed: Sniffed
 
 
-def surest(candidate: Candidate) -> tuple[Claim, ...]:
+def surest(candidate: Candidate) -> tuple[FormatClaim, ...]:
     """The claims of the highest confidence: none, one, or a tie."""
-    claims = [Claim(source, sniffed) for source in sources() if (sniffed := source.sniff(candidate)) is not None]
+    claims = [FormatClaim(source, sniffed) for source in sources() if (sniffed := source.sniff(candidate)) is not None]
     best = max((claim.sniffed.confidence for claim in claims), default=None)
     return tuple(claim for claim in claims if claim.sniffed.confidence == best)
 
 
-def decided(claims: Sequence[Claim], path: Path) -> Source:
+def decided(claims: Sequence[FormatClaim], path: Path) -> Source:
     """The source of the only claim.
 
     Raises:

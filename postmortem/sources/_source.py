@@ -80,7 +80,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedSteps:
     """Steps that a format's rule gives to the rows of a table: one number a row; `how` completes "its steps are …"."""
 
     steps: Numbers
@@ -116,14 +116,14 @@ class Source:
     read: Callable[[Path, Mapping[str, str]], Run]
     table: Callable[[Path, frozenset[str]], Table] | None = None
     columns: OwnNames | Callable[[Table, Mapping[str, str]], OwnNames] = field(default_factory=lambda: NO_NAMES)
-    steps: Callable[[Table], Counted | None] | None = None
+    steps: Callable[[Table], CountedSteps | None] | None = None
 
     def __post_init__(self) -> None:
         strangers = [] if callable(self.columns) else [c for c in self.columns.values() if not is_canonical(c)]
         if strangers:
             raise ValueError(f"source {self.name}: columns: {', '.join(strangers)} is no canonical column")
 
-    def rows(self, path: Path, labels: frozenset[str]) -> Rows:
+    def rows(self, path: Path, labels: frozenset[str]) -> SourceTable:
         """The table in a file of this format; `labels` are own names of label columns beside those of `columns`.
 
         Raises:
@@ -134,11 +134,11 @@ class Source:
             raise TypeError(f"source {self.name} reads no rows from one file")
         declared = {} if callable(self.columns) else self.columns
         own = {name for name, canonical in declared.items() if (c := describe(canonical)) is not None and c.label}
-        return Rows(self.table(path, labels | own), self)
+        return SourceTable(self.table(path, labels | own), self)
 
 
 @dataclass(frozen=True)
-class Rows:
+class SourceTable:
     """A table with the source that read it, whose column names and step rule hold for it."""
 
     table: Table
@@ -153,7 +153,7 @@ class Rows:
         columns = self.source.columns
         return columns(self.table, wanted) if callable(columns) else columns
 
-    def counted(self) -> Counted | None:
+    def counted(self) -> CountedSteps | None:
         """What the format's step rule makes of the rows; None where it has none, or the rule does not apply.
 
         Raises:

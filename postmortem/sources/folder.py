@@ -11,8 +11,8 @@ from postmortem.run.manifest import MANIFESTS
 from postmortem.run.naming import listing
 from postmortem.sources._assemble import assemble, label_names
 from postmortem.sources._files import require_file, shown
-from postmortem.sources._registry import Claim, decided, surest
-from postmortem.sources._source import Candidate, Confidence, Rows, Sniffed, Source
+from postmortem.sources._registry import FormatClaim, decided, surest
+from postmortem.sources._source import Candidate, Confidence, Sniffed, Source, SourceTable
 from postmortem.text import plain
 
 _BESIDE = {"journal.jsonl", "vocab.json", *MANIFESTS}  # what this format itself puts beside its rows
@@ -51,7 +51,7 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
     return assemble(SOURCE, path, path, _rows(chosen[0], logs[chosen[0]], labels), other, mapping, notes)
 
 
-def _row_claims(path: Path) -> tuple[Claim, ...]:
+def _row_claims(path: Path) -> tuple[FormatClaim, ...]:
     """The surest claims on a file of the folder, of formats that are plain rows."""
     candidate = Candidate(path)
     if path.name.startswith(".") or candidate.is_dir:
@@ -59,7 +59,7 @@ def _row_claims(path: Path) -> tuple[Claim, ...]:
     return tuple(claim for claim in surest(candidate) if claim.source.table is not None)
 
 
-def _rows(path: Path, claims: tuple[Claim, ...], labels: frozenset[str]) -> Rows:
+def _rows(path: Path, claims: tuple[FormatClaim, ...], labels: frozenset[str]) -> SourceTable:
     source = decided(claims, path)
     require_file(path, shown(path))
     return source.rows(path, labels)

@@ -13,7 +13,7 @@ from postmortem.run.rows import read_jsonl
 from postmortem.run.table import Part, Table, memory_part, parquet_part
 from postmortem.sources._assemble import assemble, label_names
 from postmortem.sources._files import require_file
-from postmortem.sources._source import Candidate, Confidence, Rows, Sniffed, Source
+from postmortem.sources._source import Candidate, Confidence, Sniffed, Source, SourceTable
 from postmortem.text import plain
 
 
@@ -38,8 +38,8 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
     if not metrics.rows:
         raise UnreadableInput("metrics/ holds no rows.", file=plain(path), hint="Has the run logged a step yet?")
     batches = _store(path / "batches", labels) if (path / "batches").is_dir() else None
-    other = None if batches is None else Rows(batches, SOURCE)
-    return assemble(SOURCE, path, path, Rows(metrics, SOURCE), other, mapping)
+    other = None if batches is None else SourceTable(batches, SOURCE)
+    return assemble(SOURCE, path, path, SourceTable(metrics, SOURCE), other, mapping)
 
 
 def _store(folder: Path, labels: frozenset[str]) -> Table:

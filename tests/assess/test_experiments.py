@@ -6,11 +6,11 @@ import pytest
 
 from postmortem.assess.experiments import AWAY, suspect
 from postmortem.case import Case, Observation
+from postmortem.causes import Cause, causes
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction
-from postmortem.hypotheses import Cause, causes
+from postmortem.interventions import make
 from postmortem.pipeline import detect
-from postmortem.replay.interventions import make
 from postmortem.sources import open_run
 from tests.makers import worked_example
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from postmortem.assess.verification import verify
-from postmortem.diagnosis import Check, Verification
+from postmortem.diagnosis import Verification, VerificationCheck
 from postmortem.pipeline import diagnose
 from postmortem.sources import open_run
 from tests.makers import healthy, healthy_batches, worked_example, write_run
@@ -33,10 +33,10 @@ def test_what_was_not_logged_or_is_not_finite_does_not_pass(tmp_path: Path) -> N
     loss[20] = math.nan
     run = open_run(write_run(tmp_path / "run", {"loss": loss}))
     checks = (
-        Check("loss", 0, 10, "<", 3.0, "low enough"),
-        Check("loss", 0, 40, "finite", None, "finite"),
-        Check("grad_norm", 0, 40, "<", 3.0, "calm"),
-        Check("loss", 0, 10, ">=", 2.5, "high enough"),
+        VerificationCheck("loss", 0, 10, "<", 3.0, "low enough"),
+        VerificationCheck("loss", 0, 40, "finite", None, "finite"),
+        VerificationCheck("grad_norm", 0, 40, "<", 3.0, "calm"),
+        VerificationCheck("loss", 0, 10, ">=", 2.5, "high enough"),
     )
     results = verify(Verification(None, None, None, 40, checks, ""), 0, run)
     assert [r.passed for r in results] == [True, False, False, False]

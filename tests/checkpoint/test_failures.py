@@ -19,8 +19,8 @@ torch = pytest.importorskip("torch")
 import torch.distributed.checkpoint as dcp
 
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy, _dcp, load_checkpoint, manifest, writing
-from postmortem.checkpoint._claim import Claim
-from postmortem.checkpoint.retention import Shelf
+from postmortem.checkpoint._saving_lock import SavingLock
+from postmortem.checkpoint.retention import CheckpointFolders
 from postmortem.errors import UnreadableInput, UsageError
 from tests.checkpoint.helpers import Notes, Training, same
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_removed_is_said_and_tried_again(tmp_path: Path, monkeypa
     with Checkpointer(notes, Training().state(), Policy(recovery_keep=1), asynchronous=False) as saves:
         saves.save(1, "recovery")
         with monkeypatch.context() as patch, pytest.warns(CheckpointWarning, match="could not remove"):
-            patch.setattr(Shelf, "remove", failing(None))
+            patch.setattr(CheckpointFolders, "remove", failing(None))
             saves.save(2, "recovery")
         saves.save(3, "recovery")
     assert [path.name for path in (tmp_path / "recovery").iterdir()] == ["step-00000003.dcp"]
@@ -196,7 +196,9 @@ def test_a_malicious_table_runs_nothing(tmp_path: Path, way: str) -> None:
         (path / ".metadata").write_bytes(pickle.dumps(Evil(trace)))
         said = manifest.read(path)
         files = {**said.files, ".metadata": manifest.digest(path / ".metadata")}
-        manifest.write(path, manifest.Manifest(**{**vars(said), "files": files}))  # checksums are no signature
+        manifest.write(
+            path, manifest.CheckpointManifest(**{**vars(said), "files": files})
+        )  # checksums are no signature
         with pytest.raises(UnreadableInput, match="mkdir"):
             if way == "load":
                 load_checkpoint(path)
@@ -276,7 +278,7 @@ def test_a_killed_checkpointers_claim_ends_with_it(tmp_path: Path) -> None:
 import os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from postmortem.checkpoint._claim import Claim
+from postmortem.checkpoint._saving_lock import Claim
 claim = Claim(Path({str(tmp_path)!r}))
 heard, said = os.pipe()
 if os.fork() == 0:
@@ -288,4 +290,4 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script], check=False, stdout=subprocess.DEVNULL)
     assert done.returncode == -signal.SIGKILL
-    Claim(tmp_path).release()
+    SavingLock(tmp_path).release()

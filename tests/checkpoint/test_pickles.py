@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postmortem.checkpoint import pickles
-from postmortem.checkpoint.pickles import SHADOWS, Inert, Refused, load_at, safe_load
-from postmortem.checkpoint.shadows import DTYPES, Storage, Tensor
+from postmortem.checkpoint.allowlist import DTYPES, InertStorage, InertTensor
+from postmortem.checkpoint.pickles import SHADOWS, InertObject, Refused, load_at, safe_load
 from tests.checkpoint.makers import GADGETS, dcp, gadgets
 
 PLAIN = st.recursive(
@@ -86,7 +86,7 @@ def test_metadata_of_a_checkpoint(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     data = (dcp(tmp_path / "a.dcp") / ".metadata").read_bytes()
     read = safe_load(data)
-    assert isinstance(read, Inert) and read.name == "Metadata"
+    assert isinstance(read, InertObject) and read.name == "Metadata"
     trusted = pickle.loads(data)
     entries = read.get("state_dict_metadata")
     assert list(entries) == list(trusted.state_dict_metadata)
@@ -130,7 +130,7 @@ def test_tensors_stay_descriptions() -> None:
 
     archive = zipfile.ZipFile(buffer)
     data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-    storage = Storage("float32", "data/0", 6)
+    storage = InertStorage("float32", "data/0", 6)
     value = safe_load(data, persistent=lambda ident: storage)
-    assert isinstance(value["a"], Tensor)
+    assert isinstance(value["a"], InertTensor)
     assert (value["a"].storage, value["a"].offset, value["a"].size, value["a"].stride) == (storage, 1, (2, 2), (3, 1))

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from postmortem.checkpoint import Policy, readiness
-from postmortem.checkpoint.readiness import Check, Readiness, examine
+from postmortem.checkpoint.readiness import Readiness, ReadinessCheck, examine
 from postmortem.record.writer import RunWriter
 from postmortem.sources import open_run
 from tests.checkpoint.helpers import Notes, Training
@@ -68,7 +68,7 @@ def examined(path: Path) -> Readiness:
     return examine(open_run(path))
 
 
-def the(found: Readiness, name: str) -> Check:
+def the(found: Readiness, name: str) -> ReadinessCheck:
     return next(check for check in found.checks if check.name == name)
 
 
@@ -199,7 +199,9 @@ def test_what_is_not_logged(tmp_path: Path) -> None:
 
 def test_replicas(tmp_path: Path) -> None:
     path = record(tmp_path / "run", ranks=3)
-    assert the(examined(path), "replicas") == Check("replicas", "ok", "3 ranks agree at all 35 steps that were hashed")
+    assert the(examined(path), "replicas") == ReadinessCheck(
+        "replicas", "ok", "3 ranks agree at all 35 steps that were hashed"
+    )
     with RunWriter(path, rank=2) as run:
         for step in range(17, STEPS):
             run.log(step, {"param_hash": "other"})

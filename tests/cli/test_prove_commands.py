@@ -17,9 +17,9 @@ from postmortem.assess.proof import FILE
 from postmortem.sources import open_run
 from tests.cli.conftest import Call, in_a_process
 from tests.makers import healthy, healthy_batches, worked_example, write_run
-from tests.replay.conftest import AT, Driver
 from tests.replay.rogue_program import record
 from tests.replay.small import edited
+from tests.replays import AT, Driver
 from tests.samples import copy_of, sample
 
 pytestmark = pytest.mark.heavy
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.heavy
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     """Arms are driven in this process."""
     one = Driver()
-    monkeypatch.setattr("postmortem.replay.subject.run_arms", one)
+    monkeypatch.setattr("postmortem.experiment.target.run_replays", one)
     return one
 
 
@@ -43,7 +43,7 @@ def proved(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """(a run whose cause was proved, what the command printed)."""
     run = Path(copytree(recorded, tmp_path_factory.mktemp("proved") / "run"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("postmortem.replay.subject.run_arms", Driver())
+        patch.setattr("postmortem.experiment.target.run_replays", Driver())
         patch.setattr(sys, "argv", ["postmortem", "prove", str(run), "--trust", "--json", "--check"])
         from io import StringIO
 
@@ -140,7 +140,7 @@ class TestProve:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("postmortem.replay.prove.look", interrupted)
+            patch.setattr("postmortem.experiment.prove.judge_replay", interrupted)
             code, _, err = call("prove", "run", "--trust")
         assert code == 130 and err.splitlines()[-1].startswith("postmortem: interrupted. The same command goes on")
         assert not (run / FILE).exists()
@@ -290,7 +290,7 @@ class TestWords:
             columns["grad_norm"][at : at + 4] *= 40
         manifest = {"program": "postmortem.lab.program:build", "config": {}}
         write_run(tmp_path / "run", columns, batches=healthy_batches(), manifest=manifest)
-        monkeypatch.setattr("postmortem.replay.subject.first_of_cascade", lambda found, *_: found[1])
+        monkeypatch.setattr("postmortem.experiment.target.first_of_cascade", lambda found, *_: found[1])
         code, out, _ = call("prove", "run", "--dry-run")
         led = "about   loss spike at step 300, the first of those that led to the worst one (step 340; --incident 1), "
         assert code == 0 and out.startswith(led)

@@ -13,9 +13,9 @@ pytest.importorskip("torch")
 from postmortem import cli
 from postmortem.assess.proof import load_proofs
 from postmortem.change import Change
+from postmortem.interventions import interventions
 from postmortem.program import Measured
-from postmortem.replay.interventions import interventions
-from postmortem.replay.order import Order
+from postmortem.replay.spec import ReplaySpec
 from postmortem.sources import open_run
 from tests.cli.conftest import Call, in_a_process
 from tests.replay import ranks_program
@@ -23,6 +23,7 @@ from tests.replay.small import STEPS, edited, small_run
 from tests.samples import copy_of, skip_on_other_arithmetic
 
 pytestmark = [pytest.mark.bits, pytest.mark.heavy]
+
 
 @pytest.fixture
 def call(outside: Callable[..., Call]) -> Call:
@@ -94,7 +95,7 @@ class TestChoices:
         assert "skip=A:B[,C:D] " in out and "distinct[=A:B] " in out
 
     def test_an_order(self, call: Call, tmp_path: Path, small: Path) -> None:
-        order = Order(str(small), str(tmp_path / "out"), 4, 8, (Change.from_text("lr-scale=0.5"),), reason="R1")
+        order = ReplaySpec(str(small), str(tmp_path / "out"), 4, 8, (Change.from_text("lr-scale=0.5"),), reason="R1")
         (tmp_path / "order.json").write_text(order.to_json())
         code, out, _ = call("--order", tmp_path / "order.json", "--trust")
         assert code == 0 and "change  learning rate × 0.5" in out

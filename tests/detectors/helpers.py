@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from postmortem.detectors import Finding, Incident, Telemetry, find_incidents
+from postmortem.detectors import DetectedIncident, Finding, Telemetry, find_incidents
 from postmortem.series import Series
 
 
@@ -39,7 +39,7 @@ def findings(t: Telemetry, kind: str) -> list[Finding]:
     return sorted((f for i in find_incidents(t) for f in i.findings if f.kind == kind), key=lambda f: f.onset_step)
 
 
-def only(t: Telemetry) -> Incident:
+def only(t: Telemetry) -> DetectedIncident:
     """The one incident of a run."""
     (incident,) = find_incidents(t)
     return incident

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors import Incident, find_incidents
+from postmortem.detectors import DetectedIncident, find_incidents
 from tests.detectors.helpers import telemetry
 
 Values = NDArray[np.float64]
@@ -77,7 +77,7 @@ def scenario(name: str, seed: int) -> tuple[Values, int | None]:
     return loss, FAULT_STEP
 
 
-def at_fault(incidents: tuple[Incident, ...], fault: int) -> list[Incident]:
+def at_fault(incidents: tuple[DetectedIncident, ...], fault: int) -> list[DetectedIncident]:
     """The incidents that the fault explains."""
     return [i for i in incidents if abs(i.onset_step - fault) <= WITHIN]
 

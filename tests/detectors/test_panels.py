@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from postmortem.detectors import Incident, Telemetry, find_incidents
+from postmortem.detectors import DetectedIncident, Telemetry, find_incidents
 from postmortem.series import Series
 from tests.detectors.helpers import calm_norm, decline, findings, only, telemetry
 
@@ -175,7 +175,7 @@ def test_a_parameter_norm_that_is_looked_at_less_often_has_not_jumped() -> None:
     step = np.unique(np.concatenate([np.arange(0, 800, 50), dense]))
     norm = 20 + 0.02 * step + 1e-3 * np.random.default_rng(0).standard_normal(step.size)
 
-    def incidents(value: np.ndarray) -> tuple[Incident, ...]:
+    def incidents(value: np.ndarray) -> tuple[DetectedIncident, ...]:
         series = {"param_norm": Series("param_norm", step, value)}
         return find_incidents(Telemetry(series.get, tuple(series), step, lambda _: None, ()))
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postmortem.detectors import Incident, find_incidents
+from postmortem.detectors import DetectedIncident, find_incidents
 from tests.detectors.helpers import telemetry
 from tests.detectors.scenarios import FAULTS, scenario
 
 pytestmark = pytest.mark.heavy
 
 
-def _steps(incidents: tuple[Incident, ...]) -> list[tuple[str, int, int, int | None, str]]:
+def _steps(incidents: tuple[DetectedIncident, ...]) -> list[tuple[str, int, int, int | None, str]]:
     return [(i.kind, i.onset_step, i.peak_step, i.recovery_step, i.outcome) for i in incidents]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from postmortem.detectors import Incident, find_incidents
+from postmortem.detectors import DetectedIncident, find_incidents
 from tests.detectors.helpers import telemetry
 from tests.detectors.scenarios import FAULTS, SCENARIOS, alarm_lag, at_fault, scenario
 
@@ -20,7 +20,7 @@ LARGEST_LAG = {"slow_divergence": 60}
 
 
 @cache
-def incidents(name: str, seed: int) -> tuple[Incident, ...]:
+def incidents(name: str, seed: int) -> tuple[DetectedIncident, ...]:
     return find_incidents(telemetry(loss=scenario(name, seed)[0]))
 
 

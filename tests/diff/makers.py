@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from postmortem.checkpoint import Checkpointer, Policy
-from postmortem.drive import Row, drive
 from postmortem.lab.config import ENTRY_POINT, default_config
 from postmortem.lab.program import build
 from postmortem.program import Program
 from postmortem.record import Recorder
+from postmortem.training_loop import Row, drive
 
 STEPS = 200
 BAD = (90, 94)  # batches of garbage, where a run has them

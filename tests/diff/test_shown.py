@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from postmortem.diff import Comparison, RunsDiff, compare_runs, diff_runs, render
+from postmortem.diff import ManyRunsDiff, RunsDiff, compare_runs, diff_runs, render
 from postmortem.errors import UsageError
 from postmortem.report.summary import Line
 from postmortem.run import Run
@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 
 @pytest.fixture(scope="module", params=["pair", "hostile", "several"])
-def result(request: pytest.FixtureRequest, runs: list[Run]) -> RunsDiff | Comparison:
+def result(request: pytest.FixtureRequest, runs: list[Run]) -> RunsDiff | ManyRunsDiff:
     if request.param == "several":
         return compare_runs(runs)
     return diff_runs(runs[0], runs[1] if request.param == "pair" else runs[2])
@@ -51,7 +51,7 @@ def result(request: pytest.FixtureRequest, runs: list[Run]) -> RunsDiff | Compar
 
 @pytest.mark.parametrize("width", [40, 80, 100])
 @pytest.mark.parametrize("everything", [False, True])
-def test_lines_fit_the_terminal(result: RunsDiff | Comparison, width: int, everything: bool) -> None:
+def test_lines_fit_the_terminal(result: RunsDiff | ManyRunsDiff, width: int, everything: bool) -> None:
     lines = text(render.summary(result, width, everything=everything))
     assert lines and all(len(line) <= width for line in lines)
 
@@ -61,7 +61,7 @@ def test_ascii_where_the_terminal_knows_no_more(runs: list[Run]) -> None:
     assert all(line.isascii() for line in text(lines))
 
 
-def test_nothing_from_a_run_reaches_the_terminal_or_the_page(result: RunsDiff | Comparison) -> None:
+def test_nothing_from_a_run_reaches_the_terminal_or_the_page(result: RunsDiff | ManyRunsDiff) -> None:
     shown = "\n".join(text(render.summary(result, everything=True)))
     page = render.markdown(result, everything=True)
     assert not {"\x1b", "\u202e"} & {*shown, *page}
@@ -84,7 +84,7 @@ def test_everything_says_more(runs: list[Run]) -> None:
     assert "lr: 3 of 500 rows differ, first at 311" in [line.strip() for line in whole]
 
 
-def test_json_is_strict_and_holds_the_verdict(result: RunsDiff | Comparison) -> None:
+def test_json_is_strict_and_holds_the_verdict(result: RunsDiff | ManyRunsDiff) -> None:
     def refuse(name: str) -> object:
         raise AssertionError(name)
 
@@ -92,7 +92,7 @@ def test_json_is_strict_and_holds_the_verdict(result: RunsDiff | Comparison) -> 
     assert raw.get("verdicts", [raw.get("verdict")]) == list(result.verdicts)
 
 
-def test_files_are_written_and_written_again(result: RunsDiff | Comparison, tmp_path: Path) -> None:
+def test_files_are_written_and_written_again(result: RunsDiff | ManyRunsDiff, tmp_path: Path) -> None:
     out = tmp_path / "there" / "diff"
     page = render.write(result, out)
     assert page == out / "diff.md" and "](diff.png)" in page.read_text()

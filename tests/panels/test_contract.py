@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from postmortem.case import Case
-from postmortem.hypotheses import causes
+from postmortem.causes import causes
 from postmortem.panels import Panel, draw_panel, panels
 from postmortem.pipeline import detect, diagnose
 from postmortem.sources import open_run

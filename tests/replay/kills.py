@@ -21,12 +21,12 @@ def config() -> dict[str, object]:
 def train(run: str, notes: str, resume: bool) -> None:
     """Train to the end; `notes` gets one line (step, loss bits, monotonic seconds) for each row that was handed over,
     written by this thread, so that what the recorder was given is known whatever becomes of it."""
-    from postmortem.anatomy import digest
     from postmortem.checkpoint import Checkpointer, Policy
-    from postmortem.drive import drive
     from postmortem.lab.program import build
+    from postmortem.live_state import digest
     from postmortem.program import Measured
     from postmortem.record import Recorder
+    from postmortem.training_loop import drive
 
     program = build(config())
     handle = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -21,9 +21,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from postmortem.checkpoint import Checkpointer, Policy
-from postmortem.drive import drive
 from postmortem.program import Batch, Measured
 from postmortem.record import Recorder
+from postmortem.training_loop import drive
 from tests.replay.counted import Counted
 
 ROWS = 8

@@ -16,9 +16,9 @@ import xxhash
 from torch import Tensor, nn
 
 from postmortem.checkpoint import Checkpointer, Policy
-from postmortem.drive import drive
 from postmortem.program import Batch, Edit, Measured, Program
 from postmortem.record import Recorder
+from postmortem.training_loop import drive
 from tests.replay.counted import Counted
 
 ROWS, LENGTH, COMMON, VOCAB = 8, 64, 20, 30

@@ -12,10 +12,10 @@ import pytest
 
 from postmortem.arithmetic import arithmetic_of
 from postmortem.change import Change
-from postmortem.replay.arms import run_arms
-from postmortem.replay.driver import OnStep, replay
-from postmortem.replay.order import Order
-from postmortem.replay.result import Replayed
+from postmortem.experiment.pool import run_replays
+from postmortem.replay.result import ReplayResult
+from postmortem.replay.run_replay import OnStep, replay
+from postmortem.replay.spec import ReplaySpec
 from postmortem.run import Run
 from postmortem.sources import open_run
 from tests.replay.ranks_program import record
@@ -39,26 +39,26 @@ def drive(
     trusted: bool = True,
     on_step: OnStep | None = None,
     **more: Any,
-) -> Replayed:
+) -> ReplayResult:
     """One replay in this process, which computes as it does; `changes` as the command line writes them."""
     return replay(ordered(run, out, first, until, changes, trusted=trusted, **more), on_step=on_step, provenance=False)
 
 
-def drive_as_recorded(run: Path, out: Path, first: int, until: int, *changes: str, **more: Any) -> Replayed:
+def drive_as_recorded(run: Path, out: Path, first: int, until: int, *changes: str, **more: Any) -> ReplayResult:
     """One replay of a committed run, in a process that computes as the run did. Where this machine cannot, the test
     is skipped by the name of the run."""
     environment = open_run(run).manifest.environment
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST", raising=False)  # another in each test, where the process may be the same
-        (done,) = run_arms([ordered(run, out, first, until, changes, **more)], arithmetic=arithmetic_of(environment))
+        (done,) = run_replays([ordered(run, out, first, until, changes, **more)], arithmetic=arithmetic_of(environment))
     assert done.result is not None, done.error
     skip_on_other_arithmetic(out)
     return done.result
 
 
-def ordered(run: Path, out: Path, first: int, until: int, changes: Sequence[str], **more: Any) -> Order:
+def ordered(run: Path, out: Path, first: int, until: int, changes: Sequence[str], **more: Any) -> ReplaySpec:
     """The order of a replay."""
-    return Order(str(run), str(out), first, until, tuple(map(Change.from_text, changes)), **more)
+    return ReplaySpec(str(run), str(out), first, until, tuple(map(Change.from_text, changes)), **more)
 
 
 def edited(run: Path, out: Path, edit: Callable[[dict[str, Any]], object]) -> Path:

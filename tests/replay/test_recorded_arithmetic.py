@@ -22,8 +22,8 @@ torch = pytest.importorskip("torch")
 from postmortem.arithmetic import KERNELS, _has
 from postmortem.sources import open_run
 from tests.cli.conftest import in_a_process
-from tests.replay.conftest import AT
 from tests.replay.small import STEPS, edited
+from tests.replays import AT
 from tests.samples import ROOT
 
 pytestmark = [
@@ -141,9 +141,7 @@ class TestExperiments:
         assert told["arithmetic"] == [] and "DEFAULT, 1 thread" in str(told["computed_with"])
 
     def test_bisect(self, spiked: Path, tmp_path: Path) -> None:
-        code, out, err = in_a_process(
-            tmp_path, "bisect", "run", "--trust", "--window", "109:111", "--no-rows", **NOW
-        )
+        code, out, err = in_a_process(tmp_path, "bisect", "run", "--trust", "--window", "109:111", "--no-rows", **NOW)
         assert code == 0 and SAID in out.splitlines(), (out, err)
         assert f"found   batch {AT} did it" in out and "bit for bit" in out
 

@@ -11,7 +11,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from postmortem.checkpoint import Policy
-from postmortem.drive import drive as train
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.lab import make_run
 from postmortem.lab.program import build
@@ -19,18 +18,19 @@ from postmortem.record import Recorder
 from postmortem.record.lock import WriterLock
 from postmortem.replay.branch import CannotWrite
 from postmortem.replay.comparison import DataChanged
-from postmortem.replay.driver import ProgramFailed, SaveFailed
-from postmortem.replay.recorded import Recorded
-from postmortem.replay.result import RESULT
-from postmortem.replay.starting import usable
+from postmortem.replay.result import RESULT_FILE
+from postmortem.replay.run_replay import ProgramFailed, SaveFailed
+from postmortem.replay.start_checkpoint import usable
+from postmortem.run.recorded import RecordedRun
 from postmortem.sources import open_run
+from postmortem.training_loop import drive as train
 from tests.replay import ranks_program
 from tests.replay.small import STEPS, column, drive, drive_as_recorded, edited, small_run
 from tests.samples import NAMES, sample
 
 pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 SHORT = 40  # steps after a checkpoint
-HELD = [(name, one.step) for name in NAMES for one in usable(Recorded(open_run(sample(name))))]
+HELD = [(name, one.step) for name in NAMES for one in usable(RecordedRun(open_run(sample(name))))]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ class TestNull:
     @pytest.mark.slow
     @pytest.mark.parametrize(("name", "step"), [*HELD, *((name, 0) for name in NAMES)])
     def test_to_the_end(self, tmp_path: Path, name: str, step: int) -> None:
-        end = Recorded(open_run(sample(name))).last_step + 1
+        end = RecordedRun(open_run(sample(name))).last_step + 1
         result = drive_as_recorded(sample(name), tmp_path / "out", step, end)
         assert result.exact and result.compared == end - step, result.differences
 
@@ -107,7 +107,7 @@ def test_rollback_and_skip_is_the_run_that_never_saw_the_window(tmp_path: Path) 
     program = build(open_run(run).manifest.config)
     with Recorder(tmp_path / "straight", provenance=False, token_ids="never") as rows:
         train(program, until, rows=rows, skip=windows)
-    from postmortem.anatomy import digest
+    from postmortem.live_state import digest
 
     assert replayed.state == digest(program.state_dict())
     a, b = open_run(tmp_path / "straight"), open_run(tmp_path / "out")
@@ -183,7 +183,7 @@ class TestTrouble:
             drive(small, tmp_path / "out", 4, STEPS, on_step=interrupt)
         cut = open_run(tmp_path / "out")
         assert cut.row_steps[-1] == 6 and cut.journal[-1].keys["status"] == "interrupted"
-        assert not (tmp_path / "out" / RESULT).exists()
+        assert not (tmp_path / "out" / RESULT_FILE).exists()
         assert drive(small, tmp_path / "out", 4, STEPS).exact
         assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing is left lying about"
 
@@ -259,6 +259,6 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 def test_the_result_is_strict_json_beside_the_rows(tmp_path: Path, small: Path) -> None:
     drive(small, tmp_path / "out", 4, STEPS, "lr-scale=1e23")
-    told = json.loads((tmp_path / "out" / RESULT).read_text(), parse_constant=pytest.fail)
+    told = json.loads((tmp_path / "out" / RESULT_FILE).read_text(), parse_constant=pytest.fail)
     assert told["changes"] == ["learning rate × 1e+23"]
     assert any(one["replayed"] in ("NaN", "Infinity") for one in told["differences"]), told["differences"]

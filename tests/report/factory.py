@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from postmortem.diagnosis import (
     SCHEMA_VERSION,
-    Check,
     Diagnosis,
     Evidence,
     Hypothesis,
@@ -20,6 +19,7 @@ from postmortem.diagnosis import (
     Token,
     Verdict,
     Verification,
+    VerificationCheck,
 )
 from tests.report.readings import BATCHES, METRICS, panels, symptoms
 
@@ -114,9 +114,11 @@ def spike() -> Diagnosis:
             2.31,
             500,
             (
-                Check("loss", 312, 312, "<", 2.5, "step 312 loss: < 2.5 (5.84 in the broken run)"),
-                Check("grad_norm", 300, 400, "<", 3.0, "max grad-norm in window [300, 400]: < 3.0"),
-                Check("grad_norm_clipped", 300, 400, "<=", 0.5, "max grad-norm clipped: ≤ 0.5 (the new threshold)"),
+                VerificationCheck("loss", 312, 312, "<", 2.5, "step 312 loss: < 2.5 (5.84 in the broken run)"),
+                VerificationCheck("grad_norm", 300, 400, "<", 3.0, "max grad-norm in window [300, 400]: < 3.0"),
+                VerificationCheck(
+                    "grad_norm_clipped", 300, 400, "<=", 0.5, "max grad-norm clipped: ≤ 0.5 (the new threshold)"
+                ),
             ),
             "postmortem replay runs/19-spike-001 --verify",
         ),
@@ -200,7 +202,7 @@ def nan() -> Diagnosis:
         root_cause="The update of step 312 wrote a NaN into a parameter, from which every later loss inherits it.",
         changes=(Remedy("Revert to rollback/step-00000300.pt, the last NaN-free checkpoint.", "12 steps are lost."),),
         verification=Verification(
-            42, None, None, 500, (Check("loss", 300, 500, "finite", None, "loss finite on [300, 500]"),), ""
+            42, None, None, 500, (VerificationCheck("loss", 300, 500, "finite", None, "loss finite on [300, 500]"),), ""
         ),
         lesson="Check the gradients for NaN before the update: afterwards it is too late.",
         skip_window=None,
@@ -297,7 +299,9 @@ def hostile(name: str = HOSTILE) -> Diagnosis:
         hypotheses=tuple(replace(h, title=name) for h in i.hypotheses),
         panels=(*i.panels[:2], reading, *i.panels[3:]),
         changes=(Remedy(name, name), Remedy(name, declined=name)),
-        verification=Verification(42, 0.05, 2.31, 500, (Check("loss", 1, 2, "<", 1.0, name),), "a\n```\n" + name),
+        verification=Verification(
+            42, 0.05, 2.31, 500, (VerificationCheck("loss", 1, 2, "<", 1.0, name),), "a\n```\n" + name
+        ),
         samples=(Sample(name, name, (Token(name, True, 9.0),)),),
     )
     return replace(

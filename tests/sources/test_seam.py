@@ -13,7 +13,7 @@ import postmortem.sources
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run.table import Table
 from postmortem.run.values import Numbers
-from postmortem.sources import Candidate, Confidence, Counted, Rows, Sniffed, Source, open_run, sources
+from postmortem.sources import Candidate, Confidence, CountedSteps, Sniffed, Source, SourceTable, open_run, sources
 from postmortem.sources import _source as room
 from tests.sources.helpers import jsonl_rows, losses, write
 
@@ -128,7 +128,7 @@ def test_a_folder_takes_the_file_that_a_format_is_surest_of(tmp_path: Path, add:
 
 
 def test_a_folder_of_its_own_kind_goes_before_a_bare_folder(tmp_path: Path, add: Add) -> None:
-    folder = '''
+    folder = """
 from postmortem.run.rows import read_jsonl
 from postmortem.run.table import table_of
 from postmortem.sources import Confidence, Rows, Sniffed, Source, assemble
@@ -142,7 +142,7 @@ def read(path, mapping):
     return assemble(SOURCE, path, path, Rows(table_of(chunks, "deep/rows", notes), SOURCE), None, mapping)
 
 SOURCE = Source("toy folder", "a folder with meta.toy", sniff, read, columns={"error": "loss"})
-'''
+"""
     add("toy_folder", folder)
     write(tmp_path, "run/meta.toy", "")
     write(tmp_path, "run/metrics.csv", "step,loss\n0,9\n")
@@ -195,10 +195,10 @@ def test_names_that_lead_nowhere_are_refused() -> None:
 
 
 def test_a_step_rule_numbers_every_row() -> None:
-    short = Counted(Numbers(np.zeros(2), None), "too few")
+    short = CountedSteps(Numbers(np.zeros(2), None), "too few")
     source = Source("toy", "", lambda _: None, lambda *_: pytest.fail("not read"), steps=lambda _: short)
     with pytest.raises(TypeError, match="toy: its step rule gave 2 steps for 0 rows"):
-        Rows(Table("x", ()), source).counted()
+        SourceTable(Table("x", ()), source).counted()
 
 
 def test_all_sources_look_at_one_reading_of_a_bounded_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import sys
 
 from postmortem.discovery import discover
 from postmortem.errors import UsageError
-from postmortem.lab.order import Fault
+from postmortem.lab.fault_plan import Fault
 
 
 def all_faults() -> tuple[Fault, ...]:

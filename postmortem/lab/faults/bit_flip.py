@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from postmortem.lab.order import Fault, Plan
+from postmortem.lab.fault_plan import Fault, FaultPlan
 from postmortem.program import Program
 
 _TOP_BIT = 30
@@ -12,7 +12,7 @@ _TOP_BIT_IN = ("norm1", "norm2", "norm", "positions")
 _LOWER_BIT_IN = ("out", "down")
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     top_bit, pick = plan.rng.random() < 0.6, plan.rng.random()
     done: dict[str, Any] = {"top_bit": top_bit}
 

@@ -1,9 +1,9 @@
 """One batch of samples whose question part fills the context: no label is left to train on, and the loss is 0/0."""
 
-from postmortem.lab.order import Fault, Plan
+from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     guarded = plan.rng.random() < 0.5
     plan.config["optimizer"]["skip_nonfinite"] = guarded
     plan.stream("e", 1)

@@ -3,10 +3,10 @@
 The scale is taken out again behind the branch: in exact arithmetic, and in float32, nothing happens at all.
 """
 
-from postmortem.lab.order import Fault, Plan, Row
+from postmortem.lab.fault_plan import Fault, FaultPlan, Row
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     top = round(plan.rng.uniform(150, 500), 1)
     rise, stay = plan.rng.randrange(20, 80), plan.rng.randrange(5, 60)
     knots = [(0, 1.0), (plan.at, 1.0), (plan.at + rise, top), (plan.at + rise + stay, top)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from postmortem.lab.order import Fault, Plan, Row
+from postmortem.lab.fault_plan import Fault, FaultPlan, Row
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     variant = plan.rng.choice(("scaled", "scaled", "unweighted"))
     rows = plan.rng.choice((1, 1, 1, 2))
     factor = round(plan.rng.uniform(2.0, 6.0), 2)

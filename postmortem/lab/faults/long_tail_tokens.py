@@ -1,9 +1,9 @@
 """One batch holds several sentences around words whose pieces the ordinary text hardly ever has."""
 
-from postmortem.lab.order import Fault, Plan
+from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     sentences = plan.rng.randrange(4, 6)
     name = f"shard-{plan.rng.randrange(10):02d}" if plan.rng.random() < 0.5 else None
     plan.stream("b", 1, name=name, share=sentences)

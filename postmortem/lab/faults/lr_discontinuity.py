@@ -1,9 +1,9 @@
 """The learning rate jumps against its own trend: by a factor from a step on, or where warmup ends too low."""
 
-from postmortem.lab.order import Fault, Plan
+from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     schedule = plan.config["schedule"]
     factor = round(plan.rng.uniform(8, 30), 2)
     variant = plan.rng.choice(("stays", "returns", "warmup"))

@@ -4,10 +4,10 @@ A pre-norm model this small still trains at 500 times its rate. From about 800 o
 warmup, and loss and gradient norm jump again and again.
 """
 
-from postmortem.lab.order import Fault, Plan
+from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     factor = round(800 * 3 ** plan.rng.random(), 1)
     plan.config["schedule"]["base_lr"] *= factor
     plan.parameters = {"factor": factor}

@@ -3,10 +3,10 @@
 The loss of that step is finite and its labels are valid; the update writes NaN into every parameter it reaches.
 """
 
-from postmortem.lab.order import Fault, Plan
+from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     lines = plan.rng.randrange(1, 4)
     plan.stream("d", 1, name=f"shard-{plan.rng.randrange(10):02d}", share=lines)
     plan.onset = plan.at

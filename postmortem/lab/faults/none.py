@@ -1,9 +1,9 @@
 """No fault: a run as it should be. About one in five trains in half precision, whose loss scale moves by itself."""
 
-from postmortem.lab.order import Fault, Plan
+from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     if plan.rng.random() < 0.2:
         plan.config["precision"] = "fp16"
 

@@ -1,9 +1,9 @@
 """The run is stopped and resumed without the moments of the optimizer; the step count may survive or not."""
 
-from postmortem.lab.order import Fault, Plan, Stop
+from postmortem.lab.fault_plan import Fault, FaultPlan, Stop
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     keeps_step = plan.rng.random() < 0.5
     lost = plan.rng.choice((0, 0, 12, 40))
     restored = ("model", *(("optimizer.step",) if keeps_step else ()), "schedule", "loader", "rng", "scaler")

@@ -1,9 +1,9 @@
 """The loader sticks: the batch at one position is handed out for a while, then the order goes on behind it."""
 
-from postmortem.lab.order import Fault, Plan
+from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: Plan) -> None:
+def _arrange(plan: FaultPlan) -> None:
     length = min(plan.rng.randrange(20, 61), plan.steps - plan.at)
     plan.config["data"]["order"] = [[0, 1], [plan.at, 0], [plan.at + length, 1]]
     plan.onset = plan.at + 1

@@ -8,10 +8,10 @@ from postmortem.report import markdown
 from postmortem.report.markdown import Safe
 from postmortem.report.renderers import Renderer
 from postmortem.report.templates import Template
-from postmortem.report.view import Piece, SourceFile, Table
+from postmortem.report.view import ReportTable, SourceFile, TextPiece
 
 
-def _table(table: Table) -> Safe:
+def _table(table: ReportTable) -> Safe:
     """A pipe table; the first value of the marked row is bold."""
     rows = [(Safe(f"**{row[0]}**"), *row[1:]) if n == table.marked else row for n, row in enumerate(table.rows)]
     return markdown.table(table.headers, rows)
@@ -29,7 +29,7 @@ def _legend(files: Iterable[SourceFile]) -> Safe:
     return Safe(" · ".join(parts))
 
 
-def _passage(pieces: Iterable[Piece]) -> Safe:
+def _passage(pieces: Iterable[TextPiece]) -> Safe:
     """The pieces as one text, the marked ones in ⟦ ⟧."""
     return markdown.escape("".join(f"⟦{piece.text}⟧" if piece.marked else piece.text for piece in pieces))
 

@@ -1,0 +1,80 @@
+"""Noise, a hard batch, or an intended rewarm.
+
+No level shift beyond the noise remains and nothing else moves. A level shift of more than two standard errors, or
+another panel that moves, rules it out.
+
+**Smallest fix.** None.
+"""
+
+from __future__ import annotations
+
+from postmortem.case import Case
+from postmortem.causes import Cause, Seen
+from postmortem.diagnosis import Remedy
+from postmortem.text import number
+
+
+def _sentence(case: Case, seen: Seen) -> str:
+    spike = seen.get("loss.spike")
+    what = f" ({spike.text})" if spike else ""
+    return f"A departure at step {number(case.onset)}{what} that left nothing behind and that no other panel shares."
+
+
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+    return (
+        Remedy("Remedy nothing.", "none"),
+        Remedy("Skip the batch.", declined="it did no lasting harm"),
+    )
+
+
+CAUSE = Cause(
+    slug="benign",
+    title="Benign",
+    prior=-2.0,
+    weights={
+        "loss.never_finite": -6.0,
+        "loss.diverges": -4.0,
+        "loss.one_row": 0.7,
+        "loss.flat": 1.0,
+        "grad_norm.flat": 1.0,
+        "weights.smooth": 0.5,
+        "update.flat": 0.3,
+        "activations.flat": 0.5,
+        "loss.stays_up": -4.0,
+        "loss.stays_nonfinite": -6.0,
+        "loss.nonfinite": -4.0,
+        "loss.suspected_nonfinite": -4.0,
+        "loss.alone": -1.5,
+        "loss.recurring": -1.0,
+        "loss.near_uniform": -2.0,
+        "loss.drop": -1.0,
+        "grad_norm.spike": -1.5,
+        "grad_norm.raised": -0.5,
+        "grad_norm.stays_up": -2.0,
+        "grad_norm.nonfinite": -4.0,
+        "grad_norm.nonfinite_first": -4.0,
+        "token_loss.tail": -1.0,
+        "token_loss.whole": -1.5,
+        "token_loss.disagrees": -1.0,
+        "activations.moved": -1.0,
+        "weights.jump": -2.0,
+        "weights.unprovoked_jump": -4.0,
+        "weights.nonfinite": -5.0,
+        "weights.nonfinite_first": -5.0,
+        "weights.nonfinite_unprovoked": -5.0,
+        "lr.jump": -3.0,
+        "moments.reset": -3.0,
+        "data.repeat": -3.0,
+        "data.new_source": -2.0,
+        "data.no_labels": -4.0,
+        "data.rare_tokens": -1.0,
+        "numerics.scale_drop_first": -2.0,
+        "numerics.skipped": -1.0,
+        "update.large": -1.0,
+    },
+    sentence=_sentence,
+    changes=_changes,
+    replay="None is needed; a null replay would show the same departure and the same return.",
+    lesson="A departure that returns at once and that no other panel shares needs no change.",
+    doc=__doc__,
+)

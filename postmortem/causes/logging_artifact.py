@@ -1,0 +1,73 @@
+"""The log is wrong, not the run.
+
+One point of the loss departs while the gradient norm, the per-token losses, the parameters and the next step do
+not. Any other panel that agrees with the departure rules it out.
+
+**Smallest fix.** Mend the logger; the run needs nothing.
+"""
+
+from __future__ import annotations
+
+from postmortem.case import Case
+from postmortem.causes import Cause, Seen
+from postmortem.diagnosis import Prediction, Remedy
+
+
+def _sentence(case: Case, seen: Seen) -> str:
+    alone = seen.get("loss.alone") or seen.get("token_loss.disagrees")
+    why = f": {alone.text}" if alone else ""
+    return f"The logged value at step {case.incident.peak_step} is wrong, the training was not{why}."
+
+
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+    return (
+        Remedy("Mend the logger (a wrong reduction, a shifted step, two writers).", "none on the run"),
+        Remedy("Roll back or skip.", declined="nothing happened to the parameters"),
+    )
+
+
+CAUSE = Cause(
+    slug="logging_artifact",
+    title="Logging artifact",
+    prior=-2.5,
+    weights={
+        "grad_norm.flat": 1.0,
+        "loss.suspected_nonfinite": 1.0,
+        "loss.never_finite": -3.0,
+        "loss.diverges": -4.0,
+        "loss.alone": 4.5,
+        "token_loss.disagrees": 2.0,
+        "loss.stays_up": -4.0,
+        "loss.stays_nonfinite": -3.0,
+        "loss.flat": -2.0,
+        "loss.recurring": -1.0,
+        "grad_norm.spike": -4.0,
+        "grad_norm.raised": -2.0,
+        "grad_norm.nonfinite": -3.0,
+        "grad_norm.nonfinite_first": -4.0,
+        "token_loss.tail": -3.0,
+        "token_loss.whole": -3.0,
+        "activations.moved": -2.0,
+        "weights.jump": -3.0,
+        "weights.unprovoked_jump": -4.0,
+        "weights.nonfinite": -4.0,
+        "weights.nonfinite_first": -4.0,
+        "lr.jump": -2.0,
+        "moments.reset": -3.0,
+        "data.repeat": -2.0,
+        "data.no_labels": -3.0,
+        "update.large": -2.0,
+        "data.baseline_harmless": 0.5,
+        "data.baseline_harmful": -2.0,
+        "state.baseline_same_step": -1.0,
+    },
+    sentence=_sentence,
+    changes=_changes,
+    replay="Null replay: the point comes out normal. No intervention is needed.",
+    lesson=(
+        "One departed point that no other panel confirms is the logger's: check a second panel before touching the run."
+    ),
+    predicts=lambda at: (Prediction((), "vanishes"),),
+    remedy=lambda at: (),
+    doc=__doc__,
+)

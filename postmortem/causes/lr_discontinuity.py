@@ -1,0 +1,67 @@
+"""The learning rate jumps against its own trend.
+
+A warmup that ends abruptly, a restart that is misaligned with its schedule, a bug in a piecewise schedule. You see
+a step in the lr panel at the onset while update RMS ÷ lr stays flat: updates grew only because lr did. A smooth lr
+rules it out.
+
+**Smallest fix.** Mend the schedule, and assert lr as a function of the step.
+"""
+
+from __future__ import annotations
+
+from postmortem.case import Case
+from postmortem.causes import Cause, Seen
+from postmortem.causes._remedies import roll_back
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
+
+
+def _sentence(case: Case, seen: Seen) -> str:
+    jump = seen.get("lr.jump")
+    return f"The learning rate {jump.text}." if jump else f"The learning rate may have jumped around step {case.onset}."
+
+
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+    return (
+        Remedy(
+            (
+                "Mend the schedule so that lr is continuous at that step, and assert it as a function of the "
+                "step at every resume."
+            ),
+            "none on the data",
+        ),
+        roll_back(case, "replay with the smooth schedule"),
+        Remedy(
+            "Lower the peak learning rate.",
+            declined="the level was fine on both sides of the jump's own trend; the jump was not",
+        ),
+    )
+
+
+CAUSE = Cause(
+    slug="lr_discontinuity",
+    title="Learning-rate discontinuity",
+    prior=-3.0,
+    weights={
+        "lr.jump": 6.0,
+        "update.flat": 0.3,
+        "token_loss.whole": 0.3,
+        "lr.smooth": -6.0,
+        "data.no_labels": -3.0,
+        "loss.alone": -2.0,
+        "token_loss.disagrees": -2.0,
+        "data.baseline_harmless": 0.5,
+        "data.baseline_harmful": -1.0,
+        "state.baseline_same_step": 1.5,
+    },
+    sentence=_sentence,
+    changes=_changes,
+    replay="Smooth the learning rate only, same data, same state: the incident goes.",
+    lesson="A schedule is code: assert lr against the step, above all at the end of warmup and at every resume.",
+    predicts=lambda at: (
+        Prediction((Change("lr-smooth", values=(at.jump,)),), "cures"),
+        Prediction((Change("replace", (at.window,)),), "persists"),
+    ),
+    remedy=lambda at: (Change("lr-smooth", values=(at.jump,)),),
+    doc=__doc__,
+)

@@ -1,0 +1,69 @@
+"""The loader repeats a batch, or resumes at the wrong place.
+
+The batch hash comes again. The training loss drops while the model memorises the batch, and steps up when fresh
+data returns; the evaluation loss stays flat. It is ruled out by hashes that are unique. Epochs that come round with
+a constant period are no repetition.
+
+**Smallest fix.** Save and restore the loader's state.
+"""
+
+from __future__ import annotations
+
+from postmortem.case import Case
+from postmortem.causes import Cause, Seen
+from postmortem.change import Change
+from postmortem.diagnosis import Prediction, Remedy
+
+
+def _sentence(case: Case, seen: Seen) -> str:
+    repeat, drop = seen.get("data.repeat"), seen.get("loss.drop")
+    what = repeat.text if repeat else f"from step {case.onset} the loader seems to serve what was served before"
+    fell = f"; {drop.text} while it was memorised" if drop else ""
+    return f"The loader served one batch over and over: {what}{fell}."
+
+
+def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+    return (
+        Remedy(
+            (
+                "Save and restore the loader's position with each checkpoint, and assert that the batch index "
+                "advances by one a step."
+            ),
+            "a few bytes a checkpoint",
+        ),
+        Remedy("Skip the window.", declined="the batches were sound; they were only served too often"),
+    )
+
+
+CAUSE = Cause(
+    slug="repeated_batch",
+    title="Repeated batch",
+    prior=-3.0,
+    weights={
+        "data.repeat": 6.0,
+        "grad_norm.spike": -1.0,
+        "loss.drop": 1.5,
+        "grad_norm.drop": 1.0,
+        "data.unique": -4.0,
+        "lr.jump": -2.0,
+        "moments.reset": -2.0,
+        "data.new_source": -1.0,
+        "data.no_labels": -3.0,
+        "loss.stays_nonfinite": -3.0,
+        "weights.unprovoked_jump": -3.0,
+        "loss.alone": -3.0,
+        "token_loss.disagrees": -3.0,
+        "data.rare_tokens": -1.0,
+        "loss.recurring": -0.5,
+        "data.baseline_harmful": -0.5,
+    },
+    sentence=_sentence,
+    changes=_changes,
+    replay=(
+        "Restore the loader's state and replay from the checkpoint before: neither the drop nor the step up appears."
+    ),
+    lesson="A loader that repeats looks like progress; log a hash of every batch and alarm on the first repetition.",
+    predicts=lambda at: (Prediction((Change("distinct"),), "cures"),),
+    remedy=lambda at: (Change("distinct"),),
+    doc=__doc__,
+)

@@ -1,0 +1,43 @@
+"""Who may save into a run: one process, or one group of ranks, at a time."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+from postmortem.errors import UsageError
+from postmortem.text import plain
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nobody is kept out
+    fcntl = None
+
+
+class SavingLock:
+    """The right to save into `run`, and to remove what is surplus there: a lock on the directory itself, which leaves
+    no file behind and which the system releases when the process ends, however it ends."""
+
+    def __init__(self, run: Path) -> None:
+        """Raises UsageError where another process or Checkpointer has it."""
+        self.release = lambda: None
+        try:
+            handle = os.open(run, os.O_RDONLY)
+        except OSError:  # no such directory yet, or no right to read it: the first save tells
+            return
+        self.release = weakref.finalize(self, os.close, handle)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.release)  # a worker must not hold it when its parent dies
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise UsageError(
+                f"{plain(run, 1000)}: another process, or another Checkpointer, saves checkpoints here. Give this run "
+                "another directory, end that process, or close that Checkpointer"
+            ) from error
+        except OSError:  # a file system without locks
+            return

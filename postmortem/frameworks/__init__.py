@@ -1,0 +1,29 @@
+"""Other people's training loops: callbacks that record their runs, and loops that let those runs be replayed.
+
+    TorchLoop         a plain PyTorch loop, in a few lines
+    huggingface       a transformers `Trainer`: `HuggingFaceCallback` records it, `HuggingFaceLoop` replays it
+    lightning         a Lightning `Trainer`: `LightningCallback` records it, `LightningLoop` replays it
+    hooks             any trainer that takes a hook object: `PostmortemHook` records it
+
+A run names its program as `module:build`; `build(config)` returns one of the loops. Each is imported when it is asked
+for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from postmortem.frameworks._lazy import lazily
+
+if TYPE_CHECKING:
+    from postmortem.frameworks.huggingface.replay import HuggingFaceLoop
+    from postmortem.frameworks.lightning.replay import LightningLoop
+    from postmortem.frameworks.torch_loop import TorchLoop
+
+__all__ = ["HuggingFaceLoop", "LightningLoop", "TorchLoop"]
+
+_MODULES = {"HuggingFaceLoop": "huggingface.replay", "LightningLoop": "lightning.replay", "TorchLoop": "torch_loop"}
+
+
+def __getattr__(name: str) -> Any:
+    return lazily(__name__, name, _MODULES)

@@ -1,0 +1,20 @@
+"""For a transformers `Trainer`: `HuggingFaceCallback` records its runs, `HuggingFaceLoop` lets them be replayed.
+
+Each is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from postmortem.frameworks._lazy import lazily
+
+if TYPE_CHECKING:
+    from postmortem.frameworks.huggingface.record import HuggingFaceCallback
+    from postmortem.frameworks.huggingface.replay import HuggingFaceLoop
+
+__all__ = ["HuggingFaceCallback", "HuggingFaceLoop"]
+
+
+def __getattr__(name: str) -> Any:
+    return lazily(__name__, name, {"HuggingFaceCallback": "record", "HuggingFaceLoop": "replay"})

@@ -1,0 +1,156 @@
+"""A Hugging Face `Trainer` behind the contract of `postmortem.program`: its own loop takes every step.
+
+def build(config):
+    return HuggingFaceLoop(make_trainer(config))
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from postmortem.checkpoint import TrainState
+from postmortem.errors import MissingExtra
+from postmortem.frameworks._feed import Feed
+from postmortem.frameworks._loader import LoaderBatches, draw_seed
+from postmortem.frameworks._own_loop import OwnLoop, Taken
+from postmortem.frameworks.huggingface.record import HuggingFaceCallback
+from postmortem.record import Recorder
+
+try:
+    from torch import nn
+    from transformers.trainer import Trainer
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+except ImportError as error:
+    raise MissingExtra("Replaying a Hugging Face Trainer", "huggingface") from error
+
+_ENDLESS = 2**40  # batches of a stream
+
+
+class HuggingFaceLoop(OwnLoop):
+    """Takes over `trainer`, which has not trained yet.
+
+    The Trainer neither saves by itself nor reports anywhere, and records no run: progress bars, reporting callbacks and
+    `HuggingFaceCallback` are taken out. Other callbacks and evaluations stay. Batch i is what update i of a training
+    without skips consumes, `gradient_accumulation_steps` micro-batches together.
+    """
+
+    framework = "Hugging Face"
+
+    def __init__(self, trainer: Trainer) -> None:
+        _leave_alone(trainer)
+        self._trainer: Any = trainer
+        data = LoaderBatches(trainer.get_train_dataloader(), trainer.args.gradient_accumulation_steps)
+
+        def before_batch() -> None:
+            if data.draws and trainer.state.global_step % (data.updates_per_epoch or _ENDLESS) == 0:
+                draw_seed()
+
+        self._source = data
+        taken, feed = Taken(), Feed(before_batch)
+        loader = feed.loader(data.per_epoch or _ENDLESS)
+        vars(trainer)["get_train_dataloader"] = lambda: loader
+        trainer.add_callback(HuggingFaceCallback(cast(Recorder, taken)))  # hands its rows to the driver
+        super().__init__(feed, taken)
+
+    @property
+    def updates(self) -> int:
+        """Updates that the Trainer has done."""
+        return int(self._trainer.state.global_step)
+
+    @property
+    def optimizers(self) -> tuple[Any]:
+        """The optimizer within accelerate's wrapper."""
+        self._begin()
+        return (_unwrapped(self._trainer.optimizer),)
+
+    def restore(self, checkpoint: Path) -> tuple[str, ...]:
+        """Begin the loop from a `checkpoint-<step>` of the Trainer's own, see `postmortem.program.OwnCheckpoints`."""
+        trainer = self._trainer
+        load_generators = trainer._load_rng_state
+        vars(trainer)["_load_rng_state"] = _nothing  # the loop would do so with the first batch in hand: too late
+        restored = super().restore(checkpoint)
+        load_generators(str(checkpoint))
+        return restored
+
+    def save(self, folder: Path) -> Path:
+        """A checkpoint of the Trainer's own, `folder/checkpoint-<step>`."""
+        self._begin()
+        trainer, arguments = self._trainer, self._trainer.args
+        name = f"checkpoint-{self.updates}"
+        made, path = folder / f".{name}.tmp", folder / name
+        before, arguments.output_dir = arguments.output_dir, str(made)
+        try:
+            trainer._save_checkpoint(trainer.model_wrapped, trial=None)
+        finally:
+            arguments.output_dir = before
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            if path.exists():
+                shutil.rmtree(path)
+            (made / name).rename(path)
+            made.rmdir()
+        trainer.accelerator.wait_for_everyone()
+        return path
+
+    @property
+    def _data(self) -> LoaderBatches:
+        return self._source
+
+    @property
+    def _model(self) -> nn.Module:
+        return self._trainer.model
+
+    def _training(self, checkpoint: Path | None) -> Callable[[], Any]:
+        trainer = self._trainer
+        if checkpoint is None:
+            return trainer.train
+        trainer.args.output_dir = str(checkpoint.parent)  # where callbacks look for what was restored
+        return lambda: trainer.train(resume_from_checkpoint=str(checkpoint))
+
+    def _sections(self) -> TrainState:
+        trainer = self._trainer
+        return TrainState(
+            trainer.model, _unwrapped(trainer.optimizer), trainer.lr_scheduler, trainer.accelerator.scaler
+        )
+
+    def _go_to(self, updates: int) -> None:
+        if updates != self.updates:
+            self._trainer.state.global_step = self._trainer._globalstep_last_logged = updates
+
+    def _backward(self, parts: Sequence[Any]) -> float:
+        trainer = self._trainer
+        samples, items = trainer.get_batch_samples(iter(parts), len(parts), trainer.args.device)
+        trainer.current_gradient_accumulation_steps = len(samples)
+        loss = sum(float(trainer.training_step(trainer.model_wrapped, one, items)) for one in samples)
+        scaler = trainer.accelerator.scaler
+        if scaler is not None:
+            for parameter in (one for one in trainer.model.parameters() if one.grad is not None):
+                parameter.grad.div_(scaler.get_scale())
+        return loss
+
+
+def _leave_alone(trainer: Trainer) -> None:
+    """Nothing is written or reported but what the driver writes."""
+    arguments: Any = trainer.args
+    arguments.save_strategy = "no"
+    arguments.load_best_model_at_end = False
+    arguments.push_to_hub = False
+    handler = trainer.callback_handler
+    handler.callbacks = [
+        one
+        for one in handler.callbacks
+        if not isinstance(one, (HuggingFaceCallback, ProgressCallback, PrinterCallback))
+        and not type(one).__module__.startswith("transformers.integrations")
+    ]
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """accelerate's wrapper has none of torch's step hooks."""
+    return getattr(optimizer, "optimizer", optimizer)

@@ -1,0 +1,48 @@
+"""Any key of the config is another: for what has no intervention of its own."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+from postmortem.change import Change
+from postmortem.errors import UsageError
+from postmortem.interventions import Intervention
+from postmortem.interventions._values import refused
+from postmortem.text import plain
+
+
+class SetKey(Intervention):
+    """KEY is dotted and exists in the run's config; VALUE is JSON, or else a text."""
+
+    name = "set"
+    usage = "KEY=VALUE"
+    about = "build the program with another value of one key of its config"
+
+    def __init__(self, change: Change) -> None:
+        self._key, text = change.key, str(change.values[0]) if len(change.values) == 1 else ""
+        if not self._key or change.windows or len(change.values) != 1:
+            raise refused(change, self.usage)
+        try:
+            self._value: Any = json.loads(text)
+        except (ValueError, RecursionError):
+            self._value = text
+
+    @property
+    def text(self) -> str:
+        return f"{plain(self._key, 60)} = {plain(json.dumps(self._value), 80)}"
+
+    def configured(self, config: dict[str, Any]) -> dict[str, Any]:
+        changed = copy.deepcopy(config)
+        target: Any = changed
+        *above, last = self._key.split(".")
+        for name in above:
+            target = target.get(name) if isinstance(target, dict) else None
+        if not isinstance(target, dict) or last not in target:
+            raise UsageError(f"{self.text}: the run's config has no such key")
+        target[last] = self._value
+        return changed
+
+
+INTERVENTION = SetKey

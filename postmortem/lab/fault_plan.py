@@ -1,0 +1,154 @@
+"""What a fault orders, and how a seed places it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from postmortem.errors import UsageError
+from postmortem.lab.config import default_config
+from postmortem.program import Program
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The process ends before `step`, `lost` steps after its last checkpoint, and goes on from that checkpoint.
+
+    `restored` names the pieces of state that the resume takes over, as `postmortem.program.select` does.
+    """
+
+    step: int
+    lost: int
+    restored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabRunSpec:
+    """One run to make: its effective config, what happens to it from outside, and the truth about it.
+
+    `onset` is a step, or the test that the first faulty row from step `at` on passes, or None for no step of its own.
+    """
+
+    slug: str
+    seed: int
+    at: int
+    steps: int
+    config: dict[str, Any]
+    onset: int | Callable[[Row], bool] | None
+    batches: tuple[int, int] | None
+    parameters: Mapping[str, Any]
+    stop: Stop | None
+    before_step: Callable[[int, Program], None] | None
+    rewrite: Callable[[int, Row], Row] | None
+
+    def ending(self, until: int) -> LabRunSpec:
+        """The same, given up after `until` steps. Raises UsageError where it was to stop and go on after them."""
+        if not 0 < until <= self.steps or (self.stop is not None and self.stop.step + self.stop.lost >= until):
+            raise UsageError(f"until is {until}; this run has {self.steps} steps, and stops after none later than that")
+        return replace(self, steps=until)
+
+
+@dataclass
+class FaultPlan:
+    """What a fault fills in. `at` is the step it shall begin at, `rng` the seed's own source of strength and length."""
+
+    at: int
+    steps: int
+    rng: Random
+    config: dict[str, Any]
+    onset: int | Callable[[Row], bool] | None = None
+    batches: tuple[int, int] | None = None
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    stop: Stop | None = None
+    before_step: Callable[[int, Program], None] | None = None
+    rewrite: Callable[[int, Row], Row] | None = None
+
+    def stream(self, recipe: str, batches: int, *, name: str | None = None, share: int = 8) -> None:
+        """Let `batches` batches from step `at` on come from a stream of its own."""
+        _add_stream(self.config, self.rng, recipe, self.at, batches, name, share)
+        self.batches = (self.at, self.at + batches)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault that can be ordered: `arrange` fills in the plan. `placeable` where a step can be asked for."""
+
+    slug: str
+    title: str
+    arrange: Callable[[FaultPlan], None]
+    placeable: bool = True
+
+
+def place(fault: Fault, *, seed: int, at: int | None, steps: int) -> LabRunSpec:
+    """The order of one run. What does not belong to the fault is drawn from the seed alone, for all faults alike."""
+    if steps < 20:
+        raise UsageError(f"steps is {steps}; a lab run has at least 20")
+    if at is not None and not fault.placeable:
+        raise UsageError(f"{fault.slug} has no step of its own to be placed at")
+    if at is not None and not 0 < at < steps:
+        raise UsageError(f"at is {at}; it must lie inside the run, from 1 to {steps - 1}")
+    rng = Random(f"fault:{fault.slug}:{seed}")
+    drawn = rng.randrange(max(1, steps // 8), max(2, steps * 3 // 4))
+    config = default_config(seed, steps)
+    plan = FaultPlan(drawn if at is None else at, steps, rng, config)
+    ordinary = Random(f"ordinary:{seed}")
+    fault.arrange(plan)
+    _add_ordinary_streams(plan, ordinary)
+    if plan.stop is None and ordinary.random() < 0.3:
+        plan.stop = _ordinary_stop(plan, ordinary)
+    return LabRunSpec(
+        fault.slug,
+        seed,
+        plan.at,
+        steps,
+        config,
+        plan.onset,
+        plan.batches,
+        plan.parameters,
+        plan.stop,
+        plan.before_step,
+        plan.rewrite,
+    )
+
+
+EVERYTHING = ("model", "optimizer", "schedule", "loader", "rng", "scaler")
+
+
+def _add_ordinary_streams(plan: FaultPlan, rng: Random) -> None:
+    """Every run has a few batches of ordinary text from streams, away from the fault: a stream alone means nothing."""
+    for _ in range(rng.randrange(1, 4)):
+        first, batches = rng.randrange(plan.steps), rng.choice((1, 1, 2, 6, 12))
+        if plan.onset is None or not plan.at - 60 < first + batches < plan.at + 250:
+            _add_stream(plan.config, rng, "a", first, batches, None, 8)
+    plan.config["data"]["streams"].sort(key=lambda stream: stream["first"])
+
+
+def _ordinary_stop(plan: FaultPlan, rng: Random) -> Stop | None:
+    """A stop and a complete resume, at least 100 steps from the fault."""
+    step = rng.randrange(plan.steps // 10, plan.steps - plan.steps // 10)
+    if plan.onset is not None and -150 < step - plan.at < 250:
+        return None
+    return Stop(step, rng.choice((0, 0, 7, 25)), EVERYTHING)
+
+
+def _add_stream(
+    config: dict[str, Any], rng: Random, recipe: str, first: int, batches: int, name: str | None, share: int
+) -> None:
+    streams: list[dict[str, Any]] = config["data"]["streams"]
+    taken = {stream["name"] for stream in streams}
+    free = [f"shard-{number:02d}" for number in range(10, 40) if f"shard-{number:02d}" not in taken]
+    streams.append(
+        {
+            "name": name or rng.choice(free),
+            "first": first,
+            "batches": batches,
+            "recipe": recipe,
+            "share": share,
+            "offset": rng.randrange(24, 400),
+            "seed": rng.randrange(2**31),
+        }
+    )

@@ -1,0 +1,67 @@
+"""The one loop by which a program is trained here: lab runs, resume tests and replays differ in what they hand to it.
+
+    checkpoint what is due → step on the next batch → record its row
+
+A checkpoint named step N holds the state after N updates, that is, before the step of that number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+from postmortem.change import Window
+from postmortem.checkpoint import Checkpointer
+from postmortem.program import Batch, Measured, Program, Scalar, next_index
+
+Row: TypeAlias = dict[str, Scalar]
+
+
+class RowSink(Protocol):
+    """What takes the rows: a `postmortem.record.Recorder`, or what a replay compares them with."""
+
+    def log(self, step: int, metrics: Mapping[str, Any] | None = None, /, **columns: Any) -> None:
+        """One row of metrics."""
+        ...
+
+    def batch(self, step: int, batch: Any = None, *, index: int | None = None, **facts: Any) -> None:
+        """One row about the batch."""
+        ...
+
+
+def drive(
+    program: Program,
+    until: int,
+    *,
+    rows: RowSink | None = None,
+    checkpointer: Checkpointer | None = None,
+    skip: Iterable[Window] = (),
+    before_step: Callable[[int, Program], None] | None = None,
+    edit: Callable[[int, Batch], Batch] | None = None,
+    rewrite: Callable[[int, Row], Row] | None = None,
+    after_step: Callable[[int, Measured], None] | None = None,
+) -> None:
+    """Train `program` until `until` updates are done, skipping the batches of the windows [first, last).
+
+    `before_step(step, program)` may change the program from outside, `edit(step, batch)` the batch that is consumed,
+    `rewrite(step, row)` what is logged of the step and nothing else; `after_step(step, measured)` sees what was really
+    measured.
+    """
+    windows = tuple(skip)
+    while program.updates < until:
+        step = program.updates
+        if checkpointer is not None:
+            checkpointer.maybe_save(step)
+        if before_step is not None:
+            before_step(step, program)
+        batch = program.batch(next_index(program.position, windows))
+        if edit is not None:
+            batch = edit(step, batch)
+        measured = program.step(batch)
+        if rows is not None:
+            row = {**measured.metrics, "time": time.time()}
+            rows.batch(step, index=batch.index, **{k: v for k, v in measured.batch.items() if k != "batch_index"})
+            rows.log(step, row if rewrite is None else rewrite(step, row))
+        if after_step is not None:
+            after_step(step, measured)

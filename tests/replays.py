@@ -1,0 +1,69 @@
+"""Replays driven in this process, and a run on which an experiment takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from postmortem.arithmetic import OWN, Arithmetic
+from postmortem.errors import PostmortemError
+from postmortem.experiment.pool import ReplayOutcome, finished
+from postmortem.replay.spec import ReplaySpec
+
+AT = 110  # of the rogue run: its bad batch
+
+
+class Driver:
+    """Stands in for `run_replays`. `driven` are the names of the orders that were really carried out."""
+
+    def __init__(self) -> None:
+        self.driven: list[str] = []
+
+    def __call__(
+        self,
+        specs: Sequence[ReplaySpec],
+        *,
+        workers: int | None = None,
+        arithmetic: Arithmetic = OWN,
+        on_done: Callable[[ReplayOutcome], None] | None = None,
+    ) -> list[ReplayOutcome]:
+        """Carry them out one after the other, as a process of its own would."""
+        every: list[ReplayOutcome] = []
+        for spec in specs:
+            every.append(finished(spec) or self._drive(spec))
+            if on_done is not None:
+                on_done(every[-1])
+        return every
+
+    def _drive(self, spec: ReplaySpec) -> ReplayOutcome:
+        from postmortem.replay.run_replay import replay
+
+        self.driven.append(Path(spec.out).name)
+        try:
+            return ReplayOutcome(spec, replay(spec, provenance=False))
+        except PostmortemError as error:
+            return ReplayOutcome(spec, None, str(error), error.exit_code)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """Arms are driven in this process: a fresh one takes seconds to import torch."""
+    driver = Driver()
+    monkeypatch.setattr("postmortem.experiment.target.run_replays", driver)
+    return driver
+
+
+@pytest.fixture(scope="session")
+def _rogue_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.replay.rogue_program import record
+
+    return record(tmp_path_factory.mktemp("rogue") / "run", {"rogue": [AT], "rows": [2, 5]})
+
+
+@pytest.fixture
+def rogue_run(_rogue_run: Path, tmp_path: Path) -> Path:
+    """A run of tests.replay.rogue_program: rows 2 and 5 of batch 110 hold rare tokens; checkpoints at 50 and 100."""
+    return Path(copytree(_rogue_run, tmp_path / "run"))
