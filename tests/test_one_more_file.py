@@ -166,7 +166,7 @@ class TestDetector:
 class TestObservationAndCause:
     def test_lead_to_the_new_cause(self, add: Add, tmp_path: Path) -> None:
         add("panels", "heat", PANEL)
-        add("hypotheses", "overheating", CAUSE)
+        add("causes", "overheating", CAUSE)
         (incident,) = diagnose(open_run(hot(tmp_path / "run"))).incidents
         assert incident.hypotheses[0].cause == "overheating" and incident.verdict == "supported"
         assert incident.root_cause == "It was too hot."
@@ -189,14 +189,14 @@ class TestCauseOfWhichNothingIsSeen:
     def test_changes_no_diagnosis(self, name: str, add: Add) -> None:
         run = open_run(sample(name))
         before = diagnose(run)
-        add("hypotheses", "overheating", CAUSE.replace("heat.high", "data.repeat"))
+        add("causes", "overheating", CAUSE.replace("heat.high", "data.repeat"))
         assert "overheating" in {cause.slug for cause in causes()}
         assert diagnose(run).to_json() == before.to_json()
 
     def test_changes_no_experiment_and_so_no_proof(self, add: Add) -> None:
         run = open_run(sample("19-spike-001"))
         before = designed(diagnose(run))
-        add("hypotheses", "overheating", CAUSE.replace("heat.high", "data.repeat"))
+        add("causes", "overheating", CAUSE.replace("heat.high", "data.repeat"))
         assert designed(diagnose(run)) == before
 
 

@@ -40,8 +40,8 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, name: str, extra: s
     framework = {"huggingface": "huggingface", "lightning": "lightning"}.get(extra)
     if framework is not None:
         pytest.importorskip("torch")
-        for module in (f"postmortem.frameworks.{framework}", f"postmortem.frameworks.{framework}"):
-            monkeypatch.delitem(sys.modules, module, raising=False)
+        for module in ("record", "replay"):
+            monkeypatch.delitem(sys.modules, f"postmortem.frameworks.{framework}.{module}", raising=False)
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=rf"training-postmortem\[{extra}\]"):

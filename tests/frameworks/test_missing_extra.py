@@ -1,4 +1,4 @@
-"""Without the package, importing an integration says what to install."""
+"""Without the package, importing a callback says what to install."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from postmortem.errors import MissingExtra
     ],
 )
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, module: str, extra: str, packages: list[str]) -> None:
-    name = f"postmortem.frameworks.{module}"
+    name = f"postmortem.frameworks.{module}.record"
     monkeypatch.delitem(sys.modules, name, raising=False)
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
