@@ -216,8 +216,10 @@ def driving(rogue_run: Path, short: Path, long: Path) -> subprocess.Popen[str]:
     return parent
 
 
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and this process inherits that.
 _ARMS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from postmortem.experiment.pool import run_replays
 from postmortem.replay.spec import ReplaySpec
 short, long = (ReplaySpec(sys.argv[1], out, 100, until, trusted=True) for out, until in zip(sys.argv[2:], (110, 20000)))
