@@ -55,6 +55,13 @@ demo: .venv/core ## Install the core and draft the sample run's post-mortem
 test: .venv/test ## Install everything and run all tests
 	@$(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal
 
+.PHONY: coverage
+coverage: .venv/dev ## Run all tests as `test` does, and hold the share of the code that they reach
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
 .PHONY: test-fast
 test-fast: .venv/test ## Run the quick tests: few trainings, few processes (about a minute)
 	@$(PY) -m pytest -m 'not (slow or lab_bench or processes or heavy)'
@@ -67,10 +74,21 @@ test-bits: .venv/test ## Run the tests that hold bits once more, on lesser kerne
 test-slow: .venv/test ## Run the tests that take minutes
 	@$(PY) -m pytest -m slow
 
+.PHONY: format
+format: .venv/dev ## Lay out the code, and fix what ruff can fix by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
 .PHONY: lint
-lint: .venv/dev ## Check style and the direction of imports
+lint: .venv/dev ## Check style, layout, spelling and the direction of imports
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/typos
 	@$(BIN)/lint-imports
+
+.PHONY: hooks
+hooks: .venv/dev ## Let git check each commit and its message
+	@$(BIN)/pre-commit install
 
 .PHONY: types
 types: .venv/dev ## Check the package's types, strictly
@@ -123,5 +141,5 @@ prove-bench: .venv/test ## Prove causes on fresh lab seeds: resumable, slow (up 
 
 .PHONY: clean
 clean: ## Remove what these targets made, the environment included
-	@rm -rf .venv build dist .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	@rm -rf .venv build dist .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
