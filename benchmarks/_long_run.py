@@ -2,7 +2,7 @@
 
     python benchmarks/_long_run.py FOLDER STEPS EVENT_STEPS
 
-makes FOLDER/run (STEPS rows of COLUMNS) and FOLDER/events (the first EVENT_STEPS of the same rows).
+writes FOLDER/run (STEPS rows of COLUMNS) and FOLDER/events (the first EVENT_STEPS of the same rows).
 """
 
 from __future__ import annotations
@@ -36,23 +36,25 @@ COLUMNS = (
 
 
 def onset(steps: int) -> int:
-    """The step whose gradient was hit; the loss follows one step later."""
+    """The step whose gradient jumps; the loss follows one step later."""
     return int(steps * ONSET_SHARE)
 
 
 def values(steps: int) -> np.ndarray:
-    """float64[steps, 12] in the order of COLUMNS: a loss that falls from 11 to about 2.2 nats by a power law, 2 % noise
-    on the loss and 10 % on the norms, warmup and cosine, and one spike of 1.4 nats that is gone after 60 steps.
+    """float64[steps, 12] in the order of COLUMNS.
+
+    The loss falls from 11 to about 2.2 nats by a power law, with 2 % noise (10 % on the norms), warmup and cosine, and
+    has one spike of 1.4 nats that is over after 60 steps.
     """
     rng = np.random.default_rng(SEED)
     step = np.arange(steps, dtype=float)
-    at = onset(steps)
+    start = onset(steps)
 
     def noisy(level: np.ndarray | float, spread: float) -> np.ndarray:
         return level * np.exp(spread * rng.standard_normal(steps))
 
     kick = np.zeros(steps)
-    kick[at : at + 60] = np.exp(-np.arange(min(60, steps - at)) / 12)
+    kick[start : start + 60] = np.exp(-np.arange(min(60, steps - start)) / 12)
     late = np.concatenate(([0.0], kick[:-1]))
     warmup = max(2_000, steps // 500)
     lr = 3e-4 * np.minimum((step + 1) / warmup, 0.55 + 0.45 * np.cos(np.pi * step / steps))
@@ -79,14 +81,14 @@ def values(steps: int) -> np.ndarray:
 
 
 def write_run(path: Path, rows: np.ndarray) -> None:
-    """As a training loop would: one `log` call a step."""
+    """Write `rows` as a training loop would: one `log` call per step."""
     with RunWriter(path, {"id": "long", "seed": SEED}) as writer:
         for step, row in enumerate(rows.tolist()):
             writer.log(step, dict(zip(COLUMNS, row, strict=True)))
 
 
 def write_events(path: Path, rows: np.ndarray) -> None:
-    """As `SummaryWriter.add_scalar` would: one event per scalar."""
+    """Write `rows` as `SummaryWriter.add_scalar` would: one event per scalar."""
     writer = EventFileWriter(str(path), max_queue_size=10_000)
     for step, row in enumerate(rows.tolist()):
         for name, value in zip(COLUMNS, row, strict=True):

@@ -1,8 +1,7 @@
-"""Tables of detection: twenty seeds of each synthetic fault, the real logs that lie beside the repository, and the two
-faces of the detectors, whole runs and row by row, against each other.
+"""How well detectors find incidents: on synthetic faults, on real logs, and on whole runs compared with row by row.
 
-The scenarios are those of tests/detectors, which CI holds to their limits; here their figures are shown. The real logs
-are read and examined as `postmortem draft` would.
+The scenarios are those of tests/detectors, where CI checks their limits; here their figures are shown, over twenty
+seeds each. The real logs are in a folder beside the repository; they are read and examined as by `postmortem draft`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from tests.detectors.scenarios import SCENARIOS, STEPS, alarm_lag, at_fault, sce
 
 REAL_LOGS = ROOT.parent / "shared" / "real_logs"
 READABLE = (".csv", ".json", ".jsonl")
-PLANTED_BESIDES = {"spike_after_nan": 1, "second_spike": 1}  # incidents of a scenario that are not its fault
+MORE_PLANTED = {"spike_after_nan": 1, "second_spike": 1}  # incidents of a scenario besides its fault
 MOST_FALSE = 1e-4  # incidents per clean row: what was asked for
 
 
@@ -51,9 +50,9 @@ def scenarios(seeds: int) -> str:
             if fault is None:
                 false += len(incidents)
                 continue
-            found = at_fault(incidents, fault)
-            errors += [found[0].onset_step - fault] if found else []
-            false += len(incidents) - min(len(found), 1) - PLANTED_BESIDES.get(name, 0)
+            matches = at_fault(incidents, fault)
+            errors += [matches[0].onset_step - fault] if matches else []
+            false += len(incidents) - min(len(matches), 1) - MORE_PLANTED.get(name, 0)
             lag = alarm_lag(loss, fault)
             lags += [] if lag is None else [lag]
             missed_alarms += lag is None
@@ -68,7 +67,7 @@ def scenarios(seeds: int) -> str:
 def real_logs() -> str:
     """One line per log that a source of the project reads."""
     lines = [
-        "| log | label | rows | labelled events found | other incidents |",
+        "| log | label | rows | labeled events found | other incidents |",
         "| --- | --- | --- | --- | --- |",
     ]
     rows = false = 0
@@ -79,61 +78,60 @@ def real_logs() -> str:
         incidents = detect(run)
         must, may = _events(entry)
         near = entry["log_every"]
-        found = sum(any(_holds(incident, step, near) for incident in incidents) for step in must)
-        others = [i for i in incidents if not any(_holds(i, step, near) for step in (*must, *may))]
+        hits = sum(any(_begins_near(incident, step, near) for incident in incidents) for step in must)
+        unlabeled = [i for i in incidents if not any(_begins_near(i, step, near) for step in (*must, *may))]
         if entry["label"] == "clean":
             rows, false = rows + run.row_steps.size, false + len(incidents)
-        kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(i.kind for i in others).most_common())
+        kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(i.kind for i in unlabeled).most_common())
         lines.append(
             f"| {entry['run_id']} | {entry['label'].replace('_', ' ')} | {run.row_steps.size} "
-            f"| {f'{found} of {len(must)}' if must else '–'} | {kinds or '0'} |"
+            f"| {f'{hits} of {len(must)}' if must else '–'} | {kinds or '0'} |"
         )
     sums = (
-        f"{false} incidents in {rows:,} clean rows; at most one per {1 / MOST_FALSE:,.0f} was asked for, which so few "
-        "rows can contradict but not establish."
+        f"{false} incidents in {rows:,} clean rows; at most one per {1 / MOST_FALSE:,.0f} was asked for; so few "
+        "rows can refute that, but not confirm it."
     )
     return "\n".join((*lines, "", sums))
 
 
 def faces(seeds: int) -> str:
-    """One line per detector that has a live face: what both say, and how many rows the live one needs."""
+    """One line per detector with a live face: how often both faces agree, and how many rows the live one needs."""
     both, only_offline, only_live, withdrawn = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    told: defaultdict[str, list[int]] = defaultdict(list)
-    sure: defaultdict[str, list[int]] = defaultdict(list)
+    alarm_lags: defaultdict[str, list[int]] = defaultdict(list)
+    settled_lags: defaultdict[str, list[int]] = defaultdict(list)
     runs = rows = 0
     for t in _runs(seeds):
         runs, rows = runs + 1, rows + t.row_steps.size
-        said, followed = offline(t), follow(t)
-        only_offline.update(detector for detector, _, _, _ in said - followed.settled)
-        only_live.update(detector for detector, _, _, _ in followed.settled - said)
+        whole_run, followed = offline(t), follow(t)
+        only_offline.update(detector for detector, _, _, _ in whole_run - followed.settled)
+        only_live.update(detector for detector, _, _, _ in followed.settled - whole_run)
         first = {alarm.key: row for row, alarm in reversed(followed.told)}
         final = {alarm.key: row for row, alarm in reversed(followed.told) if alarm.state == "settled"}
-        for detector, _, column, onset in said & followed.settled:
+        for detector, _, column, onset in whole_run & followed.settled:
             both[detector] += 1
-            at, key = int(np.searchsorted(t.row_steps, onset)), (detector, column, onset)
-            told[detector].append(first[key] - at)
-            sure[detector].append(final[key] - at)
+            onset_row, key = int(np.searchsorted(t.row_steps, onset)), (detector, column, onset)
+            alarm_lags[detector].append(first[key] - onset_row)
+            settled_lags[detector].append(final[key] - onset_row)
         withdrawn.update(alarm.detector for alarm in followed.last.values() if alarm.state == "withdrawn")
     lines = [
-        "| detector | said by both | offline only | live only | withdrawn | rows until told | rows until settled |",
+        "| detector | both | offline only | live only | withdrawn | rows until the alarm | rows until settled |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for d in (d for d in detectors() if d.stream is not None):
-        shown = (_lag(told[d.name]), _lag(sure[d.name]))
         lines.append(
             f"| `{d.name}` | {both[d.name]} | {only_offline[d.name]} | {only_live[d.name]} | {withdrawn[d.name]} "
-            f"| {shown[0]} | {shown[1]} |"
+            f"| {_lag(alarm_lags[d.name])} | {_lag(settled_lags[d.name])} |"
         )
-    return "\n".join((*lines, "", f"{runs} runs, {rows:,} rows. Medians (nine of ten are below; most)."))
+    return "\n".join((*lines, "", f"{runs} runs, {rows:,} rows. Medians (nine of ten are below; largest)."))
 
 
 def _runs(seeds: int) -> Iterator[Telemetry]:
-    """The scenarios, the sample runs, and made runs in which anything departs: eight and two of these a seed."""
+    """The scenarios, the sample runs, and ten synthetic runs per seed in which any column departs."""
     for name in SCENARIOS:
         say(f"both faces: {name}")
         for seed in range(seeds):
             yield telemetry(loss=scenario(name, seed)[0])
-    say("both faces: sample runs and made runs")
+    say("both faces: sample runs and synthetic runs")
     for path in sorted(ROOT.glob("sample_runs/*/run.json")):
         run = open_run(path.parent)
         yield Telemetry(run.series, run.columns, run.row_steps, run.labels)
@@ -142,20 +140,20 @@ def _runs(seeds: int) -> Iterator[Telemetry]:
 
 
 def live_cost(rounds: int) -> str:
-    """What a row of loss, gradient norm and rate costs a live loop."""
-    lines = ["| noise of the loss | median, µs | mean | 99 % | most |", "| --- | --- | --- | --- | --- |"]
-    for name, shown in (("clean_gaussian", "Gaussian"), ("clean_t4", "Student's t, 4 degrees")):
-        took: list[float] = []
+    """What one row of loss, gradient norm and learning rate costs a live loop."""
+    lines = ["| noise of the loss | median, µs | mean | 99 % | largest |", "| --- | --- | --- | --- | --- |"]
+    for name, title in (("clean_gaussian", "Gaussian"), ("clean_t4", "Student's t, 4 degrees")):
+        micros: list[float] = []
         for seed in range(rounds):
             norms = np.exp(0.25 * np.random.default_rng(seed).standard_normal(STEPS))
             watching = live()
             for step, (loss, norm) in enumerate(zip(scenario(name, seed)[0].tolist(), norms.tolist(), strict=True)):
                 row = {"loss": loss, "grad_norm": norm, "lr": 3e-4 * min(step / 100, 1)}
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 watching.take(step, row)
-                took.append((time.perf_counter() - begun) * 1e6)
-        middle, late = np.quantile(took, (0.5, 0.99))
-        lines.append(f"| {shown} | **{middle:.1f}** | {np.mean(took):.1f} | {late:.0f} | {max(took):,.0f} |")
+                micros.append((time.perf_counter() - start) * 1e6)
+        middle, late = np.quantile(micros, (0.5, 0.99))
+        lines.append(f"| {title} | **{middle:.1f}** | {np.mean(micros):.1f} | {late:.0f} | {max(micros):,.0f} |")
     return "\n".join(
         (
             *lines,
@@ -173,7 +171,7 @@ def _lag(values: Sequence[int]) -> str:
 
 
 def _events(entry: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Steps that must be found, and steps that may be. A `may` spike is one that its labeller was not sure of."""
+    """Steps that must be found, and steps that may be found: a `may` spike is one that its labeler was not sure of."""
     must = [s["start"] for s in entry["spikes"] if s.get("tier", "must") == "must"]
     must += [step for step in (entry["nan_onset"], *entry["resets"]) if step is not None]
     must += [s["step"] for s in entry["grad_norm"]["spikes"]]
@@ -182,8 +180,8 @@ def _events(entry: dict[str, Any]) -> tuple[list[float], list[float]]:
     return must, [*may, *([explosion["step"]] if explosion else [])]
 
 
-def _holds(incident: DetectedIncident, step: float, near: float) -> bool:
-    """A signal of the incident begins within one log interval of `step`."""
+def _begins_near(incident: DetectedIncident, step: float, near: float) -> bool:
+    """Whether a signal of the incident begins at most `near` steps from `step`."""
     return any(abs(finding.onset_step - step) <= near for finding in incident.findings)
 
 
@@ -203,7 +201,7 @@ def main() -> None:
     if REAL_LOGS.exists():
         publish("detectors-real-logs", real_logs(), write=arguments.write)
     else:
-        say("the real logs are not here: their table stays as it is")
+        say("the real logs are not on this machine: their table is left unchanged")
 
 
 if __name__ == "__main__":

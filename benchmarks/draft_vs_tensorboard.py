@@ -1,17 +1,33 @@
-"""`postmortem draft --json` on 1,000,000 steps × 12 columns, against TensorBoard's EventAccumulator merely loading the
-same scalars (measured on a tenth of them and scaled), and the memory that drafting takes above its imports.
+"""`postmortem draft --json` on 1,000,000 steps × 12 columns, compared with TensorBoard only loading the same scalars.
+
+TensorBoard's EventAccumulator is measured on a tenth of the steps, and its time is multiplied. Also measured: the
+memory that drafting takes above its imports.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from _measure import POSTMORTEM, ROOT, Cost, cost, interleave, machine, options, publish, say, spread
+from _measure import (
+    POSTMORTEM,
+    Cost,
+    cost,
+    cost_cells,
+    import_command,
+    interleave,
+    machine,
+    options,
+    output,
+    publish,
+    say,
+    speedup,
+    spread,
+)
 
 COLUMNS = 12
 FASTER = 60  # times: what was asked for
@@ -27,66 +43,53 @@ accumulator.Reload()
 assert sum(len(accumulator.Scalars(tag)) for tag in accumulator.Tags()["scalars"]) == int(sys.argv[2])
 """
 
-# Whatever modules a draft ends with, imported by name in a process that does nothing else.
-LIST_MODULES = """
-import sys
-from pathlib import Path
-from postmortem.cli import main
-target = Path(sys.argv.pop(1))
-try:
-    main()
-finally:
-    target.write_text("\\n".join(name for name in sys.modules if not name.startswith("__")))
-"""
-IMPORT_MODULES = """
-import importlib, sys
-from pathlib import Path
-for name in Path(sys.argv[1]).read_text().split("\\n"):
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        pass  # a name that a library put there for an object of its own
-"""
+
+def arguments_of(description: str) -> argparse.Namespace:
+    """The command line of a benchmark that compares with the loader: rounds, steps, share, write."""
+    parser = options(description, rounds=3)
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--share", type=int, default=10, help="measure the loader on one in so many steps (default 10)")
+    return parser.parse_args()
+
+
+def load_command(events: Path, steps: int) -> tuple[str, ...]:
+    """A command in which the EventAccumulator loads the folder `events`, and checks that it got `steps` rows."""
+    return (sys.executable, "-c", LOAD_EVENTS, str(events), str(steps * COLUMNS))
 
 
 def main() -> None:
-    parser = options(__doc__ or "", rounds=3)
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--share", type=int, default=10, help="measure the loader on one in so many steps (default 10)")
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__ or "")
     steps, event_steps = arguments.steps, arguments.steps // arguments.share
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run, modules = folder / "run", folder / "modules"
-        say(f"writing {steps:,} steps × {COLUMNS} columns, and {event_steps:,} of them as events …")
+        run = folder / "run"
+        say(f"writing {steps:,} steps × {COLUMNS} columns, and {event_steps:,} of these as events …")
         cost((sys.executable, "benchmarks/_long_run.py", str(folder), str(steps), str(event_steps)))
         size, event_size = _bytes(run), _bytes(folder / "events")
-        arrangement = ("draft", str(run), "--json")
-        first = subprocess.run((*POSTMORTEM, *arrangement), cwd=ROOT, check=True, capture_output=True)
-        _check(json.loads(first.stdout), int(steps * ONSET_SHARE))
-        cost((sys.executable, "-c", LIST_MODULES, str(modules), *arrangement))
-        load = (sys.executable, "-c", LOAD_EVENTS, str(folder / "events"), str(event_steps * COLUMNS))
+        words = ("draft", str(run), "--json")
+        _check(json.loads(output((*POSTMORTEM, *words))), int(steps * ONSET_SHARE))
+        import_modules, _ = import_command(words, folder / "modules")
+        load = load_command(folder / "events", event_steps)
         costs = interleave(
             {
-                "draft": lambda: cost((*POSTMORTEM, *arrangement)),
-                "imports": lambda: cost((sys.executable, "-c", IMPORT_MODULES, str(modules))),
+                "draft": lambda: cost((*POSTMORTEM, *words)),
+                "imports": lambda: cost(import_modules),
                 "load": lambda: cost(load),
             },
             arguments.rounds,
         )
     draft, imports, loader = costs["draft"], costs["imports"], costs["load"]
     scaled = arguments.share
-    cpu_ratio = [scaled * b.cpu_s / a.cpu_s for a, b in zip(draft, loader, strict=True)]
-    wall_ratio = [scaled * b.wall_s / a.wall_s for a, b in zip(draft, loader, strict=True)]
+    cpu_ratio, wall_ratio = speedup(loader, draft, scaled)
     columns = steps * COLUMNS * 8
     above = [(a.peak_bytes - b.peak_bytes) / columns for a, b in zip(draft, imports, strict=True)]
     publish(
         "draft-vs-tensorboard",
         f"""| process | reads, MB | CPU, s | wall, s | peak memory, MB |
 | --- | --- | --- | --- | --- |
-| `postmortem draft RUN --json`, {steps:,} steps × {COLUMNS} | {size / 1e6:.0f} | {_row(draft)} |
-| the same modules imported, nothing done | – | {_row(imports)} |
-| `EventAccumulator`, {event_steps:,} steps × {COLUMNS}, as measured | {event_size / 1e6:.0f} | {_row(loader)} |
+| `postmortem draft RUN --json`, {steps:,} steps × {COLUMNS} | {size / 1e6:.0f} | {cost_cells(draft)} |
+| the same modules imported, nothing done | – | {cost_cells(imports)} |
+| `EventAccumulator`, {event_steps:,} steps × {COLUMNS}, as measured | {event_size / 1e6:.0f} | {cost_cells(loader)} |
 | … its time × {scaled}, for all {steps:,} steps | {event_size * scaled / 1e6:.0f} | {_times(loader, scaled)} | – |
 
 The loader's time over drafting's: CPU **{spread(cpu_ratio, ".0f", "×")}**, wall **{spread(wall_ratio, ".0f", "×")}**;
@@ -103,22 +106,15 @@ writes them, loaded without a limit on points; the loader's time is measured on 
 
 
 def _check(diagnosis: dict[str, list[dict[str, int]]], onset: int) -> None:
-    """A draft that missed the planted incident would be fast for nothing."""
-    found = [incident["onset_step"] for incident in diagnosis["incidents"]]
-    say(f"incidents found at steps {found}; one was planted at {onset}")
-    if not any(abs(step - onset) <= ONSET_ERROR for step in found):
+    """Stop if the draft missed the planted incident: then its speed means nothing."""
+    onsets = [incident["onset_step"] for incident in diagnosis["incidents"]]
+    say(f"incidents found at steps {onsets}; the planted incident begins at {onset}")
+    if not any(abs(step - onset) <= ONSET_ERROR for step in onsets):
         raise SystemExit("the planted incident was not found")
 
 
 def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _row(costs: list[Cost]) -> str:
-    return (
-        f"{spread([c.cpu_s for c in costs])} | {spread([c.wall_s for c in costs])} "
-        f"| {spread([c.peak_bytes / 1e6 for c in costs], '.0f')}"
-    )
 
 
 def _times(costs: list[Cost], scaled: int) -> str:

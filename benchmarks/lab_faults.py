@@ -1,55 +1,49 @@
-"""The fault bench: train lab runs with a fault each on seeds the weights never saw, draft them, and count.
+"""The fault bench: train lab runs with one fault each, draft them, and count how often the true cause is ranked first.
 
-Resumable: a row per (fault, seed) is kept in benchmarks/results/lab_faults.parquet as soon as it is known, and made
-again only where the code that trains or diagnoses has changed since (`code` is a hash of it). The runs themselves stay
-in benchmarks/results/runs (not in git, 3 MB each) and are trained again only where the code that trains has changed. A
-fault's slug is its cause's.
+The seeds played no part in setting the weights. The bench is resumable: the row of each (fault, seed) is kept in
+benchmarks/results/lab_faults.parquet, and made again only if the code that trains or diagnoses has changed since
+(`code` is a hash of it). The runs themselves stay in benchmarks/results/runs (not in git, 3 MB each) and are trained
+again only if the code that trains has changed. A fault has the slug of its cause.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
-import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from _measure import POSTMORTEM, ROOT, cost, machine, publish, say
-from _results import Results
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from _measure import POSTMORTEM, cost, machine, publish
+from _results import RUNS, Results, code_hash, ensure_trained, fault_options, keys_of
 
 from postmortem.lab import list_faults
 
+FAULTS = tuple(sorted(list_faults()))
 FIRST_SEED = 1_000
 SURE = 0.8  # a probability that people see as "strong"
 CLEAN = "none"
-RUNS = ROOT / "benchmarks" / "results" / "runs"
 TRAINS = ("lab", "program.py", "training_loop.py", "record", "checkpoint")
 DIAGNOSES = (
     "assess",
     "case.py",
+    "causes",
     "detectors",
     "diagnosis.py",
-    "hypotheses",
     "incident.py",
     "panels",
     "pipeline.py",
     "run",
     "series.py",
     "sources",
+    "stats.py",
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one run. Everything about the diagnosis is that of its worst incident."""
+    """The result of one run. Everything about the diagnosis is that of its worst incident."""
 
     fault: str
     seed: int
@@ -58,7 +52,7 @@ class Row:
     draft_cpu_s: float
     verdict: str
     incidents: int
-    top_cause: str | None  # None where no incident was found, here and below
+    top_cause: str | None  # this field and the ones below are None if no incident was found
     top_probability: float | None
     rank: int | None  # of the true cause, from 1
     onset_error: int | None  # steps, found − true
@@ -67,7 +61,7 @@ class Row:
 
     @property
     def right(self) -> bool:
-        """The true cause first; on a clean run: no incident, or one that is called benign."""
+        """The true cause is first; on a clean run: there is no incident, or one that is called benign."""
         return self.top_cause in (None, "benign") if self.fault == CLEAN else self.rank == 1
 
     @property
@@ -82,26 +76,12 @@ class Row:
 KEPT = Results("lab_faults", Row)
 
 
-def code_hash(parts: Sequence[str]) -> str:
-    """First 12 hex digits of a SHA-256 over the source in `parts` of the package."""
-    digest = hashlib.sha256()
-    for name in parts:
-        path = ROOT / "postmortem" / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def trained(fault: str, seed: int) -> tuple[Path, float]:
-    """(folder, CPU seconds) of a run, trained where it is not there yet; its truth lies beside the folder."""
+    """(folder, CPU seconds) of a run, trained if it does not exist yet; the truth about it is written beside it."""
     run = RUNS / code_hash(TRAINS) / f"{fault}-{seed}"
-    spent = run.with_suffix(".cpu_s")
-    if not spent.exists():
-        shutil.rmtree(run, ignore_errors=True)
-        run.parent.mkdir(parents=True, exist_ok=True)
-        order = ("--fault", fault, "--seed", str(seed), "--out", str(run))
-        spent.write_text(str(cost((*POSTMORTEM, "lab", *order), OMP_NUM_THREADS="1").cpu_s))
-    return run, float(spent.read_text())
+    words = ("lab", "--fault", fault, "--seed", str(seed), "--out", str(run))
+    mark = run.with_suffix(".cpu_s")
+    return run, float(ensure_trained(run, mark, lambda: str(cost((*POSTMORTEM, *words), one_thread=True).cpu_s)))
 
 
 def make(fault: str, seed: int, code: str) -> Row:
@@ -109,8 +89,8 @@ def make(fault: str, seed: int, code: str) -> Row:
     run, train_cpu_s = trained(fault, seed)
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "out"
-        kept = ("--out", str(out), "--lessons", str(Path(name) / "lessons.md"))
-        draft = cost((*POSTMORTEM, "draft", str(run), *kept), OMP_NUM_THREADS="1")
+        words = ("draft", str(run), "--out", str(out), "--lessons", str(Path(name) / "lessons.md"))
+        draft = cost((*POSTMORTEM, *words), one_thread=True)
         diagnosis = json.loads((out / "diagnosis.json").read_text())
     onset = json.loads(run.with_name(f"{run.name}.truth.json").read_text())["onset_step"]
     worst = diagnosis["incidents"][0] if diagnosis["incidents"] else None
@@ -148,55 +128,33 @@ def table(rows: Sequence[Row]) -> str:
 
 def _line(title: str, rows: Sequence[Row]) -> str:
     clean = all(row.fault == CLEAN for row in rows)
-    found = sum(row.incidents > 0 for row in rows)
+    detected = sum(row.incidents > 0 for row in rows)
     top3 = "–" if clean else str(sum(row.rank is not None and row.rank <= 3 for row in rows))
     errors = sorted(abs(row.onset_error) for row in rows if row.onset_error is not None)
     error = f"{errors[len(errors) // 2]} (≤ {errors[-1]})" if errors else "–"
     abstained, sure = sum(row.abstained for row in rows), sum(row.wrong_and_sure for row in rows)
     wrong = Counter(row.top_cause or "no incident" for row in rows if not row.right)
-    taken = ", ".join(f"{cause} {count}" for cause, count in wrong.most_common()) or "–"
+    mistaken = ", ".join(f"{cause} {count}" for cause, count in wrong.most_common()) or "–"
     right = sum(row.right for row in rows)
-    return f"| {title} | {len(rows)} | {found} | {right} | {top3} | {abstained} | {sure} | {error} | {taken} |"
+    return f"| {title} | {len(rows)} | {detected} | {right} | {top3} | {abstained} | {sure} | {error} | {mistaken} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=10, help=f"seeds per fault, from {FIRST_SEED} up (default 10)")
-    parser.add_argument("--fault", action="append", choices=sorted(list_faults()), help="only this fault (repeatable)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs in parallel (default 2)")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
-    arguments = parser.parse_args()
+    arguments = fault_options(__doc__ or "", FAULTS, seeds=10, first_seed=FIRST_SEED).parse_args()
     code = code_hash(TRAINS + DIAGNOSES)
-    rows = {(row.fault, row.seed): row for row in KEPT.load() if row.code == code}
-    seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
-    todo = [(f, s) for s in seeds for f in arguments.fault or sorted(list_faults()) if (f, s) not in rows]
-    say(f"{len(rows)} rows kept for this code ({code}), {len(todo)} to make")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        ThreadPoolExecutor(arguments.jobs) as pool,
-        Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress,
-    ):
-        task = progress.add_task("lab faults", total=len(todo))
-        pending = {pool.submit(make, fault, seed, code): (fault, seed) for fault, seed in todo}
-        try:
-            for done in as_completed(pending):
-                rows[pending[done]] = done.result()
-                KEPT.save(list(rows.values()))
-                progress.advance(task)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    rows = list(KEPT.complete(keys_of(arguments, FAULTS), make, code, jobs=arguments.jobs, title="lab faults").values())
+    seeds = [row.seed for row in rows]
     publish(
         "lab-faults",
-        f"""{table(list(rows.values()))}
+        f"""{table(rows)}
 
-{_calibration(list(rows.values()))} Code {code}, seeds {FIRST_SEED} to {max(seed for _, seed in rows)}, {machine()}.""",
+{_calibration(rows)} Code {code}, seeds {min(seeds)} to {max(seeds)}, {machine()}.""",
         write=arguments.write,
     )
 
 
 def _calibration(rows: Sequence[Row]) -> str:
-    """How often the first cause is right where its probability is high, middling or low."""
+    """How often the first cause is right, where its probability is high, medium or low."""
     parts: list[str] = []
     for word, low, high in (("strong", 0.8, 1.01), ("moderate", 0.4, 0.8), ("weak", 0.0, 0.4)):
         within = [row for row in rows if row.top_probability is not None and low <= row.top_probability < high]

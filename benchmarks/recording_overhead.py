@@ -1,10 +1,10 @@
 """What recording one step costs the training thread: ours, TensorBoard, W&B offline, Lightning's CSVLogger, trainscope.
 
 Every contender logs the same row (12 scalars and the xxh3_128 of a batch of 8 × 2,048 int64 token ids) from the same
-loop, in a process of its own. The processes live side by side and take blocks of steps in turn, one block of each per
+loop, each in its own process. The processes run side by side and take blocks of steps in turn, one block of each per
 round, so that a machine that slows down slows all of them. Only the recording is timed: the hash when the batch
-arrives, the scalars after the step. Between the two runs a small training step, so that caches are as cold and
-background threads get the chance that they get in life, or nothing at all ("back to back").
+arrives, the scalars after the step. A small training step runs between the two, so that caches are as cold, and
+background threads have as much time, as in a real training; or nothing runs between them ("back to back").
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _measure import ROOT, machine, options, publish, say
+from _measure import ROOT, interval, machine, options, publish, rounds_of, say, shown
 
 GOAL_US = 30  # median per step, ours: what was asked for
 GOAL_TIMES = 10  # less than W&B offline and than trainscope: what was asked for
@@ -77,14 +77,14 @@ def main() -> None:
         added = interval([(b.cpu_s - a.cpu_s) * 1e6 for b, a in zip(work, blocks[NOTHING]["work"], strict=True)])
         cells = (
             NAMES[name],
-            f"**{_shown(interval(_medians(work)))}**" if name == OURS else _shown(interval(_medians(work))),
+            f"**{_micros(interval(_medians(work)))}**" if name == OURS else _micros(interval(_medians(work))),
             f"{statistics.fmean(every) * 1e6:.0f}",
             f"{every[int(0.99 * len(every))] * 1e6:.0f}",
-            _shown(interval(_medians(by_mode["back_to_back"]))),
-            _shown(interval(_medians(by_mode["tensors"]))),
-            _shown(added, ".0f"),
+            _micros(interval(_medians(by_mode["back_to_back"]))),
+            _micros(interval(_medians(by_mode["tensors"]))),
+            shown(added, ".0f"),
             f"{sizes[name]:.0f}",
-            "1" if name == OURS else _shown(ratios[name], ".1f", "×"),
+            "1" if name == OURS else shown(ratios[name], ".1f", "×"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     step_ms = statistics.median(block.cpu_s for block in blocks[NOTHING]["work"]) * 1e3
@@ -109,7 +109,7 @@ alone. On {machine()}.""",
 
 
 def measure(folder: Path, rounds: int) -> tuple[dict[str, dict[str, list[Block]]], dict[str, float]]:
-    """(contender → mode → its block of each round, contender → bytes per step that lie on disk in the end)."""
+    """(contender → mode → its block of each round, contender → bytes per step that are on disk at the end)."""
     blocks: dict[str, dict[str, list[Block]]] = {name: {mode: [] for mode in MODES} for name in NAMES}
     sizes: dict[str, float] = {}
     children: dict[str, subprocess.Popen[str]] = {}
@@ -117,8 +117,7 @@ def measure(folder: Path, rounds: int) -> tuple[dict[str, dict[str, list[Block]]
         for name in NAMES:
             say(f"starting {name} …")
             children[name] = _start(name, folder / name)
-        for number in range(rounds + 1):
-            say(f"round {number} of {rounds}" + (" (warm-up)" if number == 0 else ""))
+        for number in rounds_of(rounds):
             for mode in MODES:
                 order = list(children)
                 random.Random(number).shuffle(order)
@@ -139,7 +138,7 @@ def measure(folder: Path, rounds: int) -> tuple[dict[str, dict[str, list[Block]]
 def _start(name: str, folder: Path) -> subprocess.Popen[str]:
     folder.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    environment |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}  # nothing of it may touch the network
+    environment |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}  # it must not use the network
     command = (sys.executable, __file__, "--contender", name, "--folder", str(folder))
     child = subprocess.Popen(
         command, env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -148,14 +147,15 @@ def _start(name: str, folder: Path) -> subprocess.Popen[str]:
     return child
 
 
-def _ask(child: subprocess.Popen[str], name: str, order: str | None) -> dict[str, Any]:
+def _ask(child: subprocess.Popen[str], name: str, command: str | None) -> dict[str, Any]:
+    """The next line of JSON from `child`, after sending it `command` if there is one."""
     assert child.stdin and child.stdout
-    if order:
-        child.stdin.write(f"{order}\n")
+    if command:
+        child.stdin.write(f"{command}\n")
         child.stdin.flush()
     line = child.stdout.readline()
     if not line:
-        raise SystemExit(f"{name} broke off; its last words are above")
+        raise SystemExit(f"{name} stopped; its error message is above")
     return json.loads(line)
 
 
@@ -163,31 +163,24 @@ def _medians(blocks: Sequence[Block]) -> list[float]:
     return [statistics.median(block.seconds) for block in blocks]
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, low, high): the median of `values`, and the 95 % interval of it over 2,000 bootstrap samples."""
-    draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
-    return statistics.median(values), medians[50], medians[1949]
-
-
-def _shown(figures: tuple[float, float, float], form: str = "", unit: str = "") -> str:
-    """Median (low–high); without `form`, seconds as µs."""
-    middle, low, high = figures if form else [second * 1e6 for second in figures]
-    return f"{middle:{form or '.1f'}}{unit} ({low:{form or '.1f'}}–{high:{form or '.1f'}})"
+def _micros(seconds: tuple[float, float, float]) -> str:
+    """Median (low–high) of seconds, as µs."""
+    middle, low, high = (second * 1e6 for second in seconds)
+    return shown((middle, low, high), ".1f")
 
 
 # ---- one contender, in its own process ----
 
-Arrive = Callable[[int, Any], Any]  # (step, ids of shape SHAPE) → their hash, where the contender does not keep it
+Arrive = Callable[[int, Any], Any]  # (step, ids of shape SHAPE) → their hash, unless the contender keeps it itself
 Log = Callable[[int, dict[str, Any], Any], object]  # (step, row of 12 scalars, hash)
 Close = Callable[[], object]
 Calls = tuple[Arrive, Log, Close]
 
 
 def contend(name: str, folder: Path) -> None:
-    """Log blocks of steps as they are ordered on stdin, until "close"; answer each with one line of JSON."""
+    """Log one block of steps for each mode that is read from stdin, until "close"; answer each with a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # so that the output of libraries does not mix with the answers
     import torch
 
     torch.manual_seed(0)
@@ -204,9 +197,9 @@ def contend(name: str, folder: Path) -> None:
     def block(mode: str) -> dict[str, Any]:
         nonlocal step
         seconds: list[float] = []
-        begun = _tree_cpu_s()
+        start = _tree_cpu_s()
         for _ in range(BLOCKS[mode]):
-            ids = fresh.add(step)  # a batch of its own, as a loader hands out
+            ids = fresh.add(step)  # a new tensor, as from a loader
             row: dict[str, Any] = {f"metric_{n}" if n else "loss": noise.gauss(2.5, 0.01) for n in range(SCALARS)}
             if mode == "tensors":
                 row = {key: torch.tensor(value) for key, value in row.items()}
@@ -221,23 +214,23 @@ def contend(name: str, folder: Path) -> None:
             log(step, row, digest)
             seconds.append(time.perf_counter() - trained + hashed - arrived)
             step += 1
-        return {"seconds": seconds, "cpu_s": (_tree_cpu_s() - begun) / BLOCKS[mode]}
+        return {"seconds": seconds, "cpu_s": (_tree_cpu_s() - start) / BLOCKS[mode]}
 
     answers.write("{}\n")
     answers.flush()
-    for order in sys.stdin:
-        closing = order.strip() == "close"
+    for command in sys.stdin:
+        closing = command.strip() == "close"
         if closing:
             close()
-        answers.write(json.dumps({"steps": step} if closing else block(order.strip())) + "\n")
+        answers.write(json.dumps({"steps": step} if closing else block(command.strip())) + "\n")
         answers.flush()
         if closing:
             return
 
 
 def _contender(name: str, folder: Path, model: Any, optimizer: Any) -> Calls:
-    """What a contender does at each step, set to the least work it can do for these rows. Where it cannot hash, the
-    loop hashes for it with the same function, and where it cannot log text, the hash is logged as it can be.
+    """The calls of a contender at each step, configured for the least work that logs these rows. If it cannot hash, the
+    loop hashes for it with the same function; if it cannot log text, the hash is logged as a number.
     """
     return {
         OURS: _postmortem,
@@ -251,7 +244,7 @@ def _contender(name: str, folder: Path, model: Any, optimizer: Any) -> Calls:
 
 
 def _watched(name: str, model: Any, optimizer: Any) -> tuple[Any, Any]:
-    """What trainscope is attached to: it measures every parameter, and a single one is the least there is."""
+    """The model and optimizer that a contender gets. Plain trainscope gets one parameter, because it measures each."""
     import torch
 
     if name != TRAINSCOPE:
@@ -318,14 +311,14 @@ def _csv_logger(folder: Path, model: Any, optimizer: Any) -> Calls:
     logger = CSVLogger(str(folder))
 
     def log(step: int, row: dict[str, Any], digest: str) -> None:
-        texts: dict[str, Any] = {**row, "batch_hash": digest}  # it declares numbers only, and writes what it is given
+        texts: dict[str, Any] = {**row, "batch_hash": digest}  # its type allows numbers only, but it writes any value
         logger.log_metrics(texts, step)
 
     return _hasher(), log, lambda: logger.finalize("success")
 
 
 def _trainscope(folder: Path, model: Any, optimizer: Any) -> Calls:
-    """Its rows are its own: 11 scalars of the run, statistics of every parameter. A hash fits only as a number."""
+    """It logs its own rows: 11 scalars of the run and statistics of every parameter. A hash fits only as a number."""
     from trainscope import TrainScope, TrainScopeConfig
 
     never = 10**9

@@ -1,34 +1,43 @@
-"""What a replay costs beside what it cannot do without: the time to its first step, and its loop.
+"""What a replay costs beyond the work it cannot avoid: the time to its first step, and its loop.
 
-To the first step: from starting the process until the first batch is handed to the program, against a process that
-imports torch, builds the program and loads the checkpoint into it, which any resume has to do; and against one that
+To the first step: from starting the process until the program gets its first batch. This is compared with a process
+that imports torch, builds the program and loads the checkpoint into it, which any resume has to do; and with one that
 only imports torch and loads the checkpoint.
 
-The loop: `postmortem.replay` drives the sample run's program, and after each block of steps a second copy of it takes
-the same steps in a loop of two lines that records the same rows. CPU seconds of the training thread.
+The loop: `postmortem.replay` drives the program of the sample run. After each block of steps, a second copy of the
+program takes the same steps in a loop of two lines that records the same rows. Measured are CPU seconds of the training
+thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from _measure import ROOT, machine, options, publish, say
+from _measure import (
+    POSTMORTEM,
+    ROOT,
+    interval,
+    machine,
+    options,
+    output,
+    publish,
+    rounds_of,
+    say,
+    shown,
+)
 
 RUN = ROOT / "sample_runs" / "clean-001"
 STEP, STEPS, BLOCK = 1000, 900, 15
 GOAL_START, GOAL_LOOP = 1.3, 0.02  # what was asked for
 FLOORS = {"load": "torch, the checkpoint", "build": "torch, the program, the checkpoint into it"}
-REPLAYS = {"said": ["--from-step", str(STEP), "--null"], "diagnosed": ["--from-step", str(STEP)]}
+REPLAYS = {"given": ["--from-step", str(STEP), "--null"], "diagnosed": ["--from-step", str(STEP)]}
+THIS = (sys.executable, __file__)
 
 
 def main() -> None:
@@ -48,16 +57,15 @@ def main() -> None:
         pairs = blocks(Path(folder) / "loop")
     over = {name: interval([a / b for a, b in zip(starts[name], starts["build"], strict=True)]) for name in REPLAYS}
     bare = {name: interval([a / b for a, b in zip(each, starts["load"], strict=True)]) for name, each in starts.items()}
-    share = interval([ours / theirs - 1 for ours, theirs in pairs])
+    share = interval([100 * (ours / theirs - 1) for ours, theirs in pairs])  # percent
     step_ms = statistics.median(theirs for _, theirs in pairs) / BLOCK * 1e3
     rows = [
-        f"| {FLOORS['load']} | {shown(interval(starts['load']), '.2f', ' s')} | | 1 |",
-        f"| {FLOORS['build']} | {shown(interval(starts['build']), '.2f', ' s')} | 1 "
-        f"| {shown(bare['build'], '.2f', '×')} |",
+        f"| {FLOORS['load']} | {_seconds(starts['load'])} | | 1 |",
+        f"| {FLOORS['build']} | {_seconds(starts['build'])} | 1 | {shown(bare['build'], '.2f', '×')} |",
         *(
-            f"| `postmortem replay`, {text} | {shown(interval(starts[name]), '.2f', ' s')} "
+            f"| `postmortem replay`, {text} | {_seconds(starts[name])} "
             f"| {shown(over[name], '.2f', '×')} | {shown(bare[name], '.2f', '×')} |"
-            for name, text in (("said", "step and change said"), ("diagnosed", "defaults from the diagnosis"))
+            for name, text in (("given", "step and change given"), ("diagnosed", "defaults from the diagnosis"))
         ),
     ]
     publish(
@@ -73,37 +81,36 @@ def main() -> None:
 
 {arguments.rounds} rounds in turn after one that is thrown away. At most {GOAL_START}× was asked for.
 
-Replay's loop takes **{shown(tuple(100 * one for one in share), ".2f", " %")}** more CPU than the program's own
+Replay's loop takes **{shown(share, ".2f", " %")}** more CPU than the program's own
 ({step_ms:.2f} ms a step); at most {100 * GOAL_LOOP:.0f} % was asked for. {len(pairs)} pairs of blocks of {BLOCK} steps,
 in turn in one process. Medians with 95 % bootstrap intervals. On {machine()}.""",
         write=arguments.write,
     )
-    if share[0] > GOAL_LOOP:
+    if share[0] > 100 * GOAL_LOOP:
         raise SystemExit(f"the loop takes more than {100 * GOAL_LOOP:.0f} % over the program's own")
-    if over["said"][0] > GOAL_START:
+    if over["given"][0] > GOAL_START:
         raise SystemExit(f"more than {GOAL_START}× until the first step")
 
 
 def start_times(folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds from the start of a process until it could take, or takes, its first step: contender → rounds."""
+    """Contender → per round, seconds from the start of its process until it takes, or could take, its first step."""
     times: dict[str, list[float]] = {name: [] for name in (*FLOORS, *REPLAYS)}
-    for number in range(rounds + 1):
+    for number in rounds_of(rounds):
         for name in times:
-            say(f"round {number} of {rounds}: {name}" + (" (warm-up)" if number == 0 else ""))
-            begun = time.time()
+            start = time.time()
             if name in FLOORS:
-                until = float(_child(__file__, "--floor", name))
+                until = float(output((*THIS, "--floor", name), one_thread=True))
             else:
                 out = folder / f"{name}-{number}"
                 words = [str(RUN), *REPLAYS[name], "--until", str(STEP + 1), "--out", str(out), "--json"]
-                _child("-m", "postmortem", "replay", *words)
-                until = float(_child("-c", _FIRST, str(out)))
+                output((*POSTMORTEM, "replay", *words), one_thread=True)
+                until = float(output((sys.executable, "-c", _FIRST_STEP_TIME, str(out)), one_thread=True))
             if number:
-                times[name].append(until - begun)
+                times[name].append(until - start)
     return times
 
 
-_FIRST = f"""
+_FIRST_STEP_TIME = f"""
 import sys
 from pathlib import Path
 from postmortem.sources import open_run
@@ -113,36 +120,19 @@ print(run.series("time").at({STEP}) - run.series("step_time_s").at({STEP}))
 
 
 def blocks(folder: Path) -> list[tuple[float, float]]:
-    """(CPU seconds of a block by replay, by the bare loop), the first pair thrown away."""
-    return [tuple(pair) for pair in json.loads(_child(__file__, "--loop", str(folder)))][1:]
+    """(CPU seconds of a block in the replay, in the bare loop) for each block; the first pair is thrown away."""
+    return [tuple(pair) for pair in json.loads(output((*THIS, "--loop", str(folder)), one_thread=True))][1:]
 
 
-def _child(*words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], env=environment, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit {done.returncode}\n{done.stderr}")
-    return done.stdout
+def _seconds(times: list[float]) -> str:
+    return shown(interval(times), ".2f", " s")
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, low, high): the median of `values`, and the 95 % interval of it over 2,000 bootstrap samples."""
-    draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
-    return statistics.median(values), medians[50], medians[1949]
-
-
-def shown(figures: Sequence[float], form: str, unit: str) -> str:
-    """Median (low–high)."""
-    middle, low, high = figures
-    return f"{middle:{form}}{unit} ({low:{form}}–{high:{form}})"
-
-
-# ---- in processes of their own ----
+# ---- each in its own process ----
 
 
 def floor(kind: str) -> None:
-    """Do what cannot be spared, and print the time at which it is done."""
+    """Do the work that no resume can avoid, and print the time at its end."""
     import torch  # noqa: F401 - the import is what is timed
 
     from postmortem.checkpoint import load_checkpoint
@@ -157,7 +147,7 @@ def floor(kind: str) -> None:
 
 
 def loop(folder: Path) -> None:
-    """Replay, with a block of the bare loop after each block of it."""
+    """Replay, with a block of the bare loop after each block of the replay; print the CPU seconds of both as JSON."""
     from postmortem.checkpoint import load_checkpoint
     from postmortem.program import resolve
     from postmortem.record import Recorder
@@ -170,7 +160,7 @@ def loop(folder: Path) -> None:
     pairs: list[tuple[float, float]] = []
     with Recorder(folder / "bare", token_ids="never") as recorder:
 
-        def after(step: int, until: int, loss: float, was: float | None) -> None:
+        def after(step: int, until: int, loss: float, recorded: float | None) -> None:
             nonlocal mark
             if (step + 1 - STEP) % BLOCK:
                 return

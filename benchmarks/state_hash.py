@@ -1,4 +1,4 @@
-"""What hashing costs: the local state hash against one pass over memory, the sharding-independent one, and a batch.
+"""What hashing costs: two hashes of a training's state, compared with reading the memory once, and hashes of a batch.
 
 Memory is read by `torch.sum` over the same bytes with the same number of threads, in turn with the hashes.
 """
@@ -9,14 +9,14 @@ import hashlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or torch's threads spin on after each sum, on the hash's cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else torch's threads keep the cores busy after each sum
 
 import numpy as np
 import torch
 import xxhash
-from _measure import machine, options, publish, say, spread
+from _measure import interleave, machine, options, publish, say, spread
 
 from postmortem.lab.config import default_config
 from postmortem.lab.program import build
@@ -30,16 +30,16 @@ EVERY = 100  # steps, the default cadence
 BATCH = (16, 1024)  # int64: 128 KiB
 
 
-def turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds per call, each contender once per round, after one cold round."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, contender in contenders.items():
-            begun = time.perf_counter()
-            contender()
-            if number:
-                seconds[name].append(time.perf_counter() - begun)
-    return seconds
+def timed(function: Callable[[], object], times: int = 1) -> Callable[[], float]:
+    """A function that calls `function` so many times and returns the seconds that all the calls took."""
+
+    def call() -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            function()
+        return time.perf_counter() - start
+
+    return call
 
 
 def states(rounds: int) -> str:
@@ -52,17 +52,15 @@ def states(rounds: int) -> str:
     for threads in range(1, (os.cpu_count() or 1) + 1):
         say(f"states of {size:.2f} GB, {threads} threads")
         torch.set_num_threads(threads)
-        seconds = turns(
-            {
-                "read": lambda: [tensor.sum() for tensor in whole],
-                "local": lambda: local_state_hash(state),
-                "state": lambda: state_hash(state),
-            },
-            rounds,
-        )
-        speed = {name: [size / taken for taken in times] for name, times in seconds.items()}
+        contenders = {
+            "read": timed(lambda: [tensor.sum() for tensor in whole]),
+            "local": timed(lambda: local_state_hash(state)),
+            "state": timed(lambda: state_hash(state)),
+        }
+        seconds = interleave(contenders, rounds)
+        speed = {name: [size / time_s for time_s in times] for name, times in seconds.items()}
         shares = {
-            name: [read / taken for read, taken in zip(seconds["read"], seconds[name], strict=True)]
+            name: [read / time_s for read, time_s in zip(seconds["read"], seconds[name], strict=True)]
             for name in ("local", "state")
         }
         lines.append(
@@ -73,7 +71,7 @@ def states(rounds: int) -> str:
 
 
 def batches(rounds: int) -> str:
-    """The table of hash functions on one batch, and what `batch_hash` takes."""
+    """The table of hash functions on one batch, `batch_hash` among them."""
     ids = np.random.default_rng(0).integers(0, 50_000, BATCH)
     tensor, data = torch.from_numpy(ids), ids.data
     functions: dict[str, Callable[[], object]] = {
@@ -85,32 +83,24 @@ def batches(rounds: int) -> str:
         "`batch_hash` of a tensor": lambda: batch_hash(tensor),
     }
     repeats = {name: 20 if name[0] in "sb" else 200 for name in functions}
-    calls = {name: _repeated(function, repeats[name]) for name, function in functions.items()}
+    calls = {name: timed(function, repeats[name]) for name, function in functions.items()}
     lines = ["| hash of a batch of 128 KiB | µs | GB/s |", "| --- | --- | --- |"]
-    for name, seconds in turns(calls, 3 * rounds).items():
-        each = [taken / repeats[name] for taken in seconds]
-        lines.append(
-            f"| {name} | {spread([taken * 1e6 for taken in each], '.1f')} | "
-            f"{data.nbytes / statistics.median(each) / 1e9:.1f} |"
-        )
+    for name, seconds in interleave(calls, 3 * rounds).items():
+        micros = [time_s / repeats[name] * 1e6 for time_s in seconds]
+        lines.append(f"| {name} | {spread(micros, '.1f')} | {data.nbytes / statistics.median(micros) / 1e3:.1f} |")
     return "\n".join(lines)
 
 
-def _repeated(function: Callable[[], object], times: int) -> Callable[[], object]:
-    def call() -> None:
-        for _ in range(times):
-            function()
-
-    return call
-
-
 def share_of_step(rounds: int) -> list[float]:
-    """The sharding-independent hash of the lab's parameters over 100 of the lab's steps, per round."""
+    """Per round: the time of one sharding-independent hash of the lab's parameters, over that of 100 of its steps."""
     program = build(default_config(0, 2_000))
     parameters = dict(program._model.named_parameters())
-    steps = _repeated(lambda: program.step(program.batch(program.position)), 10)
-    seconds = turns({"hash": lambda: state_hash(parameters), "steps": steps}, 5 * rounds)
-    return [hashed / (steps * EVERY / 10) for hashed, steps in zip(seconds["hash"], seconds["steps"], strict=True)]
+    ten_steps = timed(lambda: program.step(program.batch(program.position)), 10)
+    seconds = interleave({"hash": timed(lambda: state_hash(parameters)), "steps": ten_steps}, 5 * rounds)
+    return [
+        hash_s / (ten_steps_s * EVERY / 10)
+        for hash_s, ten_steps_s in zip(seconds["hash"], seconds["steps"], strict=True)
+    ]
 
 
 def main() -> None:
@@ -126,7 +116,7 @@ asked for.
 
 {batches(arguments.rounds)}
 
-128 bits, because a run of millions of batches must not meet two of one 64-bit hash by chance; xxh3, because the next
+128 bits, because in a run of millions of batches two must not get the same hash by chance; xxh3, because the next
 function of that width costs many times as much. Medians (min–max) of interleaved rounds on {machine()}.""",
         write=arguments.write,
     )

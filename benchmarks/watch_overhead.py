@@ -1,7 +1,7 @@
 """What watching adds to the lab's step: our watch at its default cadence, and trainscope at its smallest settings.
 
-Copies of one lab training live in one process and take blocks of 100 steps in turn. Each records a row per step with
-`Recorder`; what else they do differs. Counted is the CPU time of the whole process, background threads included.
+Copies of one lab training run in one process and take blocks of 100 steps in turn. Each records a row per step with
+`Recorder`, and differs in what it does besides. The CPU time of the whole process is counted, with background threads.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from _measure import machine, options, publish, say
+from _measure import interval, machine, options, publish, rounds_of
 
 from postmortem.lab.config import default_config
 from postmortem.lab.program import LabProgram, build
@@ -38,7 +37,7 @@ class Contender:
 
     def block(self) -> float:
         """CPU seconds per step over one block."""
-        begun = time.process_time()
+        start = time.process_time()
         for _ in range(BLOCK):
             step = self.program.updates
             measured = self.program.step(self.program.batch(self.program.position))
@@ -47,30 +46,23 @@ class Contender:
             self.after(loss)
             self.recorder.log(step, loss=loss, lr=measured.metrics["lr"])
         self.recorder.flush()
-        return (time.process_time() - begun) / BLOCK
+        return (time.process_time() - start) / BLOCK
 
 
 def contenders(folder: Path) -> dict[str, Contender]:
-    """Name → contender, each with its watching in place."""
+    """Name → contender, each one with its watching attached."""
     from trainscope.core.config import load_config  # pyright: ignore[reportMissingTypeStubs]
     from trainscope.scope import TrainScope  # pyright: ignore[reportMissingTypeStubs]
 
-    found = {name: Contender(folder / f"run-{n}") for n, name in enumerate((ALONE, WATCH, MINIMAL, THINNED))}
-    watched = found[WATCH]
+    named = {name: Contender(folder / f"run-{n}") for n, name in enumerate((ALONE, WATCH, MINIMAL, THINNED))}
+    watched = named[WATCH]
     watched.recorder.watch(watched.program._model, watched.program._adam)
     thinned = {"trace_every_n_steps": 10}
     for name, more in ((MINIMAL, {}), (THINNED, thinned)):
         settings: dict[str, Any] = {"profile": "minimal", "run_dir": str(folder), "run_name": f"scope-{len(more)}"}
-        program = found[name].program
-        found[name].after = TrainScope(program._model, program._adam, load_config(settings | more)).attach().step
-    return found
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, and the bounds of its 95 % bootstrap interval over rounds."""
-    random_ = np.random.default_rng(0)
-    medians = np.median(random_.choice(np.asarray(values), (10_000, len(values))), axis=1)
-    return statistics.median(values), *(float(bound) for bound in np.quantile(medians, (0.025, 0.975)))
+        program = named[name].program
+        named[name].after = TrainScope(program._model, program._adam, load_config(settings | more)).attach().step
+    return named
 
 
 def main() -> None:
@@ -80,8 +72,7 @@ def main() -> None:
         running = contenders(Path(name))
         spent: dict[str, list[float]] = {contender: [] for contender in running}
         order = list(running)
-        for number in range(arguments.rounds + 1):
-            say(f"round {number} of {arguments.rounds}" + (" (warm-up)" if number == 0 else ""))
+        for number in rounds_of(arguments.rounds):
             random.Random(number).shuffle(order)
             for contender in order:
                 cpu = running[contender].block()
@@ -96,8 +87,8 @@ def main() -> None:
             lines.append(row + "| – | – |")
             continue
         added, low, high = interval([a / b - 1 for a, b in zip(times, spent[ALONE], strict=True)])
-        shown = f"**{added:.1%}**" if contender == WATCH else f"{added:.1%}"
-        lines.append(row + f"| {shown} | {low:.1%} to {high:.1%} |")
+        median = f"**{added:.1%}**" if contender == WATCH else f"{added:.1%}"
+        lines.append(row + f"| {median} | {low:.1%} to {high:.1%} |")
     table = "\n".join(lines)
     publish(
         "watch-overhead",
@@ -105,7 +96,7 @@ def main() -> None:
 
 At most {GOAL:.0%} was asked for. Medians of {arguments.rounds} rounds of {BLOCK} steps each, differences paired within
 a round, order shuffled; intervals by bootstrap over rounds. trainscope 1.8.1 measures all 16 parameters at every traced
-step; the profile's filter of activations, `attn` and `mlp`, meets no module of the lab's model. Measured on
+step; the profile's filter of activations, `attn` and `mlp`, matches no module of the lab's model. Measured on
 {machine()}.""",
         write=arguments.write,
     )
