@@ -1,10 +1,10 @@
-"""Write the generated pages, or (`--check`) say which are stale.
+"""Write the generated pages of the documentation, or report which of them are stale (`--check`).
 
     docs/causes/*.md      from each cause's docstring
     docs/sample-report/   `postmortem draft sample_runs/19-spike-001`
     README.md             the excerpt of that report, between its markers
 
-Pictures are compared by name only: their bytes follow the version of matplotlib.
+Pictures are compared by name only: their bytes depend on the version of matplotlib.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -20,14 +19,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from _readme import README, ROOT, SAMPLE, between_markers, copy_sample, environment
+
 from postmortem.causes import causes
 
-ROOT = Path(__file__).resolve().parent.parent
 CAUSES = Path("docs/causes")
 REPORT = Path("docs/sample-report")
-SAMPLE = "sample_runs/19-spike-001"
-README = Path("README.md")
-TOLERANCE = 1e-6  # relative: the last digits of a mean follow the CPU's vector width
+TOLERANCE = 1e-6  # relative: the last digits of a mean depend on the CPU's vector width
 
 
 def cause_pages() -> dict[Path, str]:
@@ -42,21 +40,18 @@ def cause_pages() -> dict[Path, str]:
 
 
 def draft_sample(out: Path) -> None:
-    """Draft the sample run into `out`, named as a reader of the repository would name it, and as it was committed: what
-    a reader's own commands left beside it, such as a proof, is no part of it."""
-    kept = ("--out", str(out), "--lessons", str(out.parent / "lessons.md"))
-    command = (sys.executable, "-m", "postmortem", "draft", SAMPLE, *kept)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    reports = shutil.ignore_patterns("postmortem")
-    shutil.copytree(ROOT / SAMPLE, out.parent / SAMPLE, ignore=reports, symlinks=True)
-    subprocess.run(command, cwd=out.parent, env=environment, check=True, stdout=sys.stderr)
+    """Draft the sample run into `out`, under the path by which a reader of the repository would name it."""
+    copy_sample(out.parent)
+    targets = ("--out", str(out), "--lessons", str(out.parent / "lessons.md"))
+    command = (sys.executable, "-m", "postmortem", "draft", str(SAMPLE), *targets)
+    subprocess.run(command, cwd=out.parent, env=environment(), check=True, stdout=sys.stderr)
 
 
 def excerpt(report: str) -> str:
-    """What fits on a first screen: title, verdict, sentence and picture, and the lists of §1 and §2."""
+    """The part of a report that fits on one screen: title, verdict, sentence, picture, and the lists of §1 and §2."""
     parts = re.split(r"^## \d\. ", report, flags=re.MULTILINE)
     if len(parts) < 3:
-        raise SystemExit(f"{SAMPLE}: its draft has no sections, as of a run without an incident")
+        raise SystemExit(f"{SAMPLE}: its draft has no sections, as if the run had no incident")
     head, symptoms, hypotheses = parts[:3]
     title, *paragraphs = head.split("\n\n")
     shown = [f"**{title.removeprefix('# ')}**"]
@@ -73,13 +68,9 @@ def excerpt(report: str) -> str:
 
 def with_excerpt(readme: str, text: str) -> str:
     """README with `text` between its markers, as a quotation."""
-    begin, end = "<!-- begin excerpt -->", "<!-- end excerpt -->"
-    before, _, rest = readme.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"{README}: no {begin} … {end}")
+    before, _, after = between_markers(readme, "excerpt")
     quoted = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
-    return f"{before}{begin}\n{quoted}\n{end}{after}"
+    return f"{before}{quoted}{after}"
 
 
 def same_json(a: object, b: object) -> bool:
@@ -94,12 +85,12 @@ def same_json(a: object, b: object) -> bool:
 
 
 def stale_report(fresh: Path) -> list[str]:
-    """What in the committed sample report differs from `fresh`."""
-    kept = ROOT / REPORT
-    names = {path.relative_to(folder) for folder in (fresh, kept) for path in folder.rglob("*") if path.is_file()}
+    """The files of the committed sample report that differ from `fresh`, with how they differ."""
+    committed = ROOT / REPORT
+    names = {path.relative_to(folder) for folder in (fresh, committed) for path in folder.rglob("*") if path.is_file()}
     stale: list[str] = []
     for name in sorted(names):
-        a, b = kept / name, fresh / name
+        a, b = committed / name, fresh / name
         if not (a.exists() and b.exists()):
             stale.append(f"{REPORT / name}: {'missing' if b.exists() else 'no longer made'}")
         elif name.suffix == ".json":
@@ -111,21 +102,22 @@ def stale_report(fresh: Path) -> list[str]:
 
 
 def stale_pages(pages: dict[Path, str]) -> list[str]:
-    """Which of `pages` differ from their files, and which cause pages belong to no cause."""
-    stale = [f"{path}: differs" for path, text in pages.items() if not _equals(ROOT / path, text)]
+    """Those of `pages` that differ from their files, and cause pages that belong to no cause."""
+    stale = [f"{path}: differs" for path, text in pages.items() if not _has_text(ROOT / path, text)]
     orphans = {path.relative_to(ROOT) for path in (ROOT / CAUSES).glob("*.md")} - pages.keys()
     return stale + [f"{path}: belongs to no cause" for path in sorted(orphans)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     check: bool = parser.parse_args().check
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "report"
         draft_sample(fresh)
         pages = cause_pages()
-        pages[README] = with_excerpt((ROOT / README).read_text(), excerpt((fresh / "report.md").read_text()))
+        text = excerpt((fresh / "report.md").read_text())
+        pages[README.relative_to(ROOT)] = with_excerpt(README.read_text(), text)
         stale = stale_pages(pages) + stale_report(fresh)
         if check and stale:
             sys.exit("\n".join((*stale, "Write them with: make docs")))
@@ -144,7 +136,7 @@ def _generated(text: str, source: str) -> str:
     return f"<!-- Written by `make docs` from {source}: change it there. -->\n\n{text}"
 
 
-def _equals(path: Path, text: str) -> bool:
+def _has_text(path: Path, text: str) -> bool:
     return path.exists() and path.read_text() == text
 
 

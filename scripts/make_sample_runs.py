@@ -1,10 +1,10 @@
-"""Regenerate sample_runs/, or check that regeneration gives the same runs bit for bit.
+"""Train the sample runs again, or check that this gives the same runs bit for bit (`--check`).
 
-    python scripts/make_sample_runs.py [ID …]            write them (all of them without ID)
-    python scripts/make_sample_runs.py --check [ID …]    exit 1 where a regenerated run differs
+    python scripts/make_sample_runs.py [ID …]            write sample_runs/ID (all of them without ID)
+    python scripts/make_sample_runs.py --check [ID …]    exit 1 if a run that is trained again differs
 
-Both compute as the committed runs did, as far as this machine can. Where it cannot, the check regenerates twice and
-compares the two. Clocks and the environment are left out.
+Both compute as the committed runs did, if this machine can. If it cannot, the check trains each run twice and compares
+the two. Clocks and the environment are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent / "sample_runs"
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample run: what to order, and the steps whose checkpoints stay."""
+    """One sample run: the fault and seed for the lab, and the steps whose checkpoints are kept."""
 
     fault: str
     seed: int
@@ -39,11 +39,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Recovered:
-    """A sample run that is another one, given up after `given_up` steps and rolled back: to `from_step`, then without
-    the batches of `skip` to the end."""
+    """A sample run that continues `parent`: that run is stopped after `stopped_at` steps, rolled back to `from_step`,
+    and trained to the end without the batches of `skip`.
+    """
 
     parent: str
-    given_up: int
+    stopped_at: int
     from_step: int
     skip: tuple[int, int]
     until: int
@@ -80,7 +81,7 @@ def make(name: str, out: Path, truth: Path) -> Path:
 
 
 def recover(sample: Recovered, out: Path, truth: Path) -> Path:
-    """Train what was given up, and replay it into `out`."""
+    """Train the parent until it is stopped, and replay it into `out`."""
     parent = SAMPLES[sample.parent]
     assert isinstance(parent, Sample)
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +90,7 @@ def recover(sample: Recovered, out: Path, truth: Path) -> Path:
             fault=parent.fault,
             seed=parent.seed,
             at=parent.at,
-            until=sample.given_up,
+            until=sample.stopped_at,
             keep_checkpoints=(sample.from_step,),
             run_id=sample.parent,
             truth=truth,
@@ -104,7 +105,7 @@ def _replay(sample: Recovered, run: Path, out: Path) -> None:
     from postmortem.replay.run_replay import replay
     from postmortem.replay.spec import ReplaySpec
 
-    order = ReplaySpec(
+    spec = ReplaySpec(
         run=str(run),
         out=str(out),
         from_step=sample.from_step,
@@ -113,13 +114,13 @@ def _replay(sample: Recovered, run: Path, out: Path) -> None:
         save_at=sample.keep,
         reason="loss_spike_sustained",
     )
-    replay(order, provenance=False)
-    (out / SPEC_FILE).unlink()  # they name folders of this machine
+    replay(spec, provenance=False)
+    (out / SPEC_FILE).unlink()  # this file and the next name folders of this machine
     (out / RESULT_FILE).unlink()
 
 
 def check(name: str, scratch: Path) -> list[str]:
-    """What differs between the run `name` and its regeneration."""
+    """The differences between the committed run `name` and a new training of it."""
     from postmortem.record.provenance import environment
 
     again = make(name, scratch / "a" / name, scratch / f"{name}-a.truth.json")
@@ -128,7 +129,7 @@ def check(name: str, scratch: Path) -> list[str]:
     found = differences(committed, again)
     if not (found and other):
         return found
-    print(f"{name}: other arithmetic ({'; '.join(other)}); comparing two regenerations instead")
+    print(f"{name}: the arithmetic differs ({'; '.join(other)}); comparing two new trainings instead")
     return differences(again, make(name, scratch / "b" / name, scratch / f"{name}-b.truth.json"))
 
 
@@ -150,9 +151,9 @@ def main() -> int:
             print(make(name, ROOT / name, ROOT / "truth" / f"{name}.json"))
             continue
         with tempfile.TemporaryDirectory() as scratch:
-            found = check(name, Path(scratch))
-        print(f"{name}: {'; '.join(found) if found else 'the same, bit for bit'}")
-        failed = failed or bool(found)
+            lines = check(name, Path(scratch))
+        print(f"{name}: {'; '.join(lines) if lines else 'the same, bit for bit'}")
+        failed = failed or bool(lines)
     return 1 if failed else 0
 
 

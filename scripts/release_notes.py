@@ -1,4 +1,4 @@
-"""Print what CHANGELOG.md says of a release, once tag, version and changelog agree; else say what does not, and fail.
+"""Print the section of CHANGELOG.md for a release; fail if tag, version and changelog do not agree.
 
     python scripts/release_notes.py v0.2.0 > notes.md
 
@@ -26,28 +26,27 @@ class NotReadyError(Exception):
 
 def version_of(root: Path) -> str:
     """The version that the checkout at `root` has, without importing the package."""
-    found = re.search(r'^__version__ = "([^"]+)"$', (root / VERSION).read_text(encoding="utf-8"), re.MULTILINE)
-    if found is None:
+    match = re.search(r'^__version__ = "([^"]+)"$', (root / VERSION).read_text(encoding="utf-8"), re.MULTILINE)
+    if match is None:
         raise NotReadyError(f'{VERSION}: there is no line __version__ = "..."')
-    return found[1]
+    return match[1]
 
 
 def notes_of(changelog: str, version: str) -> str:
     """The section of `version` without its heading. Raises NotReadyError."""
     headings = list(HEADING.finditer(changelog))
-    ends = [*(one.start() for one in headings[1:]), len(changelog)]
-    sections = [(one, changelog[one.end() : end].strip()) for one, end in zip(headings, ends, strict=True)]
-    mine = [(one["date"], text) for one, text in sections if one["name"] == version]
-    if len(mine) != 1:
-        how = "there is no section" if not mine else f"there are {len(mine)} sections"
+    ends = [*(heading.start() for heading in headings[1:]), len(changelog)]
+    sections = [(heading, changelog[heading.end() : end].strip()) for heading, end in zip(headings, ends, strict=True)]
+    of_version = [(heading["date"], text) for heading, text in sections if heading["name"] == version]
+    if len(of_version) != 1:
+        how = "there is no section" if not of_version else f"there are {len(of_version)} sections"
         raise NotReadyError(f"{CHANGELOG}: {how} for {version}; a release has one: ## [{version}] - YYYY-MM-DD")
-    ((day, text),) = mine
+    ((day, text),) = of_version
     if not _is_date(day):
         raise NotReadyError(f"{CHANGELOG}: the heading of {version} has no date: ## [{version}] - YYYY-MM-DD")
     if not re.search(r"^- ", text, re.MULTILINE):
         raise NotReadyError(f"{CHANGELOG}: the section of {version} says nothing")
-    left = [text for one, text in sections if one["name"] == UNRELEASED and text]
-    if left:
+    if any(heading["name"] == UNRELEASED and text for heading, text in sections):
         raise NotReadyError(f"{CHANGELOG}: [{UNRELEASED}] is not empty; move what it says to [{version}]")
     return f"{text}\n"
 
