@@ -1,4 +1,4 @@
-"""Run directories for tests, written column by column: rows are steps 0, 1, 2, …, values are what the test says."""
+"""Run directories for tests, written column by column: rows are steps 0, 1, 2, …, and the test gives the values."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def noise(scale: float, n: int = STEPS, seed: int = 0) -> np.ndarray:
 
 
 def healthy(n: int = STEPS) -> dict[str, np.ndarray]:
-    """Every panel's main columns of a run in which nothing happens: float64[n] each."""
+    """The main columns of every panel for a run in which nothing goes wrong: float64[n] each."""
     t = np.arange(n)
     cosine = 3e-4 * 0.5 * (1 + np.cos(math.pi * np.clip(t - 100, 0, 1900) / 1900))
     level = 2.31 + 3.0 * np.exp(-t / 40)
@@ -78,7 +78,7 @@ def healthy(n: int = STEPS) -> dict[str, np.ndarray]:
 
 
 def healthy_batches(n: int = STEPS) -> dict[str, list[Any]]:
-    """The data panel of the same run: unique hashes, two sources in turn, about two rare tokens a batch."""
+    """The data panel of the same run: unique hashes, two alternating sources, about two rare tokens per batch."""
     rare = np.random.default_rng(11).poisson(2, n)
     return {
         "batch_index": list(range(n)),
@@ -91,10 +91,10 @@ def healthy_batches(n: int = STEPS) -> dict[str, list[Any]]:
 
 
 def worked_example(root: Path) -> Path:
-    """Seed 003's run 19-spike-001 as its text has it: the figures of §1, and the panels that §3 reads.
+    """A run with the figures of the worked example: what §1 of its report shows, and the panels that §3 reads.
 
-    Loss 2.31 before, the gradient norm 47.2 (baseline 0.6) and a jump of the loss at 312, its peak 5.84 at 313,
-    settled at 3.40 by 360.
+    The loss is 2.31 before; at step 312 the gradient norm is 47.2 (baseline 0.6) and the loss jumps; it peaks with 5.84
+    at 313, and has settled at 3.40 by 360.
     """
     columns, batches = healthy(), healthy_batches()
     t = np.arange(STEPS)

@@ -1,4 +1,4 @@
-"""The committed sample runs as tests read them: copies, without what the commands of a user left beside them."""
+"""The committed sample runs for tests: copies, without the files that a user's own commands wrote into them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "sample_runs"
 TRUTHS = sorted((COMMITTED / "truth").glob("*.json"))
 NAMES = sorted(path.parent.name for path in COMMITTED.glob("*/run.json"))
-OTHER_ARITHMETIC = "other arithmetic than "  # begins the reason of a skip; the name of the run follows
+OTHER_ARITHMETIC = "other arithmetic than "  # how the reason of a skip begins; the name of the run follows
 _copies = TemporaryDirectory(prefix="samples-")
 
 
 @cache
 def sample(name: str) -> Path:
-    """A copy of the sample run `name`, one for all tests of this process: none of them writes into it."""
+    """A copy of the sample run `name`, shared by all tests of this process, which must not write into it."""
     return copy_of(name, Path(_copies.name) / name)
 
 
@@ -40,6 +40,6 @@ def skip_on_other_arithmetic(replay: Path) -> None:
     if result.arithmetic and (result.changes or not result.exact):
         name = json.loads((replay / "run.json").read_text())["lineage"]["run"]
         then = json.loads((COMMITTED / name / "run.json").read_text())["environment"]
-        excused = arithmetic_of(then).missing or all(one.startswith("fingerprint") for one in result.arithmetic)
-        assert excused, f"what this machine has was not taken over: {result.arithmetic}"
+        inevitable = arithmetic_of(then).missing or all(text.startswith("fingerprint") for text in result.arithmetic)
+        assert inevitable, f"the replay did not adopt arithmetic that this machine has: {result.arithmetic}"
         pytest.skip(f"{OTHER_ARITHMETIC}{name}: {'; '.join(result.arithmetic)}")

@@ -1,4 +1,4 @@
-"""The wheel as users get it, built from the sdist, and the editable install as developers have it."""
+"""The wheel that users get, built from the sdist, and the editable install that developers use."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ print(len(render(diagnosis)))
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Standard output of `command`, which must succeed."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run(command, cwd=cwd, env=kept | environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    process = subprocess.run(command, cwd=cwd, env=clean | environment, capture_output=True, text=True)
+    assert process.returncode == 0, f"{command}\n{process.stdout}\n{process.stderr}"
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(built: Path) -> Path:
-    (found,) = built.glob("*.whl")
-    return found
+    (path,) = built.glob("*.whl")
+    return path
 
 
-def test_sdist_holds_the_package_and_nothing_that_lies_about(built: Path) -> None:
+def test_sdist_contains_the_package_and_no_stray_files(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
@@ -70,7 +70,7 @@ def test_sdist_holds_the_package_and_nothing_that_lies_about(built: Path) -> Non
     assert not [name for name in names if ".venv" in name or name.endswith(".pyc") or "site-packages" in name]
 
 
-def test_wheel_holds_package_templates_and_commands(wheel: Path) -> None:
+def test_wheel_contains_package_templates_and_commands(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
@@ -116,7 +116,7 @@ def test_editable_install_renders_a_report(tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
     python = environment / "bin" / "python"
     library = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
-    # The dependencies come from here: one level only, so that this environment's own editable install stays unseen.
+    # The dependencies come from this environment: one level only, so that its own editable install is not visible.
     (library / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
     run(
         sys.executable,

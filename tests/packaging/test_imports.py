@@ -1,4 +1,4 @@
-"""What starting the tool pulls in, and which rooms may know which."""
+"""What the tool imports when it starts, and which rooms may import which."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.samples import ROOT, sample
 
 pytestmark = pytest.mark.processes
 SAMPLE = sample("19-spike-001")
-WATCHED = """
+RUN_AND_LIST_MODULES = """
 import sys
 from postmortem.cli import main
 try:
@@ -27,13 +27,18 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr
 """
 
 
-def modules_after(*words: str, cwd: Path) -> set[str]:
-    """Top-level names of all modules that `postmortem WORDS` ends with."""
+def python(code: str, *arguments: str | Path, cwd: Path) -> str:
+    """Standard error of `code`, run by a new interpreter that must succeed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = (sys.executable, "-c", WATCHED, *words)
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(done.stderr.splitlines()[-1].split())
+    command = (sys.executable, "-c", code, *arguments)
+    process = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stderr
+
+
+def modules_after(*words: str, cwd: Path) -> set[str]:
+    """Top-level names of all modules that are loaded when `postmortem WORDS` ends."""
+    return set(python(RUN_AND_LIST_MODULES, *words, cwd=cwd).splitlines()[-1].split())
 
 
 DIAGNOSING, DRIVING = ("draft", "verify", "report", "diff"), ("replay", "prove", "bisect", "test-resume", "lab")
@@ -58,38 +63,36 @@ def test_diagnosing_needs_no_torch(words: tuple[str, ...], tmp_path: Path) -> No
     assert "torch" not in modules_after(*words, cwd=tmp_path)
 
 
-DOOR = """
+IMPORT_ON_USE = """
 import sys
 import postmortem as pm
 heavy = {"numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "torch"}
 dir(pm), pm.__version__
 assert not heavy & set(sys.modules), "on import"
-found = pm.diagnose(pm.open_run(sys.argv[1]))
-pm.Recorder, pm.compare, repr(found)
+diagnosis = pm.diagnose(pm.open_run(sys.argv[1]))
+pm.Recorder, pm.compare, repr(diagnosis)
 assert not {"pandas", "matplotlib", "jinja2", "torch"} & set(sys.modules), "on use"
-found._repr_markdown_()
+diagnosis._repr_markdown_()
 assert not {"pandas", "matplotlib", "torch"} & set(sys.modules), "on display"
 """
 
 
-ROOMS_ALONE = """
+ROOMS_WITHOUT_API = """
 import sys
 from postmortem.pipeline import diagnose
 from postmortem.sources import open_run
 assert "postmortem.api" not in sys.modules
-found = diagnose(open_run(sys.argv[1]))
-assert found._repr_markdown_() is None
+diagnosis = diagnose(open_run(sys.argv[1]))
+assert diagnosis._repr_markdown_() is None
 import postmortem.api
-assert found._repr_markdown_().startswith("# ")
+assert diagnosis._repr_markdown_().startswith("# ")
 """
 
 
-@pytest.mark.parametrize("code", [DOOR, ROOMS_ALONE], ids=["light", "shut"])
-def test_the_door(code: str, tmp_path: Path) -> None:
-    """It brings what is asked for and no more; and where nobody opened it, a notebook shows one line."""
-    here = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run((sys.executable, "-c", code, SAMPLE), cwd=tmp_path, env=here, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("code", [IMPORT_ON_USE, ROOMS_WITHOUT_API], ids=["on use", "without api"])
+def test_import_of_the_package(code: str, tmp_path: Path) -> None:
+    """`import postmortem` loads a room when its name is used. Without `postmortem.api`, a notebook shows a repr."""
+    python(code, SAMPLE, cwd=tmp_path)
 
 
 def test_imports_point_down_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +102,6 @@ def test_imports_point_down_only(capsys: pytest.CaptureFixture[str], monkeypatch
 
 
 def test_no_circle_of_files() -> None:
-    """A package's own `__init__.py` is a file as well, which the contracts leave out; CycleError names the circle."""
+    """The contracts leave out a package's own `__init__.py`, which is a file as well. CycleError names the circle."""
     graph = grimp.build_graph("postmortem", cache_dir=None)
     TopologicalSorter({file: graph.find_modules_directly_imported_by(file) for file in graph.modules}).prepare()
