@@ -3,7 +3,7 @@
     python examples/plain_loop.py runs/plain --steps 400
     postmortem draft runs/plain
 
-The model predicts the next token of a noisy arithmetic sequence: a second on one core, and a loss that falls.
+The model predicts the next token of a noisy arithmetic sequence. It trains in a second on one core, and its loss falls.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Model(nn.Module):
 
 
 def batch(index: int) -> Tensor:
-    """Token ids of the batch at `index`, shape (batch, context + 1): a function of the index alone, so that a resume,
-    or a replay that skips batches, meets the same data without drawing what came before.
+    """Token ids of the batch at `index`, shape (batch, context + 1). They depend on the index alone, so that a resume,
+    or a replay that skips batches, gets the same data without drawing the batches before.
     """
     draw = torch.Generator().manual_seed(SEED * 1_000_003 + index)
     start = torch.randint(VOCAB, (BATCH, 1), generator=draw)
@@ -64,7 +64,7 @@ def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def train(run: Path, steps: int) -> None:
-    """Train until `steps` updates are done, going on where the run in `run` left off."""
+    """Train until `steps` updates are done. If there is a run in `run`, continue it."""
     torch.manual_seed(SEED)
     model = Model(VOCAB, width=int(CONFIG["width"]), layers=int(CONFIG["layers"]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG["lr"])

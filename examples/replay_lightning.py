@@ -1,8 +1,8 @@
-"""A Lightning `Trainer`, recorded and then replayed by its own loop, with and without the batches that spoilt it.
+"""A Lightning `Trainer`, recorded and then replayed by its own loop, with and without the batches that spoiled it.
 
     python examples/replay_lightning.py runs/lightning
 
-Rows 320 to 335 of the data are garbage: batches 40 and 41, as they are read in order.
+Rows 320 to 335 of the data are garbage. They are batches 40 and 41, because rows are read in order.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def build(config: Mapping[str, Any]) -> LightningLoop:
 
 
 def main(run: Path) -> None:
-    """Train, replay as it was, replay without the garbage."""
+    """Train; replay the run unchanged; replay it without the garbage."""
     torch.set_num_threads(1)
     trainer, module, loader = parts({**CONFIG, "run": str(run)})
     trainer.fit(module, loader)
