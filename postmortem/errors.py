@@ -1,25 +1,37 @@
-"""The one family of errors a user may see, each with the exit code its command ends with.
+"""The one family of errors that a user may see: one class for each exit code of a command.
 
-    PostmortemError            70   our own bug, unless a subclass says otherwise
-    ├── UsageError              2   the call's words are off
-    │   └── MissingExtra        2   an optional part is not installed
-    ├── BrokenPlugin            2   a part that another distribution adds cannot be used
-    └── UnreadableInput         3   the run, or a file of it, cannot be read
+    0                       done
+    1    CheckFailed        the answer of a check or a test is no
+    2    UsageError         the command was called wrongly
+           MissingExtra     an optional part is not installed
+           BrokenPlugin     a part that another distribution adds cannot be used
+    3    UnreadableInput    the input, or a file of it, cannot be read
+    4    CannotWrite        a result cannot be written
+    5    NotReproduced      a replay is not the run
+    70   InternalError      a defect of postmortem itself
+    130  Interrupted        Ctrl-C
 
-A message says what is wrong, where (file and line), and what to do next. It is one line: nobody reads a traceback at
-3 a.m.
+Rooms derive their own errors from these classes; none has an exit code of its own. A message says what is wrong, where
+(file and line), and what to do next. It is one line: nobody reads a traceback at 3 a.m.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import ClassVar
 
 
 class PostmortemError(Exception):
     """Base of all errors that are shown to a user as one message."""
 
-    exit_code = 70
+    exit_code: ClassVar[int] = 70
+
+
+class CheckFailed(PostmortemError):
+    """The answer of a check or a test is no. The command has printed it; there is no further message."""
+
+    exit_code = 1
 
 
 class UsageError(PostmortemError):
@@ -32,19 +44,20 @@ class MissingExtra(UsageError):
     """A feature needs an optional dependency; the message is the command that installs it."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs the '{extra}' extra. Install it: pip install 'training-postmortem[{extra}]'")
+        super().__init__(
+            f"{feature} needs the '{extra}' extra: pip install '.[{extra}]' in the clone, "
+            f"or 'training-postmortem[{extra}]' once it is published"
+        )
 
 
 def require(feature: str, extra: str, *modules: str) -> None:
-    """Raise MissingExtra where one of `modules`, which `feature` needs and `extra` installs, cannot be imported."""
+    """Raise MissingExtra if one of `modules`, which `feature` needs and `extra` installs, cannot be imported."""
     if not all(importlib.util.find_spec(module) for module in modules):
         raise MissingExtra(feature, extra)
 
 
-class BrokenPlugin(PostmortemError):
-    """A part that another installed distribution adds cannot be used; without it a report would silently be another."""
-
-    exit_code = 2
+class BrokenPlugin(UsageError):
+    """A part that another installed distribution adds cannot be used; without it, reports would differ silently."""
 
 
 class UnreadableInput(PostmortemError):
@@ -52,8 +65,37 @@ class UnreadableInput(PostmortemError):
 
     exit_code = 3
 
-    def __init__(self, what: str, *, file: str | Path, line: int | None = None, hint: str = "") -> None:
-        """`file` and `line` (1-based) say where; `hint` says what to do next."""
-        where = f"{file}:{line}" if line is not None else f"{file}"
-        super().__init__(f"{where}: {what}" + (f" {hint}" if hint else ""))
-        self.file, self.line = Path(file), line
+    def __init__(self, what: str, *, file: str | Path | None = None, line: int | None = None, hint: str = "") -> None:
+        """`file` and `line` (1-based) say where; `hint` says what to do next. Without `file`, `what` says it all."""
+        where = "" if file is None else f"{file}: " if line is None else f"{file}:{line}: "
+        super().__init__(f"{where}{what}" + (f" {hint}" if hint else ""))
+        self.file, self.line = None if file is None else Path(file), line
+
+
+class CannotWrite(PostmortemError):
+    """A result cannot be written: the disk is full, or the place belongs to somebody else."""
+
+    exit_code = 4
+
+
+class NotReproduced(PostmortemError):
+    """A replay is not the run: the data changed, or its bits differ and should not."""
+
+    exit_code = 5
+
+
+class InternalError(PostmortemError):
+    """A defect of postmortem itself, or a broken installation of it."""
+
+    exit_code = 70
+
+
+class Interrupted(PostmortemError):
+    """Ctrl-C. The message says what remains, and how to continue."""
+
+    exit_code = 130
+
+
+def error_class(exit_code: int) -> type[PostmortemError]:
+    """The class of an exit code: what another process ended with can be raised again here."""
+    return next(kind for kind in PostmortemError.__subclasses__() if kind.exit_code == exit_code)

@@ -1,4 +1,4 @@
-"""Names come from strangers: what they may do to a terminal is nothing."""
+"""Names and figures as text: on one line, and without anything that could control a terminal."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def rows(steps: Sequence[int] | NDArray[np.int64]) -> str:
 
 
 def times(ratio: float) -> str:
-    """A ratio as people say it: 3.2×."""
+    """A ratio as people write it: 3.2×."""
     return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.3g}×" if ratio < 1e6 else f"{ratio:.1e}×"

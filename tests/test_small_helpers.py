@@ -84,4 +84,6 @@ def test_errors_say_where_and_what_next() -> None:
     error = UnreadableInput("is empty.", file="metrics.csv", line=3, hint="Write rows.")
     assert str(error) == "metrics.csv:3: is empty. Write rows."
     assert error.exit_code == 3
-    assert "pip install 'training-postmortem[train]'" in str(MissingExtra("the lab", "train"))
+    assert "pip install '.[train]' in the clone, or 'training-postmortem[train]' once" in str(
+        MissingExtra("the lab", "train")
+    )

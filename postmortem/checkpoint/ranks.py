@@ -7,16 +7,14 @@ from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
-from postmortem.errors import PostmortemError
+from postmortem.errors import UnreadableInput
 from postmortem.text import plain
 
 T = TypeVar("T")
 
 
-class RankFailed(PostmortemError):
-    """Another rank could not do its part; what it says of it is in the message."""
-
-    exit_code = 3
+class RankFailed(UnreadableInput):
+    """Another rank could not do its part; the message has its words."""
 
 
 class Ranks:

@@ -6,39 +6,36 @@ from typing import Annotated
 
 import typer
 
+from postmortem.cli._app import new_app
 from postmortem.cli._guard import guarded
 from postmortem.cli.bisect import bisect
 from postmortem.cli.checkpoints import checkpoints
 from postmortem.cli.doctor import doctor
 from postmortem.cli.draft import draft
 from postmortem.cli.explain import explain
+from postmortem.cli.interventions import interventions
 from postmortem.cli.lab import lab
 from postmortem.cli.plan import plan
+from postmortem.cli.probe import probe
 from postmortem.cli.prove import prove
 from postmortem.cli.replay import replay
 from postmortem.cli.report import report
+from postmortem.cli.run_job import run_job
 from postmortem.cli.runs_diff import diff
 from postmortem.cli.test_resume import test_resume
 from postmortem.cli.verify import verify
 from postmortem.version import __version__
 
-app = typer.Typer(
-    name="postmortem",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+app = new_app("postmortem", no_args_is_help=True)
 _DIAGNOSING = (draft, report, verify, explain, diff)
-_DRIVING = (replay, prove, bisect, test_resume, lab)
+_DRIVING = (replay, interventions, probe, prove, run_job, bisect, test_resume, lab)
 _CHECKPOINTS = (checkpoints, plan, doctor)
 for command in (*_DIAGNOSING, *_DRIVING, *_CHECKPOINTS):
     app.command()(command)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"postmortem {__version__}")
         raise typer.Exit
 
@@ -46,7 +43,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Diagnose a training run that went wrong.

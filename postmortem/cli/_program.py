@@ -1,4 +1,4 @@
-"""Driving somebody's program from the command line: what is said beside it, and Ctrl-C."""
+"""What commands that drive a program show beside it: its import, and the warnings of this package as notes."""
 
 from __future__ import annotations
 
@@ -7,34 +7,32 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-import typer
-
-from postmortem.errors import PostmortemError
+from postmortem.cli._output import print_labelled
 from postmortem.text import plain
 
 
-class Interrupted(PostmortemError):
-    """Ctrl-C, with a word about what was left behind."""
-
-    exit_code = 130
+def print_imports(imports: str) -> None:
+    """Say on stderr which foreign program is imported from where; nothing for this package's own ("")."""
+    if imports:
+        print_labelled("imports", imports, err=True)
 
 
 @contextmanager
-def notes(*, told: bool) -> Generator[None]:
-    """Our own warnings as lines of stderr, where they are `told`; those of others as they are."""
+def notes(*, shown: bool) -> Generator[None]:
+    """This package's warnings as lines on stderr, or not at all unless `shown`; those of others stay as they are."""
     from postmortem.checkpoint import CheckpointWarning
     from postmortem.record.input_warnings import RecordingWarning
 
     with warnings.catch_warnings():
-        theirs = warnings.showwarning
+        show_foreign = warnings.showwarning
         warnings.simplefilter("always", CheckpointWarning)
         warnings.simplefilter("always", RecordingWarning)
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if not issubclass(category, (CheckpointWarning, RecordingWarning)):
-                theirs(message, category, *rest, **more)
-            elif told:
-                typer.echo(f"note    {plain(message, 1000)}", err=True)
+                show_foreign(message, category, *rest, **more)
+            elif shown:
+                print_labelled("note", plain(message, 1000), err=True)
 
         warnings.showwarning = show
         yield

@@ -1,24 +1,21 @@
-"""What a stream can show, and how to show it: rich on a terminal, plain text everywhere else."""
+"""What a stream can show, and the progress that a terminal shows on stderr: stages and bars, drawn by rich."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
-
-import typer
 
 from postmortem.text import plain
 
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from postmortem.report.summary import Line
-
-WIDEST = 100  # columns: longer lines are hard to read, however wide the terminal
+NARROWEST, WIDEST = 40, 100  # columns of text: longer lines are hard to read, however wide the terminal
+_LARGE = 100e6  # bytes that take a moment to read
 
 
 def styled(stream: TextIO) -> bool:
@@ -26,9 +23,15 @@ def styled(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def width(stream: TextIO) -> int | None:
-    """Columns to wrap at; None in a pipe, where nothing is wrapped."""
-    return min(WIDEST, max(40, shutil.get_terminal_size().columns)) if stream.isatty() else None
+def columns(stream: TextIO) -> int | None:
+    """Columns of a terminal, which a table may fill; None in a pipe, where nothing is wrapped."""
+    return max(NARROWEST, shutil.get_terminal_size().columns) if stream.isatty() else None
+
+
+def text_width(stream: TextIO) -> int | None:
+    """Columns that text is wrapped to; None in a pipe."""
+    width = columns(stream)
+    return None if width is None else min(WIDEST, width)
 
 
 def encodes(stream: TextIO, text: str = "█▏→–…") -> bool:
@@ -40,39 +43,14 @@ def encodes(stream: TextIO, text: str = "█▏→–…") -> bool:
     return True
 
 
-def show(lines: Iterable[Line]) -> None:
-    """Print lines on stdout."""
-    if not styled(sys.stdout):
-        for line in lines:
-            typer.echo("".join(span.text for span in line).rstrip())
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    for line in lines:
-        console.print(Text.assemble(*((span.text, span.style) for span in line)), soft_wrap=True)
-
-
-def show_markdown(text: str) -> None:
-    """Print a Markdown text: laid out on a terminal, as it is in a pipe."""
-    if not styled(sys.stdout):
-        typer.echo(text.rstrip())
-        return
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    Console(width=width(sys.stdout)).print(Markdown(text))
-
-
 class Stage:
-    """What is going on, on stderr. Called with a text, it says what goes on next."""
+    """The line on stderr that says what the command is doing. Call it with a text when the next stage begins."""
 
     def __init__(self, status: Status | None = None) -> None:
         self._status = status
 
     def __call__(self, text: str) -> None:
-        """Say what goes on now."""
+        """Show what the command does now."""
         if self._status is not None:
             from rich.text import Text
 
@@ -80,7 +58,7 @@ class Stage:
 
     @contextmanager
     def aside(self) -> Generator[None]:
-        """Out of the way while something is printed."""
+        """Hide the line while something is printed."""
         if self._status is not None:
             self._status.stop()
         yield
@@ -90,7 +68,7 @@ class Stage:
 
 @contextmanager
 def stage(text: str) -> Generator[Stage]:
-    """Say on stderr what is going on while it goes on, and what next when called; nothing where it is no terminal."""
+    """Show on stderr what the command is doing; nothing where stderr is no terminal."""
     if not styled(sys.stderr):
         yield Stage()
         return
@@ -102,7 +80,7 @@ def stage(text: str) -> Generator[Stage]:
 
 
 class Advance(Protocol):
-    """Moves a bar to a step. `was` is the loss that another run had there."""
+    """Moves a bar to a step. `was` is the loss that the run had recorded there."""
 
     def __call__(self, step: int, steps: int, loss: float | None = None, was: float | None = None) -> None:
         """`step` of `steps` is done."""
@@ -118,13 +96,29 @@ def progress(text: str) -> Generator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    parts = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"))
     console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task(text, total=None, told="")
+    with Progress(*parts, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task(text, total=None, losses="")
 
         def advance(step: int, steps: int, loss: float | None = None, was: float | None = None) -> None:
-            told = ("" if loss is None else f"loss {loss:.3f}") + ("" if was is None else f" (was {was:.3f})")
-            bar.update(task, completed=step + 1, total=steps, told=told)
+            losses = ("" if loss is None else f"loss {loss:.3f}") + ("" if was is None else f" (was {was:.3f})")
+            bar.update(task, completed=step + 1, total=steps, losses=losses)
 
         yield advance
+
+
+@contextmanager
+def reading(text: str) -> Generator[Callable[[int, int], None]]:
+    """A bar on stderr, moved by calling (bytes read, bytes in total); nothing where stderr is no terminal, or where the
+    bar would disappear at once."""
+    if not styled(sys.stderr):
+        yield lambda count, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    parts = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*parts, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task(text, total=None, visible=False)
+        yield lambda count, total: bar.update(task, completed=count, total=total, visible=total > _LARGE)

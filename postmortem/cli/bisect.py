@@ -2,90 +2,114 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from postmortem.cli._listing import tell
-from postmortem.cli._options import ArithmeticOption, parse_window, shown
-from postmortem.cli._program import Interrupted
+from postmortem.cli._options import (
+    ArithmeticOption,
+    FirstIncidentOption,
+    JsonOption,
+    ProgramOption,
+    RunArgument,
+    TrustOption,
+    parse_window,
+)
+from postmortem.cli._output import display_path, print_json, print_labelled, print_location
+from postmortem.cli._program import print_imports
 from postmortem.cli._terminal import stage
+from postmortem.errors import Interrupted, UsageError, require
 from postmortem.text import plain
+
+if TYPE_CHECKING:
+    from postmortem.experiment.bisect import BatchSearch, Culprits
+    from postmortem.experiment.target import ExperimentTarget
 
 
 def bisect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that a recorder wrote.")],
+    run: RunArgument,
     window: Annotated[
         str | None,
         typer.Option("--window", metavar="A:B", help="Batches to search [default: 32 around the incident]."),
     ] = None,
-    incident: Annotated[
-        int | None, typer.Option("--incident", metavar="N", help="Search for incident N, not what led to the worst.")
-    ] = None,
+    incident: FirstIncidentOption = None,
     rows: Annotated[bool, typer.Option("--rows/--no-rows", help="Search the rows of a single culprit, too.")] = True,
-    program: Annotated[
-        str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's own.")
-    ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
+    program: ProgramOption = None,
+    trust: TrustOption = False,
     arithmetic: ArithmeticOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Find the smallest set of batches whose removal cures the incident, then the rows within them.
+    """Find the batches that cause the incident, and their rows.
 
-    One culprit among W batches takes at most log2(W) + 2 replays, each from a state saved just before the window.
+    It finds the smallest set of batches whose removal cures the incident. One
+    culprit among W batches takes at most log2(W) + 2 replays, each from a state
+    saved just before the window.
 
     \b
     Examples:
       postmortem bisect runs/19-spike-001
       postmortem bisect runs/19-spike-001 --window 300:332 --no-rows
     """
-    from postmortem.errors import UsageError, require
-    from postmortem.experiment.bisect import BatchSearch, default_window, rows_of
-    from postmortem.experiment.target import NULL, find_target
-
     require("bisect", "train", "torch", "xxhash")
+    from postmortem.experiment.bisect import BatchSearch
+    from postmortem.experiment.target import find_target
+
     with stage(f"Reading {run}"):
-        about = find_target(
+        target = find_target(
             run, "bisect", incident=incident, program=program, trusted=trust, mode=arithmetic or "recorded"
         )
-        searched = default_window(about) if window is None else parse_window("--window", window)
-    earliest = about.recorded.index_at(about.from_step)
-    if searched[0] < earliest:
+        search = BatchSearch(target, _window(target, window))
+    print_imports(target.imports)
+    print_labelled("bits", target.arithmetic.text, err=as_json)
+    culprits = _search(search, rows=rows, quiet=as_json)
+    if as_json:
+        print_json(culprits)
+    else:
+        _print(run, target, culprits)
+
+
+def _window(target: ExperimentTarget, text: str | None) -> tuple[int, int]:
+    from postmortem.experiment.bisect import default_window
+
+    window = default_window(target) if text is None else parse_window("--window", text)
+    earliest = target.recorded.index_at(target.from_step)
+    if window[0] < earliest:
         raise UsageError(
-            f"--window {window}: the checkpoint at step {about.from_step} has batches before {earliest} behind it; "
+            f"--window {text}: the checkpoint at step {target.from_step} is after the batches before {earliest}; "
             f"search from {earliest} on"
         )
-    latest = about.recorded.last_index + 1
-    if searched[1] > latest:
-        raise UsageError(f"--window {window}: the run consumed no batch from {latest} on; search up to {latest}")
-    if about.imports:
-        tell("imports", about.imports, err=True)
-    tell("bits", about.arithmetic.text, err=as_json)
-    search = BatchSearch(about, searched)
+    latest = target.recorded.last_index + 1
+    if window[1] > latest:
+        raise UsageError(f"--window {text}: the run consumed no batch from {latest} on; search up to {latest}")
+    return window
+
+
+def _search(search: BatchSearch, *, rows: bool, quiet: bool) -> Culprits:
+    from postmortem.experiment.bisect import rows_of
+    from postmortem.experiment.target import NULL
+
     try:
-        with stage("Bisecting") as say:
+        with stage("Bisecting") as show_stage:
 
-            def heard(name: str, text: str) -> None:
-                say(f"Driving {name}")
-                if text and not as_json:
-                    with say.aside():
-                        tell("probe" if name != NULL else name, plain(text, 1000))
+            def on_probe(name: str, text: str) -> None:
+                show_stage(f"Driving {name}")
+                if text and not quiet:
+                    with show_stage.aside():
+                        print_labelled("probe" if name != NULL else name, plain(text, 1000))
 
-            search.on_probe = heard
-            found = search.find(rows_of(about) if rows else None)
+            search.on_probe = on_probe
+            return search.find(rows_of(search.target) if rows else None)
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted. The same command goes on with the probes that are not done yet") from error
-    if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
-        return
-    first, last = found.window
+        raise Interrupted("interrupted. The same command continues with the probes that are not done yet") from error
+
+
+def _print(run: Path, target: ExperimentTarget, culprits: Culprits) -> None:
     typer.echo()
-    tell("found", found.text)
-    rows_too = f", {found.row_probes} for their rows" if found.row_probes else ""
-    steps = f"{found.steps} steps, {found.naive_steps} had each begun at the checkpoint"
-    tell("cost", f"{found.probes} probes for {last - first} batches{rows_too}; {steps}")
-    skip = ",".join(f"{batch}:{batch + 1}" for batch in found.batches)
-    tell("next", f"postmortem replay {shown(run)} --skip {skip}{about.options}")
+    print_labelled("found", culprits.text)
+    first, last = culprits.window
+    row_probes = f", {culprits.row_probes} for their rows" if culprits.row_probes else ""
+    steps = f"{culprits.steps} steps, {culprits.naive_steps} if each had started at the checkpoint"
+    print_labelled("cost", f"{culprits.probes} probes for {last - first} batches{row_probes}; {steps}")
+    skip = ",".join(f"{batch}:{batch + 1}" for batch in culprits.batches)
+    print_location("next", f"postmortem replay {display_path(run)} --skip {skip}{target.options}")

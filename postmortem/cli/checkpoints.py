@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from postmortem.cli._listing import reading, room, table, wrapped
+from postmortem.cli._options import JsonOption
+from postmortem.cli._output import print_json, print_lines, print_table
+from postmortem.cli._terminal import reading, text_width
+from postmortem.errors import CheckFailed
+from postmortem.lines import Span, wrap
 from postmortem.text import plain
 
 if TYPE_CHECKING:
@@ -20,84 +23,88 @@ _HEAD = ("", "role", "step", "size", "state", "inside", "finite", "checksums")
 
 def checkpoints(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one checkpoint of any run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Read the tables only: nothing is said of checksums and non-finite values.")
+        bool, typer.Option("--fast", help="Read the tables only: no checksums, no search for non-finite values.")
     ] = False,
+    as_json: JsonOption = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if a checkpoint is incomplete, damaged, refused or not finite.")
     ] = False,
 ) -> None:
-    """List checkpoints without trusting them: what is inside, whether it is whole, and whether it is finite.
+    """List checkpoints without trusting them.
 
-    Nothing of a checkpoint is run, torch is not needed, and memory stays small whatever the size. DCP directories and
-    files of torch.save are read.
+    It says what is inside, whether it is complete, and whether it is finite. No
+    code of a checkpoint is run, torch is not needed, and memory stays small
+    whatever the size. DCP directories and files of torch.save are read.
 
     \b
     Examples:
       postmortem checkpoints runs/exp7
-      postmortem checkpoints runs/exp7/recovery/step-00001000.dcp --json --check
+      postmortem checkpoints runs/exp7/recovery/step-00001000.dcp --json
     """
     from postmortem.checkpoint.inventory import candidates, latest
 
-    found: list[tuple[str, Inspection]] = []
+    inspections: list[tuple[str, Inspection]] = []
     for candidate in candidates(run):
         with reading(f"Reading {candidate.shown}") as advance:
-            found.append((candidate.shown, candidate.inspect(deep=not fast, on_progress=advance)))
-    points = latest(run)
-    newest = next((shown for shown, one in found if points is not None and one.path.resolve() == points), None)
+            inspections.append((candidate.shown, candidate.inspect(deep=not fast, on_progress=advance)))
+    target = latest(run)
+    newest = next((name for name, i in inspections if target is not None and i.path.resolve() == target), None)
     if as_json:
-        typer.echo(json.dumps({"latest": newest, "checkpoints": [_row(*one) for one in found]}, indent=1))
+        print_json({"latest": newest, "checkpoints": [_record(*named) for named in inspections]})
     else:
-        _show(found, newest)
-    if check and any((not one.sound and not one.temporary) or one.nonfinite for _, one in found):
-        raise typer.Exit(1)
+        _print(inspections, newest)
+    if check and any((not i.sound and not i.temporary) or i.nonfinite for _, i in inspections):
+        raise CheckFailed
 
 
-def _row(shown: str, one: Inspection) -> dict[str, Any]:
+def _record(name: str, inspection: Inspection) -> dict[str, Any]:
     keys = ("kind", "role", "step", "complete", "size_bytes", "declared", "contents", "world_size", "tensors")
     more = ("nonfinite", "checksums", "discarded", "problems")
-    return {"path": shown, "sound": one.sound} | {key: getattr(one, key) for key in (*keys, *more)}
+    values = {key: getattr(inspection, key) for key in (*keys, *more)}
+    return {"path": name, "sound": inspection.sound, **values}
 
 
-def _show(found: list[tuple[str, Inspection]], newest: str | None) -> None:
-    from postmortem.checkpoint.plan import spelled
-
-    space = room(sys.stdout)
-    rows: list[tuple[str, ...]] = [_HEAD]
-    for shown, one in found:
-        finite = "–" if one.nonfinite is None else "no" if one.nonfinite else "yes"
-        inside = ", ".join(one.contents) or "–"
-        step = "–" if one.step is None else str(one.step)
-        mark = "*" if shown == newest else ""
-        checksums = one.checksums.partition(":")[0]
-        rows.append((mark, plain(one.role, 20), step, spelled(one.size_bytes), _state(one), inside, finite, checksums))
-    for line in table(rows, right=(2, 3), flexible=5, room=space):
-        typer.echo(line)
-    for shown, one in found:
-        said = [*one.problems, *_nonfinite(one)]
-        if one.discarded:
-            said.append(f"set aside: {plain(one.discarded, 200)}")
-        if said:
-            typer.echo(f"\n{shown}")
-        for text in said:
-            for line in wrapped(text, space, "  - "):
-                typer.echo(line)
+def _print(inspections: list[tuple[str, Inspection]], newest: str | None) -> None:
+    print_table([_HEAD, *(_row(inspection, name == newest) for name, inspection in inspections)], right=(2, 3))
+    for name, inspection in inspections:
+        remarks = [*inspection.problems, *_nonfinite(inspection)]
+        if inspection.discarded:
+            remarks.append(f"set aside: {plain(inspection.discarded, 200)}")
+        if remarks:
+            typer.echo(f"\n{name}")
+        for remark in remarks:
+            print_lines(wrap(remark, text_width(sys.stdout), head=(Span("  - "),)))
     if newest is not None:
         typer.echo(f"\n* latest leads to {newest}")
 
 
-def _state(one: Inspection) -> str:
-    if not one.kind:
+def _row(inspection: Inspection, newest: bool) -> tuple[str, ...]:
+    from postmortem.checkpoint.plan import spelled
+
+    return (
+        "*" if newest else "",
+        plain(inspection.role, 20),
+        "–" if inspection.step is None else str(inspection.step),
+        spelled(inspection.size_bytes),
+        _state(inspection),
+        ", ".join(inspection.contents) or "–",
+        "–" if inspection.nonfinite is None else "no" if inspection.nonfinite else "yes",
+        inspection.checksums.partition(":")[0],
+    )
+
+
+def _state(inspection: Inspection) -> str:
+    if not inspection.kind:
         return "refused"
-    if not one.complete:
-        return "unfinished" if one.temporary else "incomplete"
-    return "damaged" if one.problems else "set aside" if one.discarded else "ok"
+    if not inspection.complete:
+        return "unfinished" if inspection.temporary else "incomplete"
+    return "damaged" if inspection.problems else "set aside" if inspection.discarded else "ok"
 
 
-def _nonfinite(one: Inspection) -> list[str]:
-    if not one.nonfinite:
+def _nonfinite(inspection: Inspection) -> list[str]:
+    if not inspection.nonfinite:
         return []
-    first = ", ".join(f"{plain(name, 80)} ({count})" for name, count in list(one.nonfinite.items())[:3])
-    more = f" and {len(one.nonfinite) - 3} more tensors" if len(one.nonfinite) > 3 else ""
+    first = ", ".join(f"{plain(name, 80)} ({count})" for name, count in list(inspection.nonfinite.items())[:3])
+    more = f" and {len(inspection.nonfinite) - 3} more tensors" if len(inspection.nonfinite) > 3 else ""
     return [f"non-finite elements in {first}{more}"]

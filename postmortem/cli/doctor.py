@@ -2,52 +2,62 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from postmortem.cli._listing import reading, room, wrapped
-from postmortem.cli._terminal import show, stage
+from postmortem.cli._options import JsonOption
+from postmortem.cli._output import print_json, print_lines
+from postmortem.cli._terminal import reading, stage, text_width
+from postmortem.errors import CheckFailed
+from postmortem.lines import Line, Span, wrap
 from postmortem.text import plain
 
+if TYPE_CHECKING:
+    from postmortem.checkpoint.readiness import Readiness
+
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_STATE = 6  # columns of a check's state and the space behind it
 
 
 def doctor(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    as_json: JsonOption = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if the run could not be rolled back.")] = False,
 ) -> None:
-    """Could this run be rolled back if it spiked now? Each thing that a rollback needs, with the fix.
+    """Could this run be rolled back if it spiked now?
+
+    Checks each thing that a rollback needs, and names the fix for what is missing.
 
     \b
-    Example:
+    Examples:
       postmortem doctor runs/exp7
+      postmortem doctor runs/exp7 --check || echo "no way back"
     """
     from postmortem.checkpoint.readiness import examine
-    from postmortem.report.summary import Line, Span
     from postmortem.sources import open_run
 
     with stage(f"Reading {run}"):
         opened = open_run(run)
     with reading("Reading the newest checkpoint") as advance:
-        found = examine(opened, advance)
+        readiness = examine(opened, advance)
     if as_json:
-        typer.echo(json.dumps(asdict(found) | {"ready": found.ready, "verdict": found.verdict}, indent=1))
+        print_json({**asdict(readiness), "ready": readiness.ready, "verdict": readiness.verdict})
     else:
-        space = room(sys.stdout)
-        verdict = wrapped(f"{plain(found.run)}: could it be rolled back now? {found.verdict}", space, "")
-        lines: list[Line] = [*((Span(text, "bold"),) for text in verdict), ()]
-        for one in found.checks:
-            first, *rest = wrapped(f"{one.name}: {one.figure}", space, "      ")
-            lines.append((Span(f"{one.state:<6}", _STYLES[one.state]), Span(first[6:])))
-            lines += [(Span(text),) for text in rest]
-            if one.fix and one.state != "ok":
-                lines += [(Span(text, "dim"),) for text in wrapped(f"fix: {one.fix}", space, "      ")]
-        show(lines)
-    if check and not found.ready:
-        raise typer.Exit(1)
+        print_lines(_lines(readiness, text_width(sys.stdout)))
+    if check and not readiness.ready:
+        raise CheckFailed
+
+
+def _lines(readiness: Readiness, width: int | None) -> list[Line]:
+    question = f"{plain(readiness.run)}: could it be rolled back now? {readiness.verdict}"
+    lines: list[Line] = [*wrap((Span(question, "bold"),), width), ()]
+    for check in readiness.checks:
+        state = Span(f"{check.state:<{_STATE}}", _STYLES[check.state])
+        lines += wrap(f"{check.name}: {check.figure}", width, head=(state,))
+        if check.fix and check.state != "ok":
+            lines += wrap((Span(f"fix: {check.fix}", "dim"),), width, head=(Span(" " * _STATE),))
+    return lines

@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from postmortem.cli._options import parse_map, shown
-from postmortem.cli._terminal import encodes, show, stage, width
+from postmortem.cli._options import AtOption, IncidentOption, MapOption, parse_map
+from postmortem.cli._output import display_path, print_lines, print_location
+from postmortem.cli._terminal import encodes, stage, text_width
+from postmortem.errors import CheckFailed
 
 LESSONS = Path("lessons.md")
 
@@ -24,46 +26,40 @@ class Mode(StrEnum):
 
 def draft(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, a log file, or a trainer_state.json.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where the report goes [default: RUN/postmortem].")
-    ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the diagnosis as JSON; write nothing but what --out and --lessons name."),
-    ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if there is an incident.")] = False,
-    lessons: Annotated[
-        Path | None, typer.Option("--lessons", metavar="PATH", help="Append the lesson here [default: ./lessons.md].")
-    ] = None,
-    at: Annotated[int | None, typer.Option("--at", metavar="STEP", help="Report on the incident at this step.")] = None,
-    incident: Annotated[
-        int | None, typer.Option("--incident", metavar="N", help="Report on incident N instead of the worst.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", metavar="NAME=COLUMN,...", help="Which column of the log is which, where names are unusual."
-        ),
-    ] = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="FORMAT", help="The format of RUN, where several might be meant.")
+        str | None, typer.Option("--source", metavar="FORMAT", help="The format of RUN, if several are possible.")
     ] = None,
+    columns: MapOption = None,
     mode: Annotated[
         Mode,
-        typer.Option("--mode", help="What counts as an incident: any panel's departure, or a loss that is held up."),
+        typer.Option("--mode", help="Report any panel's departure as an incident, or only a loss that stays up."),
     ] = Mode.all,
     baseline: Annotated[
         Path | None,
-        typer.Option("--baseline", metavar="OTHER", help="A sibling run: what it made of the same batch is evidence."),
+        typer.Option("--baseline", metavar="OTHER", help="A sibling run: its loss on the same batch is evidence."),
+    ] = None,
+    incident: IncidentOption = None,
+    at: AtOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where the report goes [default: RUN/postmortem].")
+    ] = None,
+    lessons: Annotated[
+        Path | None, typer.Option("--lessons", metavar="PATH", help="Append the lesson here [default: ./lessons.md].")
     ] = None,
     no_text: Annotated[
-        bool, typer.Option("--no-text", help="Leave training text out of the report: private data.")
+        bool, typer.Option("--no-text", help="Leave training text out of the report: it may be private.")
     ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the diagnosis as JSON; write only what --out and --lessons name."),
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if there is an incident.")] = False,
 ) -> None:
-    """Read a run, find what went wrong, and draft its post-mortem.
+    """Find what went wrong in a run, and draft its post-mortem.
 
-    Writes report.md, diagnosis.json and panel pictures, and appends the lesson to lessons.md. A later draft replaces
-    only what an earlier one wrote, and keeps the section "Notes".
+    Writes report.md, diagnosis.json and panel pictures, and appends the lesson
+    to lessons.md. A later draft replaces only what an earlier draft wrote, and
+    keeps the section "Notes".
 
     \b
     Examples:
@@ -87,20 +83,21 @@ def draft(
         sibling = None if baseline is None else open_run(baseline)
         diagnosis = diagnose(opened, text=not no_text, mode=mode.value, baseline=sibling)
     number = report.select(diagnosis, number=incident, at=at)
-    place = out or (None if as_json else report.default_out(opened.path))
+    folder = out or (None if as_json else report.default_out(opened.path))
     written = None
-    if place:
+    if folder:
         with stage("Drawing and writing the report"):
-            written = report.write_report(diagnosis, place, draw=draw_panel, incident=number)
+            written = report.write_report(diagnosis, folder, draw=draw_panel, incident=number)
     added = book is not None and report.add_lesson(diagnosis, book, incident=number, report=written)
     if as_json:
         typer.echo(report.to_bytes(diagnosis), nl=False)
     else:
-        show(report.summarize(diagnosis, incident=number, width=width(sys.stdout), unicode=encodes(sys.stdout)))
+        width, unicode = text_width(sys.stdout), encodes(sys.stdout)
+        print_lines(report.summarize(diagnosis, incident=number, width=width, unicode=unicode))
         typer.echo()
     if written:
-        typer.echo(f"report  {shown(written)}", err=as_json)
+        print_location("report", display_path(written), err=as_json)
     if book and added:
-        typer.echo(f"lesson  {shown(book)}", err=as_json)
+        print_location("lesson", display_path(book), err=as_json)
     if check and diagnosis.incidents:
-        raise typer.Exit(1)
+        raise CheckFailed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from postmortem.cli._listing import room, table, wrapped
+from postmortem.cli._options import JsonOption
+from postmortem.cli._output import print_json, print_lines
+from postmortem.cli._terminal import columns, text_width
+from postmortem.lines import Line, Span, table, wrap
 
 if TYPE_CHECKING:
     from postmortem.checkpoint.plan import StoragePlan
@@ -24,27 +26,39 @@ def plan(
     ] = "adamw",
     ranks: Annotated[int, typer.Option("--ranks", metavar="N", help="Ranks that share the writing.")] = 1,
     write_gbps: Annotated[
-        float | None, typer.Option("--write-gbps", metavar="X", help="Gigabytes a second, all ranks together.")
+        float | None, typer.Option("--write-gbps", metavar="X", help="Gigabytes per second, all ranks together.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="The policy as YAML, under the key checkpoint.")
     ] = None,
-    rollback_every: Annotated[int | None, typer.Option("--rollback-every", metavar="STEPS")] = None,
-    rollback_keep: Annotated[int | None, typer.Option("--rollback-keep", metavar="N")] = None,
+    rollback_every: Annotated[
+        int | None, typer.Option("--rollback-every", metavar="STEPS", help="Steps between rollback checkpoints.")
+    ] = None,
+    rollback_keep: Annotated[
+        int | None, typer.Option("--rollback-keep", metavar="N", help="Rollback checkpoints that are kept.")
+    ] = None,
     rollback_contents: Annotated[
         str | None, typer.Option("--rollback-contents", metavar="WHAT", help="full or parameters.")
     ] = None,
-    recovery_every: Annotated[int | None, typer.Option("--recovery-every", metavar="STEPS")] = None,
-    recovery_keep: Annotated[int | None, typer.Option("--recovery-keep", metavar="N")] = None,
-    best_k: Annotated[int | None, typer.Option("--best-k", metavar="N")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    recovery_every: Annotated[
+        int | None, typer.Option("--recovery-every", metavar="STEPS", help="Steps between recovery checkpoints.")
+    ] = None,
+    recovery_keep: Annotated[
+        int | None, typer.Option("--recovery-keep", metavar="N", help="Recovery checkpoints that are kept.")
+    ] = None,
+    best_k: Annotated[
+        int | None, typer.Option("--best-k", metavar="N", help="Best checkpoints, by a metric, that are kept.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """What a checkpoint policy takes: room, time to write, and steps lost at worst.
+    """What a checkpoint policy costs: space, time, lost steps.
+
+    Without options, the policy is the default one of the recorder.
 
     \b
     Examples:
       postmortem plan --params 7e9 --dtype fp32 --optimizer adamw
-      postmortem plan --params 7e9 --ranks 8 --write-gbps 2.5 --rollback-contents parameters
+      postmortem plan --params 7e9 --ranks 8 --rollback-contents parameters
     """
     from postmortem.checkpoint.plan import make_plan
     from postmortem.checkpoint.policy import Policy
@@ -59,55 +73,72 @@ def plan(
     }
     policy = Policy() if config is None else Policy.from_yaml(config)
     policy = replace(policy, **{key: value for key, value in given.items() if value is not None})
-    made = make_plan(params, dtype, optimizer, policy, ranks=ranks, write_gb_per_s=write_gbps)
+    storage = make_plan(params, dtype, optimizer, policy, ranks=ranks, write_gb_per_s=write_gbps)
     if as_json:
-        roles = [asdict(role) | {"bytes": role.bytes} for role in made.roles]
-        typer.echo(json.dumps(asdict(made) | {"roles": roles, "total": made.total}, indent=1))
-    else:
-        for line in _lines(made, room(sys.stdout)):
-            typer.echo(line)
+        roles = [asdict(role) | {"bytes": role.bytes} for role in storage.roles]
+        print_json({**asdict(storage), "roles": roles, "total": storage.total})
+        return
+    width = text_width(sys.stdout)
+    print_lines([*_sizes(storage, width), ()])
+    print_lines([*_roles(storage, columns(sys.stdout)), ()])
+    print_lines([*_totals(storage), (), *_losses(storage, width)])
+    print_lines(line for text in storage.advice for line in ((), *wrap(text, width, head=(Span("advice: "),))))
 
 
-def _lines(made: StoragePlan, space: int | None) -> list[str]:
+def _sizes(storage: StoragePlan, width: int | None) -> list[Line]:
     from postmortem.checkpoint.plan import DTYPES, OPTIMIZERS, spelled
 
-    kept, moments = DTYPES[made.dtype], OPTIMIZERS[made.optimizer]
+    kept, moments = DTYPES[storage.dtype], OPTIMIZERS[storage.optimizer]
     master = f" + {kept.master} master" if kept.master else ""
-    width = kept.moment if moments.width is None else moments.width
-    state = f" + {moments.moments} × {width:g} moments" if moments.moments else ""
-    lines = [
-        f"{made.parameters:,.0f} parameters, {made.dtype}, {made.optimizer}",
-        f"full checkpoint: {made.bytes_per_parameter:g} bytes a parameter ({kept.weight} weight{master}{state}) = "
-        f"{spelled(made.parameters * made.bytes_per_parameter)}",
+    bytes_of_moment = kept.moment if moments.width is None else moments.width
+    state = f" + {moments.moments} × {bytes_of_moment:g} moments" if moments.moments else ""
+    texts = [
+        f"{storage.parameters:,.0f} parameters, {storage.dtype}, {storage.optimizer}",
+        f"full checkpoint: {storage.bytes_per_parameter:g} bytes per parameter ({kept.weight} weight{master}{state}) = "
+        f"{spelled(storage.parameters * storage.bytes_per_parameter)}",
     ]
-    if made.ranks > 1:
-        lines.append(f"each of {made.ranks} ranks writes {spelled(made.rank_bytes)} of it")
-    timed = any(role.seconds is not None for role in made.roles)
+    if storage.ranks > 1:
+        texts.append(f"each of {storage.ranks} ranks writes {spelled(storage.rank_bytes)} of it")
+    return [line for text in texts for line in wrap(text, width, hang=2)]
+
+
+def _roles(storage: StoragePlan, width: int | None) -> list[Line]:
+    from postmortem.checkpoint.plan import spelled
+
+    timed = any(role.seconds is not None for role in storage.roles)
     rows = [("role", "every", "holds", "each", "keep", "total", *(["write"] if timed else []))]
-    for role in made.roles:
+    for role in storage.roles:
         every = "by metric" if role.every is None else f"{role.every} steps"
         time = [] if role.seconds is None else [_seconds(role.seconds)]
         sizes = (spelled(role.bytes_each), str(role.keep), spelled(role.bytes))
         rows.append((role.role, every, role.contents, *sizes, *time))
-    lines += ["", *table(rows, right=(3, 4, 5, 6), flexible=2, room=space), ""]
-    lines.append(f"total on disk: {spelled(made.total)}, while saving {spelled(made.peak)}")
-    count = sum(role.keep for role in made.roles)
-    compared = {
+    return table(rows, width, right=(3, 4, 5, 6))
+
+
+def _totals(storage: StoragePlan) -> list[Line]:
+    from postmortem.checkpoint.plan import spelled
+
+    count = sum(role.keep for role in storage.roles)
+    policies = {
         f"all {count} full": "all_full",
         "by role, rollback full": "full_rollback",
         "by role, rollback parameters only": "parameter_only_rollback",
     }
-    lines += [f"  {text + ':':<35}{spelled(made.totals[key]):>8}" for text, key in compared.items()]
-    lines += ["", "worst case, besides the steps that pass while a checkpoint is written:"]
-    crash = "everything: no full state is kept" if made.lost_in_crash is None else f"{made.lost_in_crash} steps"
-    spike = "everything: no checkpoint is kept"
-    if made.lost_in_spike is not None:
-        seen = f", if it is noticed within {made.reach} steps" if made.reach else ""
-        spike = f"{made.lost_in_spike} steps before its onset{seen}"
-    for what, loss in (("crash", crash), ("spike", spike)):
-        lines += wrapped(f"a {what} loses up to {loss}", space, "  ")
-    for text in made.advice:
-        lines += ["", *wrapped(text, space, "advice: ")]
+    total = f"total on disk: {spelled(storage.total)}, while saving {spelled(storage.peak)}"
+    rows = (f"  {text + ':':<35}{spelled(storage.totals[key]):>8}" for text, key in policies.items())
+    return [(Span(text),) for text in (total, *rows)]
+
+
+def _losses(storage: StoragePlan, width: int | None) -> list[Line]:
+    crash, spike = "everything: no full state is kept", "everything: no checkpoint is kept"
+    if storage.lost_in_crash is not None:
+        crash = f"{storage.lost_in_crash} steps"
+    if storage.lost_in_spike is not None:
+        noticed = f", if it is noticed within {storage.reach} steps" if storage.reach else ""
+        spike = f"{storage.lost_in_spike} steps before its onset{noticed}"
+    lines = wrap("worst case, besides the steps that pass while a checkpoint is written:", width)
+    for event, loss in (("crash", crash), ("spike", spike)):
+        lines += wrap(f"a {event} loses up to {loss}", width, head=(Span("  "),))
     return lines
 
 

@@ -2,180 +2,185 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from postmortem.cli._listing import tell
-from postmortem.cli._options import ArithmeticOption, shown
-from postmortem.cli._program import Interrupted
-from postmortem.cli._redraft import redraft
+from postmortem.cli._options import (
+    ArithmeticOption,
+    FirstIncidentOption,
+    JsonOption,
+    ProgramOption,
+    RunArgument,
+    TrustOption,
+)
+from postmortem.cli._output import display_path, print_json, print_labelled, print_location
+from postmortem.cli._program import print_imports
 from postmortem.cli._terminal import stage
+from postmortem.errors import CheckFailed, Interrupted, UsageError, require
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:
     from postmortem.assess.proof import Proof
+    from postmortem.diagnosis import Incident
     from postmortem.experiment.prove import ExperimentRun
     from postmortem.experiment.target import ExperimentTarget
 
 
 def prove(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that a recorder wrote.")],
-    incident: Annotated[
-        int | None, typer.Option("--incident", metavar="N", help="Prove incident N, not what led to the worst.")
-    ] = None,
+    run: RunArgument,
+    incident: FirstIncidentOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and what it costs; drive nothing.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", help="Replays side by side [default: one a processor].")
+        int | None, typer.Option("--workers", metavar="N", help="Replays side by side [default: one per processor].")
     ] = None,
     export: Annotated[
         Path | None, typer.Option("--export", metavar="DIR", help="Write one job per replay into DIR; drive nothing.")
     ] = None,
     collect: Annotated[
-        Path | None, typer.Option("--collect", metavar="DIR", help="Judge what the jobs of DIR brought back.")
+        Path | None, typer.Option("--collect", metavar="DIR", help="Judge the results that the jobs left in DIR.")
     ] = None,
-    program: Annotated[
-        str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's own.")
-    ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")] = False,
+    program: ProgramOption = None,
+    trust: TrustOption = False,
     arithmetic: ArithmeticOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless a cause is confirmed.")] = False,
 ) -> None:
-    """Test the leading causes by replays, and set the verdict.
+    """Test the leading causes by replays; set the verdict.
 
-    A null replay first: what does not appear again cannot be cured. Then the change that each hypothesis names,
-    placebos of the same size, and the suspect data in another state. A cause is confirmed only where its own replays
-    come out as it says, no placebo cures, and its rivals fail. An interrupted experiment goes on where it was.
+    A null replay comes first: an incident that does not appear again cannot be
+    cured. Then come the change that each hypothesis names, placebos of the same
+    size, and the suspect data in another state. A cause is confirmed only if
+    its own replays have the predicted outcomes, no placebo cures, and its
+    rivals fail. An interrupted experiment continues where it stopped.
 
     \b
     Examples:
       postmortem prove runs/19-spike-001 --dry-run
       postmortem prove runs/19-spike-001
-      postmortem prove runs/big --export jobs/    # then, when they ran: --collect jobs/
+      postmortem prove runs/big --export jobs/   # run the jobs, then: --collect
     """
-    from postmortem.errors import UsageError, require
-    from postmortem.experiment.design import design
-    from postmortem.experiment.prove import ExperimentRun
-    from postmortem.experiment.target import find_target
-
     require("prove", "train", "torch", "xxhash")
     if export is not None and collect is not None:
-        raise UsageError("--export writes jobs and --collect reads what they brought back: one at a time")
+        raise UsageError("--export writes jobs and --collect reads their results: one at a time")
     if workers is not None and workers < 1:
         raise UsageError(f"--workers is {workers}; it must be at least 1")
-    apart = export or collect
+    from postmortem.experiment.target import find_target
+
     with stage(f"Reading {run}"):
-        about = find_target(
-            run,
-            "prove",
-            incident=incident,
-            program=program,
-            trusted=trust,
-            workers=workers,
-            mode=arithmetic or "recorded",
+        mode = arithmetic or "recorded"
+        target = find_target(
+            run, "prove", incident=incident, program=program, trusted=trust, workers=workers, mode=mode
         )
-    if apart is not None:
-        about = replace(about, folder=apart, key="", collect=collect is not None)
-    bench = ExperimentRun(
-        about, design(about.incident, from_step=about.from_step, end=about.end, apart=apart is not None)
-    )
-    if about.imports:
-        tell("imports", about.imports, err=True)
-    bits = about.arithmetic.text if apart is None else ""
+    experiment = _experiment(target, export or collect, collect=collect is not None)
+    print_imports(target.imports)
+    bits = "" if export or collect else target.arithmetic.text  # elsewhere, other machines compute
     if bits and as_json:
-        tell("bits", bits, err=True)
-    if not as_json or dry_run:
-        _plan(bench, bits, as_json=as_json)
+        print_labelled("bits", bits, err=True)
+    if dry_run or not as_json:
+        _print_plan(experiment, bits, as_json=as_json)
     if export is not None:
-        from postmortem.experiment.export import SCRIPT
-        from postmortem.experiment.export import export as write
-
-        specs = write(bench, export)
-        tell("jobs", f"{len(specs)} in {shown(export / SCRIPT)}", err=as_json)
-        tell("next", f"postmortem prove {shown(run)} --collect {shown(export)}{about.options}", err=as_json)
-        return
-    if dry_run:
-        return
-    proof = _drive(bench, quiet=as_json)
-    _keep(run, about, proof, as_json=as_json)
-    if check and proof.verdict != "confirmed":
-        raise typer.Exit(1)
+        _export(run, experiment, export, as_json=as_json)
+    elif not dry_run:
+        proof = _drive(experiment, quiet=as_json)
+        _keep(run, experiment.target, proof, as_json=as_json)
+        if check and proof.verdict != "confirmed":
+            raise CheckFailed
 
 
-def _plan(bench: ExperimentRun, bits: str, *, as_json: bool) -> None:
+def _experiment(target: ExperimentTarget, jobs: Path | None, *, collect: bool) -> ExperimentRun:
+    """The designed experiment; with `jobs` its replays are driven elsewhere, and their files are in that folder."""
+    from postmortem.experiment.design import design
+    from postmortem.experiment.prove import ExperimentRun
+
+    if jobs is not None:
+        target = replace(target, folder=jobs, key="", collect=collect)
+    plan = design(target.incident, from_step=target.from_step, end=target.end, apart=jobs is not None)
+    return ExperimentRun(target, plan)
+
+
+def _print_plan(experiment: ExperimentRun, bits: str, *, as_json: bool) -> None:
     from postmortem.experiment.cost import cost
 
-    found = cost(bench)
+    total = cost(experiment)
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=1))
+        print_json(total)
         return
-    incident = bench.target.incident
-    at = f"{plain(incident.title)} at step {incident.onset_step}"
-    start = f"the checkpoint at step {bench.design.from_step}" if bench.design.from_step else "scratch"
-    worst = bench.target.led_to
+    target, design = experiment.target, experiment.design
+    title = f"{plain(target.incident.title)} at step {target.incident.onset_step}"
+    start = f"the checkpoint at step {design.from_step}" if design.from_step else "scratch"
+    worst = target.led_to
     if worst is not None:
-        at += f", the first of those that led to the worst one (step {worst.onset_step}; --incident {worst.id})"
-    tell("about", f"{at}, replayed from {start} to step {bench.design.until}")
+        title += f", the first of those that led to the worst one (step {worst.onset_step}; --incident {worst.id})"
+    print_labelled("about", f"{title}, replayed from {start} to step {design.until}")
     if bits:
-        tell("bits", bits)
-    for role, count, what in found.lines:
-        tell(role, f"{count} × {what}")
-    tell("cost", f"at most {found.steps} steps in {found.replays} replays{found.time}; it stops once decided\n")
+        print_labelled("bits", bits)
+    for role, count, changes in total.lines:
+        print_labelled(role, f"{count} × {changes}")
+    print_labelled("cost", f"at most {total.steps} steps in {total.replays} replays{total.time}; it stops once decided")
+    typer.echo()
 
 
-def _drive(bench: ExperimentRun, *, quiet: bool) -> Proof:
+def _export(run: Path, experiment: ExperimentRun, folder: Path, *, as_json: bool) -> None:
+    from postmortem.experiment.export import SCRIPT, export
+
+    specs = export(experiment, folder)
+    print_location("jobs", f"{len(specs)} in {display_path(folder / SCRIPT)}", err=as_json)
+    command = f"postmortem prove {display_path(run)} --collect {display_path(folder)}{experiment.target.options}"
+    print_location("next", command, err=as_json)
+
+
+def _drive(experiment: ExperimentRun, *, quiet: bool) -> Proof:
     from postmortem.experiment.prove import prove as run_experiment
 
     running: list[str] = []
     try:
-        with stage("Null replay") as say:
+        with stage("Null replay") as show_stage:
 
-            def heard(name: str, text: str) -> None:
+            def on_arm(name: str, text: str) -> None:
                 if not text:
                     running.append(name)
                 else:
                     running.remove(name)
                     if not quiet:
-                        with say.aside():
-                            tell(name[:2], plain(text, 1000))
-                say(f"Driving {', '.join(running[:3])}{' …' if len(running) > 3 else ''}")
+                        with show_stage.aside():
+                            print_labelled(name[:2], plain(text, 1000))
+                show_stage(f"Driving {', '.join(running[:3])}{' …' if len(running) > 3 else ''}")
 
-            bench.on_arm = heard
-            return run_experiment(bench)
+            experiment.on_arm = on_arm
+            return run_experiment(experiment)
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted. The same command goes on with the replays that are not done yet") from error
+        raise Interrupted("interrupted. The same command continues with the replays that are not done yet") from error
 
 
-def _keep(run: Path, about: ExperimentTarget, proof: Proof, *, as_json: bool) -> None:
-    """Keep the proof, and draft the report anew with it."""
-    from postmortem import jsonio
-    from postmortem.assess.proof import kept, store
-    from postmortem.replay.branch import root_of, writing
+def _keep(run: Path, target: ExperimentTarget, proof: Proof, *, as_json: bool) -> None:
+    """Keep the proof, draft the report with it, and print the verdict."""
+    from postmortem.experiment.redraft import keep_proof
+    from postmortem.jsonio import as_json as to_json
 
     with stage("Drawing and writing the report"):
-        with writing(root_of(about.run)):
-            store(root_of(about.run), proof, kept(about.run))
-        written, known = redraft(run, proof, about.runs)
+        written, incident = keep_proof(run, target, proof)
+    steps = sum(experiment.steps for experiment in proof.experiments)
     if as_json:
-        steps = sum(one.steps for one in proof.experiments)
-        found = {**jsonio.as_json(proof), "replays": len(proof.experiments), "steps": steps}
-        typer.echo(jsonio.strict_json(found), nl=False)
+        print_json({**to_json(proof), "replays": len(proof.experiments), "steps": steps})
         return
+    _print_verdict(proof, steps, incident)
+    print_location("report", display_path(written))
+    if incident.remedy:
+        option = "" if incident.id == 1 else f" --incident {incident.id}"
+        diagnosis = display_path(written.parent / "diagnosis.json")
+        print_location("next", f"postmortem verify {diagnosis}{option}{target.options}")
+
+
+def _print_verdict(proof: Proof, steps: int, incident: Incident) -> None:
     typer.echo()
-    tell("verdict", f"{proof.verdict}{f': {proof.cause}' if proof.cause else ''}")
-    tell("why", plain(proof.text, 2000))
-    if known.root_cause:
-        tell("cause", plain(known.root_cause, 1000))
-    spent = sum(one.seconds for one in proof.experiments)
-    steps = sum(one.steps for one in proof.experiments)
-    tell("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(spent)} s of driving")
-    tell("report", shown(written))
-    if known.remedy:
-        chosen = "" if known.id == 1 else f" --incident {known.id}"
-        tell("next", f"postmortem verify {shown(written.parent / 'diagnosis.json')}{chosen}{about.options}")
+    print_labelled("verdict", f"{proof.verdict}{f': {proof.cause}' if proof.cause else ''}")
+    print_labelled("why", plain(proof.text, 2000))
+    if incident.root_cause:
+        print_labelled("cause", plain(incident.root_cause, 1000))
+    seconds = sum(experiment.seconds for experiment in proof.experiments)
+    print_labelled("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(seconds)} s of driving")

@@ -7,24 +7,23 @@ from typing import Annotated
 
 import typer
 
-from postmortem.cli._options import shown
+from postmortem.cli._options import AtOption, DiagnosisArgument, IncidentOption
+from postmortem.cli._output import display_path, print_location
 from postmortem.cli._terminal import stage
 
 
 def report(
-    diagnosis: Annotated[Path, typer.Argument(metavar="DIAGNOSIS", help="A diagnosis.json that a draft wrote.")],
+    diagnosis: DiagnosisArgument,
+    incident: IncidentOption = None,
+    at: AtOption = None,
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="What to print without --out.")] = "md",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the whole report here, with its pictures.")
     ] = None,
-    at: Annotated[int | None, typer.Option("--at", metavar="STEP", help="Report on the incident at this step.")] = None,
-    incident: Annotated[
-        int | None, typer.Option("--incident", metavar="N", help="Report on incident N instead of the worst.")
-    ] = None,
-    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="What to print without --out.")] = "md",
 ) -> None:
     """Render a report from its diagnosis.json.
 
-    On stdout, or with --out as files; nothing else of the run is needed.
+    Prints it on stdout, or writes files with --out. Nothing else of the run is needed.
 
     \b
     Examples:
@@ -44,4 +43,4 @@ def report(
 
     with stage("Drawing and writing the report"):
         written = rendering.write_report(loaded, out, draw=draw_panel, incident=number)
-    typer.echo(f"report  {shown(written)}")
+    print_location("report", display_path(written))

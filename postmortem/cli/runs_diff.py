@@ -1,4 +1,4 @@
-"""`runs-diff A B …`, which is `postmortem diff` by a name of its own."""
+"""`runs-diff A B …`, which is `postmortem diff` under a shorter name."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import Annotated
 
 import typer
 
+from postmortem.cli._app import new_app
 from postmortem.cli._guard import guarded
-from postmortem.cli._options import parse_map, shown
-from postmortem.cli._terminal import encodes, show, stage, width
-from postmortem.errors import UsageError
+from postmortem.cli._options import JsonOption, MapOption, parse_map
+from postmortem.cli._output import display_path, print_lines, print_location
+from postmortem.cli._terminal import encodes, stage, text_width
+from postmortem.errors import CheckFailed, UsageError
 
 
 def diff(
     runs: Annotated[
         list[Path], typer.Argument(metavar="A B [C ...]", help="Two runs; or three and more, each against the first.")
     ],
+    columns: MapOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Say everything: what is unchanged, every key, incident and column.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the diff as JSON.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--md", help="Print the diff as a Markdown page.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write diff.json, diff.md and diff.png here.")
     ] = None,
+    as_markdown: Annotated[bool, typer.Option("--md", help="Print the diff as a Markdown page.")] = False,
+    as_json: JsonOption = False,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 1 unless every run is identical or equivalent.")
     ] = False,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="NAME=COLUMN,...", help="Which column of the logs is which, in all of them."),
-    ] = None,
 ) -> None:
-    """Hold runs against each other: where they part, why, and whether they meet again.
+    """Compare runs: from which step on they differ, and why.
 
-    Verdicts: identical (every bit), equivalent (within the noise), recovered (something happened, and its end is within
-    the noise), lingering (and it is not), different.
+    Verdicts: identical (every bit), equivalent (within the noise), recovered
+    (something happened, and the end is within the noise), lingering (the end is
+    not), different.
 
     \b
     Examples:
       runs-diff runs/19-spike-001 runs/19-spike-001-recovered
       runs-diff clean spiked recovered --out diffs/19
-      runs-diff null-replay original --exit-code --json > diff.json
+      postmortem diff null-replay original --exit-code --json > diff.json
     """
     if len(runs) < 2:
         raise UsageError("runs-diff takes two runs or more, as in: runs-diff runs/clean runs/spiked")
@@ -69,20 +69,14 @@ def diff(
         typer.echo(render.markdown(result, everything=everything), nl=False)
     else:
         unicode = encodes(sys.stdout, "█▏→–…±−")
-        show(render.summary(result, width(sys.stdout), unicode=unicode, everything=everything))
+        print_lines(render.summary(result, text_width(sys.stdout), unicode=unicode, everything=everything))
     if written is not None:
-        typer.echo(f"diff    {shown(written)}", err=as_json or as_markdown)
+        print_location("diff", display_path(written), err=as_json or as_markdown)
     if exit_code and not {"identical", "equivalent"}.issuperset(result.verdicts):
-        raise typer.Exit(1)
+        raise CheckFailed
 
 
-app = typer.Typer(
-    name="runs-diff",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+app = new_app("runs-diff")
 app.command()(diff)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from postmortem.cli._terminal import stage
+from postmortem.cli._options import JsonOption
+from postmortem.cli._output import print_json, print_lines
+from postmortem.cli._terminal import stage, text_width
+from postmortem.errors import CheckFailed
+from postmortem.lines import wrap
 
 
 def test_resume(
@@ -25,17 +28,19 @@ def test_resume(
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="DIR", help="Keep the records of the legs in DIR.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Prove that a training resumes exactly: N steps straight against kill -9 and resume.
+    """Prove that a training resumes exactly.
 
-    PROGRAM is imported and run, three times, in processes of its own; it follows the contract of postmortem.program.
-    Exits with 0 where loss bits, state and batches are equal, with 1 where they are not: then the first step and the
-    first piece of state that differ are named.
+    Compares N straight steps with kill -9 and resume. PROGRAM is imported and
+    run three times, each time in its own process; it follows the contract of
+    postmortem.program. Exits with 0 if loss bits, state and batches are equal,
+    and with 1 if they are not: then it names the first step and the first piece
+    of state that differ.
 
     \b
     Examples:
-      postmortem test-resume train:build --config config.json --steps 200 --kill-at 100
+      postmortem test-resume train:build --config config.json --steps 200
       postmortem test-resume postmortem.lab.program:build --config lab.json
     """
     from postmortem.errors import require
@@ -45,7 +50,7 @@ def test_resume(
     from postmortem.resume_test.run_resume_test import run_resume_test
 
     settings = {} if config is None else read_mapping(config)
-    with stage("Testing the resume") as say:
+    with stage("Testing the resume") as show_stage:
         result = run_resume_test(
             program,
             settings,
@@ -53,12 +58,11 @@ def test_resume(
             kill_at=kill_at,
             threads=threads,
             folder=keep,
-            on_leg=lambda done, legs, name: say(f"Testing the resume: {name} leg ({done + 1} of {legs})"),
+            on_leg=lambda count, legs, name: show_stage(f"Testing the resume: {name} leg ({count + 1} of {legs})"),
         )
     if as_json:
-        typer.echo(json.dumps(asdict(result), indent=1))
+        print_json(result)
     else:
-        for line in result.lines():
-            typer.echo(line)
+        print_lines(line for text in result.lines() for line in wrap(text, text_width(sys.stdout), hang=2))
     if result.verdict != "exact":
-        raise typer.Exit(1)
+        raise CheckFailed

@@ -39,7 +39,7 @@ def export(bench: ExperimentRun, folder: Path) -> list[ReplaySpec]:
 
 def _job(bench: ExperimentRun, spec: ReplaySpec, folder: Path) -> dict[str, object]:
     checkpoint = find_checkpoint(bench.target.recorded, spec)
-    command = ["postmortem", "replay", "--order", str(_file(folder, spec)), "--json"]
+    command = ["postmortem", "run-job", str(_file(folder, spec)), "--json"]
     command += ["--program", spec.program] if spec.program is not None else []
     return {
         "name": Path(spec.out).name,

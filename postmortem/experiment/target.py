@@ -14,7 +14,7 @@ from postmortem.arithmetic import Arithmetic, Mode, arithmetic_of
 from postmortem.case import BASELINE_ROWS
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Incident
-from postmortem.errors import PostmortemError, UsageError
+from postmortem.errors import UsageError, error_class
 from postmortem.experiment.pool import ReplayOutcome, finished, run_replays
 from postmortem.pipeline import OpenRuns
 from postmortem.replay.branch import root_of
@@ -105,9 +105,8 @@ class ExperimentTarget:
         """
         (done,) = self.drive([spec])
         if done.result is None:
-            error = PostmortemError(done.error)
-            error.exit_code = done.exit_code if done.exit_code in _PASSED_ON else UsageError.exit_code
-            raise error
+            failed = error_class(done.exit_code) if done.exit_code in _PASSED_ON else UsageError
+            raise failed(done.error)
         return done
 
     @property

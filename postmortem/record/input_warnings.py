@@ -6,14 +6,12 @@ import warnings
 from collections import deque
 from pathlib import Path
 
-from postmortem.errors import PostmortemError, UsageError
+from postmortem.errors import CannotWrite, PostmortemError, UsageError
 from postmortem.text import plain
 
 
-class RecordingError(PostmortemError):
+class RecordingError(CannotWrite):
     """The recorder cannot write, and `on_error="raise"` asked to hear of it."""
-
-    exit_code = 4
 
 
 class RecordingWarning(UserWarning):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from postmortem.atomic import write_text
-from postmortem.errors import PostmortemError, UnreadableInput, UsageError
+from postmortem.errors import CannotWrite, UnreadableInput, UsageError
 from postmortem.jsonio import as_json
 from postmortem.record.lock import attempt_of_holder
 from postmortem.record.writer import update_manifest
@@ -26,13 +26,6 @@ from postmortem.run.recorded import Phase, RecordedRun
 from postmortem.text import plain
 
 SPEC_FILE = "replay.json"
-
-
-class CannotWrite(PostmortemError):
-    """There is no writing where a replay should go."""
-
-    exit_code = 4
-
 
 _TABLES = ("metrics", "batches")
 

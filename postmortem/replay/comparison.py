@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from postmortem.arithmetic import differences
-from postmortem.errors import PostmortemError
+from postmortem.errors import NotReproduced
 from postmortem.program import Measured
 from postmortem.record.provenance import environment
 from postmortem.replay.result import Difference
@@ -16,10 +16,8 @@ from postmortem.run.recorded import IDENTITY, RecordedRun
 from postmortem.text import plain
 
 
-class DataChanged(PostmortemError):
+class DataChanged(NotReproduced):
     """A batch is not the one that the run consumed: what is replayed would be another training."""
-
-    exit_code = 5
 
 
 @dataclass

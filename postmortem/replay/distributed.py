@@ -92,8 +92,8 @@ def _is_to_say(store: Any, error: BaseException) -> bool:
 
 
 def _exit_code(error: BaseException) -> int:
-    from postmortem.errors import PostmortemError
+    from postmortem.errors import InternalError, Interrupted, PostmortemError
 
     if isinstance(error, PostmortemError):
         return error.exit_code
-    return 130 if isinstance(error, KeyboardInterrupt) else 70
+    return (Interrupted if isinstance(error, KeyboardInterrupt) else InternalError).exit_code

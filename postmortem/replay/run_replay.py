@@ -22,7 +22,7 @@ from postmortem.change import Change
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import absent
-from postmortem.errors import PostmortemError, UsageError
+from postmortem.errors import CannotWrite, PostmortemError, UsageError
 from postmortem.interventions import Scene
 from postmortem.live_state import digest
 from postmortem.program import Measured, OwnCheckpoints, Placeable, Program, State, next_index, select
@@ -49,10 +49,8 @@ class ProgramFailed(UsageError):
     """The run's own program raised an error while it was driven."""
 
 
-class SaveFailed(PostmortemError):
+class SaveFailed(CannotWrite):
     """A state that was asked for could not be saved."""
-
-    exit_code = 4
 
 
 def replay(

@@ -1,12 +1,11 @@
-"""The few lines a person reads on the terminal: what, when, why, and where the report lies."""
+"""The few lines that a draft prints: what happened, when, and why."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from postmortem.diagnosis import Diagnosis
+from postmortem.lines import Line, Span, in_ascii, table, wrap
 from postmortem.report.build import report_view
 from postmortem.report.select import chosen
 from postmortem.report.view import HypothesisView, IncidentView, OtherIncident, ReportView
@@ -17,16 +16,6 @@ BAR = 16  # characters of a hypothesis' bar at probability 1
 MOST_BARS = 4
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
-
-@dataclass(frozen=True)
-class Span:
-    """Text with the rich style it takes on a terminal that shows styles."""
-
-    text: str
-    style: str = ""
-
-
-Line = tuple[Span, ...]
 
 VERDICT_STYLES = {"no_incident": "bold green", "undecided": "bold yellow"}
 STRENGTH_STYLES = {"strong": "bold", "moderate": "", "weak": "dim"}
@@ -42,28 +31,32 @@ def summarize(
 def lines(report: ReportView, *, width: int | None = None, unicode: bool = True) -> tuple[Line, ...]:
     """The summary of a report, as `summarize` gives it."""
     head = (
-        Span(plain(report.run_id, 200 if width is None else width // 2), "bold"),
+        Span(plain(report.run_id), "bold"),
         Span("  "),
         Span(report.verdict_words, VERDICT_STYLES.get(report.verdict, "bold red")),
         Span(f": {report.verdict_means}"),
     )
-    made = [head, *_resumes(report, width)]
-    shown = report.incident
-    if shown is not None:
-        bars = (*shown.hypotheses, *shown.others)[:MOST_BARS]
-        made += [*_wrapped(plain(shown.summary, LIMIT), width), (), _path(shown)]
-        made += [(), *_bars(bars, unicode)] if bars else []
-        if shown.watch:
-            made += [(), *_wrapped(f"Watch: {plain(shown.watch, LIMIT)}", width)]
-        made += _others(report.other_incidents, width)
-    return tuple(_fitted(line, width, unicode) for line in made)
+    summary = wrap(head, width, hang=2)
+    if report.resumes:
+        summary += wrap(_newest_resume(report), width)
+    incident = report.incident
+    if incident is not None:
+        summary += [*wrap(plain(incident.summary, LIMIT), width), (), *wrap(_path(incident), width, hang=2)]
+        bars = (*incident.hypotheses, *incident.others)[:MOST_BARS]
+        if bars:
+            summary += [(), *table([_bar(hypothesis, unicode) for hypothesis in bars], width)]
+        if incident.watch:
+            summary += [(), *wrap(f"Watch: {plain(incident.watch, LIMIT)}", width)]
+        if report.other_incidents:
+            summary += [(), *wrap(_others(report.other_incidents), width)]
+    return tuple(summary if unicode else map(in_ascii, summary))
 
 
-def _resumes(report: ReportView, width: int | None) -> list[Line]:
-    """The newest resume, which is the first thing to know of a run that has one."""
-    before = report.earlier_resumes + len(report.resumes) - 1
-    more = f", and {before} before" if before > 0 else ""
-    return _wrapped(plain(report.resumes[-1], 300) + more, width) if report.resumes else []
+def _newest_resume(report: ReportView) -> str:
+    """The first thing to know of a run that was resumed."""
+    earlier = report.earlier_resumes + len(report.resumes) - 1
+    more = f", and {earlier} before" if earlier > 0 else ""
+    return plain(report.resumes[-1], 300) + more
 
 
 def _path(incident: IncidentView) -> Line:
@@ -77,12 +70,8 @@ def _path(incident: IncidentView) -> Line:
     )
 
 
-def _bars(hypotheses: Sequence[HypothesisView], unicode: bool) -> list[Line]:
-    widest = max(len(plain(h.cause)) for h in hypotheses)
-    return [_bar(h, unicode, widest) for h in hypotheses]
-
-
-def _bar(hypothesis: HypothesisView, unicode: bool, widest: int) -> Line:
+def _bar(hypothesis: HypothesisView, unicode: bool) -> tuple[Span, ...]:
+    """Cells of a table: the probability as a bar, the strength, the cause, its title."""
     style = STRENGTH_STYLES[hypothesis.strength]
     size = hypothesis.probability * BAR
     if unicode:
@@ -92,33 +81,13 @@ def _bar(hypothesis: HypothesisView, unicode: bool, widest: int) -> Line:
         bar = "#" * round(size)
     return (
         Span(f"{bar:<{BAR}}", "cyan"),
-        Span(f"  {hypothesis.strength:<8}  ", style),
-        Span(f"{plain(hypothesis.cause):<{widest}}", style),
-        Span(f"  {plain(hypothesis.title)}", "dim"),
+        Span(f"{hypothesis.strength:<8}", style),
+        Span(plain(hypothesis.cause), style),
+        Span(plain(hypothesis.title), "dim"),
     )
 
 
-def _others(others: Sequence[OtherIncident], width: int | None) -> list[Line]:
-    rest = [f"{i.id} ({plain(i.kind, 60)}, step {i.onset})" for i in others]
-    if not rest:
-        return []
-    more = f", and {len(rest) - 5} more" if len(rest) > 5 else ""
-    return [(), *_wrapped(f"Other incidents, by --incident: {', '.join(rest[:5])}{more}.", width)]
-
-
-def _wrapped(text: str, width: int | None) -> list[Line]:
-    return [(Span(line),) for line in (textwrap.wrap(text, width) if width else [text])]
-
-
-def _fitted(line: Line, width: int | None, unicode: bool) -> Line:
-    """The line cut to `width` characters, and its arrows, dashes and ellipses in ASCII where they must be."""
-    fitted: list[Span] = []
-    left = width
-    for span in line:
-        text = span.text if unicode else span.text.replace("→", "->").replace("–", "-").replace("…", "~")
-        if left is not None:
-            if len(text) > left:
-                text = text[: max(0, left - 1)] + ("…" if unicode else "~") * bool(left)
-            left -= len(text)
-        fitted.append(Span(text, span.style))
-    return tuple(fitted)
+def _others(others: Sequence[OtherIncident]) -> str:
+    listed = [f"{i.id} ({plain(i.kind, 60)}, step {i.onset})" for i in others]
+    more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
+    return f"Other incidents, by --incident: {', '.join(listed[:5])}{more}."

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from postmortem.errors import PostmortemError
+from postmortem.errors import InternalError
 from postmortem.report import wording
 from postmortem.report.view import ReportView
 from postmortem.text import plain
@@ -80,4 +80,4 @@ def _templates() -> Traversable:
     for place in (inside, beside):
         if place.joinpath("report.md.j2").is_file():
             return place
-    raise PostmortemError(f"report templates found neither in {inside} nor in {beside}: reinstall training-postmortem.")
+    raise InternalError(f"report templates found neither in {inside} nor in {beside}: reinstall training-postmortem.")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from postmortem.errors import PostmortemError, UsageError
+from postmortem.errors import InternalError, UsageError
 from postmortem.resume_test.leg import PIECES_FILE, STEPS_FILE, Leg
 from postmortem.text import plain
 
@@ -190,7 +190,7 @@ def _steps(folder: Path) -> dict[int, dict[str, str | None]]:
     """step → what it measured; of a step that was done twice, the last."""
     file = folder / STEPS_FILE
     if not file.exists():
-        raise PostmortemError(f"{plain(file, 1000)}: a leg of the test wrote nothing")
+        raise InternalError(f"{plain(file, 1000)}: a leg of the test wrote nothing")
     rows = [cast(dict[str, Any], json.loads(line)) for line in file.read_text().splitlines()]
     return {int(row["step"]): row for row in rows}
 

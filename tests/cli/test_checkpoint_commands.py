@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postmortem.cli._listing import table
+from postmortem.lines import joined, table
 from postmortem.record.writer import RunWriter
 from tests.checkpoint.makers import dcp, flipped, gadgets, state
 from tests.cli.conftest import ROOT, Call, on_a_terminal
@@ -59,7 +59,7 @@ def test_json_and_fast(call: Call, run: Path) -> None:
 def test_one_checkpoint_alone(call: Call, run: Path) -> None:
     for path in (run / "recovery" / "step-00000200.dcp", run / "best-k" / "dev-loss-2.341-step-00000300.pt"):
         code, out, _ = call("checkpoints", path, "--json")
-        assert code == 0 and [one["path"] for one in json.loads(out)["checkpoints"]] == [path.name]
+        assert code == 0 and [row["path"] for row in json.loads(out)["checkpoints"]] == [path.name]
 
 
 def test_trouble_in_one_leaves_the_others_listed(call: Call, run: Path, tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_trouble_in_one_leaves_the_others_listed(call: Call, run: Path, tmp_path
     states = {line.split()[1]: line for line in out.split("\n\n")[0].replace("*", " ").splitlines()[1:]}
     assert states["310"].split()[-5:] == ["damaged", "–", "–", "not", "read"]
     assert "refused" in states["311"] and "unfinished" in states["313"] and "  no  " in states["312"]
-    for told in (
+    for text in (
         "rollback/step-00000310.dcp\n  - .metadata: names posix.system, which is not on the list",
         "leads outside the run",
         "CRC32 is wrong",
         "non-finite elements in model (1)",
     ):
-        assert told in out
+        assert text in out
     assert call("checkpoints", run, "--check")[0] == 1
     assert "ok" in states["200"]
 
@@ -133,13 +133,13 @@ def test_the_listing_fits_a_terminal(columns: int, run: Path) -> None:
     assert any("model, moments, schedule, loader, rng" in line for line in lines) == (columns == 140)
 
 
-def test_a_table_gives_way_in_one_column() -> None:
+def test_a_table_gives_way_in_its_widest_column() -> None:
     rows = [("name", "what", "n"), ("a", "one two three four", "5")]
-    assert table(rows, right=(2,), flexible=1, room=None) == [
+    assert [joined(line) for line in table(rows, None, right=(2,))] == [
         "name  what                n",
         "a     one two three four  5",
     ]
-    assert table(rows, right=(2,), flexible=1, room=23) == [
+    assert [joined(line) for line in table(rows, 23, right=(2,))] == [
         "name  what            n",
         "a     one two three   5",
         "      four",

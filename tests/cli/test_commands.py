@@ -14,6 +14,7 @@ import pytest
 
 from postmortem import cli, pipeline, sources
 from postmortem.errors import UnreadableInput
+from postmortem.interventions import interventions
 from tests.cli.conftest import Call
 from tests.report.factory import CASES, clean, several, spike
 
@@ -152,13 +153,23 @@ def test_explain(call: Call) -> None:
     assert code == 2 and "Did you mean long_tail_tokens" in err
 
 
+def test_interventions_lists_every_change(call: Call) -> None:
+    code, out, _ = call("interventions")
+    assert code == 0 and [line.split("=")[0].rstrip("[") for line in out.splitlines()] == sorted(interventions())
+    assert "skip=A:B[,C:D] " in out and "distinct[=A:B] " in out
+
+
 COMMANDS = [c.callback.__name__.replace("_", "-") for c in cli.app.registered_commands if c.callback]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
-def test_help_has_an_example(call: Call, command: list[str]) -> None:
+def test_help_has_an_example_and_fits_eighty_columns(
+    call: Call, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = call(*command, "--help")
     assert code == 0 and "Example" in out and f"postmortem {' '.join(command)}".strip() in out
+    assert max(map(len, out.splitlines())) <= 80 and "...\n" not in out.partition("Commands:")[2]
 
 
 def test_usage_errors_exit_with_2(call: Call) -> None:

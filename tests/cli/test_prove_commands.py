@@ -28,9 +28,9 @@ pytestmark = pytest.mark.heavy
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     """Arms are driven in this process."""
-    one = Driver()
-    monkeypatch.setattr("postmortem.experiment.target.run_replays", one)
-    return one
+    replays = Driver()
+    monkeypatch.setattr("postmortem.experiment.target.run_replays", replays)
+    return replays
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +84,16 @@ class TestProve:
         assert "R2      3 × skip batches [109, 110); skip batches [108, 109); last-bit noise" in out
         assert "R3      2 × replace batches [110, 111) by others; move batches [110, 111) to 130" in out
         code, out, err = call("prove", "run", "--trust", "--dry-run", "--json")
-        found = strict(out)
+        result = strict(out)
         assert "\nbits    as recorded: " in err
-        assert found["replays"] == sum(count for _, count, _ in found["lines"]) and found["steps"] > 400
+        assert result["replays"] == sum(count for _, count, _ in result["lines"]) and result["steps"] > 400
 
     def test_json_is_strict_and_alone(self, proved: tuple[Path, str]) -> None:
-        found = strict(proved[1])
-        assert (found["verdict"], found["cause"]) == ("confirmed", "long_tail_tokens")
-        assert found["replays"] == len(found["experiments"]) and found["steps"] > 300
-        assert found["incident"]["kind"] == "loss_spike"
-        assert ["mask=110:111"] in [one["changes"] for one in found["experiments"]]
+        result = strict(proved[1])
+        assert (result["verdict"], result["cause"]) == ("confirmed", "long_tail_tokens")
+        assert result["replays"] == len(result["experiments"]) and result["steps"] > 300
+        assert result["incident"]["kind"] == "loss_spike"
+        assert ["mask=110:111"] in [experiment["changes"] for experiment in result["experiments"]]
 
     def test_the_draft_says_it_from_then_on(self, call: Call, proved_run: Path) -> None:
         report = (proved_run / "postmortem" / "report.md").read_text()
@@ -108,7 +108,7 @@ class TestProve:
     def test_what_is_printed_fits_eighty_columns(
         self, call: Call, driver: Driver, proved_run: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("postmortem.cli._listing.room", lambda stream: 80)
+        monkeypatch.setattr("postmortem.cli._output.text_width", lambda stream: 80)
         code, out, err = call("prove", "run", "--trust")
         assert code == 0 and not driver.driven, "all of it was done before"
         assert max(map(len, (out + err).splitlines())) <= 80
@@ -142,7 +142,7 @@ class TestProve:
         with monkeypatch.context() as patch:
             patch.setattr("postmortem.experiment.prove.judge_replay", interrupted)
             code, _, err = call("prove", "run", "--trust")
-        assert code == 130 and err.splitlines()[-1].startswith("postmortem: interrupted. The same command goes on")
+        assert code == 130 and err.splitlines()[-1].startswith("postmortem: interrupted. The same command continues")
         assert not (run / FILE).exists()
         before = set(driver.driven)
         assert call("prove", "run", "--trust", "--check")[0] == 0 and len(driver.driven) == len(set(driver.driven))
@@ -165,7 +165,7 @@ class TestProve:
         code, _, err = call("prove", "run", "--trust", "--collect", "jobs")
         assert code == 2 and "no result was brought back to jobs/R0" in err
         for job in ("R0", "R2-skip-109-110"):
-            assert call("replay", "--order", f"jobs/{job}.json", "--trust", "--json")[0] == 0
+            assert call("run-job", f"jobs/{job}.json", "--trust", "--json")[0] == 0
         code, out, _ = call("prove", "run", "--trust", "--collect", "jobs")
         assert code == 0 and "verdict undecided" in out and "R0      nothing changed: the incident appears again" in out
 
@@ -183,13 +183,13 @@ class TestProve:
 class TestBisect:
     def test_finds_batch_and_rows(self, call: Call, driver: Driver, run: Path) -> None:
         code, out, _ = call("bisect", "run", "--trust", "--json", "--window", "108:112")
-        found = strict(out)
-        assert code == 0 and (found["batches"], found["rows"], found["window"]) == ([AT], [2, 5], [108, 112])
+        result = strict(out)
+        assert code == 0 and (result["batches"], result["rows"], result["window"]) == ([AT], [2, 5], [108, 112])
         driven = list(driver.driven)
         code, out, _ = call("bisect", "run", "--trust", "--window", "108:112", "--no-rows")
         assert code == 0 and driver.driven == driven, "it goes on with what is done"
         assert "next    postmortem replay run --skip 110:111" in out
-        assert f"cost    {found['probes']} probes for 4 batches; " in out
+        assert f"cost    {result['probes']} probes for 4 batches; " in out
 
     def test_a_window_without_the_culprit(self, call: Call, driver: Driver, run: Path) -> None:
         code, _, err = call("bisect", "run", "--trust", "--window", "111:114")
@@ -202,16 +202,16 @@ class TestVerify:
         assert code == 0 and "replay  from step 100 to " in out and "skip batches [110, 111)" in out, (out, err)
         assert "pass  " in out and "FAIL" not in out
         code, out, _ = call("verify", "run/postmortem/diagnosis.json", "--trust", "--change", "noise=1", "--json")
-        found = strict(out)
-        assert code == 1 and found["passed"] is False and not all(one["passed"] for one in found["results"])
+        result = strict(out)
+        assert code == 1 and result["passed"] is False and not all(figure["passed"] for figure in result["results"])
 
     @pytest.mark.processes
     @pytest.mark.parametrize(("words", "code"), [((), 0), (("--change", "noise=1"), 1)])
     def test_on_the_spiked_sample_run(self, call: Call, tmp_path: Path, words: tuple[str, ...], code: int) -> None:
         run = copy_of("19-spike-001", tmp_path / "19-spike-001")
         assert call("draft", "19-spike-001")[0] == 0
-        found, out, err = in_a_process(tmp_path, "verify", "19-spike-001/postmortem/diagnosis.json", *words)
-        assert found == code and ("FAIL" in out) == bool(code), (out, err)
+        exit_code, out, err = in_a_process(tmp_path, "verify", "19-spike-001/postmortem/diagnosis.json", *words)
+        assert exit_code == code and ("FAIL" in out) == bool(code), (out, err)
         assert (run / "postmortem" / "replays" / "verify-312" / "remedy" / "replayed.json").is_file()
 
     def test_on_other_arithmetic_the_band_is_measured(
@@ -235,21 +235,21 @@ class TestVerify:
         drafted["incidents"][0]["onset_step"] = 111
         file.write_text(json.dumps(drafted))
         code, _, err = call("verify", "run/postmortem/diagnosis.json", "--trust", "--change", "noise=1")
-        assert code == 2 and "the run has changed since; draft it anew: postmortem draft run" in err
+        assert code == 2 and "the run has changed since; draft it again: postmortem draft run" in err
 
     def test_of_another_run(self, call: Call, proved_run: Path, tmp_path: Path) -> None:
         other = edited(proved_run, tmp_path / "other", lambda run: run.update(id="another"))
         code, _, err = call("verify", f"{other}/postmortem/diagnosis.json", "--trust")
-        assert code == 2 and "is about run, and the run here is another" in err
+        assert code == 2 and "is about run, and the run beside it is another" in err
         loose = tmp_path / "diagnosis.json"
         loose.write_text((proved_run / "postmortem" / "diagnosis.json").read_text())
         code, _, err = call("verify", loose, "--trust")
-        assert code == 2 and "lies in no run that could be replayed; name the fixed run with --against RUN" in err
+        assert code == 2 and "is in no run that could be replayed; name the fixed run with --against RUN" in err
 
 
 class TestWords:
     @pytest.mark.parametrize(
-        ("words", "code", "said"),
+        ("words", "code", "message"),
         [
             ("prove run --workers 0", 2, "--workers is 0; it must be at least 1"),
             ("prove run --workers x", 2, "should be a valid integer"),
@@ -259,7 +259,7 @@ class TestWords:
             ("prove absent", 3, "absent"),
             ("prove log.csv", 2, "only a run directory that a recorder wrote can be replayed"),
             ("bisect run --trust --window 312", 2, "expected FIRST:LAST, half-open"),
-            ("bisect run --trust --window 120:110", 2, "holds no batch"),
+            ("bisect run --trust --window 120:110", 2, "contains no batch"),
             ("bisect run --trust --window 20:120", 2, "search from 100 on"),
             ("bisect run --trust --incident 9", 2, "There is no incident 9"),
             ("bisect absent", 3, "absent"),
@@ -268,12 +268,12 @@ class TestWords:
         ],
     )
     def test_what_cannot_be_meant_is_one_message(
-        self, call: Call, driver: Driver, run: Path, tmp_path: Path, words: str, code: int, said: str
+        self, call: Call, driver: Driver, run: Path, tmp_path: Path, words: str, code: int, message: str
     ) -> None:
         (tmp_path / "log.csv").write_text("step,loss\n" + "".join(f"{n},{2.3}\n" for n in range(60)))
         before = files(run)
         got, out, err = call(*words.split())
-        assert got == code and said in " ".join(err.replace("│", " ").split()), err
+        assert got == code and message in " ".join(err.replace("│", " ").split()), err
         assert "verdict" not in out and "Traceback" not in err and not driver.driven and files(run) == before
 
     @pytest.mark.parametrize("command", ["prove", "bisect"])
@@ -290,7 +290,7 @@ class TestWords:
             columns["grad_norm"][at : at + 4] *= 40
         manifest = {"program": "postmortem.lab.program:build", "config": {}}
         write_run(tmp_path / "run", columns, batches=healthy_batches(), manifest=manifest)
-        monkeypatch.setattr("postmortem.experiment.target.first_of_cascade", lambda found, *_: found[1])
+        monkeypatch.setattr("postmortem.experiment.target.first_of_cascade", lambda incidents, *_: incidents[1])
         code, out, _ = call("prove", "run", "--dry-run")
         led = "about   loss spike at step 300, the first of those that led to the worst one (step 340; --incident 1), "
         assert code == 0 and out.startswith(led)

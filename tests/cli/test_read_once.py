@@ -22,12 +22,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count: Counter[str] = Counter()
 
     def watch(owner: Any, name: str, what: str, run_of: Any) -> None:
-        known = getattr(owner, name)
+        original = getattr(owner, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            found = known(*args, **kwargs)
+            result = original(*args, **kwargs)
             count[f"{what} {Path(run_of(*args)).name}"] += 1
-            return found
+            return result
 
         monkeypatch.setattr(owner, name, watched)
 

@@ -13,7 +13,6 @@ pytest.importorskip("torch")
 from postmortem import cli
 from postmortem.assess.proof import load_proofs
 from postmortem.change import Change
-from postmortem.interventions import interventions
 from postmortem.program import Measured
 from postmortem.replay.spec import ReplaySpec
 from postmortem.sources import open_run
@@ -31,9 +30,21 @@ def call(outside: Callable[..., Call]) -> Call:
     return outside(cli.main, "postmortem", "replay")
 
 
+@pytest.fixture
+def postmortem(outside: Callable[..., Call]) -> Call:
+    """Run `postmortem …`: (exit code, stdout, stderr)."""
+    return outside(cli.main, "postmortem")
+
+
+@pytest.fixture
+def probe(outside: Callable[..., Call]) -> Call:
+    """Run `postmortem probe …`: (exit code, stdout, stderr)."""
+    return outside(cli.main, "postmortem", "probe")
+
+
 @pytest.fixture(scope="module")
 def spike(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy: what becomes of the incident is told beside the run."""
+    """A copy: the outcome of a replay is kept beside the run."""
     return copy_of("19-spike-001", tmp_path_factory.mktemp("samples") / "19-spike-001")
 
 
@@ -54,7 +65,7 @@ def test_defaults_lead_from_a_spike_to_a_run_without_it(spike: Path, tmp_path: P
     assert lines[3].startswith("result  parts from the run at step 312, first in its batch: ")
     assert lines[4] == "outcome loss spike at step 312: cured (no incident, excess loss 0 % of R0's)"
     (proof,) = load_proofs(open_run(spike))
-    assert [one.outcome for one in proof.experiments] == ["cured"] and not proof.text
+    assert [experiment.outcome for experiment in proof.experiments] == ["cured"] and not proof.text
     assert "cured resumed from step 300 of" in out or "b resumed from step 300 of a" in out
     assert lines[-2] == "run     cured"
     assert lines[-1].startswith("next    postmortem prove ")
@@ -76,8 +87,8 @@ class TestChoices:
     def test_json_is_all_there_is_on_stdout(self, call: Call, tmp_path: Path, small: Path) -> None:
         words = ("--from-step", 4, "--skip", "5:7", "--save-at", "8,10", "--out", tmp_path / "out")
         code, out, err = call(small, *words, "--trust", "--json")
-        told = json.loads(out)
-        assert code == 0 and told["changes"] == ["skip batches [5, 7)"] and told["until"] == STEPS
+        result = json.loads(out)
+        assert code == 0 and result["changes"] == ["skip batches [5, 7)"] and result["until"] == STEPS
         assert err.splitlines()[0].startswith("plan ") and "imports tests.replay.ranks_program:build from " in err
         assert {p.name for p in (tmp_path / "out" / "rollback").iterdir()} >= {"step-00000008.dcp", "step-00000010.dcp"}
 
@@ -89,19 +100,16 @@ class TestChoices:
         assert code == 0 and "result  bit for bit: 8 rows, batch, loss, gradient norm" in out
         assert "next    postmortem draft " in out, "there is no incident to prove anything of"
 
-    def test_the_list_names_every_change(self, call: Call) -> None:
-        code, out, _ = call("--list")
-        assert code == 0 and [line.split("=")[0].rstrip("[") for line in out.splitlines()] == sorted(interventions())
-        assert "skip=A:B[,C:D] " in out and "distinct[=A:B] " in out
-
-    def test_an_order(self, call: Call, tmp_path: Path, small: Path) -> None:
-        order = ReplaySpec(str(small), str(tmp_path / "out"), 4, 8, (Change.from_text("lr-scale=0.5"),), reason="R1")
-        (tmp_path / "order.json").write_text(order.to_json())
-        code, out, _ = call("--order", tmp_path / "order.json", "--trust")
+    @pytest.mark.parametrize("words", [("run-job",), ("replay", "--order")], ids=["job", "job of an earlier version"])
+    def test_a_job(self, postmortem: Call, tmp_path: Path, small: Path, words: tuple[str, ...]) -> None:
+        spec = ReplaySpec(str(small), str(tmp_path / "out"), 4, 8, (Change.from_text("lr-scale=0.5"),), reason="R1")
+        job = tmp_path / "job.json"
+        job.write_text(spec.to_json())
+        code, out, _ = postmortem(*words, job, "--trust")
         assert code == 0 and "change  learning rate × 0.5" in out
-        assert call("--order", tmp_path / "order.json")[0] == 2
-        (tmp_path / "order.json").write_text('{"run": 3}')
-        code, _, err = call("--order", tmp_path / "order.json", "--trust")
+        assert postmortem(*words, job)[0] == 2
+        job.write_text('{"run": 3}')
+        code, _, err = postmortem(*words, job, "--trust")
         assert code == 3 and "is no order of a replay" in err
 
     def test_check(self, call: Call, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +134,9 @@ class TestTrouble:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            ((), "RUN or --order FILE"),
-            (("RUN", "--order", "x.json"), "RUN or --order FILE"),
+            ((), "name the run to replay: postmortem replay RUN"),
+            (("RUN", "--order", "x.json"), "a job says by itself what to replay: postmortem run-job FILE"),
+            (("--order", "x.json", "--check"), "a job says by itself what to replay: postmortem run-job FILE"),
             (("RUN", "--null", "--skip", "3:4"), "a null replay changes nothing, and skip=3:4 is a change"),
             (("RUN", "--skip", "4:3"), "[4, 3) holds no batch"),
             (("RUN", "--change", "lr-halve"), "no intervention is called 'lr-halve'"),
@@ -135,9 +144,12 @@ class TestTrouble:
             (("RUN", "--from-step", "5"), "no complete checkpoint of step 5 is held; there are those of steps 0"),
             (("RUN", "--from-step", "4", "--until", "4"), "there is no step to drive"),
             (("RUN", "--incident", "3"), "There is no incident 3"),
-            (("RUN", "--probe", "7"), "--probe '7': expected FIRST:LAST"),
-            (("RUN", "--probe", "7:7"), "[7, 7) holds no batch"),
-            (("RUN", "--probe", "5:7", "--at-checkpoints", "5"), "no complete checkpoint of step 5"),
+            (("RUN", "--probe", "5:7"), "--probe is a command now: postmortem probe RUN A:B"),
+            (
+                ("RUN", "--at-checkpoints", "5"),
+                "--at-checkpoints is a command now: postmortem probe RUN A:B --at",
+            ),
+            (("--list",), "--list is a command now: postmortem interventions"),
         ],
     )
     def test_words_that_cannot_be_meant(self, call: Call, small: Path, words: tuple[str, ...], message: str) -> None:
@@ -168,7 +180,7 @@ class TestTrouble:
         with monkeypatch.context() as patch:
             patch.setattr(ranks_program.Sharded, "step", interrupted)
             code, _, err = call(*words)
-        assert code == 130 and "interrupted. What was driven lies in out" in err
+        assert code == 130 and "interrupted. The steps driven so far are in out" in err
         assert open_run(tmp_path / "out").row_steps[-1] == 5
         assert call(*words)[0] == 0
 
@@ -184,8 +196,21 @@ class TestTrouble:
 
 
 class TestProbe:
-    def test_the_table_and_the_sentence(self, call: Call, spike: Path, tmp_path: Path) -> None:
-        code, out, err = call(spike, "--probe", "311:314", "--at-checkpoints", "200,300", "--out", tmp_path)
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("7",), "A:B '7': expected FIRST:LAST"),
+            (("7:7",), "[7, 7) contains no batch"),
+            (("5:7", "--at", "5"), "no complete checkpoint of step 5"),
+            (("5:7", "--at", "x"), "--at 'x': expected whole numbers"),
+        ],
+    )
+    def test_words_that_cannot_be_meant(self, probe: Call, small: Path, words: tuple[str, ...], message: str) -> None:
+        code, out, err = probe(small, *words, "--trust")
+        assert (code, out) == (2, "") and message in err and err.count("\n") <= 2, err
+
+    def test_the_table_and_the_sentence(self, probe: Call, spike: Path, tmp_path: Path) -> None:
+        code, out, err = probe(spike, "311:314", "--at", "200,300", "--out", tmp_path)
         assert (code, err) == (0, "")
         lines = out.splitlines()
         assert lines[0].split("  ")[0] == "batch" and "loss at 200" in lines[0] and "grad norm at 300" in lines[0]
@@ -195,11 +220,11 @@ class TestProbe:
         assert lines[-1] == "picture 311-314.png"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["311-314.json", "311-314.png"]
 
-    def test_json_writes_nothing(self, call: Call, small: Path) -> None:
-        code, out, _ = call(small, "--probe", "5:40", "--trust", "--json")
+    def test_json_writes_nothing(self, probe: Call, small: Path) -> None:
+        code, out, _ = probe(small, "5:40", "--trust", "--json")
         assert code == 0 and json.loads(out)["window"] == [5, 40]
         assert not (small / "postmortem" / "probe").exists()
 
-    def test_a_long_window_shows_the_worst(self, call: Call, tmp_path: Path, small: Path) -> None:
-        _, out, _ = call(small, "--probe", "5:40", "--trust", "--out", tmp_path)
-        assert "24 of 35 batches; the files hold all of them" in out
+    def test_a_long_window_shows_the_worst(self, probe: Call, tmp_path: Path, small: Path) -> None:
+        _, out, _ = probe(small, "5:40", "--trust", "--out", tmp_path)
+        assert "24 of 35 batches; the files contain all of them" in out

@@ -25,7 +25,7 @@ def call(outside: Callable[..., Call]) -> Call:
 
 @pytest.fixture
 def logs(tmp_path: Path) -> tuple[Path, Path]:
-    """Two small logs that lie apart."""
+    """Two small logs with different losses."""
     for name, level in (("a", 2), ("b", 3)):
         rows = "".join(f"{i},{level + i % 3},1e-3\n" for i in range(60))
         (tmp_path / f"{name}.csv").write_text(f"step,loss,lr\n{rows}")
@@ -66,7 +66,7 @@ def test_all_says_every_column(call: Call, logs: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ((CLEAN,), 2, "takes two runs or more"),
         ((CLEAN, "nowhere"), 3, "nowhere: no such file or directory"),
@@ -74,9 +74,9 @@ def test_all_says_every_column(call: Call, logs: tuple[Path, Path]) -> None:
         ((CLEAN, CLEAN, "--map", "loss"), 2, "--map"),
     ],
 )
-def test_mistakes_are_one_line(call: Call, words: tuple[object, ...], code: int, said: str) -> None:
+def test_mistakes_are_one_line(call: Call, words: tuple[object, ...], code: int, message: str) -> None:
     got, out, err = call(*words)
-    assert (got, out) == (code, "") and said in err and err.count("\n") == 1
+    assert (got, out) == (code, "") and message in err and err.count("\n") == 1
 
 
 def test_unusual_names_are_mapped(call: Call, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ pytestmark = pytest.mark.processes
 CODE = """
 import sys
 from tests.report.factory import spike
-from postmortem.cli._terminal import progress, show, show_markdown, stage, width
+from postmortem.cli._output import print_lines, print_markdown
+from postmortem.cli._terminal import progress, stage, text_width
 from postmortem.report import summarize
 with stage("Reading"), progress("Training") as advance:
     advance(1, 2, 3.5)
-show(summarize(spike(), width=width(sys.stdout)))
-show_markdown("# Title")
+print_lines(summarize(spike(), width=text_width(sys.stdout)))
+print_markdown("# Title")
 """
 
 
@@ -31,6 +32,15 @@ def shown(**environment: str) -> str:
 def test_a_terminal_is_styled_and_fits_its_width() -> None:
     text = shown(TERM="xterm-256color", COLUMNS="60")
     assert "\x1b[1m" in text and "loss spike" in text
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_nothing_is_cut_off(columns: int) -> None:
+    text = shown(TERM="dumb", COLUMNS=str(columns))
+    assert "only a replay can confirm it" in " ".join(text.split()) and "…" not in text
+    for command in ("interventions", "explain"):
+        listed = on_a_terminal(("-m", "postmortem", command), {"TERM": "dumb", "COLUMNS": str(columns)})
+        assert max(map(len, listed.splitlines())) <= columns and "…" not in listed
 
 
 @pytest.mark.parametrize("env", [{"TERM": "xterm-256color", "NO_COLOR": "1"}, {"TERM": "dumb"}])

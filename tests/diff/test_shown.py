@@ -12,7 +12,7 @@ from PIL import Image
 
 from postmortem.diff import ManyRunsDiff, RunsDiff, compare_runs, diff_runs, render
 from postmortem.errors import UsageError
-from postmortem.report.summary import Line
+from postmortem.lines import Line, joined
 from postmortem.run import Run
 from postmortem.sources import open_run
 from tests.makers import STEPS, healthy, healthy_batches, worked_example, write_run
@@ -21,7 +21,7 @@ HOSTILE = "\x1b[31m<script>\u202e`{{x}}|\n# a"
 
 
 def text(lines: tuple[Line, ...]) -> list[str]:
-    return ["".join(span.text for span in line).rstrip() for line in lines]
+    return [joined(line) for line in lines]
 
 
 def hostile(root: Path) -> Run:

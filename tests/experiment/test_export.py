@@ -84,7 +84,7 @@ def test_a_job_says_all_that_its_launcher_needs(about: ExperimentTarget, tmp_pat
     assert jobs["R0"]["changes"] == [] and "R0-again" in jobs
     lines = [line for line in (tmp_path / "jobs" / SCRIPT).read_text().splitlines() if line.startswith("postmortem")]
     assert [shlex.split(line) for line in lines] == [
-        ["postmortem", "replay", "--order", str(tmp_path / "jobs" / f"{Path(o.out).name}.json"), "--json", "--trust"]
+        ["postmortem", "run-job", str(tmp_path / "jobs" / f"{Path(o.out).name}.json"), "--json", "--trust"]
         for o in specs
     ]
 
@@ -102,7 +102,7 @@ def test_names_of_the_shell_s_own_are_quoted(about: ExperimentTarget, tmp_path: 
     folder = tmp_path / "it's $(reboot); jobs"
     export(bench(replace(about, folder=folder)), folder)
     for job in json.loads((folder / JOBS).read_text()):
-        assert Path(shlex.split(job["command"])[3]).parent == folder
+        assert Path(shlex.split(job["command"])[2]).parent == folder
 
 
 def test_exporting_again_replaces_jobs_and_nothing_else(about: ExperimentTarget, tmp_path: Path) -> None:

@@ -41,13 +41,22 @@ def modules_after(*words: str, cwd: Path) -> set[str]:
     return set(python(RUN_AND_LIST_MODULES, *words, cwd=cwd).splitlines()[-1].split())
 
 
-DIAGNOSING, DRIVING = ("draft", "verify", "report", "diff"), ("replay", "prove", "bisect", "test-resume", "lab")
+DIAGNOSING, DRIVING = (
+    ("draft", "verify", "report", "diff", "explain"),
+    ("replay", "run-job", "probe", "interventions", "prove", "bisect", "test-resume", "lab"),
+)
 HELPED = ((), *((command,) for command in (*DIAGNOSING, *DRIVING, "checkpoints", "plan", "doctor")))
 
 
 @pytest.mark.parametrize("words", [(*words, "--help") for words in HELPED])
 def test_help_is_light(words: tuple[str, ...], tmp_path: Path) -> None:
-    assert not modules_after(*words, cwd=tmp_path) & {"torch", "pandas", "matplotlib", "pyarrow", "jinja2"}
+    heavy = {"torch", "pandas", "matplotlib", "pyarrow", "jinja2", "numpy", "rich"}
+    assert not modules_after(*words, cwd=tmp_path) & heavy
+
+
+def test_a_pipe_needs_no_rich(tmp_path: Path) -> None:
+    """What is neither wrapped nor styled."""
+    assert "rich" not in modules_after("explain", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ class TestReplay:
         assert code == 0 and "result  other arithmetic: fingerprint of its kernels " in out
 
     def test_a_probe(self, lab: Path, tmp_path: Path) -> None:
-        words = ("replay", lab, "--probe", "20:21", "--at-checkpoints", "20", "--json", "--out", "out")
+        words = ("probe", lab, "20:21", "--at", "20", "--json", "--out", "out")
         code, out, err = in_a_process(tmp_path, *words, **NOW)
         (state,), run = json.loads(out)["states"], open_run(lab)
         assert code == 0 and SAID in err.splitlines() and "DEFAULT, 1 thread" in json.loads(out)["computed_with"]

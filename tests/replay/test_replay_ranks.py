@@ -105,6 +105,7 @@ class TestSlow:
         assert json.loads(done.stdout)["arithmetic"] == [f"{then} ranks then, {now} now"]
 
     def test_a_probe(self, tmp_path: Path, two: Path) -> None:
-        done = replayed(2, two, tmp_path / "out", "--probe", "5:7")
+        options = ("--out", str(tmp_path / "out"), "--trust", "--json")
+        done = launched(2, "postmortem", "probe", str(two), "5:7", *options)
         assert done.returncode == 0, done.stderr[-4000:]
         assert [state["step"] for state in json.loads(done.stdout)["states"]] == [4, 8]

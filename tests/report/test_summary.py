@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from postmortem.lines import Line, joined
 from postmortem.report import summarize
-from postmortem.report.summary import Line
 from tests.report.factory import CASES, clean, hostile, nan, several, spike
 
 
 def text(lines: tuple[Line, ...]) -> list[str]:
-    return ["".join(span.text for span in line).rstrip() for line in lines]
+    return [joined(line) for line in lines]
 
 
 def test_what_when_and_why() -> None:
@@ -42,9 +42,13 @@ def test_nothing_from_the_run_reaches_the_terminal() -> None:
     assert not any("\x1b" in line or "\n" in line or "\u202e" in line for line in text(summarize(hostile())))
 
 
-def test_a_long_name_leaves_room_for_the_verdict() -> None:
+def test_nothing_is_cut_off() -> None:
     named = replace(spike(), run_id="sweep-" + "x" * 150)
-    assert "…  supported: " in text(summarize(named, width=80))[0]
+    for width in (40, 80):
+        lines = text(summarize(named, width=width))
+        assert "…" not in "".join(lines)
+        assert "x" * 150 in "".join(line.strip() for line in lines[:6])
+        assert "only a replay can confirm it" in " ".join(" ".join(lines).split())
     assert "x" * 150 in text(summarize(named))[0]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from postmortem.lines import joined
 from postmortem.report.renderers import Renderer
 from postmortem.report.summary import lines
 from postmortem.report.view import ReportView
 
 
 def _render(report: ReportView) -> str:
-    return "".join("".join(span.text for span in line).rstrip() + "\n" for line in lines(report))
+    return "".join(joined(line) + "\n" for line in lines(report))
 
 
 RENDERER = Renderer("terminal", _render)
