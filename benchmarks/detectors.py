@@ -105,8 +105,8 @@ def faces(seeds: int) -> str:
         whole_run, followed = offline(t), follow(t)
         only_offline.update(detector for detector, _, _, _ in whole_run - followed.settled)
         only_live.update(detector for detector, _, _, _ in followed.settled - whole_run)
-        first = {alarm.key: row for row, alarm in reversed(followed.told)}
-        final = {alarm.key: row for row, alarm in reversed(followed.told) if alarm.state == "settled"}
+        first = {alarm.key: row for row, alarm in reversed(followed.alarms)}
+        final = {alarm.key: row for row, alarm in reversed(followed.alarms) if alarm.state == "settled"}
         for detector, _, column, onset in whole_run & followed.settled:
             both[detector] += 1
             onset_row, key = int(np.searchsorted(t.row_steps, onset)), (detector, column, onset)

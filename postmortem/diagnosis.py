@@ -18,7 +18,7 @@ from postmortem.display import markdown
 from postmortem.errors import UnreadableInput
 from postmortem.incident import Occurrence
 from postmortem.jsonio import build_from, numbers_on_one_line, strict_json
-from postmortem.text import plain, rows
+from postmortem.text import plain, row_range
 
 SCHEMA_VERSION = 2
 UNKNOWN = "unknown"
@@ -57,7 +57,7 @@ class Trace:
             raise ValueError(f"{self.name}: a step of more than 64 bits")
 
     def __repr__(self) -> str:
-        return f"<Trace {plain(self.name, 80)}: {rows(self.step)}>"
+        return f"<Trace {plain(self.name, 80)}: {row_range(self.step)}>"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""A new source, detector, panel or cause is one new file: discovery finds it, and fails loudly where it is broken.
+"""Discovery of sources, detectors, panels and causes: each is one new file, and an error where it is broken.
 
-The file lies in this package's own folder, or in another distribution that names its object as an entry point:
+The file is in this package's own folder, or in another distribution that names its object as an entry point:
 
     [project.entry-points."postmortem.detectors"]
     reward = "my_package.reward:DETECTOR"
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ADDED: dict[int, str] = {}
+_PLUGIN_PARTS: dict[int, str] = {}
 """id of a part that another distribution adds → that distribution. Parts live as long as the process."""
 
-_MODULES: dict[str, str] = {}
+_PLUGIN_MODULES: dict[str, str] = {}
 """Top-level module of such a part → its distribution."""
 
 
 @dataclass(frozen=True)
-class _Found(Generic[T]):
-    """A part, the words that say where it comes from, and the distribution that adds it; "" for this package."""
+class _Discovered(Generic[T]):
+    """A part, the place where it comes from, and the distribution that adds it; "" for this package."""
 
     part: T
     where: str
@@ -47,30 +47,29 @@ class _Found(Generic[T]):
 def discover(
     package: ModuleType, attribute: str, kind: type[T], *, group: str | None = None, unique: Sequence[str] = ()
 ) -> tuple[T, ...]:
-    """Every public module's `attribute` in `package`, in order of module name, then the entry points of `group`.
+    """The `attribute` of every public module of `package`, in order of module name, then the entry points of `group`.
 
-    Modules whose name begins with `_` are helpers and hold nothing to discover. `unique` are attributes of a part that
-    no two parts may share, nor one item of them where they are tuples. Entry points come in order of their
-    distribution's name and their own.
+    Modules whose name begins with `_` are helpers, without a part. `unique` are attributes that no two parts may share;
+    of a tuple, no single item. Entry points are in order of their distribution's name and their own.
 
     Raises:
-        TypeError: a module lacks the attribute or holds something else under its name, or two modules' parts share what
-            is unique; a mistake in this package.
-        BrokenPlugin: an entry point cannot be loaded, names something else, or a part that is there already.
+        TypeError: a module has no such attribute or something else under its name, or the parts of two modules share
+            what is unique: a mistake in this package.
+        BrokenPlugin: an entry point cannot be loaded, is something else, or shares with a part what is unique.
     """
-    found = [*_in_package(package, attribute, kind), *([] if group is None else _in_group(group, kind))]
+    parts = [*_in_package(package, attribute, kind), *([] if group is None else _in_group(group, kind))]
     for name in unique:
-        seen: dict[object, _Found[T]] = {}
-        for one in found:
-            held = getattr(one.part, name)
-            for value in held if isinstance(held, tuple) else (held,):
-                first = seen.setdefault(value, one)
-                if first is not one:
-                    _refuse_twin(f"{kind.__name__} {name} {plain(value, 60)!r}", first, one)
-    return tuple(one.part for one in found)
+        owners: dict[object, _Discovered[T]] = {}
+        for candidate in parts:
+            attribute_value = getattr(candidate.part, name)
+            for value in attribute_value if isinstance(attribute_value, tuple) else (attribute_value,):
+                first = owners.setdefault(value, candidate)
+                if first is not candidate:
+                    _raise_duplicate(f"{kind.__name__} {name} {plain(value, 60)!r}", first, candidate)
+    return tuple(candidate.part for candidate in parts)
 
 
-def _in_package(package: ModuleType, attribute: str, kind: type[T]) -> Iterator[_Found[T]]:
+def _in_package(package: ModuleType, attribute: str, kind: type[T]) -> Iterator[_Discovered[T]]:
     for info in pkgutil.iter_modules(package.__path__):
         if info.name.startswith("_"):
             continue
@@ -80,22 +79,22 @@ def _in_package(package: ModuleType, attribute: str, kind: type[T]) -> Iterator[
             raise TypeError(
                 f"{module.__file__}: expected {attribute} = {kind.__name__}(…), found {type(value).__name__}"
             )
-        yield _Found(value, str(module.__file__))
+        yield _Discovered(value, str(module.__file__))
 
 
 @cache
 def _installed() -> EntryPoints | None:
-    """All entry points of all distributions: looking for them costs the same for one group as for all. None where no
-    file of entry points names any of our groups, which a look at the files tells in a tenth of the time."""
+    """All entry points of all distributions: the search costs the same for one group as for all. None where no file of
+    entry points names one of our groups, which the files themselves show in a tenth of the time."""
     if not any(map(_may_add_parts, sys.path)):
         return None
     from importlib.metadata import entry_points
 
-    return cast("EntryPoints", entry_points())  # before Python 3.12 another class that selects alike
+    return cast("EntryPoints", entry_points())  # before Python 3.12, another class with the same `select`
 
 
 def _may_add_parts(entry: str) -> bool:
-    """Whether an entry of sys.path holds a distribution that adds parts; an archive is not looked into, and may."""
+    """Whether an entry of sys.path may contain a distribution that adds parts; any archive may."""
     place = Path(entry or ".")
     try:
         files = [*place.glob("*.dist-info/entry_points.txt"), *place.glob("*.egg-info/entry_points.txt")]
@@ -104,53 +103,52 @@ def _may_add_parts(entry: str) -> bool:
         return True
 
 
-def _in_group(group: str, kind: type[T]) -> Iterator[_Found[T]]:
+def _in_group(group: str, kind: type[T]) -> Iterator[_Discovered[T]]:
     installed = _installed()
     named = () if installed is None else installed.select(group=group)
     for entry in sorted(named, key=lambda entry: (_owner(entry), entry.name)):
-        said = f"entry point {plain(entry.name, 60)} = {plain(entry.value, 120)!r} of group {group}"
+        name = f"entry point {plain(entry.name, 60)} = {plain(entry.value, 120)!r} of group {group}"
         try:
             value = entry.load()
         except (Exception, SystemExit) as error:
-            why = f"cannot be loaded ({type(error).__name__}: {plain(error, 300)})"
-            raise _broken(entry, f"{said} {why}, in {_file(entry)}") from error
+            problem = f"cannot be loaded ({type(error).__name__}: {plain(error, 300)})"
+            raise _broken(entry, f"{name} {problem}, in {_file(entry)}") from error
         if not isinstance(value, kind):
-            why = f"names a {type(value).__name__} where a {kind.__name__} is expected"
-            raise _broken(entry, f"{said} {why}, in {_file(entry)}")
-        _ADDED[id(value)] = _MODULES[entry.module.partition(".")[0]] = _owner(entry)
-        yield _Found(value, f"{_file(entry)} ({_titled(entry)})", _owner(entry))
+            problem = f"is a {type(value).__name__} where a {kind.__name__} is expected"
+            raise _broken(entry, f"{name} {problem}, in {_file(entry)}")
+        _PLUGIN_PARTS[id(value)] = _PLUGIN_MODULES[entry.module.partition(".")[0]] = _owner(entry)
+        yield _Discovered(value, f"{_file(entry)} ({_titled(entry)})", _owner(entry))
 
 
-def mistake(part: object, what: str) -> Exception:
-    """The error to raise for `what` a part must not do: a plug-in's where one adds it, else one of this package."""
-    added = _ADDED.get(id(part))
-    return TypeError(what) if added is None else BrokenPlugin(f"plug-in {added}: {what}. {_way_out(added)}")
+def mistake(part: object, message: str) -> Exception:
+    """The error to raise for a mistake of `part`: BrokenPlugin where a plug-in adds it, TypeError where this package
+    does."""
+    plugin = _PLUGIN_PARTS.get(id(part))
+    return TypeError(message) if plugin is None else BrokenPlugin(f"plug-in {plugin}: {message}. {_advice(plugin)}")
 
 
-def culprit(error: BaseException) -> BrokenPlugin | None:
-    """`error` as that of the plug-in whose code raised it; None where that was code of this package."""
+def plugin_error(error: BaseException) -> BrokenPlugin | None:
+    """`error` as that of the plug-in whose code raised it; None where code of this package did."""
     frames = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
-    inner = next((name for name in reversed(frames) if name in _MODULES or name == "postmortem"), "")
-    if inner not in _MODULES:
+    inner = next((name for name in reversed(frames) if name in _PLUGIN_MODULES or name == "postmortem"), "")
+    if inner not in _PLUGIN_MODULES:
         return None
-    added = _MODULES[inner]
-    return BrokenPlugin(f"plug-in {added}: {type(error).__name__}: {plain(error, 300)}. {_way_out(added)}")
+    plugin = _PLUGIN_MODULES[inner]
+    return BrokenPlugin(f"plug-in {plugin}: {type(error).__name__}: {plain(error, 300)}. {_advice(plugin)}")
 
 
-def _refuse_twin(named: str, first: _Found[T], second: _Found[T]) -> None:
-    what = f"{named} stands twice: in {first.where}"
-    added = second.distribution or first.distribution
-    if not added:
-        raise TypeError(f"{what} and in {second.where}")
-    raise BrokenPlugin(f"{what} and in {second.where}. {_way_out(added)}")
+def _raise_duplicate(name: str, first: _Discovered[T], second: _Discovered[T]) -> None:
+    message = f"{name} appears twice: in {first.where} and in {second.where}"
+    plugin = second.distribution or first.distribution
+    raise BrokenPlugin(f"{message}. {_advice(plugin)}") if plugin else TypeError(message)
 
 
-def _broken(entry: EntryPoint, what: str) -> BrokenPlugin:
-    return BrokenPlugin(f"plug-in {_titled(entry)}: {what}. {_way_out(_owner(entry))}")
+def _broken(entry: EntryPoint, message: str) -> BrokenPlugin:
+    return BrokenPlugin(f"plug-in {_titled(entry)}: {message}. {_advice(_owner(entry))}")
 
 
-def _way_out(distribution: str) -> str:
-    return f"Update it, or go on without it: pip uninstall {distribution}"
+def _advice(distribution: str) -> str:
+    return f"Update it, or remove it: pip uninstall {distribution}"
 
 
 def _owner(entry: EntryPoint) -> str:
@@ -166,6 +164,6 @@ def _file(entry: EntryPoint) -> str:
     try:
         module = sys.modules.get(entry.module)
         spec = importlib.util.find_spec(entry.module) if module is None else module.__spec__
-    except Exception:  # it looks into the parent package, which may be what is broken
+    except Exception:  # it imports the parent package, which may be broken
         spec = None
     return plain(entry.module if spec is None or spec.origin is None else spec.origin, 500)

@@ -1,7 +1,8 @@
-"""How a notebook shows a record whose page is rendered by a room above it.
+"""The Markdown page of a record in a notebook, registered by the room that renders it.
 
-A record cannot import what renders it: imports point down. So its `_repr_markdown_` asks here, and `api` registers the
-pages. A record that no page is registered for, because the door was never opened, shows its one-line repr.
+A record cannot import the room that renders it, because imports point down. So its `_repr_markdown_` calls `markdown`,
+for which `api` registers the pages. A record without a registered page (`postmortem.api` was not imported) shows its
+one-line repr.
 """
 
 from __future__ import annotations
@@ -11,5 +12,5 @@ from functools import singledispatch
 
 @singledispatch
 def markdown(record: object) -> str | None:
-    """The Markdown page of `record`; None, on which a notebook falls back to the repr, where no page is registered."""
+    """The Markdown page of `record`; None where no page is registered: a notebook then shows the repr."""
     return None

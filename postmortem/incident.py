@@ -1,7 +1,7 @@
-"""What an incident is, whoever looks at it: what kind of thing went wrong, in which row, and what became of it.
+"""An incident as every room sees it: what kind of thing went wrong, in which row, and its outcome.
 
-Detectors find incidents, a diagnosis explains them, a diff holds those of two runs against each other. All of them are
-an `Occurrence` with more to say, and all name it by the same `IncidentKey`.
+Detectors find incidents, a diagnosis explains them, a diff compares those of two runs. All of them extend `Occurrence`,
+and all identify an incident by the same `IncidentKey`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeAlias
 Outcome: TypeAlias = Literal["recovered", "lingering", "diverged", "unresolved"]
 
 Role: TypeAlias = Literal["symptom", "cause", "fatal", "minor"]
-"""What a kind is to the incident that it belongs to: something that suffers; something that may have done it, and so
-may lead by many rows; a run that computes no numbers any more; or a thing of its own that is seldom worth a report."""
+"""The role of a kind in its incident: a symptom; a possible cause, which may lead by many rows; fatal, where the run
+computes no numbers any more; or minor, seldom worth a report."""
 
 Measures: TypeAlias = Literal["loss", "column", "nothing"]
-"""What baseline and peak of a kind are figures of: the loss, the finding's own column, or nothing worth reading."""
+"""What the baseline and peak of a kind measure: the loss, the finding's own column, or nothing worth reading."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class IncidentKey:
-    """What tells incidents of one run apart. `discarded`: it lies in rows that were rolled back later."""
+    """The identity of an incident within its run. `discarded`: it is in rows that were rolled back later."""
 
     kind: str
     onset_step: int
@@ -41,12 +41,12 @@ class IncidentKey:
 
 @dataclass(frozen=True)
 class Occurrence:
-    """The facts of an incident that every view of it shares.
+    """The facts that all views of an incident share.
 
     `onset_step` is the first abnormal row, `peak_step` the worst one, `recovery_step` the first settled one after it
     (None where it never settles, or the log ends first). `onset_interval` is (last normal logged step, onset_step)
-    where the two are more than one step apart. `suspected`: the log went blank rather than bad. `severity` orders
-    incidents and has no unit (see `detectors.Incident`). `title` is the kind as people read it.
+    where the two are more than one step apart. `suspected`: the log went blank, not bad. `severity` orders
+    incidents and has no unit (see `detectors.DetectedIncident`). `title` is the kind as people read it.
     """
 
     kind: str
@@ -68,11 +68,11 @@ class Occurrence:
 
     @property
     def lineage(self) -> int | None:
-        """The attempt whose rows it was seen in, where they were rolled back; None for the effective history."""
+        """The attempt in whose rows it is, where they were rolled back; None for the effective history."""
         return self.attempt if self.discarded else None
 
 
-def facts(one: Occurrence) -> dict[str, Any]:
-    """The shared facts by name, for another view of the same incident; the severity to four digits."""
-    held = {known.name: getattr(one, known.name) for known in fields(Occurrence)}
-    return {**held, "severity": round(one.severity, 4)}
+def facts(incident: Occurrence) -> dict[str, Any]:
+    """The shared facts by name, for another view of the same incident; the severity is rounded to four digits."""
+    shared = {field.name: getattr(incident, field.name) for field in fields(Occurrence)}
+    return {**shared, "severity": round(incident.severity, 4)}

@@ -21,8 +21,7 @@ from postmortem.assess.weighing import cause_of, evidence, hypotheses, verdict
 from postmortem.assess.wording import careful, not_known, open_lesson, watch
 from postmortem.case import Case, Observation, Sibling
 from postmortem.causes import causes
-from postmortem.detectors import DetectedIncident, Telemetry, detectors, find_incidents
-from postmortem.detectors._model import Labels
+from postmortem.detectors import DetectedIncident, LabelArrays, Telemetry, detectors, find_incidents
 from postmortem.diagnosis import Diagnosis, Evidence, Hypothesis, PanelReading, Signal
 from postmortem.errors import UnreadableInput
 from postmortem.incident import facts as shared_facts
@@ -145,7 +144,7 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
         whole = run.series(name, attempt=attempt)
         return whole if whole is None or first is None else whole.window(first, 2**62)
 
-    def labels(name: str) -> Labels | None:
+    def labels(name: str) -> LabelArrays | None:
         whole = run.labels(name, attempt=attempt)
         return None if whole is None else (whole.step, whole.value)
 

@@ -1,4 +1,4 @@
-"""One logged column as two arrays: what detectors, panels and the guard pass to each other."""
+"""One logged column as two arrays, which detectors, panels and the guard pass to each other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.text import plain, rows
+from postmortem.text import plain, row_range
 
 Steps = NDArray[np.int64]
+"""int64[n]: steps, or other whole numbers of rows."""
+
 Values = NDArray[np.float64]
+"""float64[n]: values in the unit of their column."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,6 +22,9 @@ class Series:
 
     `step` is int64[n], strictly increasing; `value` is float64[n]. A row that did not log the column is absent, so NaN
     and Inf in `value` always mean a non-finite measurement, never "not logged".
+
+    Raises:
+        ValueError: `step` and `value` are not one-dimensional arrays of one length.
     """
 
     name: str
@@ -35,10 +41,10 @@ class Series:
         return int(self.step.size)
 
     def __repr__(self) -> str:
-        return f"<Series {plain(self.name, 80)}: {rows(self.step)}>"
+        return f"<Series {plain(self.name, 80)}: {row_range(self.step)}>"
 
     def window(self, first: int, last: int) -> Series:
-        """Rows with first <= step < last, as views (no copy)."""
+        """The rows with first <= step < last, as views (no copy)."""
         lo, hi = np.searchsorted(self.step, [first, last])
         return Series(self.name, self.step[lo:hi], self.value[lo:hi])
 

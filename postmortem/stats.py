@@ -1,4 +1,4 @@
-"""Robust statistics: one scale, which a few outliers do not move."""
+"""Robust statistics: a scale that a few outliers do not move."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ SIGMA_PER_MAD = 1.4826
 
 
 def robust_sigma(values: NDArray[np.floating], center: float | None = None) -> float:
-    """1.4826 · median |x − center|, in the unit of `values`, float[n]; `center` is their median unless it is given."""
+    """1.4826 · median |x − center|, in the unit of `values`, float[n] with n ≥ 1. `center` is their median unless it is
+    given; NaN where a value is NaN."""
     middle = np.median(values) if center is None else center
     return SIGMA_PER_MAD * float(np.median(np.abs(values - middle)))
 
 
 def noise_sigma(values: NDArray[np.floating]) -> float:
-    """Robust sigma of consecutive `values`, float[n], about their own trend: differences take the trend out, and those
-    of independent values scatter √2 as far as the values themselves (von Neumann 1941)."""
+    """1.4826 · median |x[i + 1] − x[i]| / √2: robust sigma of consecutive `values`, float[n] with n ≥ 2, about their
+    trend, in their unit. Differences remove the trend, and those of independent values scatter √2 times as far as the
+    values themselves (von Neumann 1941)."""
     return SIGMA_PER_MAD * float(np.median(np.abs(np.diff(values)))) / math.sqrt(2)

@@ -1,4 +1,4 @@
-"""Names and figures as text: on one line, and without anything that could control a terminal."""
+"""Text for people: names made harmless for a terminal, short numbers, and how many rows there are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _ZERO_WIDTH_JOINERS = {"\u200c", "\u200d"}
 def plain(text: object, limit: int = 200) -> str:
     """`text` on one line without control, format or bidirectional characters, cut to `limit` characters.
 
-    Escape sequences lose their ESC byte and become harmless letters; a newline or tab becomes a space.
+    Names come from strangers and must not control a terminal. Escape sequences lose their ESC byte and become harmless
+    letters; a newline or tab becomes a space.
     """
     out: list[str] = []
     for char in str(text)[: limit + 1]:
@@ -32,7 +33,7 @@ def plain(text: object, limit: int = 200) -> str:
 
 
 def number(value: float | int | None) -> str:
-    """A figure as people read it: four significant digits, an exponent only where it helps, NaN and inf by name."""
+    """A number as people read it: four significant digits, an exponent only where it helps, NaN and inf by name."""
     if value is None:
         return "none"
     if isinstance(value, float) and not math.isfinite(value):
@@ -43,11 +44,19 @@ def number(value: float | int | None) -> str:
     return f"{value:.3g}" if size < 1e-3 or size >= 1e6 else f"{value:.4g}"
 
 
-def rows(steps: Sequence[int] | NDArray[np.int64]) -> str:
-    """How many rows there are, and where: `2,000 rows, steps 0–1999`, `1 row, step 7`, `0 rows`. `steps` ascend."""
+def row_range(steps: Sequence[int] | NDArray[np.int64]) -> str:
+    """How many rows there are, and at which steps: `2,000 rows, steps 0–1999`, `1 row, step 7`, `0 rows`.
+
+    `steps` is int64[n], ascending.
+    """
     if len(steps) == 1:
         return f"1 row, step {steps[0]}"
     return f"{len(steps):,} rows" + (f", steps {steps[0]}–{steps[-1]}" if len(steps) else "")
+
+
+def count(number: int, singular: str, plural: str = "") -> str:
+    """A number with its noun: `1 row`, `2,000 rows`; `plural` is `singular` with an s unless it is given."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def times(ratio: float) -> str:

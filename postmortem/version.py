@@ -1,3 +1,3 @@
-"""The version, in a module of its own: every room may say it, and none may import the package's door for it."""
+"""The version, in its own module, so that every room can import it without the whole package."""
 
 __version__ = "0.1.0"

@@ -84,6 +84,6 @@ def test_reprs_say_what_matters() -> None:
     apart = replace(worst, onset_interval=(300, 350))
     assert apart.headline.endswith(" at steps 301–350")
     labels = pm.open_run(sample("19-spike-001")).labels("source")
-    assert repr(labels) == "<Labels source: 2,000 rows, steps 0–1999>"
+    assert repr(labels) == "<LabelSeries source: 2,000 rows, steps 0–1999>"
     same = pm.compare(sample("19-spike-001"), sample("19-spike-001"))
     assert repr(same) == "<RunsDiff of 19-spike-001 and 19-spike-001: identical>"

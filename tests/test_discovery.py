@@ -1,4 +1,4 @@
-"""Parts are found in the package's own folder and among entry points; what is broken is named."""
+"""Parts are discovered in the package's own folder and among entry points; a broken one is named."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from postmortem.causes import Cause
 from postmortem.panels import Panel
 from postmortem.run.rows import Collector
 from postmortem.run.table import table_of
-from postmortem.sources import Confidence, Sniffed, row_source
+from postmortem.sources import Confidence, FormatMatch, row_source
 
 def sniff(candidate):
-    return Sniffed(Confidence.CERTAIN, "it begins with BOILER") if candidate.head.startswith(b"BOILER") else None
+    return FormatMatch(Confidence.CERTAIN, "it begins with BOILER") if candidate.head.startswith(b"BOILER") else None
 
 def read(path, labels):
     rows = Collector(labels)
@@ -50,7 +50,7 @@ def read(path, labels):
 
 SOURCE = row_source("boiler", "a BOILER log", sniff, read, columns={"tick": "step", "heat": "loss", "bar": "log_z"})
 
-def find(t):
+def detect(t):
     bar = t.series("log_z")
     if bar is None:
         return
@@ -59,7 +59,7 @@ def find(t):
             yield Finding("pressure", "pressure_rise", "log_z", step, None, step, step + 1, value, 1.0, 0.1, 90.0, 1.0,
                           RECOVERED)
 
-DETECTOR = Detector("pressure", (Kind("pressure_rise", "pressure rise"),), find)
+DETECTOR = Detector("pressure", (Kind("pressure_rise", "pressure rise"),), detect)
 
 def measure(case):
     return [Observation("pressure.high", "the pressure rose", "log_z", case.onset)]
@@ -92,7 +92,7 @@ boiler = boiler_plugin:CAUSE
 
 
 def _install(site: Path, name: str, points: str, **modules: str) -> None:
-    """A distribution of that name in a folder that stands on the path, as an installer would leave it."""
+    """A distribution of that name in a folder on the path, as an installer would write it."""
     info = site / f"{name}-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
@@ -103,14 +103,14 @@ def _install(site: Path, name: str, points: str, **modules: str) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path, looked at anew."""
+    """A folder on the path, and a fresh look at it."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    known = set(sys.modules)
+    before = set(sys.modules)
     discovery._installed.cache_clear()
     yield folder
-    for name in set(sys.modules) - known:
+    for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
             del sys.modules[name]
     discovery._installed.cache_clear()
@@ -145,7 +145,7 @@ def test_entry_points_follow_by_distribution_and_name(rooms: types.ModuleType, s
 @pytest.mark.parametrize(
     ("value", "text", "why"),
     [
-        ("zoo:ONE", "ONE = 'text'", r"names a str where a int is expected, in \S+zoo\.py"),
+        ("zoo:ONE", "ONE = 'text'", r"is a str where a int is expected, in \S+zoo\.py"),
         ("zoo:TWO", "ONE = 1", r"cannot be loaded \(AttributeError: .*TWO.*\), in \S+zoo\.py"),
         ("zoo:ONE", "import not_there", r"cannot be loaded \(ModuleNotFoundError: .*not_there.*\), in \S+zoo\.py"),
         ("zoo:ONE", "ONE = = 1", r"cannot be loaded \(SyntaxError: .*\), in \S+zoo\.py"),
@@ -157,18 +157,18 @@ def test_a_broken_entry_point_names_its_distribution(
     rooms: types.ModuleType, site: Path, value: str, text: str, why: str
 ) -> None:
     _install(site, "zoo-tools", f"[{GROUP}]\nlion = {value}\n", zoo=text)
-    begun = rf"^plug-in zoo-tools 1\.2: entry point lion = '{value}' of group postmortem\.things "
-    with pytest.raises(BrokenPlugin, match=f"{begun}{why}") as caught:
+    beginning = rf"^plug-in zoo-tools 1\.2: entry point lion = '{value}' of group postmortem\.things "
+    with pytest.raises(BrokenPlugin, match=f"{beginning}{why}") as caught:
         discover(rooms, "THING", int, group=GROUP)
-    assert str(caught.value).endswith("Update it, or go on without it: pip uninstall zoo-tools")
+    assert str(caught.value).endswith("Update it, or remove it: pip uninstall zoo-tools")
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 
 def test_two_parts_of_one_name_are_refused(rooms: types.ModuleType, site: Path) -> None:
     _install(site, "zoo", f"[{GROUP}]\nlion = zoo:THREE\n", zoo="THREE = 3\n")
     assert discover(rooms, "THING", int, group=GROUP) == (3, 3)
-    said = r"int real '3' stands twice: in .*good\.py and in .*zoo\.py \(zoo 1\.2\)\. .*pip uninstall zoo$"
-    with pytest.raises(BrokenPlugin, match=said):
+    message = r"int real '3' appears twice: in .*good\.py and in .*zoo\.py \(zoo 1\.2\)\. .*pip uninstall zoo$"
+    with pytest.raises(BrokenPlugin, match=message):
         discover(rooms, "THING", int, group=GROUP, unique=("real",))
 
 
@@ -190,9 +190,9 @@ def test_another_distribution_adds_a_source_a_detector_a_panel_and_a_cause(tmp_p
     _install(tmp_path / "site", "boiler", POINTS, boiler_plugin=PLUGIN)
     done = _run(tmp_path / "site", "draft", str(log), "--json")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["run"]["source"] == "boiler"
-    (incident,) = said["incidents"]
+    diagnosis = json.loads(done.stdout)
+    assert diagnosis["run"]["source"] == "boiler"
+    (incident,) = diagnosis["incidents"]
     assert (incident["kind"], incident["onset_step"]) == ("pressure_rise", 60)
     assert [p["summary"] for p in incident["panels"] if p["slug"] == "pressure"] == ["the pressure rose"]
     assert incident["hypotheses"][0]["cause"] == "boiler"
@@ -227,20 +227,22 @@ def test_a_machine_without_such_distributions_is_not_searched_for_their_names(
 
 
 @pytest.mark.parametrize(
-    ("then", "now", "told"),
+    ("before", "after", "message"),
     [
         ("for step, value in zip", "for step, value in zap", "NameError: name 'zap' is not defined"),
-        ('"pressure_rise", "pressure rise"', '"loss_spike", "mine", "minor"', "declares loss_spike otherwise"),
-        ('"pressure_rise", "pressure rise"', '"steam", "steam"', "found 'pressure_rise', which is none of its"),
+        ('"pressure_rise", "pressure rise"', '"loss_spike", "mine", "minor"', "declares loss_spike differently"),
+        ('"pressure_rise", "pressure rise"', '"steam", "steam"', "found 'pressure_rise', a kind that it does not"),
         ('observes=("pressure.high",)', 'observes=("steam.high",)', "observed pressure.high, and does not declare it"),
         ("import numpy as np", "raise SystemExit(1)", "cannot be loaded (SystemExit: 1)"),
     ],
 )
-def test_a_plug_in_that_fails_in_use_is_named(tmp_path: Path, then: str, now: str, told: str) -> None:
+def test_a_plug_in_that_fails_in_use_is_named(tmp_path: Path, before: str, after: str, message: str) -> None:
     log = tmp_path / "boiler.out"
     log.write_text("BOILER\n" + "".join(f"{t} {2 - t / 1000} {9.5 if t == 60 else 1}\n" for t in range(120)))
-    assert then in PLUGIN
-    _install(tmp_path / "site", "boiler", POINTS, boiler_plugin=PLUGIN.replace(then, now))
+    assert before in PLUGIN
+    _install(tmp_path / "site", "boiler", POINTS, boiler_plugin=PLUGIN.replace(before, after))
     done = _run(tmp_path / "site", "draft", str(log), "--json")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("postmortem: plug-in boiler") and told in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("postmortem: plug-in boiler") and message in done.stderr and done.stderr.count("\n") == 1
+    )

@@ -1,4 +1,4 @@
-"""What must not change a diagnosis: where steps begin, files and order of rows, unknown columns, the loss's unit."""
+"""Changes of a log that must not change its diagnosis: first step, files, order of rows, columns, the loss's unit."""
 
 from __future__ import annotations
 

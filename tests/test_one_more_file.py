@@ -1,4 +1,4 @@
-"""A detector, an observation, a cause: each is one more file, and a newcomer changes nothing that it has no part in."""
+"""A detector, an observation, a cause: each is one more file, and changes nothing that it is not about."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from postmortem.incident import Kind
 KIND = Kind("overheating", "too hot", "cause", "column")
 
 
-def _find(t):
+def _detect(t):
     degrees = t.series("gpu_degrees")
     hot = np.zeros(0, int) if degrees is None else np.flatnonzero(degrees.value > 90)
     if hot.size:
@@ -53,7 +53,7 @@ class _Stream(Stream):
 
 
 NAMED = KIND.slug
-DETECTOR = Detector("overheating", (KIND,), _find, _Stream)
+DETECTOR = Detector("overheating", (KIND,), _detect, _Stream)
 '''
 
 PANEL = '''"""Panel 14, the temperature of the accelerator."""
@@ -102,7 +102,7 @@ CAUSE = Cause(
 
 @pytest.fixture
 def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
-    """Lay a file into a folder that a room of the package is found in, too."""
+    """Add a file to a folder where a room of the package is discovered, too."""
     discovered = (detectors, kinds, panels, causes)
     made: list[str] = []
 
@@ -113,12 +113,12 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
         (folder / f"{name}.py").write_text(text)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
         made.append(f"postmortem.{room}.{name}")
-        for one in discovered:
-            one.cache_clear()
+        for cached in discovered:
+            cached.cache_clear()
 
     yield added
-    for one in discovered:
-        one.cache_clear()
+    for cached in discovered:
+        cached.cache_clear()
     for name in made:
         sys.modules.pop(name, None)
 
@@ -147,19 +147,19 @@ class TestDetector:
         add("detectors", "overheating", DETECTOR)
         watching = live()
         rows = [{"loss": 2.0, "gpu_degrees": degrees} for degrees in (60.0, 97.0, 60.0)]
-        told = [alarm for step, row in enumerate(rows) for alarm in watching.take(step, row)]
-        assert [(alarm.kind, alarm.onset_step) for alarm in told] == [("overheating", 1)]
+        alarms = [alarm for step, row in enumerate(rows) for alarm in watching.take(step, row)]
+        assert [(alarm.kind, alarm.onset_step) for alarm in alarms] == [("overheating", 1)]
 
     def test_that_finds_what_it_does_not_declare_is_a_mistake_of_that_file(self, add: Add) -> None:
         add("detectors", "overheating", DETECTOR.replace("NAMED = KIND.slug", 'NAMED = "fire"'))
         degrees = np.full(200, 60.0)
         degrees[150] = 97.0
-        with pytest.raises(TypeError, match="detector overheating: found 'fire', which is none of its kinds"):
+        with pytest.raises(TypeError, match="detector overheating: found 'fire', a kind that it does not declare"):
             find_incidents(telemetry(gpu_degrees=degrees))
 
-    def test_that_declares_a_kind_otherwise_than_another_is_a_mistake(self, add: Add) -> None:
+    def test_that_declares_a_kind_differently_from_another_is_a_mistake(self, add: Add) -> None:
         add("detectors", "overheating", DETECTOR.replace('"overheating", "too hot"', '"loss_spike", "heat"'))
-        with pytest.raises(TypeError, match="declares loss_spike otherwise than another one does"):
+        with pytest.raises(TypeError, match="declares loss_spike differently from another detector"):
             kinds()
 
 
@@ -178,12 +178,12 @@ class TestObservationAndCause:
 
     def test_an_observation_of_another_panel_is_a_mistake(self, add: Add) -> None:
         add("panels", "heat", PANEL.replace('observes=("heat.high",)', 'observes=("lr.jump",)'))
-        with pytest.raises(TypeError, match=r"Panel observes 'lr\.jump' stands twice"):
+        with pytest.raises(TypeError, match=r"Panel observes 'lr\.jump' appears twice"):
             panels()
 
 
-class TestCauseOfWhichNothingIsSeen:
-    """`data.repeat` is seen in none of the sample runs."""
+class TestCauseWithoutObservations:
+    """`data.repeat` is observed in no sample run."""
 
     @pytest.mark.parametrize("name", NAMES)
     def test_changes_no_diagnosis(self, name: str, add: Add) -> None:

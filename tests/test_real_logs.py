@@ -1,4 +1,4 @@
-"""Logs of real runs, read as a user would have them read: each labelled event is found, and clean logs stay quiet."""
+"""Logs of real runs, read as a user reads them: each labeled event is found, and clean logs have no incidents."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ EXPORT = [(label["file"], spike) for label in RUNS if label["label"] == "multi_r
 
 
 def covers(incident: Any, step: float) -> bool:
-    """Whether the labelled step lies between the last normal row and the peak or recovery."""
+    """Whether the labeled step is between the last normal row and the peak or recovery."""
     first = incident.onset_interval[0] if incident.onset_interval else incident.onset_step
     return first <= step <= max(incident.peak_step, incident.recovery_step or 0)
 
 
 @pytest.mark.parametrize("label", SINGLE, ids=lambda label: label["run_id"])
 def test_labelled_events_are_found(label: dict[str, Any]) -> None:
-    found = detect(open_run(LOGS / label["file"]))
+    incidents = detect(open_run(LOGS / label["file"]))
     for spike in label["spikes"]:
         if spike.get("tier", "must") == "must":
-            assert any(covers(incident, spike["peak_step"]) for incident in found), spike
+            assert any(covers(incident, spike["peak_step"]) for incident in incidents), spike
     for step in label["resets"]:
-        assert any(covers(incident, step) for incident in found), step
+        assert any(covers(incident, step) for incident in incidents), step
     for spike in label["grad_norm"]["spikes"]:
-        assert any(f.column == "grad_norm" and f.onset_step == spike["step"] for i in found for f in i.findings), spike
+        assert any(f.column == "grad_norm" and f.onset_step == spike["step"] for i in incidents for f in i.findings), (
+            spike
+        )
     if label["nan_onset"] is not None:
-        fatal = [f for i in found for f in i.findings if f.kind in ("non_finite", "suspected_non_finite")]
+        fatal = [f for i in incidents for f in i.findings if f.kind in ("non_finite", "suspected_non_finite")]
         assert any(f.column == "loss" and f.onset_step == label["nan_onset"] for f in fatal)
 
 
-@pytest.mark.parametrize("label", [one for one in SINGLE if one["label"] == "clean"], ids=lambda label: label["run_id"])
+@pytest.mark.parametrize(
+    "label", [label for label in SINGLE if label["label"] == "clean"], ids=lambda label: label["run_id"]
+)
 def test_clean_logs_stay_quiet(label: dict[str, Any]) -> None:
     assert detect(open_run(LOGS / label["file"])) == ()
 

@@ -1,4 +1,4 @@
-"""The shared helpers at the bottom of the house."""
+"""The small helpers that every room shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from postmortem import atomic
 from postmortem.errors import MissingExtra, UnreadableInput
 from postmortem.series import Series
-from postmortem.text import number, plain, rows, times
+from postmortem.text import count, number, plain, row_range, times
 
 
 @given(st.text())
@@ -42,8 +42,13 @@ def test_numbers_are_read_as_people_read_them(value: float | None, text: str) ->
 
 
 def test_rows_say_how_many_and_where() -> None:
-    assert rows(range(2000)) == "2,000 rows, steps 0–1999"
-    assert (rows((7,)), rows(np.zeros(0, np.int64))) == ("1 row, step 7", "0 rows")
+    assert row_range(range(2000)) == "2,000 rows, steps 0–1999"
+    assert (row_range((7,)), row_range(np.zeros(0, np.int64))) == ("1 row, step 7", "0 rows")
+
+
+def test_a_count_has_its_noun_in_the_right_number() -> None:
+    assert [count(n, "batch", "batches") for n in (0, 1, 2)] == ["0 batches", "1 batch", "2 batches"]
+    assert count(2000, "row") == "2,000 rows"
 
 
 def test_ratios() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 
 from postmortem.diagnosis import RunFacts
 from postmortem.run import Run
-from postmortem.run.journal import whole
-from postmortem.run.naming import listing
+from postmortem.run.journal import step_number
+from postmortem.run.naming import name_list
 from postmortem.text import plain
 
 
@@ -39,12 +39,12 @@ def _resumes(run: Run) -> tuple[str, ...]:
     """Every resume that the journal tells of, or else the rows: from which step, from what, and what it left out."""
     told: list[str] = []
     for event in run.journal:
-        step = whole(event.keys.get("from_step"))
+        step = step_number(event.keys.get("from_step"))
         if event.event != "resume" or step is None:
             continue
         path, missing = event.keys.get("checkpoint"), event.keys.get("missing")
         said = [plain(path, 100)] if isinstance(path, str) else []
-        said += [f"without {listing(missing)}"] if isinstance(missing, list) and missing else []
+        said += [f"without {name_list(missing)}"] if isinstance(missing, list) and missing else []
         told.append(f"resumed from step {step}" + (f" ({', '.join(said)})" if said else ""))
     return tuple(told) or tuple(f"resumed from step {s.first_step}" for s in run.segments[1:])
 

@@ -31,7 +31,7 @@ def before(case: Case) -> float | None:
     series = case.series("loss")
     if series is None:
         return None
-    past = series.window(case.past_from(4 * EMA_ROWS), case.onset)
+    past = series.window(case.unaffected_from(4 * EMA_ROWS), case.onset)
     value = past.value[np.isfinite(past.value)]
     if not value.size:
         return None

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from postmortem.assess.symptoms import before
 from postmortem.case import Case
-from postmortem.causes import Cause, causes
-from postmortem.causes._remedies import roll_back, skip
+from postmortem.causes import Cause, causes, roll_back, skip
 from postmortem.diagnosis import Hypothesis, Remedy
 from postmortem.stats import robust_sigma
 from postmortem.text import number

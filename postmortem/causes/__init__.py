@@ -14,6 +14,8 @@ from functools import cache
 from typing import TypeAlias
 
 from postmortem.case import Case, Observation
+from postmortem.causes._remedies import roll_back as roll_back
+from postmortem.causes._remedies import skip as skip
 from postmortem.change import Change, Window
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.discovery import discover

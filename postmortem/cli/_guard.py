@@ -45,11 +45,11 @@ def _run(command: Callable[[], object]) -> int | str | None:
     except Exception as error:
         if os.environ.get(_DEBUG) == "1":
             traceback.print_exc()
-        from postmortem.discovery import culprit
+        from postmortem.discovery import plugin_error
 
         reason = plain(f"{type(error).__name__}: {error}", 300)
         defect = InternalError(f"internal error, please report it ({reason}). {_DEBUG}=1 shows where.")
-        return _report(culprit(error) or defect)
+        return _report(plugin_error(error) or defect)
     return 0
 
 

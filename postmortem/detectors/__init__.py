@@ -1,11 +1,11 @@
-"""Detectors: from arrays to incidents.
+"""Detectors: from the arrays of a run to its incidents.
 
-    find_incidents(t)                      every detector there is, grouped, worst first
+    find_incidents(t)                      all detectors, their findings grouped, worst incident first
     find_incidents(t, mode="watchdog")     only the rolling-baseline watchdog (see `_watchdog`)
     live()                                 the same detectors row by row, where they have a live face
 
-A detector is one public file holding `DETECTOR = Detector(...)`; it sees a `Telemetry`, or row after row, and nothing
-else.
+A detector is one public file that contains `DETECTOR = Detector(...)`; it reads a `Telemetry`, or row after row, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from postmortem.detectors._model import (
     DetectedIncident,
     Detector,
     Finding,
+    LabelArrays,
     Row,
     Stream,
     Telemetry,
@@ -47,6 +48,7 @@ __all__ = [
     "DetectedIncident",
     "Detector",
     "Finding",
+    "LabelArrays",
     "LiveDetectors",
     "Row",
     "Stream",
@@ -61,25 +63,28 @@ __all__ = [
 
 @cache
 def detectors() -> tuple[Detector, ...]:
-    """Every detector: this package's by name of its file, then those of entry points."""
+    """Every detector: this package's in order of their file names, then those of entry points."""
     return discover(sys.modules[__name__], "DETECTOR", Detector, group="postmortem.detectors", unique=("name",))
 
 
 @cache
 def kinds() -> Mapping[str, Kind]:
-    """Every kind of incident, by its slug. Raises TypeError, or BrokenPlugin, where two detectors declare one slug
-    differently."""
-    found: dict[str, Kind] = {}
+    """Every kind of incident, by its slug.
+
+    Raises:
+        TypeError, BrokenPlugin: two detectors declare one slug differently.
+    """
+    by_slug: dict[str, Kind] = {}
     for detector in detectors():
         for kind in detector.kinds:
-            if found.setdefault(kind.slug, kind) != kind:
-                said = f"declares {kind.slug} otherwise than another one does"
-                raise mistake(detector, f"detector {detector.name}: {said}")
-    return found
+            if by_slug.setdefault(kind.slug, kind) != kind:
+                message = f"declares {kind.slug} differently from another detector"
+                raise mistake(detector, f"detector {detector.name}: {message}")
+    return by_slug
 
 
 def live(names: Collection[str] | None = None) -> LiveDetectors:
-    """The detectors that have a live face, or those of `names`, ready for a run's first row."""
+    """The live faces of all detectors, or of those in `names`, ready for a run's first row."""
     return LiveDetectors(d for d in detectors() if names is None or d.name in names)
 
 
@@ -88,12 +93,12 @@ def find_incidents(
 ) -> tuple[DetectedIncident, ...]:
     """All incidents of a run, worst first. Unknown columns are ignored; an empty run has none.
 
-    In mode "watchdog" only a held loss level counts; `checkpoints` are the steps its rollback may go to.
+    In mode "watchdog" only a loss that stays high counts; `checkpoints` are the steps that it may roll back to.
     """
     if t.row_steps.size == 0:
         return ()
-    kinds()  # a detector that contradicts another is told of before anything is found
+    kinds()  # raises where two detectors contradict each other
     rules = (watchdog(checkpoints),) if mode == "watchdog" else detectors()
     # A log may hold any float: 1e308 beside -1e308 is a finding, not a warning on stderr.
     with np.errstate(all="ignore"):
-        return _group.incidents(t, [f for rule in rules for f in rule.findings(t)])
+        return _group.group_into_incidents(t, [f for rule in rules for f in rule.findings(t)])

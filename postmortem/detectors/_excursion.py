@@ -1,4 +1,4 @@
-"""Sudden excursions above a column's own past, one after another, none of them in the next one's baseline."""
+"""Sudden excursions above a column's own past, one after another; none of them is in the next one's baseline."""
 
 from __future__ import annotations
 
@@ -11,190 +11,229 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._model import DIVERGED, LINGERING, UNRESOLVED, Finding, Telemetry, onset_interval
+from postmortem.detectors._course import Course, trace_course
+from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, Finding, Telemetry, onset_interval
 from postmortem.detectors._rolling import TAIL_BLOCK
 from postmortem.detectors._screen import (
-    LEAST_ROWS,
+    MIN_ROWS,
+    MIN_SCALE,
     NOISE_ROWS,
-    REACH,
+    REACH_ROWS,
     Rule,
     ScreenedColumn,
-    calm_level,
+    safe_level,
     screen,
-    signal,
+    screened_column,
 )
-from postmortem.detectors._settle import Settled, settle
 from postmortem.incident import Kind
 
-_LOOK_AHEAD = REACH
-"""Rows after an excursion in whose baseline it would still stand, and which are therefore screened again without it."""
+_LOOK_AHEAD_ROWS = REACH_ROWS
+"""Rows after an excursion whose baseline would still contain it; they are screened again without it."""
 
 LOSS_KINDS = (
     Kind("loss_spike", "loss spike", measures="loss"),
     Kind("level_shift", "level shift", measures="loss"),
     Kind("divergence", "divergence", measures="loss"),
 )
-"""What an excursion of the loss may turn out to be, whichever rule saw it."""
+"""What an excursion of the loss may turn out to be, whichever rule found it."""
 
-_COARSE_ROWS = REACH + 7 * TAIL_BLOCK
-"""Rows before a row that its verdict by `screen` needs, the noise of the earliest of them included."""
+_COARSE_ROWS = REACH_ROWS + 7 * TAIL_BLOCK
+"""Rows before a row that its verdict by `screen` needs, with the noise of the earliest of them."""
 
 _CREEP_SIGMAS, _CREEP_ROWS = 4.0, 16
+"""The onset is dated back over up to 16 rows that were above 4 sigmas already: noise seldom goes that far, and a rise
+takes some rows to pass the limit."""
+
 _EARLY_LOG = float(np.log(5))
+"""Log units that a row must rise above the highest row so far where there is no past yet to measure noise in."""
+
+_EARLY_SPREADS = 3
+"""And times the spread of those rows: the first rows of a run may fall steeply."""
+
+_SHIFT_SIGMAS = 2.5
+"""Sigmas that a level must stay above the baseline for the rows before it to be no baseline any more."""
+
+_BLIP_ROWS = 3
+"""An excursion of up to three rows is a spike, wherever it ended."""
 
 
 @dataclass(frozen=True)
 class Excursion:
-    """Rows of the signal: onset, the row that gave it away, the row from which it is followed, and what became of it
-    from the onset on; `center` and `scale` are in units of y."""
+    """One excursion, in rows of the signal: its onset, the row that gave it away, the row from which it is followed,
+    and its course, counted from the onset. `center` and `scale` (robust sigma) are in units of y."""
 
     onset: int
     row: int
-    followed: int
+    follow_from: int
     center: float
     scale: float
-    settled: Settled
+    course: Course
 
-    def moved(self, rows: int) -> Excursion:
-        """The same, where `rows` rows were taken off the signal's beginning."""
-        return replace(self, onset=self.onset - rows, row=self.row - rows, followed=self.followed - rows)
+    def shifted(self, rows: int) -> Excursion:
+        """The same excursion after the first `rows` rows of the signal were dropped."""
+        return replace(self, onset=self.onset - rows, row=self.row - rows, follow_from=self.follow_from - rows)
 
 
-def followed(s: ScreenedColumn, onset: int, row: int, start: int, center: float, scale: float) -> Excursion:
-    """The excursion that began at `onset`, was noticed at `row`, and is followed from row `start` on."""
-    seen = settle(s.y[start:], center, scale, s.unit)
-    if (lead := start - onset) > 0:
-        whole = s.y[onset : start + seen.peak + 1]
-        seen = replace(
-            seen,
-            peak=int(np.argmax(whole)),
-            recovery=None if seen.recovery is None else seen.recovery + lead,
-            abrupt=bool(whole[:3].max() - center >= 0.5 * (whole.max() - center)),
-            end=seen.end + lead,
-            shape_rows=seen.shape_rows + lead,
-            level_rows=seen.level_rows + lead,
+def follow_excursion(
+    s: ScreenedColumn, onset: int, row: int, follow_from: int, center: float, scale: float
+) -> Excursion:
+    """The excursion that began at row `onset`, was noticed at `row`, and is followed from row `follow_from` on."""
+    course = trace_course(s.y[follow_from:], center, scale, s.unit)
+    if (lead := follow_from - onset) > 0:
+        rows = s.y[onset : follow_from + course.peak + 1]
+        course = replace(
+            course,
+            peak=int(np.argmax(rows)),
+            recovery=None if course.recovery is None else course.recovery + lead,
+            abrupt=bool(rows[:3].max() - center >= 0.5 * (rows.max() - center)),
+            end=course.end + lead,
+            shape_rows=course.shape_rows + lead,
+            level_rows=course.level_rows + lead,
         )
-    return Excursion(onset, row, start, center, scale, seen)
+    return Excursion(onset, row, follow_from, center, scale, course)
 
 
-class Past:
-    """Which rows may serve as a baseline: excursions are taken out, and nothing before a lasting change counts."""
+class BaselineRows:
+    """Which rows may serve as a baseline: no excursion does, and nothing before a lasting change."""
 
     def __init__(self, rows: int) -> None:
         self._clean = np.ones(rows, dtype=bool)
         self.since = 0
+        """The first row after the last lasting change."""
         self.known_scale = 0.0
+        """The sigma before that change, in units of y; 0 where there was none."""
 
-    def before(self, row: int, rows: int) -> NDArray[np.intp]:
-        """Up to `rows` clean rows before `row`, oldest first."""
+    def clean_before(self, row: int, rows: int) -> NDArray[np.intp]:
+        """Up to `rows` clean rows before `row`, oldest first; none is more than 4 times `rows` away."""
         lo = max(self.since, row - 4 * rows)
         return np.flatnonzero(self._clean[lo:row])[-rows:] + lo
 
-    def take_out(self, e: Excursion) -> None:
-        """Keep an excursion out of the baselines to come; after a lasting one the past begins where it settled."""
-        end = e.onset + e.settled.end
+    def exclude(self, e: Excursion) -> None:
+        """Keep an excursion out of later baselines; after a lasting one the baseline begins where it settled."""
+        end = e.onset + e.course.end
         self._clean[e.onset : end] = False
-        if e.settled.outcome != "recovered" and e.settled.recovery is not None and e.settled.level is not None:
-            left = e.settled.level - e.center
-            if left > 2.5 * e.scale:
+        if e.course.outcome != RECOVERED and e.course.recovery is not None and e.course.level is not None:
+            shift = e.course.level - e.center
+            if shift > _SHIFT_SIGMAS * e.scale:
                 self.since, self.known_scale = end, e.scale
 
-    def copy(self) -> Past:
-        """One that can be changed apart from this one."""
+    def copy(self) -> BaselineRows:
+        """An independent copy."""
         twin = copy(self)
         twin._clean = self._clean.copy()
         return twin
 
-    def drop(self, rows: int) -> None:
-        """`rows` rows were taken off the signal's beginning, and as many may come at its end."""
+    def drop_first(self, rows: int) -> None:
+        """The first `rows` rows of the signal were dropped, and as many may come at its end."""
         self._clean[:-rows] = self._clean[rows:]
         self._clean[-rows:] = True
         self.since = max(self.since - rows, 0)
 
 
-class ExcursionSearch:
-    """The search for sudden excursions, one after another: what of a signal has been looked at, and what follows."""
+class BaselineSearch:
+    """What every search along a signal keeps: the baseline, and the row from which it goes on."""
+
+    def __init__(self, rows: int) -> None:
+        """For a signal of up to `rows` rows."""
+        self.baseline = BaselineRows(rows)
+        self.cursor = 0
+
+    def copy(self) -> Self:
+        """An independent copy."""
+        twin = copy(self)
+        twin.baseline = self.baseline.copy()
+        return twin
+
+    def drop_first(self, rows: int) -> None:
+        """The first `rows` rows of the signal were dropped."""
+        self.baseline.drop_first(rows)
+        self.cursor -= rows
+
+
+class ExcursionSearch(BaselineSearch):
+    """The search for sudden excursions, one after another, from `cursor` on.
+
+    Rows from `exact_from` to `exact_until` follow an excursion or a first candidate: they are compared with clean rows
+    only. `finished`: nothing follows."""
 
     hop = 1
 
     def __init__(self, rule: Rule, rows: int) -> None:
         """For a signal of up to `rows` rows."""
-        self.rule, self.past = rule, Past(rows)
-        self.cursor = self.zone = self.until = 0
-        self.over, self._first_rows = False, True
+        super().__init__(rows)
+        self.rule = rule
+        self.exact_from = self.exact_until = 0
+        self.finished, self._first_rows = False, True
 
     def next(self, s: ScreenedColumn, candidate: Callable[[int], int | None]) -> Excursion | None:
-        """The next excursion. `candidate(row)` is the first row from `row` on that stands out of the rows before it,
-        excursions included (`screen`). After one of these, and after an excursion, rows are held against clean ones.
+        """The next excursion. `candidate(row)` is the first row from `row` on that stands out from the rows before it,
+        excursions included (`screen`). After a candidate, and after an excursion, rows are compared with clean ones.
         """
-        if self.over:
+        if self.finished:
             return None
         if self._first_rows:
-            row = _early(s)
-            self._first_rows = row is None and s.y.size <= LEAST_ROWS
+            row = _early_jump(s)
+            self._first_rows = row is None and s.y.size <= MIN_ROWS
             if row is not None:
-                return self._follow(s, row)
+                return self._excursion_at(s, row)
         while True:
-            if self.cursor < self.until:
-                row = self._exact(s)
+            if self.cursor < self.exact_until:
+                row = self._first_exact_row(s)
                 if row is not None:
-                    return self._follow(s, row)
-                if self.until > s.y.size:
+                    return self._excursion_at(s, row)
+                if self.exact_until > s.y.size:
                     return None
-                self.cursor = self.until
-            found = candidate(self.cursor)
-            if found is None:
+                self.cursor = self.exact_until
+            row = candidate(self.cursor)
+            if row is None:
                 return None
-            self.cursor = self.zone = max(found // self.hop * self.hop, self.cursor)
-            self.until = found + _LOOK_AHEAD
+            self.cursor = self.exact_from = max(row // self.hop * self.hop, self.cursor)
+            self.exact_until = row + _LOOK_AHEAD_ROWS
 
-    def take(self, e: Excursion) -> None:
-        """Go on behind an excursion. A signal that diverged, or is unresolved at its end, has no further ones."""
-        self.over = e.settled.outcome in (DIVERGED, UNRESOLVED)
-        self.past.take_out(e)
-        self.cursor = self.zone = e.onset + e.settled.end
-        self.until = self.cursor + _LOOK_AHEAD
+    def continue_after(self, e: Excursion) -> None:
+        """Continue after an excursion. A signal that diverged, or is unresolved at its end, has no further ones."""
+        self.finished = e.course.outcome in (DIVERGED, UNRESOLVED)
+        self.baseline.exclude(e)
+        self.cursor = self.exact_from = e.onset + e.course.end
+        self.exact_until = self.cursor + _LOOK_AHEAD_ROWS
 
-    def copy(self) -> Self:
-        """One that can go on apart from this one."""
-        twin = copy(self)
-        twin.past = self.past.copy()
-        return twin
+    def drop_first(self, rows: int) -> None:
+        """The first `rows` rows of the signal were dropped."""
+        super().drop_first(rows)
+        self.exact_from, self.exact_until = self.exact_from - rows, self.exact_until - rows
 
-    def drop(self, rows: int) -> None:
-        """`rows` rows were taken off the signal's beginning."""
-        self.past.drop(rows)
-        self.cursor, self.zone, self.until = self.cursor - rows, self.zone - rows, self.until - rows
-
-    def _exact(self, s: ScreenedColumn) -> int | None:
-        before = self.past.before(self.zone, REACH)
-        y = np.concatenate((s.y[before], s.y[self.zone : self.until]))
-        least = self.past.known_scale if before.size < 4 * LEAST_ROWS else 0.0
-        above = screen(y, self.rule, s.unit, hop=1, least_scale=least).rows_above(y)
+    def _first_exact_row(self, s: ScreenedColumn) -> int | None:
+        before = self.baseline.clean_before(self.exact_from, REACH_ROWS)
+        y = np.concatenate((s.y[before], s.y[self.exact_from : self.exact_until]))
+        above = screen(y, self.rule, s.unit, hop=1, min_scale=self._min_scale(before)).rows_above(y)
         above = above[above >= before.size]
-        return int(above[0]) - before.size + self.zone if above.size else None
+        return int(above[0]) - before.size + self.exact_from if above.size else None
 
-    def _follow(self, s: ScreenedColumn, row: int) -> Excursion:
-        before = self.past.before(row, REACH)
+    def _min_scale(self, before: NDArray[np.intp]) -> float:
+        """The sigma from before a lasting change, while there are few rows after it."""
+        return self.baseline.known_scale if before.size < 4 * MIN_ROWS else 0.0
+
+    def _excursion_at(self, s: ScreenedColumn, row: int) -> Excursion:
+        """The excursion that `row` gave away, dated back over the rows before it that are high already."""
+        before = self.baseline.clean_before(row, REACH_ROWS)
         y = np.concatenate((s.y[before], s.y[row : row + 1]))
-        if before.size >= LEAST_ROWS:
-            least = self.past.known_scale if before.size < 4 * LEAST_ROWS else 0.0
-            fine = screen(y, self.rule, s.unit, hop=1, least_scale=least)
-            center, scale = float(fine.center[-1]), float(fine.scale[-1])
+        if before.size >= MIN_ROWS:
+            exact = screen(y, self.rule, s.unit, hop=1, min_scale=self._min_scale(before))
+            center, scale = float(exact.center[-1]), float(exact.scale[-1])
         else:
-            center, scale = float(np.median(y[:-1])), max(float(np.ptp(y[:-1])) / 2, 1e-3 * s.unit)
+            center, scale = float(np.median(y[:-1])), max(float(np.ptp(y[:-1])) / 2, MIN_SCALE * s.unit)
         onset = row
         creep = center + max(_CREEP_SIGMAS * scale, self.rule.floor * s.unit / 2)
         allowed = set(before[-_CREEP_ROWS:].tolist())
         while onset - 1 in allowed and s.y[onset - 1] > creep:
             onset -= 1
-        return followed(s, onset, row, onset, center, scale)
+        return follow_excursion(s, onset, row, onset, center, scale)
 
 
-class LiveSearch(ExcursionSearch):
+class LiveExcursionSearch(ExcursionSearch):
     """The same search over the latest rows of a signal that grows."""
 
-    enough, among, hangs = 1, 1, False
+    alert_rows, alert_window, last_row_undecided = 1, 1, False
 
     def resume(self, s: ScreenedColumn, cleared: int) -> Excursion | None:
         """The next excursion. Rows before `cleared` are known not to stand out."""
@@ -206,24 +245,24 @@ class LiveSearch(ExcursionSearch):
             lo = max(row - _COARSE_ROWS, 0) // TAIL_BLOCK * TAIL_BLOCK
             above = screen(s.y[lo:], self.rule, s.unit, hop=1).rows_above(s.y[lo:]) + lo
             i = int(np.searchsorted(above, row))
-            self.hangs = i < above.size and int(above[i]) == s.y.size - 1
+            self.last_row_undecided = i < above.size and int(above[i]) == s.y.size - 1
             return int(above[i]) if i < above.size else None
 
-        self.hangs = False
-        if self.until <= cleared:
-            self.cursor = max(self.cursor, self.until)
+        self.last_row_undecided = False
+        if self.exact_until <= cleared:
+            self.cursor = max(self.cursor, self.exact_until)
         return self.next(s, candidate)
 
-    def stands_out(self, s: ScreenedColumn) -> bool:
+    def may_find_last_row(self, s: ScreenedColumn) -> bool:
         """Whether the last row may be one that is found."""
-        return self._first_rows or float(s.y[-1]) > self._level(s, s.y.size - 1, 1)
+        return self._first_rows or float(s.y[-1]) > self._safe_level(s, s.y.size - 1, 1)
 
-    def calm(self, s: ScreenedColumn, ahead: int) -> float:
-        """A level below which none of the next `ahead` rows needs a look."""
-        return -math.inf if self._first_rows else self._level(s, s.y.size, ahead)
+    def safe_level(self, s: ScreenedColumn, ahead: int) -> float:
+        """A level of y below which none of the next `ahead` rows is found."""
+        return -math.inf if self._first_rows else self._safe_level(s, s.y.size, ahead)
 
-    def _level(self, s: ScreenedColumn, row: int, ahead: int) -> float:
-        return calm_level(s.y[self.past.before(row, NOISE_ROWS + 4)], self.rule, s.unit, ahead)
+    def _safe_level(self, s: ScreenedColumn, row: int, ahead: int) -> float:
+        return safe_level(s.y[self.baseline.clean_before(row, NOISE_ROWS + 4)], self.rule, s.unit, ahead)
 
 
 def excursions(s: ScreenedColumn, rule: Rule) -> Iterator[Excursion]:
@@ -239,29 +278,29 @@ def excursions(s: ScreenedColumn, rule: Rule) -> Iterator[Excursion]:
     search.hop = coarse.hop
     while (e := search.next(s, candidate)) is not None:
         yield e
-        search.take(e)
+        search.continue_after(e)
 
 
-def _early(s: ScreenedColumn) -> int | None:
-    """A blow-up before there is a past to measure noise in: a row at five times the highest so far and three times
-    beyond their spread. Only on the log scale, where "five times" means something."""
+def _early_jump(s: ScreenedColumn) -> int | None:
+    """The row of a blow-up before there is a past to measure noise in: five times as high as the highest row so far,
+    and three times beyond their spread. Only on the log scale, where "five times" means something."""
     if not s.log:
         return None
-    y = s.y[: LEAST_ROWS + 1]
+    y = s.y[: MIN_ROWS + 1]
     top = np.maximum.accumulate(y)
     spread = top - np.minimum.accumulate(y)
-    over = y[1:] - top[:-1] > np.maximum(_EARLY_LOG, 3 * spread[:-1])
-    over[:1] = False
-    rows = np.flatnonzero(over)
+    jumps = y[1:] - top[:-1] > np.maximum(_EARLY_LOG, _EARLY_SPREADS * spread[:-1])
+    jumps[:1] = False
+    rows = np.flatnonzero(jumps)
     return int(rows[0]) + 1 if rows.size else None
 
 
-def finding(s: ScreenedColumn, e: Excursion, detector: str, kind: str, opens: bool = True) -> Finding:
-    """An excursion as a finding, in the column's own units and steps."""
-    peak = e.onset + e.settled.peak
-    recovery = None if e.settled.recovery is None else int(s.step[e.onset + e.settled.recovery])
+def excursion_finding(s: ScreenedColumn, e: Excursion, detector: str, kind: str, opens: bool = True) -> Finding:
+    """An excursion as a finding: rows become steps, and y the column's own unit."""
+    peak = e.onset + e.course.peak
+    recovery = None if e.course.recovery is None else int(s.step[e.onset + e.course.recovery])
     height = float(s.y[peak]) - e.center
-    baseline = s.back(e.center)
+    baseline = s.to_raw(e.center)
     return Finding(
         detector=detector,
         kind=kind,
@@ -269,37 +308,36 @@ def finding(s: ScreenedColumn, e: Excursion, detector: str, kind: str, opens: bo
         onset_step=int(s.step[e.onset]),
         onset_interval=onset_interval(s.step, e.onset),
         peak_step=int(s.step[peak]),
-        recovery_step=recovery if e.settled.outcome != UNRESOLVED else None,
+        recovery_step=recovery if e.course.outcome != UNRESOLVED else None,
         peak=float(s.raw[peak]),
         baseline=baseline,
         scale=e.scale * baseline if s.log else e.scale * s.size,
         score=height / e.scale,
-        settled=None if e.settled.level is None else s.back(e.settled.level),
-        outcome=e.settled.outcome,
+        settled=None if e.course.level is None else s.to_raw(e.course.level),
+        outcome=e.course.outcome,
         figures={"height": height / s.unit, "ratio": float(s.raw[peak]) / baseline if baseline else float("nan")},
         opens=opens,
     )
 
 
-def spikes(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -> Iterator[Finding]:
+def spike_findings(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -> Iterator[Finding]:
     """The excursions of one column as findings; from `rule.opening` up they open an incident by themselves."""
-    series = t.series(column)
-    s = signal(series) if series is not None else None
+    s = screened_column(t.series(column))
     if s is None:
         return
     for e in excursions(s, rule):
-        yield finding(s, e, detector, kind, opens=opens_alone(s, e, rule))
+        yield excursion_finding(s, e, detector, kind, opens=opens_incident(s, e, rule))
 
 
-def opens_alone(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
+def opens_incident(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
     """Whether an excursion is high enough to open an incident by itself."""
-    return float(s.y[e.onset + e.settled.peak]) - e.center >= rule.opening * s.unit
+    return float(s.y[e.onset + e.course.peak]) - e.center >= rule.opening * s.unit
 
 
 def shape_kind(e: Excursion, spike: str, shift: str, drift: str) -> str:
-    """Came down: a spike. Stayed up: a shift where it got there at once, a drift where it took its time."""
-    if e.settled.decays:
+    """Its kind by its shape: `spike` where it came down, else `shift` where it rose at once, else `drift`."""
+    if e.course.decays:
         return spike
-    if e.settled.outcome == LINGERING or e.settled.outcome == DIVERGED or e.settled.end > 3:
-        return shift if e.settled.abrupt else drift
+    if e.course.outcome == LINGERING or e.course.outcome == DIVERGED or e.course.end > _BLIP_ROWS:
+        return shift if e.course.abrupt else drift
     return spike

@@ -1,22 +1,31 @@
-"""Findings of all panels, put together into incidents, worst first."""
+"""Findings of all columns, grouped into incidents, worst first."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, DetectedIncident, Finding, Telemetry
 
 LEAD_ROWS, CAUSE_LEAD_ROWS = 8, 50
-"""How far ahead of the loss a symptom may move (papers report 1 to 8 steps), and a cause (optimizer, schedule, data,
-loss scale: GLM-130B's fell about 30 steps ahead)."""
+"""Rows by which a symptom may move ahead of the loss (papers report 1 to 8 steps), and a cause (optimizer, schedule,
+data, loss scale: GLM-130B's fell about 30 steps ahead)."""
+
+_USUAL_ROWS = 48
+"""Rows before a repeated batch whose highest loss is still usual."""
 
 _TIERS = {RECOVERED: 2, LINGERING: 3, UNRESOLVED: 4, DIVERGED: 5}
+_FATAL, _FATAL_SUSPECTED, _FATAL_UNRESOLVED, _FATAL_LOSS_RECOVERED, _FATAL_RECOVERED = 5.99, 4.9, 2.5, 3.5, 1.9
+_MINOR, _SYMPTOM_TIER, _SIZE_SHARE = 0.5, 1, 0.98
+"""Severities, without a unit (see `DetectedIncident`): the tier of an excursion by its outcome; of a non-finite column
+for good, suspected, or recovered; of a minor kind; of another column alone. A size adds less than one tier."""
 
 
 class _Group:
+    """Findings that belong together, and the rows that they cover."""
+
     def __init__(self, f: Finding, t: Telemetry) -> None:
         self.findings = [f]
         self._t = t
@@ -36,13 +45,15 @@ class _Group:
             hi = self._row(f.peak_step)
         return lo, max(lo, hi)
 
-    def takes(self, f: Finding) -> bool:
+    def accepts(self, f: Finding) -> bool:
+        """Whether a finding is close enough in time, before or after."""
         lo, hi = self.span(f)
         lead = CAUSE_LEAD_ROWS if f.role == "cause" else LEAD_ROWS
-        mine = CAUSE_LEAD_ROWS if all(g.role == "cause" for g in self.findings) else LEAD_ROWS
-        return lo <= self.hi + (mine if lo > self.hi else 0) and hi + lead >= self.lo
+        group_lead = CAUSE_LEAD_ROWS if all(g.role == "cause" for g in self.findings) else LEAD_ROWS
+        return lo <= self.hi + (group_lead if lo > self.hi else 0) and hi + lead >= self.lo
 
-    def take(self, f: Finding) -> None:
+    def add(self, f: Finding) -> None:
+        """Add a finding; only the loss and causes widen the rows that are covered."""
         lo, hi = self.span(f)
         self.findings.append(f)
         if is_core(f):
@@ -52,46 +63,49 @@ class _Group:
 
 
 def is_core(f: Finding) -> bool:
-    """Loss excursions and non-finite losses are what others gather around."""
+    """Whether it is on the loss: the other findings are grouped around those."""
     return f.column == "loss"
 
 
-def incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[DetectedIncident, ...]:
-    """Group by time: first the loss's own findings, then every other panel's around them, the rest among themselves."""
+def group_into_incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[DetectedIncident, ...]:
+    """Group by time: first the findings on the loss, then the other columns' around them, the rest among themselves."""
     ordered = sorted(findings, key=lambda f: (f.onset_step, f.detector, f.column))
     groups: list[_Group] = []
-    for f in [f for f in ordered if is_core(f)]:
-        home = next((g for g in groups if _same_loss_event(g, f)), None)
-        if home is None:
+    _distribute([f for f in ordered if is_core(f)], groups, _same_loss_event, t)
+    rest: list[Finding] = []
+    for f in [f for f in ordered if not is_core(f)]:
+        group = next((g for g in groups if g.accepts(f)), None)
+        if group is None:
+            rest.append(f)
+        else:
+            group.add(f)
+    without_loss: list[_Group] = []
+    _distribute(rest, without_loss, _Group.accepts, t)
+    opened = [_incident(t, g.findings) for g in (*groups, *without_loss) if any(f.opens for f in g.findings)]
+    return tuple(sorted(opened, key=lambda i: (-i.severity, i.onset_step)))
+
+
+def _distribute(
+    findings: Iterable[Finding], groups: list[_Group], belongs: Callable[[_Group, Finding], bool], t: Telemetry
+) -> None:
+    """Add each finding to the first group that it belongs to, else to a new one."""
+    for f in findings:
+        group = next((g for g in groups if belongs(g, f)), None)
+        if group is None:
             groups.append(_Group(f, t))
         else:
-            home.take(f)
-    others: list[Finding] = []
-    for f in [f for f in ordered if not is_core(f)]:
-        home = next((g for g in groups if g.takes(f)), None)
-        if home is None:
-            others.append(f)
-        else:
-            home.take(f)
-    rest: list[_Group] = []
-    for f in others:
-        home = next((g for g in rest if g.takes(f)), None)
-        if home is None:
-            rest.append(_Group(f, t))
-        else:
-            home.take(f)
-    made = [_incident(t, g.findings) for g in (*groups, *rest) if any(f.opens for f in g.findings)]
-    return tuple(sorted(made, key=lambda i: (-i.severity, i.onset_step)))
+            group.add(f)
 
 
 def _same_loss_event(group: _Group, f: Finding) -> bool:
+    """Whether a finding on the loss begins before the group's event is over."""
     lo, _ = group.span(f)
     return lo < group.hi or lo == group.lo or (f.role == "fatal" and lo <= group.hi)
 
 
 def primary(findings: Sequence[Finding]) -> Finding:
-    """The finding whose peak, recovery and outcome the incident takes: a non-finite loss, else the loss excursion that
-    fared worst, else the first of the findings that may open an incident."""
+    """The finding that gives the incident its peak, recovery and outcome: a non-finite loss, else the loss excursion
+    with the worst outcome, else the first finding that may open an incident."""
     order = (RECOVERED, UNRESOLVED, LINGERING, DIVERGED)
     fatal = [f for f in findings if f.role == "fatal" and f.outcome != RECOVERED]
     if fatal:
@@ -103,8 +117,8 @@ def primary(findings: Sequence[Finding]) -> Finding:
     return min(opening, key=lambda f: (f.role == "minor", f.onset_step))
 
 
-def _told_once(findings: list[Finding]) -> list[Finding]:
-    """Two rules that followed one column to the same peak say one thing: the earlier onset says it."""
+def _without_twins(findings: list[Finding]) -> list[Finding]:
+    """Of two rules that followed one column to the same peak, only the finding with the earlier onset."""
     earliest: dict[tuple[str, str, int], Finding] = {}
     for f in sorted(findings, key=lambda f: (f.onset_step, f.detector != "loss_spike")):
         earliest.setdefault((f.column, f.kind, f.peak_step), f)
@@ -112,8 +126,8 @@ def _told_once(findings: list[Finding]) -> list[Finding]:
 
 
 def _incident(t: Telemetry, findings: list[Finding]) -> DetectedIncident:
-    ordered = tuple(sorted(_told_once(findings), key=lambda f: (f.onset_step, f.column == "loss", f.detector)))
-    main, first = primary([f for f in ordered if not _comes_back(t, f, ordered)]), ordered[0]
+    ordered = tuple(sorted(_without_twins(findings), key=lambda f: (f.onset_step, f.column == "loss", f.detector)))
+    main, first = primary([f for f in ordered if not _is_return(t, f, ordered)]), ordered[0]
     return DetectedIncident(
         kind=main.kind,
         onset_step=first.onset_step,
@@ -131,34 +145,35 @@ def _incident(t: Telemetry, findings: list[Finding]) -> DetectedIncident:
 
 
 def _title(main: Finding, findings: Sequence[Finding]) -> str:
-    """The kind as people read it; of a value that is not finite, and is not the loss, which column holds it."""
+    """The kind as people read it; of a non-finite value that is not the loss, with the name of its column."""
     if main.role == "fatal" and main.declared is not None and all(not is_core(f) for f in findings):
         return f"non-finite {findings[0].column}"
     return main.kind.replace("_", " ") if main.declared is None else main.declared.title
 
 
-def _comes_back(t: Telemetry, f: Finding, findings: Sequence[Finding]) -> bool:
-    """Whether a loss excursion is only the return from a repeated batch that was memorised: it starts from the lower
+def _is_return(t: Telemetry, f: Finding, findings: Sequence[Finding]) -> bool:
+    """Whether a loss excursion is only the return from a repeated batch that was memorized: it starts from the lower
     level, and ends near what was usual before the repeat."""
     repeat = next((g for g in findings if g.kind == "repeated_batch" and g.onset_step <= f.onset_step), None)
     loss = t.series("loss")
     if repeat is None or loss is None or not is_core(f) or f.role == "fatal":
         return False
-    before = loss.window(0, repeat.onset_step).value[-48:]
+    before = loss.window(0, repeat.onset_step).value[-_USUAL_ROWS:]
     before = before[np.isfinite(before)]
     return before.size > 0 and f.peak <= float(before.max()) + 3 * f.scale
 
 
 def _severity(f: Finding) -> float:
+    """The tier of a finding, plus its size in [0, 0.98] (see `DetectedIncident`)."""
     if f.role == "fatal":
         if f.outcome == RECOVERED:
-            return 3.5 if is_core(f) else 1.9
+            return _FATAL_LOSS_RECOVERED if is_core(f) else _FATAL_RECOVERED
         if f.suspected:
-            return 2.5 if f.outcome == UNRESOLVED else 4.9
-        return 5.99
+            return _FATAL_UNRESOLVED if f.outcome == UNRESOLVED else _FATAL_SUSPECTED
+        return _FATAL
     if f.role == "minor":
-        return 0.5
-    size = 0.98 * float(1 - np.exp(-abs(f.figures.get("height", 1.0))))
+        return _MINOR
+    size = _SIZE_SHARE * float(1 - np.exp(-abs(f.figures.get("height", 1.0))))
     if is_core(f):
         return _TIERS[f.outcome] + size
-    return (_TIERS[RECOVERED if f.outcome == RECOVERED else LINGERING] if f.role == "cause" else 1) + size
+    return (_TIERS[RECOVERED if f.outcome == RECOVERED else LINGERING] if f.role == "cause" else _SYMPTOM_TIER) + size

@@ -1,4 +1,4 @@
-"""All live detectors behind one row: what a training loop, a recorder or a guard asks while the run goes on."""
+"""All live detectors together, fed row by row, for a training loop, a recorder or a guard while the run goes on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from postmortem.detectors._model import Alarm, Detector, Row
 
 
 class LiveDetectors:
-    """The live faces of `detectors`: each is told of every row and keeps a bounded number of them.
+    """The live faces of `detectors`: each takes every row and keeps a bounded number of them.
 
-    Not safe to call from two threads at a time.
+    Not thread-safe.
     """
 
     def __init__(self, detectors: Iterable[Detector]) -> None:
@@ -19,22 +19,22 @@ class LiveDetectors:
         self._last = -1
 
     def take(self, step: int, row: Row) -> Sequence[Alarm]:
-        """What changes with the row of `step`; steps ascend, and rows of one step count as one where each brings other
-        columns."""
+        """What changes with the row of `step`. Steps ascend; several rows of one step count as one where their columns
+        differ."""
         self._last = step
         alarms: Sequence[Alarm] = ()
         for take in self._takes:
-            if found := take(step, row):
-                alarms = [*alarms, *found]
+            if new := take(step, row):
+                alarms = [*alarms, *new]
         return alarms
 
     def end(self) -> Sequence[Alarm]:
-        """The run is over: what is open is settled or withdrawn. No row may follow."""
+        """The run is over: every open alarm is settled or withdrawn. No row may follow."""
         return [alarm for stream in self._streams for alarm in stream.end(self._last)]
 
     def levels(self) -> dict[str, float]:
-        """Column → a value that its next row must exceed to be told at once; it may be told later without, and others
-        need several rows. For who would rather hand over rows in bulk."""
+        """Column → a value that its next row must exceed to raise an alarm at once, for callers that would rather pass
+        rows in bulk. A lower row may raise one later, and other columns need several rows."""
         levels: dict[str, float] = {}
         for stream in self._streams:
             for column, level in stream.levels().items():
@@ -42,6 +42,6 @@ class LiveDetectors:
         return levels
 
     def rewound(self, step: int) -> None:
-        """The run went back and goes on with `step`: alarms of later onsets are void, and no more is told of them."""
+        """The run went back and goes on with `step`: alarms of later onsets are void and are not reported any more."""
         for stream in self._streams:
             stream.rewound(step)

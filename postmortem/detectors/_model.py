@@ -1,4 +1,4 @@
-"""What a detector sees, what it says, and what an incident is."""
+"""What a detector reads, what it reports, and what an incident is."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from postmortem.discovery import mistake
 from postmortem.incident import Kind, Occurrence, Outcome, Role
 from postmortem.series import Series
 
-Labels = tuple[NDArray[np.int64], NDArray[np.object_]]
+LabelArrays = tuple[NDArray[np.int64], NDArray[np.object_]]
+"""Steps int64[n], strictly increasing, and the text or lists that a column logged there, object[n]."""
 
 RECOVERED: Outcome = "recovered"
 LINGERING: Outcome = "lingering"
 DIVERGED: Outcome = "diverged"
 UNRESOLVED: Outcome = "unresolved"
+"""Back at its old level; settled, but at another level; never came down; the log ends too early to know."""
 
 SETTLE_ROWS = 50
-"""k: a log that ends within this many rows after the peak, without being back, leaves the outcome unresolved."""
+"""Rows after the peak that decide an outcome: a log that ends earlier, without a return, leaves it unresolved."""
 
 
 @dataclass(frozen=True, eq=False)
 class Telemetry:
-    """A run as arrays: all that a detector may look at, so that a live guard can offer the same.
+    """A run as arrays: all that a detector may read.
 
     `series(name)` and `labels(name)` are None where the column was never logged. `row_steps` is int64[n], strictly
-    increasing: every row that was written, also rows that left the loss blank. `restarts` holds the first step of each
-    resumed attempt.
+    increasing: every row that was written, also rows without a loss. `restarts` are the first steps of the resumed
+    attempts.
     """
 
     series: Callable[[str], Series | None]
     names: tuple[str, ...]
     row_steps: NDArray[np.int64]
-    labels: Callable[[str], Labels | None]
+    labels: Callable[[str], LabelArrays | None]
     restarts: tuple[int, ...] = ()
 
 
@@ -48,7 +50,7 @@ class Finding:
     peak (None where it never settles, or the log ends first). `onset_interval` is (last normal logged step, onset_step)
     where the two are more than one step apart. `peak`, `baseline`, `scale` (robust sigma) and `settled` are in the
     column's own units; `score` is the departure in robust sigmas. A finding with `opens` false supports an incident
-    that another panel opened, and is dropped where there is none. `declared` is its kind as the detector declares it,
+    that another finding opened, and is dropped where there is none. `declared` is its kind as the detector declares it,
     filled in by `Detector.findings`.
     """
 
@@ -78,12 +80,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class DetectedIncident(Occurrence):
-    """Findings that belong together. Onset: the first mover's. Peak, recovery, outcome: the primary finding's.
+    """Findings that belong together. Its onset is that of the first finding; its peak, recovery and outcome are those
+    of the primary finding.
 
-    `findings` is ordered by onset (first mover first). `severity` orders incidents and has no unit: its whole part is
-    the tier (5 never recovers or turns non-finite for good, 4 a suspected non-finite or an unresolved loss, 3 lingering
-    loss, or a cause that stays (rate, optimizer state, parameters), 2 either of these that recovered, 1 another panel
-    alone, 0 an isolated skipped step), its fraction the size.
+    `findings` is in order of onset. `severity` orders incidents and has no unit. Its whole part is the tier: 5 never
+    recovers or stays non-finite, 4 a suspected non-finite or an unresolved loss, 3 a lingering loss, or a cause that
+    stays (rate, optimizer state, parameters), 2 either of these that recovered, 1 another column alone, 0 an isolated
+    skipped step. Its fraction is the size.
     """
 
     findings: tuple[Finding, ...]
@@ -94,11 +97,11 @@ State = Literal["open", "settled", "withdrawn"]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What a live detector says at `step` of a departure that began at `onset_step`.
+    """What a live detector reports at `step` about a departure that began at `onset_step`.
 
-    An alarm is told when it opens, again when its kind or `opens` (see `Finding`) becomes another, and for the last
-    time when it is settled (its kind is what `find` says of the whole run, whatever comes) or withdrawn (with what
-    came since, `find` no longer says it). `key` is the same all the while.
+    An alarm is reported when it opens, again when its kind or `opens` (see `Finding`) changes, and for the last time
+    when it is settled (`detect` reports the same kind of the whole run, whatever follows) or withdrawn (with the later
+    rows, `detect` does not report it any more). Its `key` never changes.
     """
 
     detector: str
@@ -111,24 +114,24 @@ class Alarm:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from other alarms."""
+        """Its identity among the alarms of a run."""
         return self.detector, self.column, self.onset_step
 
 
 Row = Mapping[str, Any]
-"""Column → value, as it was logged: what is no number is not looked at."""
+"""Column → value, as it was logged; values that are no numbers are ignored."""
 
 
-def number(value: object) -> float | None:
+def as_float(value: object) -> float | None:
     """A logged value as a float; None where it is no number."""
     return float(value) if isinstance(value, (int, float)) else None
 
 
 class Stream(Protocol):
-    """The live face of a detector: it is told of each row once, in order, and keeps no more than it needs."""
+    """The live face of a detector: it takes each row once, in order, and keeps no more rows than it needs."""
 
     def take(self, step: int, row: Row) -> Sequence[Alarm]:
-        """What changes with the row of `step`. A column whose steps do not ascend is not looked at."""
+        """What changes with the row of `step`. A value whose step does not ascend is ignored."""
         ...
 
     def end(self, step: int) -> Sequence[Alarm]:
@@ -136,35 +139,41 @@ class Stream(Protocol):
         ...
 
     def rewound(self, step: int) -> None:
-        """The run went back and goes on with `step`: what was seen of it and of later ones is forgotten."""
+        """The run went back and goes on with `step`: forget this row and later ones."""
         ...
 
     def levels(self) -> Mapping[str, float]:
-        """Column → a value that its next row must exceed to be told at once. What needs several rows is not in it."""
+        """Column → a value that its next row must exceed to raise an alarm at once, in the column's own unit. Columns
+        that need several rows for an alarm are absent."""
         return {}
 
 
 @dataclass(frozen=True)
 class Detector:
-    """One rule: `find` yields its findings in order of onset; `kinds` are those that it may find, declared here and
-    nowhere else.
+    """One rule. `detect` yields its findings in order of onset; `kinds` are the kinds that it may find, declared here
+    and nowhere else.
 
-    `stream` makes its live face, which says the same row by row; where it has none, `no_stream` says why in a sentence.
+    `stream` makes its live face, which reports the same row by row; where it has none, `no_stream` says why in one
+    sentence.
     """
 
     name: str
     kinds: tuple[Kind, ...]
-    find: Callable[[Telemetry], Iterable[Finding]]
+    detect: Callable[[Telemetry], Iterable[Finding]]
     stream: Callable[[], Stream] | None = None
     no_stream: str = ""
 
     def findings(self, t: Telemetry) -> Iterator[Finding]:
-        """What it finds, each with its kind. Raises TypeError, or BrokenPlugin, for a kind that it does not declare."""
+        """What it detects, each finding with its declared kind.
+
+        Raises:
+            TypeError, BrokenPlugin: a kind that it does not declare.
+        """
         declared = {kind.slug: kind for kind in self.kinds}
-        for found in self.find(t):
-            if found.kind not in declared:
-                raise mistake(self, f"detector {self.name}: found {found.kind!r}, which is none of its kinds")
-            yield replace(found, declared=declared[found.kind])
+        for finding in self.detect(t):
+            if finding.kind not in declared:
+                raise mistake(self, f"detector {self.name}: found {finding.kind!r}, a kind that it does not declare")
+            yield replace(finding, declared=declared[finding.kind])
 
 
 def onset_interval(step: NDArray[np.int64], row: int) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Trailing statistics without a Python loop over rows: exact on a grid of rows, held in between."""
+"""Trailing statistics without a Python loop over rows: exact on a grid of rows, constant in between."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 GRID_ROWS = 16_384
-"""Up to this many rows every row has its own window; longer series share one window per hop, at constant cost."""
+"""Up to this many rows, every row has its own window; in longer series, hops of rows share one, at constant cost."""
 
 TAIL_BLOCK = 32
-"""Rows of a block whose extremes stand for it, counted from the first row on."""
+"""Rows of a block that is reduced to its extremes, counted from the first row on: a tail of 1,024 rows is 32 blocks."""
 
-_CHUNK = 2_048
+_CHUNK_WINDOWS = 2_048
+"""Windows that are partitioned at once: 16 MB of float64 with a window of 1,000 rows."""
 
 
 def hop_for(rows: int) -> int:
@@ -24,44 +25,46 @@ def hop_for(rows: int) -> int:
     return max(1, -(-rows // GRID_ROWS))
 
 
-def trailing_quantiles(y: Values, window: int, hop: int, quantiles: Sequence[float], least: int) -> Values:
+def trailing_quantiles(y: Values, window: int, hop: int, quantiles: Sequence[float], min_rows: int) -> Values:
     """float64[len(quantiles), ceil(n / hop)]: quantiles of the `window` rows before each grid row, itself excluded.
 
-    Nearest-rank quantiles. NaN where fewer than `least` rows lie before. `y` must be finite.
+    Nearest-rank quantiles. NaN where there are fewer than `min_rows` rows before. `y` is float64[n], finite.
     """
     rows = np.arange(0, y.size, hop)
     out = np.full((len(quantiles), rows.size), np.nan)
     head = int(np.searchsorted(rows, window))
-    for g in range(int(np.searchsorted(rows, max(least, 1))), head):
+    for g in range(int(np.searchsorted(rows, max(min_rows, 1))), head):
         past = np.sort(y[: rows[g]])
         out[:, g] = past[[round(q * (past.size - 1)) for q in quantiles]]
     if head < rows.size:
         view = sliding_window_view(y, window)
         ranks = [round(q * (window - 1)) for q in quantiles]
-        for g in range(head, rows.size, _CHUNK):
-            part = np.partition(view[rows[g : g + _CHUNK] - window], sorted(set(ranks)), axis=1)
-            out[:, g : g + _CHUNK] = part[:, ranks].T
+        for g in range(head, rows.size, _CHUNK_WINDOWS):
+            part = np.partition(view[rows[g : g + _CHUNK_WINDOWS] - window], sorted(set(ranks)), axis=1)
+            out[:, g : g + _CHUNK_WINDOWS] = part[:, ranks].T
     return out
 
 
 def trailing_extremes(x: Values, window: int, hop: int) -> tuple[Values, Values]:
     """Two float64[ceil(n / hop)]: about the second lowest (never above 0) and the fourth highest (never below 0) of
-    the `window` rows before each grid row, read from the extremes of whole blocks. 0 where there is too little past
-    (the highest needs a quarter of the window: the top of few rows may be the event itself)."""
+    the `window` rows before each grid row, taken from the extremes of whole blocks. 0 where the past is too short (the
+    highest needs a quarter of the window: the top of few rows may be the event itself)."""
     block = max(TAIL_BLOCK, hop)
     blocks = x.size // block
     grid = -(-x.size // hop)
     if blocks < 1:
         return np.zeros(grid), np.zeros(grid)
     cut = x[: blocks * block].reshape(blocks, block)
-    held = max(2, window // block)
+    blocks_back = max(2, window // block)
     ends = np.zeros((2, blocks + 1))
     low = np.append(cut.min(axis=1), 0.0)
     high = np.append(cut.max(axis=1), 0.0)
-    ends[0] = np.minimum(np.nan_to_num(trailing_quantiles(low, held, 1, (1 / held,), 1)[0]), 0.0)
-    ends[1] = np.maximum(np.nan_to_num(trailing_quantiles(high, held, 1, (1 - 3.5 / held,), held // 4)[0]), 0.0)
-    done = np.arange(grid) * hop // block
-    return ends[0, done], ends[1, done]
+    lowest = trailing_quantiles(low, blocks_back, 1, (1 / blocks_back,), 1)[0]
+    highest = trailing_quantiles(high, blocks_back, 1, (1 - 3.5 / blocks_back,), blocks_back // 4)[0]
+    ends[0] = np.minimum(np.nan_to_num(lowest), 0.0)
+    ends[1] = np.maximum(np.nan_to_num(highest), 0.0)
+    full_blocks = np.arange(grid) * hop // block
+    return ends[0, full_blocks], ends[1, full_blocks]
 
 
 def forward_median(y: Values, window: int) -> Values:
@@ -76,10 +79,10 @@ def forward_median(y: Values, window: int) -> Values:
 
 
 def local_noise(y: Values) -> Values:
-    """float64[n]: each row minus the second smallest of its four neighbours; 0 for the two rows at either end.
+    """float64[n]: each row minus the second smallest of its four neighbors; 0 for the two rows at either end.
 
-    Trends and level steps cancel, and so does an upward excursion's effect on the rows beside it: what is left
-    downward is noise, which no fault makes, and serves to tell a heavy tail from an event.
+    Trends and level steps cancel, and so does the effect of an upward excursion on the rows beside it. What remains
+    downward is noise, which no fault makes: it tells a heavy tail from an event.
     """
     out = np.zeros_like(y)
     if y.size < 5:

@@ -1,4 +1,4 @@
-"""How far each row stands above its own past, and how far it would have to stand to be called abnormal."""
+"""How far each row is above its own past, and how far it would have to be to count as abnormal."""
 
 from __future__ import annotations
 
@@ -13,31 +13,42 @@ from postmortem.series import Series
 
 Values = NDArray[np.float64]
 
-CENTER_ROWS, NOISE_ROWS, TAIL_ROWS, LEAST_ROWS = 48, 96, 1024, 12
-"""Rows of past for the baseline, for its noise, for its tail; and the fewest that say anything."""
+CENTER_ROWS, NOISE_ROWS, TAIL_ROWS, MIN_ROWS = 48, 96, 1024, 12
+"""Rows of past for the baseline, for its noise, for its tail; and the fewest that are enough for a verdict. A median of
+48 rows follows a falling loss closely, and a 16 % quantile of 96 rows is off by 0.15 sigma (standard error)."""
 
-REACH = TAIL_ROWS + CENTER_ROWS
+REACH_ROWS = TAIL_ROWS + CENTER_ROWS
 """Rows of past that an exact verdict on one row needs."""
+
+_LOW_QUANTILE = 0.16
+"""Φ(-1): the quantile one sigma below the median of Gaussian noise."""
+
+MIN_SCALE = 1e-3
+"""The least sigma, in floor units: a column that never moved has no noise, and a score needs some."""
+
+MIN_UNIT = 1e-9
+"""The least floor unit, as a share of the largest absolute value: most rows of a column may be 0."""
 
 _NOISE_TO_SIGMA = 1 / 1.164
 """Median minus 16 % quantile of `local_noise` is 1.164 sigma on independent Gaussian noise (10^6 draws)."""
 
 _TAIL_FACTOR, _UPPER_FACTOR = 2.3, 1.6
-"""Times the second lowest, and times the fourth highest, of 1,024 rows of noise. Both stay below 7 sigma on Gaussian
-noise, so that neither binds there, and both grow with the tail: under Student's t with 4 degrees about one row in 10^4
-passes the first."""
+"""Factors of the second lowest and of the fourth highest of 1,024 rows of noise. Both stay below 7 sigma on Gaussian
+noise, so that neither matters there, and both grow with the tail: under Student's t with 4 degrees of freedom, about
+one row in 10^4 passes the first."""
 
 
 _FEW_RANGES = 1.4
-"""Few rows say little about sigma; their range is the safer measure: 1.4 times that of 12 rows is about 4.6 sigma."""
+"""Few rows give a poor estimate of sigma; their range is safer: 1.4 times that of 12 rows is about 4.6 sigma."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """What counts as abnormal in one column.
 
-    `sigmas` of robust noise and at least `floor` (in log units where the column is positive, else a fraction of its
-    median size); alone it opens an incident from `opening` (same unit as `floor`) up.
+    A row must be `sigmas` of robust noise above its baseline, and at least `floor` (in log units where the column is
+    positive, else a fraction of its median size). From `opening` up (same unit as `floor`), the excursion opens an
+    incident by itself.
     """
 
     sigmas: float = 7.0
@@ -47,7 +58,10 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class ScreenedColumn:
-    """The finite rows of a column, on the scale on which its noise is even: log where all are positive, else linear."""
+    """The finite rows of a column on the scale on which its noise is even: log where all are positive, else linear.
+
+    `step` is int64[n], strictly increasing; `raw` is float64[n] in the column's own unit, `y` on the scale.
+    """
 
     name: str
     step: NDArray[np.int64]
@@ -55,20 +69,23 @@ class ScreenedColumn:
     y: Values
     log: bool
     unit: float
-    """Size of one `floor` unit in y: 1 on the log scale, else the median size of the column."""
+    """Size of one floor unit in y: 1 on the log scale, else the median size of the column."""
     size: float
     """Linear scale only: raw = y * size, with size the largest absolute value (differences cannot overflow)."""
 
-    def back(self, y: float) -> float:
+    def to_raw(self, y: float) -> float:
         """A value of y in the column's own units."""
         return float(np.exp(y)) if self.log else float(y) * self.size
 
 
-def signal(series: Series, log: bool = True) -> ScreenedColumn | None:
-    """On the log scale where all rows are positive and `log` allows it, else on the linear one.
+def screened_column(series: Series | None, log: bool = True) -> ScreenedColumn | None:
+    """A column on the log scale where all rows are positive and `log` allows it, else on the linear one.
 
-    None where nothing finite is left, or all rows say the same (a constant column is a missing panel).
+    None where it was never logged, where nothing finite is left, or where all rows are the same (a constant column is
+    a missing panel).
     """
+    if series is None:
+        return None
     finite = np.isfinite(series.value)
     step, raw = (series.step, series.value) if finite.all() else (series.step[finite], series.value[finite])
     if raw.size < 2 or raw.min() == raw.max():
@@ -77,13 +94,13 @@ def signal(series: Series, log: bool = True) -> ScreenedColumn | None:
         return ScreenedColumn(series.name, step, raw, np.log(raw), True, 1.0, 1.0)
     size = float(np.abs(raw).max())
     y = raw / size
-    return ScreenedColumn(series.name, step, raw, y, False, max(float(np.median(np.abs(y))), 1e-9), size)
+    return ScreenedColumn(series.name, step, raw, y, False, max(float(np.median(np.abs(y))), MIN_UNIT), size)
 
 
 @dataclass(frozen=True, eq=False)
 class Screen:
-    """Per grid row (every `hop` rows): baseline, robust sigma, and the excess from which a row is abnormal (inf where
-    the past is too short to say)."""
+    """float64[ceil(n / hop)] each, in units of y, for every `hop`-th row: baseline, robust sigma, and the excess from
+    which a row is abnormal (inf where the past is too short for a verdict)."""
 
     hop: int
     center: Values
@@ -97,72 +114,72 @@ class Screen:
             return np.flatnonzero(y > level)
 
 
-def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, least_scale: float = 0.0) -> Screen:
-    """Screen finite values. Exact where `hop` is 1; `least_scale` is a sigma already known from before these rows.
+def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, min_scale: float = 0.0) -> Screen:
+    """Screen finite values y float64[n]. Exact where `hop` is 1; `min_scale` is a sigma known from before these rows.
 
-    The noise is read from the lower side only, and from rows against their neighbours as well as against their past,
-    so that a spike in the past does not widen it and a trend does not hide in it.
+    The noise is read from the lower side only, and from rows against their neighbors as well as against their past:
+    so a spike in the past does not widen it, and a trend does not hide in it.
     """
     hop = hop_for(y.size) if hop is None else hop
-    center = trailing_quantiles(y, CENTER_ROWS, hop, (0.5,), LEAST_ROWS)[0]
+    center = trailing_quantiles(y, CENTER_ROWS, hop, (0.5,), MIN_ROWS)[0]
     noise = local_noise(y)
-    low, mid = trailing_quantiles(noise, NOISE_ROWS, hop, (0.16, 0.5), LEAST_ROWS)
-    scale = np.maximum((mid - low) * _NOISE_TO_SIGMA, _wander(y, center, hop))
-    scale = np.maximum(scale, max(least_scale, 1e-3 * unit))
+    low, mid = trailing_quantiles(noise, NOISE_ROWS, hop, (_LOW_QUANTILE, 0.5), MIN_ROWS)
+    scale = np.maximum((mid - low) * _NOISE_TO_SIGMA, _wander_sigma(y, center, hop))
+    scale = np.maximum(scale, max(min_scale, MIN_SCALE * unit))
     noise /= np.repeat(np.where(np.isnan(scale), np.inf, scale), hop)[: y.size]
     noise[:CENTER_ROWS] = 0.0
     low, high = trailing_extremes(noise, TAIL_ROWS, hop)
     sigmas = np.maximum.reduce([np.full_like(scale, rule.sigmas), -_TAIL_FACTOR * low, _UPPER_FACTOR * high])
-    limit = np.maximum(np.maximum(sigmas * scale, rule.floor * unit), _few(y, hop, scale.size))
+    limit = np.maximum(np.maximum(sigmas * scale, rule.floor * unit), _short_past_excess(y, hop, scale.size))
     return Screen(hop, center, scale, np.where(np.isfinite(limit), limit, np.inf))
 
 
-def _wander(y: Values, center: Values, hop: int) -> Values:
-    """Robust sigma, lower side, of past rows about the median of the rows around them (a slow wave is noise too)."""
+def _wander_sigma(y: Values, center: Values, hop: int) -> Values:
+    """Robust sigma, lower side, of past rows about the median of the rows around them (a slow wave is noise, too)."""
     half = CENTER_ROWS // 2
     shift = -(-half // hop)
     if y.size <= half or center.size <= shift:
         return np.zeros_like(center)
     around = np.repeat(center, hop)[: y.size]
-    about = np.zeros_like(y)
-    about[:-half] = y[:-half] - around[half:]
-    np.nan_to_num(about, copy=False)
-    low, mid = trailing_quantiles(about, NOISE_ROWS, hop, (0.16, 0.5), CENTER_ROWS)
+    residual = np.zeros_like(y)
+    residual[:-half] = y[:-half] - around[half:]
+    np.nan_to_num(residual, copy=False)
+    low, mid = trailing_quantiles(residual, NOISE_ROWS, hop, (_LOW_QUANTILE, 0.5), CENTER_ROWS)
     wander = np.zeros_like(center)
     wander[shift:] = (mid - low)[:-shift]
     return np.nan_to_num(wander)
 
 
-def _few(y: Values, hop: int, rows: int) -> Values:
-    """Excess that a row with less than CENTER_ROWS rows of past must have besides: _FEW_RANGES times the whole
-    range of the LEAST_ROWS rows before it. 0 further on."""
-    least = np.zeros(rows)
-    low, high = trailing_quantiles(y[:CENTER_ROWS], LEAST_ROWS, hop, (0.0, 1.0), LEAST_ROWS)
-    least[: low.size] = np.nan_to_num(_FEW_RANGES * (high - low))
-    return least
+def _short_past_excess(y: Values, hop: int, rows: int) -> Values:
+    """The excess that a row with fewer than CENTER_ROWS rows of past must have as well: _FEW_RANGES times the range of
+    the MIN_ROWS rows before it. 0 further on."""
+    excess = np.zeros(rows)
+    low, high = trailing_quantiles(y[:CENTER_ROWS], MIN_ROWS, hop, (0.0, 1.0), MIN_ROWS)
+    excess[: low.size] = np.nan_to_num(_FEW_RANGES * (high - low))
+    return excess
 
 
-def calm_level(y: Values, rule: Rule, unit: float, ahead: int) -> float:
-    """A level that none of the next `ahead` rows is abnormal below, whatever they are: cheaper than `screen`, and
-    below its limits. inf where those rows have too little past to be judged.
+def safe_level(y: Values, rule: Rule, unit: float, ahead: int) -> float:
+    """A level below which none of the next `ahead` rows can be abnormal, whatever their values: cheaper than `screen`,
+    and below its limits. inf where those rows have too little past for a verdict.
 
-    Each new row moves a quantile of the rows before it by one rank at most; the two newest rows of noise are not final.
+    Each new row moves a quantile of the rows before it by at most one rank; the two newest rows of noise are not final.
     """
-    if y.size + ahead <= LEAST_ROWS:
+    if y.size + ahead <= MIN_ROWS:
         return math.inf
-    return least_center(y, CENTER_ROWS, ahead) + max(rule.sigmas * least_scale(y, unit, ahead), rule.floor * unit)
+    return lowest_center(y, CENTER_ROWS, ahead) + max(rule.sigmas * lowest_scale(y, unit, ahead), rule.floor * unit)
 
 
-def least_center(y: Values, window: int, ahead: int) -> float:
-    """The lowest that the median over `window` rows before each of the next `ahead` rows can be."""
+def lowest_center(y: Values, window: int, ahead: int) -> float:
+    """The lowest value that the median of the `window` rows before each of the next `ahead` rows can have."""
     ranked = np.sort(y[-window:])
     rank = round(0.5 * (ranked.size - 1)) - (ahead - 1)
     return float(ranked[rank]) if rank >= 0 else -math.inf
 
 
-def least_scale(y: Values, unit: float, ahead: int) -> float:
-    """The lowest that the sigma of each of the next `ahead` rows can be."""
+def lowest_scale(y: Values, unit: float, ahead: int) -> float:
+    """The lowest value that the sigma of each of the next `ahead` rows can have."""
     ranked = np.sort(local_noise(y[-(NOISE_ROWS + 4) :])[-NOISE_ROWS:])
     last, moved = ranked.size - 1, ahead + 2
-    low, mid = round(0.16 * last) + moved, round(0.5 * last) - moved
-    return max(float(ranked[mid] - ranked[low]) * _NOISE_TO_SIGMA if mid > low else 0.0, 1e-3 * unit)
+    low, mid = round(_LOW_QUANTILE * last) + moved, round(0.5 * last) - moved
+    return max(float(ranked[mid] - ranked[low]) * _NOISE_TO_SIGMA if mid > low else 0.0, MIN_SCALE * unit)

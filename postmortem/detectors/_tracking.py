@@ -1,388 +1,206 @@
-"""The live face of the detectors of excursions: one column, its latest rows, and what is not settled in them.
+"""One live search for excursions on one scale of one column, and the excursions in it that later rows may change.
 
-A row is compared with two numbers, and that is all, while it is below a level under which none of the next few rows can
-be found (`calm`). Above it the detector's own search goes on over the rows that are kept: the same functions as over a
-whole run. Excursions that the rows to come may change are kept open; where one comes out otherwise, what was found
-after it is looked for anew.
+While a row is below a level under which none of the next few rows can be found (`safe_level`), it is compared with two
+numbers only. Above it, the detector's own search goes on over the rows that are kept: the same functions as
+over a whole run. Excursions that later rows may change are kept open; where the course of one changes, the search
+after it is repeated.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
+from postmortem.detectors._course import BAND_SIGMAS, HORIZON_ROWS, SOON_ROWS
+from postmortem.detectors._excursion import BaselineRows, Excursion, follow_excursion
+from postmortem.detectors._screen import NOISE_ROWS, ScreenedColumn
 
-from postmortem.detectors._excursion import Excursion, LiveSearch, Past, followed, opens_alone
-from postmortem.detectors._model import Alarm, Row, State, Stream, number
-from postmortem.detectors._screen import NOISE_ROWS, Rule, ScreenedColumn
-from postmortem.detectors._settle import BAND_SIGMAS, HORIZON_ROWS
+_AHEAD_ROWS = 7
+"""Rows for which one level is valid. The level falls with their number, and a search costs as much as some of them."""
 
-Values = NDArray[np.float64]
+_RETURN_AFTER_ROWS = SOON_ROWS - 1
+"""Rows after a possible return until it is certain: its median needs them."""
 
-_CAPACITY, _KEPT = 8_192, 6_656
-"""Rows that fit, and rows that are left when older ones make room: an open excursion is up to HORIZON_ROWS and three
-SETTLE_ROWS old, the zone before it REACH, and a baseline may lie 4 REACH before that. Both are multiples of 32, so that
-blocks of rows begin where they begin in the whole run."""
+_RECHECK_ROWS = 25
+"""Rows between two looks at an excursion that goes on."""
 
-_AHEAD = 7
-"""Rows for which one level holds. It falls with their number, and a look costs as much as some of them."""
-
-_SOON, _ANEW, _POSTPONED = 4, 25, 4
-"""Rows from the first that may be a return until it is one; between two looks at an excursion that goes on; and until a
-row is looked at that stands lower than one that was looked at in vain."""
+_POSTPONED_ROWS = 4
+"""Rows until a row is looked at that is lower than one in which nothing was found: each look costs a search."""
 
 
-class Search(Protocol):
-    """A search of a detector, over the latest rows of a signal."""
+class ColumnSearch(Protocol):
+    """A detector's search over the latest rows of a signal; the methods are those of `LiveExcursionSearch`."""
 
-    past: Past
+    baseline: BaselineRows
     cursor: int
-    over: bool
-    hangs: bool
-    """Whether more than an excursion hangs on the last row, whose noise the row after it still moves."""
-    enough: int
-    among: int
+    finished: bool
+    last_row_undecided: bool
+    """Whether more than an excursion depends on the last row: the row after it still moves its noise."""
+    alert_rows: int
+    alert_window: int
+    """A search is worth its cost where `alert_rows` of the last `alert_window` rows are above `safe_level`."""
 
     def resume(self, s: ScreenedColumn, cleared: int) -> Excursion | None: ...
-    def take(self, e: Excursion) -> None: ...
-    def stands_out(self, s: ScreenedColumn) -> bool: ...
-    def calm(self, s: ScreenedColumn, ahead: int) -> float: ...
+    def continue_after(self, e: Excursion) -> None: ...
+    def may_find_last_row(self, s: ScreenedColumn) -> bool: ...
+    def safe_level(self, s: ScreenedColumn, ahead: int) -> float: ...
     def copy(self) -> Self: ...
-    def drop(self, rows: int) -> None: ...
+    def drop_first(self, rows: int) -> None: ...
 
 
 @dataclass
-class Open:
-    """An excursion as it is settled so far, and the search as it stood when it was found."""
+class OpenExcursion:
+    """An excursion with its course so far, and a copy of the search from when it was found."""
 
     e: Excursion
-    found: Search
+    search: ColumnSearch
     final: bool = False
 
-    def is_sure(self, rows: int, one_kind: bool) -> bool:
-        """Whether `rows` rows of the signal decide that it is one, and its kind where there is more than one."""
-        return rows > self.e.row + 1 if one_kind else rows - self.e.onset >= self.e.settled.shape_rows
+    def is_decided(self, rows: int, one_kind: bool) -> bool:
+        """Whether `rows` rows of the signal decide that it is one, and its kind where there are several."""
+        return rows > self.e.row + 1 if one_kind else rows - self.e.onset >= self.e.course.shape_rows
 
 
 class Tracker:
-    """One search on one scale: the excursions that are open, oldest first."""
+    """One search on one scale, with its open excursions, oldest first. All rows are those of the signal."""
 
-    def __init__(self, search: Search, log: bool) -> None:
+    def __init__(self, search: ColumnSearch, log: bool) -> None:
         self.log = log
-        self.open: list[Open] = []
+        self.open: list[OpenExcursion] = []
         self._search = search
-        self._redo: Search | None = None
-        self._cleared = 0
-        self._settle_at = self._return_at = self._wait_until = self._vain_until = 0
-        self._high = self._in_vain = -math.inf
+        self._before_last_row: ColumnSearch | None = None  # to search the last row once more with the next one
+        self._cleared = 0  # rows known not to stand out
+        self._settle_row = self._return_row = self._wait_until = self._postponed_until = 0  # 0: nothing is due
+        self._high = self._postponed_level = -math.inf
 
-    def look(self, s: ScreenedColumn, alert: bool, end: bool) -> None:
-        """Take in the rows that came; on `alert` the last of them did not lie within what `plan` said."""
+    def take_rows(self, s: ScreenedColumn, alert: bool, end: bool) -> None:
+        """Take in the new rows of the signal; on `alert`, the last of them are above what `plan` returned."""
         n, last = s.y.size, float(s.y[-1])
-        if end or self._redo is not None or n >= self._settle_at > 0 or n >= self._return_at > 0:
+        if end or self._before_last_row is not None or n >= self._settle_row > 0 or n >= self._return_row > 0:
             self._advance(s)
-        elif self._following(n):
-            if self.open and self._return_at == 0 and last <= self._band():
-                self._return_at = n + _SOON
+        elif self._is_following(n):
+            if self.open and self._return_row == 0 and last <= self._band_top():
+                self._return_row = n + _RETURN_AFTER_ROWS
         elif 0 < self._wait_until <= n:
             self._advance(s)
-        elif alert and (self._search.among > 1 or last > self._high) and self._search.stands_out(s):
-            if n < self._vain_until and last <= self._in_vain:
-                self._wait_until = self._vain_until
+        elif alert and (self._search.alert_window > 1 or last > self._high) and self._search.may_find_last_row(s):
+            if n < self._postponed_until and last <= self._postponed_level:
+                self._wait_until = self._postponed_until
                 return
             self._advance(s)
-            self._vain_until, self._in_vain = n + _POSTPONED, last
+            self._postponed_until, self._postponed_level = n + _POSTPONED_ROWS, last
         elif self._wait_until == 0:
             self._cleared = n
 
-    def level(self, s: ScreenedColumn) -> float:
-        """What the next value of the column must exceed to be found."""
-        if s.y.size and self._following(s.y.size):
+    def alert_level(self, s: ScreenedColumn) -> float:
+        """What the next value of the column must exceed to be found, in the column's own unit."""
+        if s.y.size and self._is_following(s.y.size):
             return math.inf
-        level = self._search.calm(s, 1)
-        return s.back(level) if math.isfinite(level) else level
+        level = self._search.safe_level(s, 1)
+        return s.to_raw(level) if math.isfinite(level) else level
 
     @property
     def unsettled(self) -> bool:
-        """Whether anything is open that is not final."""
+        """Whether any open excursion is not final."""
         return any(not o.final for o in self.open)
 
-    def forget(self) -> None:
-        """Let go of what is final."""
+    def forget_final(self) -> None:
+        """Drop the open excursions that are final."""
         self.open = [o for o in self.open if not o.final]
 
-    def begin_anew(self) -> None:
-        """Look at all rows with the next."""
+    def search_with_next_row(self) -> None:
+        """Search all rows as soon as the next one comes."""
         self._wait_until = 1
 
     def plan(self, s: ScreenedColumn) -> tuple[float, float, int]:
-        """(low, high, rows): nothing happens before this many rows more, while they are from low to high (in y)."""
+        """(low, high, rows): nothing happens for this many further rows, while they are from low to high (in y)."""
         n = s.y.size
-        due = [at for at in (self._settle_at, self._return_at, self._wait_until) if at > 0]
-        if self._redo is not None:
+        due = [row for row in (self._settle_row, self._return_row, self._wait_until) if row > 0]
+        if self._before_last_row is not None:
             due.append(n + 1)
         low, self._high = -math.inf, math.inf
-        if self._following(n):
-            low = self._band() if self.open and self._return_at == 0 else low
+        if self._is_following(n):
+            low = self._band_top() if self.open and self._return_row == 0 else low
         else:
-            ahead = _AHEAD if n >= NOISE_ROWS else 1
-            self._high = self._search.calm(s, ahead)
+            ahead = _AHEAD_ROWS if n >= NOISE_ROWS else 1
+            self._high = self._search.safe_level(s, ahead)
             due.append(n + ahead)
         return low, self._high, max(min(due, default=n + HORIZON_ROWS) - n, 1)
 
-    def drop(self, rows: int) -> None:
-        """`rows` rows were taken off the signal's beginning."""
-        self._search.drop(rows)
-        if self._redo is not None:
-            self._redo.drop(rows)
+    def drop_first(self, rows: int) -> None:
+        """The first `rows` rows of the signal were dropped."""
+        self._search.drop_first(rows)
+        if self._before_last_row is not None:
+            self._before_last_row.drop_first(rows)
         for o in self.open:
-            o.e = o.e.moved(rows)
-            o.found.drop(rows)
+            o.e = o.e.shifted(rows)
+            o.search.drop_first(rows)
         self._cleared = max(self._cleared - rows, 0)
-        self._settle_at, self._return_at, self._wait_until, self._vain_until = (
-            max(at - rows, 0) for at in (self._settle_at, self._return_at, self._wait_until, self._vain_until)
+        self._settle_row, self._return_row, self._wait_until, self._postponed_until = (
+            max(row - rows, 0) for row in (self._settle_row, self._return_row, self._wait_until, self._postponed_until)
         )
 
-    def _following(self, rows: int) -> bool:
+    def _is_following(self, rows: int) -> bool:
         """Whether the excursion that was found last goes on."""
-        return self._search.over or self._search.cursor >= rows
+        return self._search.finished or self._search.cursor >= rows
 
-    def _band(self) -> float:
+    def _band_top(self) -> float:
+        """The level of y below which a row may be the return of the last excursion."""
         e = self.open[-1].e
         return e.center + BAND_SIGMAS * e.scale
 
     def _advance(self, s: ScreenedColumn) -> None:
+        """Search as far as the rows go."""
         n = s.y.size
-        self._return_at = self._wait_until = 0
-        if self._redo is not None:
-            self._search, self._redo = self._redo, None
+        self._return_row = self._wait_until = 0
+        if self._before_last_row is not None:
+            self._search, self._before_last_row = self._before_last_row, None
             if self.open and self.open[-1].e.row >= n - 2:
                 self.open.pop()
-        self._settle(s)
+        self._update_courses(s)
         while True:
             before = self._search.copy()
             e = self._search.resume(s, self._cleared)
-            if (e is not None and e.row >= n - 1) or self._search.hangs:
-                self._redo = before
+            if (e is not None and e.row >= n - 1) or self._search.last_row_undecided:
+                self._before_last_row = before
             if e is None:
                 break
-            self.open.append(Open(e, self._search.copy()))
-            self._search.take(e)
-            if self._redo is not None:
+            self.open.append(OpenExcursion(e, self._search.copy()))
+            self._search.continue_after(e)
+            if self._before_last_row is not None:
                 break
-        self._cleared = n if self._redo is None else n - 1
+        self._cleared = n if self._before_last_row is None else n - 1
         final = True
         for o in self.open:
-            o.final = final = o.final or (final and n - o.e.onset >= o.e.settled.level_rows)
-        self._settle_at = min((self._next(o, n) for o in self.open if not o.final), default=0)
+            o.final = final = o.final or (final and n - o.e.onset >= o.e.course.level_rows)
+        self._settle_row = min((self._next_check(o, n) for o in self.open if not o.final), default=0)
 
-    def _settle(self, s: ScreenedColumn) -> None:
-        """Settle what is open anew; where one comes out otherwise, forget what was found after it."""
+    def _update_courses(self, s: ScreenedColumn) -> None:
+        """Follow the open excursions once more; where a changed course moves the search, drop what came after it."""
         for i, o in enumerate(self.open):
             if o.final:
                 continue
-            was, e = o.e, followed(s, o.e.onset, o.e.row, o.e.followed, o.e.center, o.e.scale)
+            old, e = o.e, follow_excursion(s, o.e.onset, o.e.row, o.e.follow_from, o.e.center, o.e.scale)
             o.e = e
-            if e.settled != was.settled:
-                now = o.found.copy()
-                now.take(e)
-                then = o.found.copy()
-                then.take(was)
-                if _place(now) != _place(then):
+            if e.course != old.course:
+                search = o.search.copy()
+                search.continue_after(e)
+                old_search = o.search.copy()
+                old_search.continue_after(old)
+                if _position(search) != _position(old_search):
                     del self.open[i + 1 :]
-                    self._search, self._cleared = now, min(self._cleared, now.cursor)
+                    self._search, self._cleared = search, min(self._cleared, search.cursor)
                     return
 
-    def _next(self, o: Open, rows: int) -> int:
-        ends = [o.e.onset + o.e.settled.shape_rows, o.e.onset + o.e.settled.level_rows]
-        if o is self.open[-1] and self._following(rows):
-            ends.append(rows + _ANEW)
+    def _next_check(self, o: OpenExcursion, rows: int) -> int:
+        """The row at which the course of an open excursion is followed once more."""
+        ends = [o.e.onset + o.e.course.shape_rows, o.e.onset + o.e.course.level_rows]
+        if o is self.open[-1] and self._is_following(rows):
+            ends.append(rows + _RECHECK_ROWS)
         return min((end for end in ends if end > rows), default=rows + 1)
 
 
-def _place(search: Search) -> tuple[int, bool, int, float]:
-    return search.cursor, search.over, search.past.since, search.past.known_scale
-
-
-class ColumnStream(Stream):
-    """The live face of a detector of excursions of one column.
-
-    While all values are positive, `search` looks at their logarithms, and with `linear` at themselves, too, for what
-    is left; from the first value on that is not, at themselves only, and anew at all rows that are kept. `judge` gives
-    kind and `opens` of an excursion; with `one_kind` the kind is always the same.
-    """
-
-    def __init__(
-        self,
-        detector: str,
-        column: str,
-        search: Callable[[int], Search],
-        judge: Callable[[ScreenedColumn, Excursion], tuple[str, bool]],
-        *,
-        linear: bool = False,
-        one_kind: bool = False,
-    ) -> None:
-        self._detector, self._column, self._make, self._judge = detector, column, search, judge
-        self._linear, self._one_kind = linear, one_kind
-        made = search(_CAPACITY)
-        self._enough, self._mask = made.enough, (1 << made.among) - 1
-        self._begin()
-
-    def _begin(self) -> None:
-        self._step = np.empty(_CAPACITY, dtype=np.int64)
-        self._raw, self._log = np.empty(_CAPACITY), np.empty(_CAPACITY)
-        self._rows = 0
-        self._dropped = 0
-        self._unit, self._unit_until = 1.0, 0
-        scales = (True, False) if self._linear else (True,)
-        self._trackers = [Tracker(self._make(_CAPACITY), log) for log in scales]
-        self._told: dict[int, Alarm] = {}
-        self._past: list[tuple[int, int]] = []
-        self._last = -1
-        self._new_steps: list[int] = []
-        self._new: list[float] = []
-        self._low, self._high, self._due, self._hits = -math.inf, -math.inf, 1, 0
-
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
-        """What changes with the row of `step`."""
-        value = row.get(self._column)
-        if type(value) is not float:
-            value = number(value)
-        if value is None or step <= self._last or value - value != 0.0:
-            return ()
-        self._last = step
-        self._new_steps.append(step)
-        self._new.append(value)
-        hits = self._hits = (self._hits << 1 | (value > self._high)) & self._mask
-        alert = hits.bit_count() >= self._enough
-        if value >= self._low and not alert and len(self._new) < self._due:
-            return ()
-        with np.errstate(all="ignore"):
-            return self._look(step, alert)
-
-    def end(self, step: int) -> Sequence[Alarm]:
-        """What changes because `step` was the last row."""
-        if not self._new and not self._rows:
-            return ()
-        with np.errstate(all="ignore"):
-            return self._look(step, False, end=True)
-
-    def levels(self) -> Mapping[str, float]:
-        """What the next value must exceed to be told at once."""
-        if self._enough > 1:
-            return {}
-        self._take_in()
-        with np.errstate(all="ignore"):
-            return {self._column: min(t.level(self._signal(self._rows, t.log)) for t in self._trackers)}
-
-    def rewound(self, step: int) -> None:
-        """Forget the rows from `step` on: begin anew with those that are kept from before."""
-        self._take_in()
-        kept = int(np.searchsorted(self._step[: self._rows], step))
-        steps, values = self._step[:kept].tolist(), self._raw[:kept].tolist()
-        self._begin()
-        for known, value in zip(steps, values, strict=True):
-            self.take(known, {self._column: value})
-
-    def _look(self, step: int, alert: bool, end: bool = False) -> Sequence[Alarm]:
-        self._take_in()
-        n = self._rows
-        signals = [self._signal(n, tracker.log) for tracker in self._trackers]
-        lows, highs, self._due = [-math.inf], [math.inf], HORIZON_ROWS
-        first = self._trackers[0]
-        first.forget()
-        for tracker, s in zip(self._trackers, signals, strict=True):
-            if not first.open:
-                tracker.forget()
-            tracker.look(s, alert, end)
-            low, high, due = tracker.plan(s)
-            lows.append(s.back(low) if low > -math.inf else low)
-            highs.append(s.back(high) if high < math.inf else high)
-            self._due = min(self._due, due)
-        self._low, self._high = max(lows), min(highs)
-        return self._tell(step, n, signals, end) if self._told or any(t.open for t in self._trackers) else ()
-
-    def _take_in(self) -> None:
-        """Move the rows that came into the arrays."""
-        new, self._new = self._new, []
-        steps, self._new_steps = self._new_steps, []
-        if self._rows + len(new) > _CAPACITY:
-            drop = self._rows - _KEPT
-            for kept in (self._step, self._raw, self._log):
-                kept[:_KEPT] = kept[drop : self._rows].copy()
-            self._rows, self._dropped = _KEPT, self._dropped + drop
-            self._unit_until -= drop
-            for tracker in self._trackers:
-                tracker.drop(drop)
-        n = self._rows + len(new)
-        self._step[self._rows : n], self._raw[self._rows : n] = steps, new
-        if self._trackers[0].log:
-            if min(new, default=1.0) > 0:
-                self._log[self._rows : n] = np.log(self._raw[self._rows : n])
-            else:
-                self._trackers = self._trackers[1:] or [Tracker(self._make(_CAPACITY), False)]
-                self._trackers[0].begin_anew()
-        self._rows = n
-        if n >= self._unit_until and n and not self._trackers[-1].log:
-            size = np.abs(self._raw[:n])
-            self._unit = max(float(np.median(size)), 1e-9 * float(size.max()))
-            self._unit_until = n + max(16, n // 8)
-
-    def _signal(self, n: int, log: bool) -> ScreenedColumn:
-        raw = self._raw[:n]
-        return ScreenedColumn(
-            self._column,
-            self._step[:n],
-            raw,
-            self._log[:n] if log else raw,
-            log,
-            1.0 if log else self._unit,
-            1.0,
-        )
-
-    def _tell(self, step: int, n: int, signals: Sequence[ScreenedColumn], end: bool) -> Sequence[Alarm]:
-        now: dict[int, Alarm] = {}
-        seen = list(self._past)
-        for tracker, s in zip(self._trackers, signals, strict=True):
-            sure, first = True, tracker is self._trackers[0]
-            for o in tracker.open:
-                rows = o.e.onset + self._dropped, o.e.onset + self._dropped + max(o.e.settled.end, 1)
-                if any(rows[0] < stop and start < rows[1] for start, stop in seen):
-                    continue
-                if first:
-                    seen.append(rows)
-                    if o.final:
-                        self._past = [*self._past, rows][-8:]
-                kind, opens = self._judge(s, o.e)
-                settled = end or (sure and o.is_sure(n, self._one_kind) and (first or not self._trackers[0].unsettled))
-                sure = sure and o.final
-                state: State = "settled" if settled else "open"
-                onset = int(s.step[o.e.onset])
-                now[onset] = Alarm(self._detector, kind, self._column, onset, step, opens, state)
-        return self._changes(step, now)
-
-    def _changes(self, step: int, now: dict[int, Alarm]) -> Sequence[Alarm]:
-        changes: list[Alarm] = []
-        for onset, told in list(self._told.items()):
-            if onset not in now:
-                if told.state != "settled":
-                    changes.append(replace(told, step=step, state="withdrawn"))
-                del self._told[onset]
-        for onset, alarm in now.items():
-            told = self._told.get(onset)
-            if told is None or (told.kind, told.opens, told.state) != (alarm.kind, alarm.opens, alarm.state):
-                changes.append(alarm)
-                self._told[onset] = alarm
-        return changes
-
-
-def spike_stream(column: str, rule: Rule, detector: str, kind: str) -> ColumnStream:
-    """The live face of `spikes`."""
-    return ColumnStream(
-        detector, column, partial(LiveSearch, rule), lambda s, e: (kind, opens_alone(s, e, rule)), one_kind=True
-    )
+def _position(search: ColumnSearch) -> tuple[int, bool, int, float]:
+    """Where a search goes on, and with which baseline."""
+    return search.cursor, search.finished, search.baseline.since, search.baseline.known_scale

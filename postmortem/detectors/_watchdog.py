@@ -1,8 +1,9 @@
-"""The seed's loss watchdog as a mode of its own: a level held for a while, and where to roll back to.
+"""The loss watchdog, a separate mode: a loss that stays high for a while, and the step to roll back to.
 
-Mended against the seed's version: the baseline is a trailing median (one easy batch lowered the minimum and fired it
-for hundreds of steps), a NaN or Inf counts as above (`nan > x` is false and reset it), step 0 is a step, "sustained" is
-counted in rows and in steps (logs are often every 10th step), and the rollback target is a checkpoint that exists.
+It differs from the simple rule that it comes from (5 times the minimum over 100 steps): the baseline is a trailing
+median, because one easy batch lowers the minimum and raises the alarm for hundreds of steps; a NaN or Inf counts as
+high, because `nan > x` is false and would end the stretch; step 0 is a step; a stretch is counted in rows and in steps,
+because many logs have every 10th step only; and the rollback goes to a checkpoint that exists.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ DETECTOR_NAME = "watchdog"
 
 
 def watchdog(checkpoints: Sequence[int] = ()) -> Detector:
-    """The watchdog with its usual settings as a detector of its own."""
-    return Detector(DETECTOR_NAME, (*LOSS_KINDS, *NON_FINITE_KINDS), Watchdog(checkpoints=checkpoints).find)
+    """The watchdog with its default settings, as a detector."""
+    return Detector(DETECTOR_NAME, (*LOSS_KINDS, *NON_FINITE_KINDS), Watchdog(checkpoints=checkpoints).detect)
 
 
 @dataclass(frozen=True)
 class Watchdog:
-    """`ratio` times the median of the last `history` finite rows, held for `sustain` rows and as many steps.
+    """A loss above `ratio` times the median of the last `history` finite rows, for `sustain` rows and as many steps.
 
-    The seed asked for 5 times the minimum over 100 steps, which its own worked example (2.53 times, 48 steps) never
-    reaches. `margin` steps before the onset are given up with the rollback (PaLM: about 100), `skip` batches after it
-    are skipped (PaLM: 200 to 500). `checkpoints` are the steps one can roll back to.
+    A baseline needs `min_rows` rows. (5 times the minimum over 100 steps would miss a worked example of 2.53 times over
+    48 steps.) The rollback goes to a checkpoint at least `margin` steps before the onset (PaLM: about 100), and `skip`
+    batches after it are skipped (PaLM: 200 to 500). `checkpoints` are the steps that have a checkpoint.
     """
 
     ratio: float = 1.25
     sustain: int = 10
     history: int = 1_000
-    least: int = 100
+    min_rows: int = 100
     margin: int = 100
     skip: int = 200
     checkpoints: Sequence[int] = ()
 
-    def find(self, t: Telemetry) -> Iterator[Finding]:
-        """One finding a sustained excursion; `figures` hold rollback_to_step, skip_batches and rows."""
+    def detect(self, t: Telemetry) -> Iterator[Finding]:
+        """One finding per sustained excursion; its `figures` are rollback_to_step, skip_batches and rows."""
         loss = t.series("loss")
-        if loss is None or len(loss) <= self.least:
+        if loss is None or len(loss) <= self.min_rows:
             return
         base = self._baseline(loss)
         above = ~(loss.value <= base + (self.ratio - 1) * np.abs(base)) & np.isfinite(base)
@@ -58,22 +59,22 @@ class Watchdog:
                 yield self._finding(loss, base, first, last)
 
     def rollback_step(self, onset: int) -> int | None:
-        """The newest checkpoint at least `margin` steps before `onset`; None where none is that old. Without known
-        checkpoints, the step itself."""
+        """The newest checkpoint at least `margin` steps before `onset`; None where no checkpoint is that old. The step
+        itself where no checkpoints are given."""
         target = max(0, onset - self.margin)
         if not self.checkpoints:
             return target
         return max((c for c in self.checkpoints if c <= target), default=None)
 
     def _baseline(self, loss: Series) -> NDArray[np.float64]:
-        """Trailing median of the finite rows before each row; NaN where fewer than `least`."""
+        """Trailing median of the finite rows before each row; NaN where there are fewer than `min_rows`."""
         finite = np.flatnonzero(np.isfinite(loss.value))
         base = np.full(len(loss), np.nan)
         if finite.size == 0:
             return base
         hop = max(hop_for(finite.size), 8)
-        held = trailing_quantiles(loss.value[finite], self.history, hop, (0.5,), self.least)[0]
-        base[finite] = np.repeat(held, hop)[: finite.size]
+        medians = trailing_quantiles(loss.value[finite], self.history, hop, (0.5,), self.min_rows)[0]
+        base[finite] = np.repeat(medians, hop)[: finite.size]
         latest = np.maximum.accumulate(np.where(np.isfinite(loss.value), np.arange(len(loss)), -1))
         return np.where(latest >= 0, base[np.maximum(latest, 0)], np.nan)
 

@@ -10,13 +10,18 @@ from postmortem.detectors._model import RECOVERED, UNRESOLVED, Detector, Finding
 from postmortem.detectors._steps import runs
 from postmortem.incident import Kind
 
+_APART_ROWS = 8
+"""Batches without labels this close together are one event."""
 
-def _find(t: Telemetry) -> Iterator[Finding]:
+KIND = Kind("empty_batch_labels", "batch without labels", "cause", "nothing")
+
+
+def _detect(t: Telemetry) -> Iterator[Finding]:
     series = t.series("valid_labels")
     if series is None or not (series.value > 0).any():
         return
     usual = float(np.median(series.value[series.value > 0]))
-    for run in runs(np.flatnonzero(series.value <= 0), apart=8):
+    for run in runs(np.flatnonzero(series.value <= 0), _APART_ROWS):
         first, after = int(run[0]), int(run[-1]) + 1
         back = after < len(series)
         yield Finding(
@@ -37,11 +42,9 @@ def _find(t: Telemetry) -> Iterator[Finding]:
         )
 
 
-KIND = Kind("empty_batch_labels", "batch without labels", "cause", "nothing")
-
 DETECTOR = Detector(
     "empty_labels",
     (KIND,),
-    _find,
-    no_stream="The loss of such a batch is not finite, which `non_finite` tells on the same row.",
+    _detect,
+    no_stream="The loss of such a batch is not finite, which `non_finite` reports on the same row.",
 )

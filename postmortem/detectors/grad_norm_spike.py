@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from postmortem.detectors._excursion import spikes
-from postmortem.detectors._model import Detector
 from postmortem.detectors._screen import Rule
-from postmortem.detectors._tracking import spike_stream
+from postmortem.detectors._spike import spike_detector
 from postmortem.incident import Kind
 
 RULE = Rule(sigmas=7.0, floor=1.1, opening=1.7)
 """Three times the baseline supports an incident, five and a half times opens one: gradient norms are heavy-tailed, and
 one clipped step is no incident."""
 
-
 KIND = Kind("grad_norm_spike", "gradient-norm spike")
 
-DETECTOR = Detector(
-    "grad_norm_spike",
-    (KIND,),
-    lambda t: spikes(t, "grad_norm", RULE, "grad_norm_spike", "grad_norm_spike"),
-    lambda: spike_stream("grad_norm", RULE, "grad_norm_spike", "grad_norm_spike"),
-)
+DETECTOR = spike_detector("grad_norm_spike", "grad_norm", RULE, KIND)

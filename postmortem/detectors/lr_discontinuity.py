@@ -1,8 +1,7 @@
-"""A learning rate that jumps against its own trend. A kink (end of warmup, start of a decay) is no jump."""
+"""A learning rate that jumps against its own trend. A kink (end of warm-up, start of a decay) is no jump."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,9 +18,9 @@ from postmortem.detectors._model import (
     State,
     Stream,
     Telemetry,
-    number,
     onset_interval,
 )
+from postmortem.detectors._recent import RecentRows
 from postmortem.incident import Kind
 from postmortem.series import Series
 
@@ -32,24 +31,35 @@ SHARE, SHARE_OF_TOP, TIMES = 0.1, 0.02, 8.0
 one), and by 8 times what the slope on either side would."""
 
 RETURN_ROWS = 50
-"""A jump back within so many rows ends the one that it takes back."""
+"""A jump back within this many rows ends the jump that it takes back."""
+
+_SIDE_ROWS = 4
+"""Rows on either side whose slope is the trend: a schedule is smooth over so few."""
 
 _STAIR_ROWS = 48
-_SIDE_ROWS, _SCHEDULED_JUMPS, _NEXT_TO_NOTHING = 4, 3, 1e-12
+"""Rows after a drop that must all be the same in a step-decay schedule: its stairs are longer than a mishap lasts."""
 
-_LEAST_ROWS, _MEASURABLE = 6, float(np.finfo(float).tiny) * 1e20
-_KEPT, _JUMPS_KEPT = 128, 64
+_SCHEDULED_JUMPS = 3
+"""Jumps that can show a rhythm: two distances to compare."""
+
+_NEXT_TO_NOTHING = 1e-12
+"""Share of the highest rate that counts as zero: a rise from there is the start of a schedule."""
+
+_MIN_ROWS, _MEASURABLE = 6, float(np.finfo(float).tiny) * 1e20
+"""The fewest rows with a trend on both sides; and the lowest top rate whose slopes do not underflow."""
+
+_KEPT_ROWS, _KEPT_JUMPS = 128, 64
 """Rows, and jumps, that a stream keeps at least."""
 
 
-def _find(t: Telemetry) -> Iterator[Finding]:
+def _detect(t: Telemetry) -> Iterator[Finding]:
     series = t.series("lr")
     if series is None:
         return
     finite = np.isfinite(series.value)
     step, lr = series.step[finite], series.value[finite]
     jumps = [_Jump(row, int(step[row]), float(lr[row - 1]), float(lr[row])) for row in _jumps(step, lr)]
-    for jump, back in _reported(jumps):
+    for jump, back in _unscheduled(jumps):
         yield _finding(series, step, lr, jump.row, None if back is None else back.row)
 
 
@@ -65,8 +75,8 @@ class _Jump:
         return abs(later.rate - self.before) <= 0.5 * abs(self.rate - self.before)
 
 
-def _reported(jumps: Sequence[_Jump]) -> Iterator[tuple[_Jump, _Jump | None]]:
-    """The jumps that are no schedule, each with the one that takes it back; what lies between these two is none."""
+def _unscheduled(jumps: Sequence[_Jump]) -> Iterator[tuple[_Jump, _Jump | None]]:
+    """The jumps that are no schedule, each with the one that takes it back; jumps between these two do not count."""
     if _scheduled(jumps):
         return
     skip = -1
@@ -81,7 +91,7 @@ def _reported(jumps: Sequence[_Jump]) -> Iterator[tuple[_Jump, _Jump | None]]:
 
 def _jumps(step: NDArray[np.int64], lr: Values) -> list[int]:
     """Rows whose change per step is out of line with the changes before and after it."""
-    if lr.size < _LEAST_ROWS or lr.max() < _MEASURABLE:
+    if lr.size < _MIN_ROWS or lr.max() < _MEASURABLE:
         return []
     size = np.maximum(np.abs(lr[1:]), np.abs(lr[:-1]))
     large = np.flatnonzero(np.abs(np.diff(lr)) >= np.maximum(SHARE * size, SHARE_OF_TOP * lr.max()))
@@ -101,7 +111,7 @@ def _is_jump(step: NDArray[np.int64], lr: Values, k: int, top: float) -> bool:
 
 
 def _staircase(lr: Values, k: int) -> bool:
-    """A drop that is constant on both sides: a step-decay schedule does just that."""
+    """Whether it is a drop between two constant rates, as in a step-decay schedule."""
     if not 0 < lr[k + 1] < lr[k]:
         return False
     before, after = lr[max(k - _SIDE_ROWS, 0) : k + 1], lr[k + 1 : k + 2 + _STAIR_ROWS]
@@ -109,7 +119,7 @@ def _staircase(lr: Values, k: int) -> bool:
 
 
 def _scheduled(jumps: Sequence[_Jump]) -> bool:
-    """Jumps to one height at equal or steadily growing distances are warm restarts (SGDR), not accidents."""
+    """Whether the jumps are warm restarts (SGDR), not accidents: one height, at equal or steadily growing distances."""
     if len(jumps) < _SCHEDULED_JUMPS:
         return False
     gaps = np.diff([jump.step for jump in jumps]).astype(float)
@@ -121,8 +131,8 @@ def _scheduled(jumps: Sequence[_Jump]) -> bool:
 def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back: int | None) -> Finding:
     base, value = float(lr[row - 1]), float(lr[row])
     change = value - base
-    own = np.abs(np.diff(lr[max(row - 20, 0) : row]))
-    scale = max(float(np.median(own)) if own.size else 0.0, 1e-3 * abs(base))
+    usual = np.abs(np.diff(lr[max(row - 20, 0) : row]))
+    scale = max(float(np.median(usual)) if usual.size else 0.0, 1e-3 * abs(base))
     return Finding(
         detector="lr_discontinuity",
         kind="lr_discontinuity",
@@ -142,91 +152,84 @@ def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back
 
 
 class _Stream(Stream):
-    """The last rows of the rate. A jump is told four rows after it, when the slope on its other side is known; one that
-    may be a stair, when the rate moves again. Of the highest rate and of restarts it knows what has been."""
+    """The last rows of the rate. A jump is reported four rows after it, when the slope on its other side is known; one
+    that may be a stair, when the rate moves again. The highest rate and the restarts are those so far."""
 
     def __init__(self) -> None:
-        self._steps: list[int] = []
-        self._lr: list[float] = []
-        self._dropped = 0
+        self._rows = RecentRows()
         self._top = -np.inf
-        self._large: list[int] = []  # rows of large changes that are not judged
+        self._large: list[int] = []  # rows of large changes that are not judged yet
         self._jumps: list[_Jump] = []  # the last ones
-        self._told: dict[int, Alarm] = {}  # by row
+        self._alarms: dict[int, Alarm] = {}  # by row, as they were reported last
 
     def take(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
-        value = number(row.get("lr"))
-        if value is None or value - value != 0.0 or (self._steps and step <= self._steps[-1]):
+        rows = self._rows
+        last = rows.values[-1] if rows.values else None
+        value = rows.add(step, row.get("lr"))
+        if value is None:
             return ()
-        last = self._lr[-1] if self._lr else value
-        self._steps.append(step)
-        self._lr.append(value)
+        last = value if last is None else last
         if value > self._top:
             self._top = value
         size = SHARE * max(abs(value), abs(last))
         if abs(value - last) >= max(size, SHARE_OF_TOP * self._top) and value != last:
-            self._large.append(self._dropped + len(self._lr) - 1)
-        if len(self._lr) >= 2 * _KEPT:
-            self._drop()
-        if self._large or any(alarm.state == "open" for alarm in self._told.values()):
+            self._large.append(rows.dropped + len(rows.values) - 1)
+        if len(rows.values) >= 2 * _KEPT_ROWS:
+            rows.drop_first(_KEPT_ROWS)
+        if self._large or any(alarm.state == "open" for alarm in self._alarms.values()):
             return self._judge(step, end=False)
         return ()
 
     def end(self, step: int) -> Sequence[Alarm]:
         """What changes because `step` was the last row."""
-        return self._judge(step, end=True) if self._dropped + len(self._lr) >= _LEAST_ROWS else ()
+        return self._judge(step, end=True) if self._rows.dropped + len(self._rows.values) >= _MIN_ROWS else ()
 
     def rewound(self, step: int) -> None:
         """Forget the rows from `step` on."""
-        kept = bisect_left(self._steps, step)
-        del self._lr[kept:], self._steps[kept:]
-        self._large = [row for row in self._large if row < self._dropped + kept]
+        rows = self._rows.rewind(step)
+        self._large = [row for row in self._large if row < self._rows.dropped + rows]
         self._jumps = [jump for jump in self._jumps if jump.step < step]
-        self._told = {row: alarm for row, alarm in self._told.items() if alarm.onset_step < step}
-        if not kept:
+        self._alarms = {row: alarm for row, alarm in self._alarms.items() if alarm.onset_step < step}
+        if not rows:
             self.__init__()
-
-    def _drop(self) -> None:
-        del self._lr[:_KEPT], self._steps[:_KEPT]
-        self._dropped += _KEPT
 
     @np.errstate(all="ignore")
     def _judge(self, step: int, end: bool) -> list[Alarm]:
         """Judge large changes in order, as far as the rows after them go."""
-        steps, lr = np.array(self._steps), np.array(self._lr)
+        steps, lr, dropped = np.array(self._rows.steps), np.array(self._rows.values), self._rows.dropped
         while self._large:
-            row = self._large[0] - self._dropped
+            row = self._large[0] - dropped
             after = lr.size - row - 1
             if not end and after < _SIDE_ROWS:
                 break
             if self._large[0] >= 3 and self._top >= _MEASURABLE and _is_jump(steps, lr, row - 1, self._top):
                 jump = _Jump(self._large[0], int(steps[row]), float(lr[row - 1]), float(lr[row]))
-                self._jumps = [*self._jumps, jump][-_JUMPS_KEPT:]
+                self._jumps = [*self._jumps, jump][-_KEPT_JUMPS:]
             elif not end and after < _STAIR_ROWS and _staircase(lr, row - 1):
                 break
             self._large.pop(0)
-        return self._tell(step, self._dropped + lr.size - 1, end)
+        return self._changed_alarms(step, dropped + lr.size - 1, end)
 
-    def _tell(self, step: int, newest: int, end: bool) -> list[Alarm]:
-        """What is said of the jumps that are kept, where it is something new."""
+    def _changed_alarms(self, step: int, newest: int, end: bool) -> list[Alarm]:
+        """The alarms on the kept jumps that are new, settled or withdrawn; `newest` is the last row."""
         alarms: list[Alarm] = []
-        now = {jump.row: jump.step for jump, _ in _reported(self._jumps)}
-        for row, alarm in list(self._told.items()):
-            if row not in now and alarm.state == "open":
+        onsets = {jump.row: jump.step for jump, _ in _unscheduled(self._jumps)}
+        for row, alarm in list(self._alarms.items()):
+            if row not in onsets and alarm.state == "open":
                 alarms.append(replace(alarm, step=step, state="withdrawn"))
-                del self._told[row]
-        for row, onset in now.items():
+                del self._alarms[row]
+        for row, onset in onsets.items():
             sure = end or newest - row > RETURN_ROWS + _STAIR_ROWS
             state: State = "settled" if sure else "open"
-            told = self._told.get(row)
-            if told is None or told.state != state:
-                self._told[row] = Alarm("lr_discontinuity", "lr_discontinuity", "lr", onset, step, state=state)
-                alarms.append(self._told[row])
-        self._told = {jump.row: self._told[jump.row] for jump in self._jumps if jump.row in self._told}
+            reported = self._alarms.get(row)
+            if reported is None or reported.state != state:
+                self._alarms[row] = Alarm("lr_discontinuity", "lr_discontinuity", "lr", onset, step, state=state)
+                alarms.append(self._alarms[row])
+        self._alarms = {jump.row: self._alarms[jump.row] for jump in self._jumps if jump.row in self._alarms}
         return alarms
 
 
 KIND = Kind("lr_discontinuity", "learning-rate discontinuity", "cause")
 
-DETECTOR = Detector("lr_discontinuity", (KIND,), _find, _Stream)
+DETECTOR = Detector("lr_discontinuity", (KIND,), _detect, _Stream)

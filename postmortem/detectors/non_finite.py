@@ -1,7 +1,7 @@
-"""NaN and Inf in any panel: never a matter of thresholds, always an event.
+"""NaN and Inf in any column: always an event, without a threshold.
 
-A gradient that is non-finite while the loss stays finite and that comes back is a skipped step, a lesser thing of its
-own kind; where a loss scaler is logged and accounts for every such step it opens no incident.
+A gradient that is non-finite for a while, with a finite loss, is a skipped step: a minor kind. Where a loss scaler is
+logged and explains every such step, it opens no incident.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from postmortem.detectors._model import (
     State,
     Stream,
     Telemetry,
-    number,
+    as_float,
     onset_interval,
 )
 from postmortem.detectors._steps import runs
@@ -33,11 +33,19 @@ EPISODE_ROWS = 50
 """Non-finite rows this close together are one episode."""
 
 _NOT_MEASURED = ("time", "tokens_per_s", "step_time_s")
+"""Columns about the machine, not the training."""
+
 _GRADIENT = ("grad_norm", "grad_norm_clipped", "g2_over_v", "update_rms")
-_SKIP_ROWS = 2
+"""Columns that a skipped step makes non-finite without harm to the parameters."""
+
+_SKIP_STEPS = 2
+"""Steps after a skipped one within which the loss scale falls, and the loss would show the harm."""
+
+_BEFORE_ROWS, _AFTER_ROWS = 50, 20
+"""Rows before and after an episode whose finite values are its baseline, and the level where it settled."""
 
 
-def _find(t: Telemetry) -> Iterator[Finding]:
+def _detect(t: Telemetry) -> Iterator[Finding]:
     loss = t.series("loss")
     for name in t.names:
         series = None if name in _NOT_MEASURED else t.series(name)
@@ -51,7 +59,7 @@ def _find(t: Telemetry) -> Iterator[Finding]:
 def _episode(t: Telemetry, series: Series, bad: NDArray[np.intp], loss: Series | None) -> Finding:
     first, last = int(bad[0]), int(bad[-1])
     back = last + 1 if last + 1 < len(series) else None
-    before, after = series.value[max(first - 50, 0) : first], series.value[last + 1 : last + 21]
+    before, after = series.value[max(first - _BEFORE_ROWS, 0) : first], series.value[last + 1 : last + 1 + _AFTER_ROWS]
     before, after = before[np.isfinite(before)], after[np.isfinite(after)]
     onset = int(series.step[first])
     skipped = back is not None and series.name.split("/")[0] in _GRADIENT and _loss_finite(loss, series, first, last)
@@ -75,48 +83,51 @@ def _episode(t: Telemetry, series: Series, bad: NDArray[np.intp], loss: Series |
 
 
 def _loss_finite(loss: Series | None, series: Series, first: int, last: int) -> bool:
-    around = None if loss is None else loss.window(int(series.step[first]), int(series.step[last]) + _SKIP_ROWS)
+    around = None if loss is None else loss.window(int(series.step[first]), int(series.step[last]) + _SKIP_STEPS)
     return around is not None and len(around) > 0 and bool(np.isfinite(around.value).all())
 
 
 def _scaler_at_work(t: Telemetry, steps: NDArray[np.int64]) -> bool:
-    """Every one of these steps was skipped, or followed by a fall of the loss scale: dynamic loss scaling probing its
-    limit, as it should. (Falls that bunch are the loss-scale detector's business.)"""
+    """Whether each of these steps was skipped, or followed by a fall of the loss scale: dynamic loss scaling probes its
+    limit, as it should. (Many falls in a short time are for the loss-scale detector.)"""
     skipped, scale = t.series("skipped"), t.series("loss_scale")
     if skipped is not None and all(skipped.at(int(step)) for step in steps):
         return True
     if scale is None:
         return False
     fell = scale.step[1:][np.diff(scale.value) < 0]
-    return all(bool(((fell >= step) & (fell <= step + _SKIP_ROWS)).any()) for step in steps)
+    return all(bool(((fell >= step) & (fell <= step + _SKIP_STEPS)).any()) for step in steps)
 
 
 @dataclass(eq=False)
 class _Episode:
-    """Non-finite rows of one column, and what its kind hangs on. Rows are counted since the last of them."""
+    """Non-finite rows of one column, and what its kind depends on."""
 
     alarm: Alarm
-    last: int
-    rows: int = 0
-    loss: int | None = None  # first step with a loss since the onset
-    bad_loss: int | None = None  # first step with a non-finite one
-    skipped: bool = True  # every step so far was
-    falls: list[int] = field(default_factory=list[int])  # steps that wait for a fall of the scale
-    scaled: bool = True  # every step that waits no more was followed by one
+    last: int  # step of the last non-finite row
+    finite_rows: int = 0  # since then
+    first_loss: int | None = None  # first step with a loss since the onset
+    bad_loss: int | None = None  # first step with a non-finite loss
+    all_skipped: bool = True  # every step so far was skipped
+    await_fall: list[int] = field(default_factory=list[int])  # steps that a fall of the loss scale may still explain
+    all_scaled: bool = True  # each earlier step was followed by such a fall
 
-    def begins_or_goes_on(self, step: int, skipped: bool) -> None:
-        self.last, self.rows = step, 0
-        self.skipped &= skipped
-        self.falls.append(step)
+    def add(self, step: int, skipped: bool) -> None:
+        """A non-finite row."""
+        self.last, self.finite_rows = step, 0
+        self.all_skipped &= skipped
+        self.await_fall.append(step)
 
     def loss_finite(self) -> bool:
-        until = self.last + _SKIP_ROWS
-        return self.loss is not None and self.loss < until and not (self.bad_loss is not None and self.bad_loss < until)
+        """Whether the loss was logged around the episode, and always finite."""
+        until = self.last + _SKIP_STEPS
+        bad = self.bad_loss is not None and self.bad_loss < until
+        return self.first_loss is not None and self.first_loss < until and not bad
 
 
 class _Stream(Stream):
-    """Open episodes by column. They are told at once, and settled when EPISODE_ROWS finite rows have come, or where no
-    row to come matters."""
+    """Open episodes by column. They are reported at once, and settled after EPISODE_ROWS finite rows, or as soon as no
+    further row matters."""
 
     def __init__(self) -> None:
         self._open: dict[str, _Episode] = {}
@@ -126,51 +137,51 @@ class _Stream(Stream):
     def take(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
         scale, before = None, self._scale
-        if step > self._scale_step and (scale := number(row.get("loss_scale"))) is not None:
+        if step > self._scale_step and (scale := as_float(row.get("loss_scale"))) is not None:
             self._scale, self._scale_step = scale, step
         odd = [name for name, value in row.items() if isinstance(value, float) and value - value != 0.0]
         if not odd and not self._open:
             return ()
         fell = scale is not None and before is not None and scale < before
-        loss = number(row.get("loss"))
+        loss = as_float(row.get("loss"))
         for name in odd:
             if name not in _NOT_MEASURED and name not in self._open:
                 self._open[name] = _Episode(Alarm("non_finite", "", str(name), step, step), step)
         alarms: list[Alarm] = []
         for name, episode in list(self._open.items()):
             if name in odd:
-                episode.begins_or_goes_on(step, bool(number(row.get("skipped"))))
-            elif number(row.get(name)) is not None:
-                episode.rows += 1
+                episode.add(step, bool(as_float(row.get("skipped"))))
+            elif as_float(row.get(name)) is not None:
+                episode.finite_rows += 1
             if loss is not None:
-                episode.loss = step if episode.loss is None else episode.loss
+                episode.first_loss = step if episode.first_loss is None else episode.first_loss
                 if loss - loss != 0.0 and episode.bad_loss is None:
                     episode.bad_loss = step
-            late = [at for at in episode.falls if at + _SKIP_ROWS < step]
-            episode.scaled &= not late
-            episode.falls = [at for at in episode.falls if at + _SKIP_ROWS >= step and not fell]
-            if episode.rows >= EPISODE_ROWS:
+            too_late = [bad_step for bad_step in episode.await_fall if bad_step + _SKIP_STEPS < step]
+            episode.all_scaled &= not too_late
+            episode.await_fall = [s for s in episode.await_fall if s + _SKIP_STEPS >= step and not fell]
+            if episode.finite_rows >= EPISODE_ROWS:
                 del self._open[name]
-            alarms += self._told(episode, step, over=episode.rows >= EPISODE_ROWS)
+            alarms += self._changed_alarm(episode, step, over=episode.finite_rows >= EPISODE_ROWS)
         return alarms
 
     def end(self, step: int) -> Sequence[Alarm]:
         """What changes because `step` was the last row."""
         ended, self._open = self._open, {}
-        return [alarm for episode in ended.values() for alarm in self._told(episode, step, over=True)]
+        return [alarm for episode in ended.values() for alarm in self._changed_alarm(episode, step, over=True)]
 
     def rewound(self, step: int) -> None:
-        """The episodes are over: what follows are new ones."""
+        """The episodes are over: later rows begin new ones."""
         self._open.clear()
         self._scale, self._scale_step = None, step - 1
 
-    def _told(self, e: _Episode, step: int, over: bool) -> list[Alarm]:
-        """The alarm, where it says something else than before."""
-        lesser = e.alarm.column.split("/")[0] in _GRADIENT
-        skipped = lesser and e.rows > 0 and e.loss_finite()
+    def _changed_alarm(self, e: _Episode, step: int, over: bool) -> list[Alarm]:
+        """The alarm, where it differs from the last report."""
+        gradient = e.alarm.column.split("/")[0] in _GRADIENT
+        skipped = gradient and e.finite_rows > 0 and e.loss_finite()
         kind = "non_finite_gradient" if skipped else "non_finite"
-        opens = not (skipped and (e.skipped or (e.scaled and not e.falls)))
-        sure = over or not lesser or (e.bad_loss is not None and e.bad_loss < e.last + _SKIP_ROWS)
+        opens = not (skipped and (e.all_skipped or (e.all_scaled and not e.await_fall)))
+        sure = over or not gradient or (e.bad_loss is not None and e.bad_loss < e.last + _SKIP_STEPS)
         state: State = "settled" if sure else "open"
         if (kind, opens, state) == (e.alarm.kind, e.alarm.opens, e.alarm.state):
             return []
@@ -183,4 +194,4 @@ KINDS = (
     Kind("non_finite_gradient", "non-finite gradient", "minor"),
 )
 
-DETECTOR = Detector("non_finite", KINDS, _find, _Stream)
+DETECTOR = Detector("non_finite", KINDS, _detect, _Stream)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from postmortem.diff.model import ColumnDiff
 from postmortem.diff.pair import At, Pair, in_both, same_bits
-from postmortem.run import Labels, Run
+from postmortem.run import LabelSeries, Run
 from postmortem.run.columns import is_clock
 from postmortem.series import Series, Steps
 
@@ -51,11 +51,11 @@ def _column(pair: Pair, name: str) -> ColumnDiff | None:
     return ColumnDiff(name, step.size, differs.size, int(step[first]), int(step[last]), after, inside_a, inside_b)
 
 
-def _read(run: Run, name: str) -> Series | Labels | None:
+def _read(run: Run, name: str) -> Series | LabelSeries | None:
     return run.series(name) or run.labels(name)
 
 
-def _same(a: Series | Labels, b: Series | Labels, at: At, bt: At) -> NDArray[np.bool_]:
+def _same(a: Series | LabelSeries, b: Series | LabelSeries, at: At, bt: At) -> NDArray[np.bool_]:
     if isinstance(a, Series) and isinstance(b, Series):
         return same_bits(a.value[at], b.value[bt])
     left, right = a.value[at].astype(object), b.value[bt].astype(object)

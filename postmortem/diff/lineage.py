@@ -12,7 +12,7 @@ from postmortem.change import Window, shown
 from postmortem.diff.model import ChangedSetting, Rewind
 from postmortem.diff.pair import parent
 from postmortem.run import Event, Run
-from postmortem.run.journal import whole
+from postmortem.run.journal import step_number
 from postmortem.text import plain
 
 MOST_SKIPS = 20  # jumps of the batch index that are told; more are the loader's own stride
@@ -23,12 +23,12 @@ def rewinds(run: Run) -> tuple[Rewind, ...]:
     found: list[Rewind] = []
     attempt = 0
     for event in run.journal:
-        counted = whole(event.keys.get("attempt"))
+        counted = step_number(event.keys.get("attempt"))
         if event.event in ("run_start", "reopen", "rollback") and counted is not None:
             attempt = counted
-        if event.event == "rollback" and (step := whole(event.keys.get("to_step"))) is not None:
+        if event.event == "rollback" and (step := step_number(event.keys.get("to_step"))) is not None:
             found.append(_rollback(event, step, attempt))
-        elif event.event == "resume" and (step := whole(event.keys.get("from_step"))) is not None:
+        elif event.event == "resume" and (step := step_number(event.keys.get("from_step"))) is not None:
             resumed = _resume(event, step, attempt)
             last = found[-1] if found else None
             if last is not None and last.kind == "rollback" and (last.step, last.attempt) == (step, attempt):
@@ -87,7 +87,7 @@ def windows(value: object) -> tuple[Window, ...]:
     if not isinstance(value, (list, tuple)):
         return ()
     items = cast("Sequence[object]", value)
-    pair = [whole(item) for item in items]
+    pair = [step_number(item) for item in items]
     if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
         return ((pair[0], pair[1]),) if pair[0] < pair[1] else ()
     return tuple(window for item in items if isinstance(item, (list, tuple)) for window in windows(cast(object, item)))
@@ -128,7 +128,7 @@ def _rollback(event: Event, step: int, attempt: int) -> Rewind:
     keys = event.keys
     skip = windows(keys.get("skip"))
     return Rewind(
-        "rollback", step, attempt, whole(keys.get("from_step")), skip=skip,
+        "rollback", step, attempt, step_number(keys.get("from_step")), skip=skip,
         changes=_changes(keys.get("changes"), skip), reason=_words(keys.get("reason")),
     )  # fmt: skip
 
@@ -149,7 +149,7 @@ def _with_lineage(run: Run, found: list[Rewind]) -> list[Rewind]:
     lineage, name = run.manifest.lineage or {}, parent(run)
     if name is None:
         return found
-    step, attempt = whole(lineage.get("from_step")), whole(lineage.get("attempt"))
+    step, attempt = step_number(lineage.get("from_step")), step_number(lineage.get("attempt"))
     at = [i for i, one in enumerate(found) if one.step == step and attempt in (None, one.attempt)]
     skip = windows(lineage.get("skip"))
     if at:

@@ -75,7 +75,7 @@ def _jump(case: Case, name: str) -> Observation | None:
     series = case.series(name)
     if series is None:
         return None
-    near = series.window(case.healthy_before, case.span[1])
+    near = series.window(case.baseline_start, case.span[1])
     apart = np.diff(near.step)
     moved = Series(name, near.step[1:], np.abs(np.diff(near.value)))
     before, inside = moved.window(0, case.span[0]), moved.window(*case.span)

@@ -15,7 +15,7 @@ from postmortem.record.lock import WriterLock, attempt_of_holder
 from postmortem.record.writer import RunWriter, plain_value, update_manifest
 from postmortem.run.manifest import read_mapping
 from postmortem.run.parts import parts, tail_key, tails
-from postmortem.run.rows import Lines, read_objects
+from postmortem.run.rows import LineReport, read_objects
 from postmortem.text import plain
 
 Changes = list[tuple[str, dict[str, Any]]]
@@ -188,7 +188,7 @@ def _highest_attempt(run: Path, rank: int) -> int:
             found += [a for a, r in map(tail_key, tails(folder)) if r == rank]
     journal = run / "journal.jsonl"
     if journal.exists():
-        events = read_objects(journal, Lines(journal.name), strict_text=False)
+        events = read_objects(journal, LineReport(journal.name), strict_text=False)
         found += [_attempt_in(event) for _, event in events if event.get("rank", 0) == rank]
     return max(found)
 

@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from postmortem.atomic import write_text
-from postmortem.run.arrow import merged
+from postmortem.run.arrow import merge_tables
 from postmortem.run.manifest import FORMAT_VERSION, read_mapping
 from postmortem.run.parts import arrow_table, tail_key, tails, write_part
-from postmortem.run.rows import Lines, read_jsonl, read_objects
-from postmortem.run.values import number
+from postmortem.run.rows import LineReport, read_jsonl, read_objects
+from postmortem.run.values import parse_number
 
 try:
     import fcntl
@@ -182,7 +182,7 @@ class _Log:
             if key[1] == rank and key[0] <= attempt:
                 chunks, _ = read_jsonl(tail, tail.name, strict_text=False, labels=_wordy(tail))
                 if chunks:
-                    write_part(folder, merged([arrow_table(chunk) for chunk in chunks]))
+                    write_part(folder, merge_tables([arrow_table(chunk) for chunk in chunks]))
                 tail.unlink()
         self._size = 0
 
@@ -195,7 +195,7 @@ class _Log:
 def _wordy(tail: Path) -> frozenset[str]:
     """Columns of which any cell is a word: they stay as they were logged, however many numbers they hold besides."""
     found: set[str] = set()
-    for _, row in read_objects(tail, Lines(tail.name), strict_text=False):
+    for _, row in read_objects(tail, LineReport(tail.name), strict_text=False):
         for name, value in row.items():
             if isinstance(value, str) and name not in found and not _reads_as_number(value):
                 found.add(name)
@@ -204,7 +204,7 @@ def _wordy(tail: Path) -> frozenset[str]:
 
 def _reads_as_number(text: str) -> bool:
     try:
-        number(text)
+        parse_number(text)
     except ValueError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Between Arrow, which Parquet is read and written through, and plain arrays.
+"""Conversion between plain arrays and Arrow, through which Parquet is read and written.
 
 `pyarrow.array` and `Array.to_numpy` import pandas (half a second of CPU), and `cast` all compute functions (a tenth of
 a draft), so numbers cross by their buffers instead.
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from postmortem.run.values import Cells, Mask, Numbers, Things, cells_of
+from postmortem.run.values import Cells, LabelCells, Mask, Numbers, cells_of
 
 Array = Any  # pyarrow ships no types
 ArrowTable = Any
@@ -36,7 +36,7 @@ def from_arrow(column: Array, *, label: bool) -> Cells:
     if pa.types.is_boolean(kind):
         return _numbers(column.cast(pa.uint8()))
     if pa.types.is_integer(kind) and label:
-        return Things(_objects(column.to_pylist()))
+        return LabelCells(_objects(column.to_pylist()))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _numbers(column)
     if pa.types.is_decimal(kind):
@@ -46,7 +46,7 @@ def from_arrow(column: Array, *, label: bool) -> Cells:
         while pa.types.is_list(leaf) or pa.types.is_large_list(leaf):
             leaf = leaf.value_type
         if pa.types.is_integer(leaf) or pa.types.is_floating(leaf):  # token ids by the thousand: nothing to clean
-            return Things(_objects(column.to_pylist()))
+            return LabelCells(_objects(column.to_pylist()))
     return cells_of(column.to_pylist(), label=label)[0]
 
 
@@ -69,8 +69,8 @@ def _objects(values: Sequence[object]) -> np.typing.NDArray[np.object_]:
     return out
 
 
-def to_arrow(cells: Cells, *, whole: bool) -> Array:
-    """Cells as an Arrow array: float64 (int64 with `whole`, where every value is), text, or lists.
+def to_arrow(cells: Cells, *, integers: bool) -> Array:
+    """Cells as an Arrow array: float64 (int64 with `integers`, where every value is whole), text, or lists.
 
     Objects of several types that have no common Arrow type become text.
     """
@@ -80,14 +80,14 @@ def to_arrow(cells: Cells, *, whole: bool) -> Array:
         bits = None if cells.logged is None else pa.py_buffer(_packed(cells.logged))
         data = pa.py_buffer(np.ascontiguousarray(cells.value))
         column = pa.Array.from_buffers(pa.float64(), cells.value.size, [bits, data])
-        exact = whole and bool((np.isfinite(cells.value) & (np.floor(cells.value) == cells.value)).all())
+        exact = integers and bool((np.isfinite(cells.value) & (np.floor(cells.value) == cells.value)).all())
         return column.cast(pa.int64(), safe=False) if exact else column
     values = cells.value.tolist()
-    made = _typed(values)
-    return made if made is not None else _words([None if v is None else str(v) for v in values])
+    column = _typed_array(values)
+    return column if column is not None else _text_array([None if v is None else str(v) for v in values])
 
 
-def _typed(values: Sequence[Any]) -> Array | None:
+def _typed_array(values: Sequence[Any]) -> Array | None:
     """Text, whole numbers, numbers, or lists of them to any depth as an Arrow array; None where they are mixed."""
     import pyarrow as pa
 
@@ -95,13 +95,13 @@ def _typed(values: Sequence[Any]) -> Array | None:
     if not kinds:
         return pa.nulls(len(values))
     if kinds == {str}:
-        return _words(values)
+        return _text_array(values)
     if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
-        return _buffered(values, np.int64, pa.int64())
+        return _number_array(values, np.int64, pa.int64())
     if kinds <= {int, float}:
-        return _buffered(values, np.float64, pa.float64())
+        return _number_array(values, np.float64, pa.float64())
     if kinds <= {list, tuple}:
-        inner = _typed([item for v in values if v is not None for item in v])
+        inner = _typed_array([item for v in values if v is not None for item in v])
         if inner is None:
             return None
         ends = np.cumsum([0, *(0 if v is None else len(v) for v in values)]).astype(np.int32)
@@ -111,7 +111,7 @@ def _typed(values: Sequence[Any]) -> Array | None:
     return None
 
 
-def _words(values: Sequence[str | None]) -> Array:
+def _text_array(values: Sequence[str | None]) -> Array:
     import pyarrow as pa
 
     encoded = [b"" if v is None else v.encode("utf-8", "replace") for v in values]
@@ -121,7 +121,7 @@ def _words(values: Sequence[str | None]) -> Array:
     return pa.Array.from_buffers(kind, len(values), buffers)
 
 
-def _buffered(values: Sequence[Any], dtype: type[np.generic], kind: Any) -> Array:
+def _number_array(values: Sequence[Any], dtype: type[np.generic], kind: Any) -> Array:
     import pyarrow as pa
 
     data = pa.py_buffer(np.array([0 if v is None else v for v in values], dtype))
@@ -139,8 +139,8 @@ def _packed(mask: Mask) -> bytes:
     return np.packbits(mask, bitorder="little").tobytes()
 
 
-def merged(tables: Sequence[ArrowTable]) -> ArrowTable:
-    """Tables with differing columns as one; a column whose type differs between them becomes text."""
+def merge_tables(tables: Sequence[ArrowTable]) -> ArrowTable:
+    """One table of the rows of several; a column whose type differs between them becomes text."""
     import pyarrow as pa
 
     try:
@@ -150,13 +150,13 @@ def merged(tables: Sequence[ArrowTable]) -> ArrowTable:
         for table in tables:
             for column in table.schema:
                 kinds.setdefault(column.name, set()).add(column.type)
-        mixed = [name for name, found in kinds.items() if len(found) > 1]
+        mixed = [name for name, types in kinds.items() if len(types) > 1]
         return pa.concat_tables([_as_text(table, mixed) for table in tables], promote_options="permissive")
 
 
 def _as_text(table: ArrowTable, names: Sequence[str]) -> ArrowTable:
     for name in names:
         if name in table.column_names:
-            text = _words([None if v is None else str(v) for v in table[name].to_pylist()])
+            text = _text_array([None if v is None else str(v) for v in table[name].to_pylist()])
             table = table.set_column(table.column_names.index(name), name, text)
     return table

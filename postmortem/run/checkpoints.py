@@ -14,16 +14,16 @@ from postmortem.run.manifest import inside
 from postmortem.text import plain
 
 ROLES = ("rollback", "recovery", "best-k")
-LATEST = "latest"  # the link to the newest
-_OWN = re.compile(r"(?:^|-)step-(\d{8,18})\.dcp$")
-_STEP = re.compile(r"(?:^|[-_])(?:step|checkpoint|ckpt)[-_]?(\d{1,18})(?=\D|$)")
+LATEST = "latest"  # the link to the newest checkpoint
+_OWN_STEP = re.compile(r"(?:^|-)step-(\d{8,18})\.dcp$")
+_ANY_STEP = re.compile(r"(?:^|[-_])(?:step|checkpoint|ckpt)[-_]?(\d{1,18})(?=\D|$)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved state. `complete` is False where the save broke off; `size_bytes` counts every file of it.
+    """One saved state. `complete` is False where the save was interrupted; `size_bytes` counts all its files.
 
-    `parameters_only`: the journal says that nothing else is in it, so that restoring it resets the optimizer.
+    `parameters_only`: the journal says that it contains nothing else, so that restoring it resets the optimizer.
     """
 
     role: str
@@ -35,15 +35,15 @@ class Checkpoint:
 
 
 def find_checkpoints(root: Path, journal: Sequence[Event]) -> tuple[tuple[Checkpoint, ...], list[str]]:
-    """(checkpoints by step, notes): what lies under rollback/, recovery/ and best-k/, and what the journal names.
+    """(checkpoints by step, notes): those under rollback/, recovery/ and best-k/, and those that the journal names.
 
-    A path that exists no longer was removed by retention and is left out, and so is one that a resume from an earlier
-    step set aside. The step is that of the file name, or of the journal's event.
+    A path that does not exist any more was removed by retention and is left out, and so is a checkpoint that a resume
+    from an earlier step set aside. The step is that of the file name, or of the journal's event.
 
     Raises:
         UnreadableInput: a checkpoint, or the `latest` link, leads outside the run.
     """
-    found: dict[Path, Checkpoint] = {}
+    by_path: dict[Path, Checkpoint] = {}
     notes: list[str] = []
     base = root.resolve()
     for role in ROLES:
@@ -55,49 +55,56 @@ def find_checkpoints(root: Path, journal: Sequence[Event]) -> tuple[tuple[Checkp
             target = inside(root, f"{role}/{entry.name}", f"{root.name}/{role}")
             step = _step(entry.name)
             if step is not None and target.exists():
-                with suppress(FileNotFoundError):  # a live run's retention may be removing it
-                    found[target] = _checkpoint(role, step, entry)
+                with suppress(FileNotFoundError):  # the retention of a live run may be removing it
+                    by_path[target] = _checkpoint(role, step, entry)
     for event in journal:
         path = event.keys.get("path")
         if event.event != "checkpoint" or not isinstance(path, str):
             continue
         target = inside(root, path, f"journal.jsonl:{event.line}")
         step = event.step if event.step is not None else _step(target.name)
-        if not target.exists() or target in found or step is None or target == base:
+        if not target.exists() or target in by_path or step is None or target == base:
             continue
         role = event.keys.get("role")
         with suppress(FileNotFoundError):
-            found[target] = _checkpoint(plain(role, 40) if isinstance(role, str) else "other", step, target)
+            by_path[target] = _checkpoint(plain(role, 40) if isinstance(role, str) else "other", step, target)
     latest = root / LATEST
     if latest.is_symlink() and not inside(root, LATEST, root.name or str(root)).exists():
-        notes.append(f"{LATEST}: the link leads to nothing")
-    aside, bare = _told(base, journal)
-    kept = [replace(one, parameters_only=target in bare) for target, one in found.items() if target not in aside]
-    return tuple(sorted(kept, key=lambda c: (c.step, c.role, str(c.path)))), notes
+        notes.append(f"{LATEST}: the link points to nothing")
+    set_aside, bare = _paths_in_journal(base, journal)
+    checkpoints = [
+        replace(checkpoint, parameters_only=path in bare)
+        for path, checkpoint in by_path.items()
+        if path not in set_aside
+    ]
+    return tuple(sorted(checkpoints, key=lambda c: (c.step, c.role, str(c.path)))), notes
 
 
-def _told(base: Path, journal: Sequence[Event]) -> tuple[set[Path], set[Path]]:
-    """(paths that a later resume set aside, paths that hold parameters only), by the journal."""
-    aside: set[Path] = set()
+def _paths_in_journal(base: Path, journal: Sequence[Event]) -> tuple[set[Path], set[Path]]:
+    """(paths that a later resume set aside, paths that contain parameters only), by the journal."""
+    set_aside: set[Path] = set()
     bare: set[Path] = set()
     for event in journal:
-        path, left = event.keys.get("path"), event.keys.get("set_aside")
+        path, names = event.keys.get("path"), event.keys.get("set_aside")
         if event.event == "checkpoint" and isinstance(path, str):
             target = inside(base, path, f"journal.jsonl:{event.line}")
-            aside.discard(target)
+            set_aside.discard(target)
             (bare.add if event.keys.get("contents") == "parameters" else bare.discard)(target)
-        elif event.event == "resume" and isinstance(left, list):
-            names = [name for name in cast(list[object], left) if isinstance(name, str)]
-            aside |= {inside(base, name, f"journal.jsonl:{event.line}") for name in names}
-            back = event.keys.get("checkpoint")  # one that was set aside is history again once a run resumed from it
-            if isinstance(back, str) and (base / back).exists():
-                aside.discard((base / back).resolve())
-    return aside, bare
+        elif event.event == "resume" and isinstance(names, list):
+            set_aside |= {
+                inside(base, name, f"journal.jsonl:{event.line}")
+                for name in cast(list[object], names)
+                if isinstance(name, str)
+            }
+            origin = event.keys.get("checkpoint")  # it counts again once the run resumed from it
+            if isinstance(origin, str) and (base / origin).exists():
+                set_aside.discard((base / origin).resolve())
+    return set_aside, bare
 
 
 def _step(name: str) -> int | None:
-    """The step that a name holds; None where it holds none, or where a save in progress has that name."""
-    match = None if name.startswith(".") else _OWN.search(name) or _STEP.search(name)
+    """The step in a checkpoint's name; None where there is none, or where the name is that of a save in progress."""
+    match = None if name.startswith(".") else _OWN_STEP.search(name) or _ANY_STEP.search(name)
     return int(match[1]) if match else None
 
 

@@ -1,7 +1,7 @@
 """The canonical columns: their names, units, and the names that other tools give them.
 
-A name that ends in `/<…>` is a family: one column per layer, group or rank. Aliases are written in the normal form of
-`naming.normal` and stand in order of preference: where a log holds two of them, the first wins.
+A name that ends in `/<…>` is a family: one column per layer, group or rank. Aliases are in the form that
+`naming.normal` returns, in order of preference: where a log has two of them, the first wins.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One canonical column. `label` columns hold text or lists, the others numbers."""
+    """One canonical column. `label` columns contain text or lists, the others numbers."""
 
     name: str
     unit: str
@@ -127,12 +127,12 @@ _ALL = (
     Column("valid_labels", "tokens", "targets that are not ignored",
            ("n_valid_labels", "num_valid_labels", "valid_tokens", "n_targets", "num_targets", "loss_tokens")),
     Column("rare_tokens", "tokens", "tokens of the batch that are rare in the corpus", ("n_rare_tokens",)),
-    Column("repeated_ngram_tokens", "tokens", "tokens that lie inside repeated n-grams", ("n_repeated_ngram_tokens",)),
+    Column("repeated_ngram_tokens", "tokens", "tokens inside repeated n-grams", ("n_repeated_ngram_tokens",)),
     Column("token_ids", "list of lists", "the batch's token ids, one list per sample", ("input_ids",), label=True),
     Column("sample_text", "list of text", "the batch's samples as text, where a decode hook gave it", label=True),
     Column("worst_token_ids", "list", "ids of the tokens with the largest losses, worst first", label=True),
     Column("worst_token_losses", "list, nats", "their losses", label=True),
-    Column("worst_token_rows", "list", "number of the sample in the batch that holds each of them", label=True),
+    Column("worst_token_rows", "list", "number of the sample in the batch that contains each of them", label=True),
     Column("worst_token_cols", "list", "position of each of them in its sample", label=True),
     Column("param_hash_part", "text", "one rank's part of the hash of parameters that are sharded", label=True),
     Column("param_hash", "text", "hash of all parameters after the update", ("parameter_hash", "params_hash"),
@@ -158,12 +158,12 @@ STEP_ALIASES = (
     "train/iteration", "train/iter", "optimizer/step", "trainer/step",
 )  # fmt: skip
 
-# A panel of only this value was never measured: tr1-13B logged grad norm 0.000 throughout, Megatron prints −1.0.
+# A column of only this value was never measured: tr1-13B logged grad norm 0.000 throughout, Megatron prints −1.0.
 PLACEHOLDERS: Mapping[str, float] = MappingProxyType(
     {"grad_norm": 0.0, "grad_norm_clipped": 0.0, "param_norm": 0.0, "loss_scale": -1.0}
 )
 
-# What two runs of equal bits still log differently: measured on the machine, not on the training.
+# Columns in which two bit-identical runs differ: they measure the machine, not the training.
 CLOCKS = frozenset({"time", "step_time_s", "tokens_per_s"})
 _CLOCK_WORDS = frozenset((
     "time", "timestamp", "runtime", "elapsed", "duration", "seconds", "sec", "throughput", "tps", "flops", "tflops",
@@ -172,14 +172,14 @@ _CLOCK_WORDS = frozenset((
 
 
 def is_clock(name: str) -> bool:
-    """Whether a column measures the machine: a canonical clock, or an unknown name one of whose words says so."""
+    """Whether a column measures the machine: a canonical clock, or an unknown name with a word for one."""
     if describe(name) is not None:
         return name in CLOCKS
     return not _CLOCK_WORDS.isdisjoint(re.split(r"[^a-z0-9]+", name.lower()))
 
 
 def describe(name: str) -> Column | None:
-    """The canonical column that `name` is, or belongs to as a member of a family; None for an unknown name."""
+    """The canonical column of this name, or the family that it is a member of; None for an unknown name."""
     column = CANONICAL.get(name)
     if column is not None and column.family is None:
         return column
@@ -195,6 +195,6 @@ def is_canonical(name: str) -> bool:
 
 
 def canonical_order(name: str) -> tuple[int, str]:
-    """Sort key: canonical columns as they stand in the table, members of a family by name."""
+    """Sort key: canonical columns in the order of the table, members of a family by name."""
     column = describe(name)
     return (len(_ALL) if column is None else _ALL.index(column), name)

@@ -1,4 +1,4 @@
-"""Which rows count: keys (attempt, step, rank), segments, and the effective history. Arrays in, arrays out."""
+"""The rows that count: their keys (attempt, step, rank), segments, and the effective history, as arrays."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from postmortem.run.values import Mask, Numbers, Objects
 from postmortem.series import Steps, Values
 
-_END = np.iinfo(np.int64).max
+_END = np.iinfo(np.int64).max  # a step after every step
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """The steps of one attempt, between a start or resume and the next rewind.
 
-    Rows with `first_step` <= step < `kept_until` belong to the effective history; those from `kept_until` on were done
-    again by a later attempt, and `discarded` says that there are such rows.
+    Rows with `first_step` <= step < `kept_until` belong to the effective history; a later attempt repeated those from
+    `kept_until` on, and `discarded` says that there are such rows.
     """
 
     attempt: int
@@ -30,7 +30,7 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Keys:
+class RowKeys:
     """Row keys of one table, int64[n] each. `rows` are the positions in the table, None where it is all of them."""
 
     step: Steps
@@ -39,13 +39,13 @@ class Keys:
     rows: Steps | None = None
 
     def attempts(self) -> tuple[int, ...]:
-        """The attempts that hold rows, ascending."""
+        """The attempts that have rows, ascending."""
         if self.attempt is None:
             return (0,) if self.step.size else ()
         return tuple(np.unique(self.attempt).tolist())
 
     def ranks(self) -> tuple[int, ...]:
-        """The ranks that hold rows, ascending."""
+        """The ranks that have rows, ascending."""
         if self.rank is None:
             return (0,) if self.step.size else ()
         return tuple(np.unique(self.rank).tolist())
@@ -62,7 +62,7 @@ class Keys:
 
 
 def segments(spans: Mapping[int, tuple[int, int]]) -> tuple[Segment, ...]:
-    """Segments from each attempt's first and last step: a later attempt discards what it does again."""
+    """Segments from each attempt's (first, last) step: a later attempt discards the steps that it repeats."""
     out: list[Segment] = []
     for attempt, (first, last) in sorted(spans.items()):
         redone = min((f for later, (f, _) in spans.items() if later > attempt), default=_END)
@@ -89,11 +89,12 @@ class HistoryView:
         return self.step if self.unique else np.unique(self.step)
 
     def numbers(self, column: Numbers, rank: int | None) -> tuple[Steps, Values]:
-        """One value a step from a column of the table: the last logged one of each (step, rank), averaged over ranks.
+        """(step int64[m], value float64[m]) of a column of the table: the last logged value of each (step, rank),
+        averaged over ranks.
 
-        `rank` keeps that rank only. A fully logged column shares `row_steps`.
+        `rank` keeps that rank only. A column without gaps shares `row_steps`.
         """
-        picked = self._picked(column.logged, rank)
+        picked = self._picked_rows(column.logged, rank)
         out = column.value if self.order is None else column.value[self.order]
         if picked is None:
             return self.row_steps, out
@@ -106,9 +107,10 @@ class HistoryView:
         return (self.row_steps if step.size == self.row_steps.size else step), out
 
     def objects(self, values: Objects, rank: int | None) -> tuple[Steps, Objects]:
-        """One object a step from object[rows]: the last logged one of the lowest rank, or of `rank`."""
+        """(step int64[m], object[m]) from the table's object[rows]: the last logged object of the lowest rank, or of
+        `rank`."""
         logged = np.array([v is not None for v in values], np.bool_)
-        picked = self._picked(logged, rank)
+        picked = self._picked_rows(logged, rank)
         out = values if self.order is None else values[self.order]
         if picked is None:
             return self.row_steps, out
@@ -116,40 +118,40 @@ class HistoryView:
         first = np.append(True, step[1:] != step[:-1]) if step.size else np.zeros(0, np.bool_)
         return step[first], out[first]
 
-    def _picked(self, logged: Mask | None, rank: int | None) -> Steps | None:
-        """Positions in this view of the last logged row of each (step, rank); None where that is every row."""
+    def _picked_rows(self, logged: Mask | None, rank: int | None) -> Steps | None:
+        """The rows of this view that are the last logged ones of their (step, rank); None where all of them are."""
         keep = None if logged is None else logged if self.order is None else logged[self.order]
         if rank is not None and self.rank is not None:
             keep = self.rank == rank if keep is None else keep & (self.rank == rank)
         if (keep is None or keep.all()) and self.unique:
             return None
-        at = np.arange(self.step.size) if keep is None else np.flatnonzero(keep)
-        if self.unique or not at.size:
-            return at
-        step = self.step[at]
+        rows = np.arange(self.step.size) if keep is None else np.flatnonzero(keep)
+        if self.unique or not rows.size:
+            return rows
+        step = self.step[rows]
         last = step[1:] != step[:-1]
         if self.rank is not None:
-            ranks = self.rank[at]
+            ranks = self.rank[rows]
             last |= ranks[1:] != ranks[:-1]
-        return at[np.append(last, True)]
+        return rows[np.append(last, True)]
 
 
-def view(keys: Keys, starts: Mapping[int, int], attempt: int | None) -> HistoryView:
+def history_view(keys: RowKeys, starts: Mapping[int, int], attempt: int | None) -> HistoryView:
     """The effective history; with `attempt`, the lineage as that attempt saw it, its discarded rows included.
 
     `starts` maps attempt → its first step over all tables of the run.
     """
     step, rank, rows = keys.step, keys.rank, keys.rows
     if keys.attempt is not None:
-        seen = [a for a in keys.attempts() if attempt is None or a <= attempt]
+        lineage = [a for a in keys.attempts() if attempt is None or a <= attempt]
         keep = np.zeros(step.size, np.bool_)
-        for a in seen:
+        for a in lineage:
             later = [first for b, first in starts.items() if b > a and (attempt is None or b <= attempt)]
             keep |= (keys.attempt == a) & (step < min(later, default=_END))
         if not keep.all():
-            at = np.flatnonzero(keep)
-            step, rank = step[at], None if rank is None else rank[at]
-            rows = at if rows is None else rows[at]
+            kept = np.flatnonzero(keep)
+            step, rank = step[kept], None if rank is None else rank[kept]
+            rows = kept if rows is None else rows[kept]
     ordered = bool((step[1:] > step[:-1]).all())
     if not ordered:
         order = np.argsort(step, kind="stable") if rank is None else np.lexsort((rank, step))

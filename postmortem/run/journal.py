@@ -1,4 +1,4 @@
-"""journal.jsonl: what happened to the run, one event a line."""
+"""journal.jsonl: what happened to the run, one event per line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 from postmortem.errors import UnreadableInput
-from postmortem.run.rows import Lines, read_objects
-from postmortem.run.values import number
+from postmortem.run.rows import LineReport, read_objects
+from postmortem.run.values import parse_number
 from postmortem.text import plain
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line: `event` names it, `step` and `time` (unix seconds) say when, `keys` holds the rest."""
+    """One line: `event` is its name, `step` and `time` (unix seconds) say when, `keys` has the rest."""
 
     event: str
     step: int | None
@@ -31,7 +31,7 @@ def read_journal(file: Path) -> tuple[tuple[Event, ...], list[str]]:
     Raises:
         UnreadableInput: no line is an event.
     """
-    lines = Lines(file.name)
+    lines = LineReport(file.name)
     events: list[Event] = []
     nameless: list[int] = []
     for line, row in read_objects(file, lines, strict_text=False):
@@ -40,7 +40,7 @@ def read_journal(file: Path) -> tuple[tuple[Event, ...], list[str]]:
             nameless.append(line)
             continue
         rest = {key: value for key, value in row.items() if key not in ("event", "step", "time")}
-        events.append(Event(name, whole(row.get("step")), _number(row.get("time")), MappingProxyType(rest), line))
+        events.append(Event(name, step_number(row.get("step")), _number(row.get("time")), MappingProxyType(rest), line))
     if not events and (lines.bad or nameless or lines.torn):
         raise UnreadableInput('no line is an event like {"event": "resume", "step": 300}.', file=plain(file, 1000))
     notes = lines.notes()
@@ -49,22 +49,22 @@ def read_journal(file: Path) -> tuple[tuple[Event, ...], list[str]]:
     return tuple(events), notes
 
 
-def whole(value: object) -> int | None:
-    """`value` as a step number, or None where it is none."""
+def step_number(value: object) -> int | None:
+    """`value` as a step number, or None where it is no whole number from 0 on."""
     read = _number(value)
     return int(read) if read is not None and 0 <= read < 2**63 and read == int(read) else None
 
 
 def rewind_targets(events: Sequence[Event]) -> frozenset[int]:
     """Steps to which the journal says that the run went back."""
-    targets = [whole(e.keys.get("from_step")) if e.event == "resume" else None for e in events]
-    targets += [whole(e.keys.get("to_step")) if e.event == "rollback" else None for e in events]
+    targets = [step_number(e.keys.get("from_step")) if e.event == "resume" else None for e in events]
+    targets += [step_number(e.keys.get("to_step")) if e.event == "rollback" else None for e in events]
     return frozenset(step for step in targets if step is not None)
 
 
 def _number(value: object) -> float | None:
     try:
-        read = number(value)
+        read = parse_number(value)
     except ValueError:
         return None
     return None if read is None or read != read else read

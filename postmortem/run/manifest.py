@@ -1,4 +1,4 @@
-"""run.json: what the run says about itself."""
+"""run.json: what a run says about itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from postmortem.errors import UnreadableInput
 from postmortem.run.columns import is_canonical
-from postmortem.run.naming import listing
+from postmortem.run.naming import name_list
 from postmortem.text import plain
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of docs/run-format.md
 MANIFESTS = ("run.json", "run.yaml", "run.yml")
-_LIMIT = 64 * 2**20
+_LIMIT = 64 * 2**20  # bytes
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -48,7 +48,7 @@ def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
     """(manifest, notes) of run.json or run.yaml.
 
     Raises:
-        UnreadableInput: no JSON or YAML object, or the vocabulary it names lies outside `root`.
+        UnreadableInput: no JSON or YAML object, or the vocabulary that it names is outside `root`.
     """
     raw = read_mapping(file)
     notes: list[str] = []
@@ -57,10 +57,12 @@ def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
         value = raw.get(key)
         if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
             return value
-        notes.append(f"{file.name}: {key} is a {type(value).__name__}, not what the format says, and was ignored")
+        notes.append(
+            f"{file.name}: {key} is a {type(value).__name__}, not the type that the format says, and was ignored"
+        )
         return None
 
-    def whole(key: str) -> int | None:
+    def take_int(key: str) -> int | None:
         value = take(key, (int, float))
         return int(value) if value is not None and abs(value) < 2**63 and value == int(value) else None
 
@@ -72,42 +74,42 @@ def read_manifest(file: Path, root: Path) -> tuple[Manifest, list[str]]:
     vocab = take("vocab", str)
     if vocab is not None:
         inside(root, vocab, f"{file.name}: vocab")
-    columns = {str(own): str(canonical) for own, canonical in (take("columns", dict) or {}).items()}
-    unknown = [own for own, canonical in columns.items() if not is_canonical(canonical)]
+    columns = {str(name): str(canonical) for name, canonical in (take("columns", dict) or {}).items()}
+    unknown = [name for name, canonical in columns.items() if not is_canonical(canonical)]
     if unknown:
-        notes.append(f"{file.name}: columns maps {listing(unknown)} on no canonical column: ignored")
+        notes.append(f"{file.name}: columns maps {name_list(unknown)} to no canonical column: ignored")
     config, lineage = take("config", dict) or {}, take("lineage", dict)
-    seed = whole("seed")
+    seed = take_int("seed")
     ident = take("id", str)
     manifest = Manifest(
         id=plain(ident) if ident else None,
         seed=config["seed"] if seed is None and type(config.get("seed")) is int else seed,
         dtype=take("dtype", str),
-        world_size=whole("world_size"),
+        world_size=take_int("world_size"),
         program=take("program", str),
         vocab=vocab,
-        vocab_size=whole("vocab_size"),
-        tokens_per_step=whole("tokens_per_step"),
+        vocab_size=take_int("vocab_size"),
+        tokens_per_step=take_int("tokens_per_step"),
         config=MappingProxyType(config),
         environment=MappingProxyType(take("environment", dict) or {}),
         lineage=None if lineage is None else MappingProxyType(lineage),
-        columns=MappingProxyType({own: name for own, name in columns.items() if own not in unknown}),
+        columns=MappingProxyType({name: canonical for name, canonical in columns.items() if name not in unknown}),
         raw=MappingProxyType(raw),
     )
     return manifest, notes
 
 
 def inside(root: Path, named: str, where: str) -> Path:
-    """`root / named`, resolved.
+    """The path `root / named`, resolved; `where` names the place that names it, for the message.
 
     Raises:
-        UnreadableInput: it lies outside `root`, be it by `..`, an absolute path or a link.
+        UnreadableInput: it is outside `root`, by `..`, an absolute path or a link.
     """
     try:
         target = (root / named).resolve()
         base = root.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise UnreadableInput(f"{plain(named)} is no path that can be followed.", file=where) from error
+        raise UnreadableInput(f"{plain(named)} is no valid path.", file=where) from error
     if not target.is_relative_to(base):
         raise UnreadableInput(
             f"{plain(named)} leads outside the run.",
@@ -118,10 +120,10 @@ def inside(root: Path, named: str, where: str) -> Path:
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """The object that run.json or run.yaml holds.
+    """The object in run.json or run.yaml.
 
     Raises:
-        UnreadableInput: it holds none.
+        UnreadableInput: there is none in it.
     """
     name = plain(file, 1000)
     if file.stat().st_size > _LIMIT:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from postmortem.errors import UnreadableInput
 from postmortem.run.checkpoints import Checkpoint
 from postmortem.run.columns import canonical_order
-from postmortem.run.history import HistoryView, Keys, Segment, segments, view
+from postmortem.run.history import HistoryView, RowKeys, Segment, history_view, segments
 from postmortem.run.journal import Event
 from postmortem.run.manifest import Manifest
 from postmortem.run.naming import Names, is_label
 from postmortem.run.table import Table
 from postmortem.series import Series, Steps
-from postmortem.text import plain, rows
+from postmortem.text import plain, row_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ _KEY_NAMES = frozenset({"attempt", "step", "rank"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Labels:
+class LabelSeries:
     """The rows in which one column of text or lists was logged: step int64[n] increasing, value object[n]."""
 
     name: str
@@ -43,7 +43,7 @@ class Labels:
         return int(self.step.size)
 
     def __repr__(self) -> str:
-        return f"<Labels {plain(self.name, 80)}: {rows(self.step)}>"
+        return f"<LabelSeries {plain(self.name, 80)}: {row_range(self.step)}>"
 
     def at(self, step: int) -> object:
         """The value logged at `step`, or None where the column was not logged there."""
@@ -53,26 +53,26 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """One table with the meaning of its columns and the keys of its rows. `silent` columns hold a placeholder only."""
+    """One table with the meaning of its columns and the keys of its rows. `silent` columns have placeholders only."""
 
     table: Table
     names: Names
-    keys: Keys
+    keys: RowKeys
     silent: frozenset[str] = frozenset()
 
-    def own(self, name: str) -> str | None:
-        """The log's own name of a canonical or unknown column, or None where there is none."""
-        if name in self.names.own:
-            return None if name in self.silent or name in _KEY_NAMES else self.names.own[name]
+    def column(self, name: str) -> str | None:
+        """The log's own name of a canonical or unknown column, or None where it has no such column."""
+        if name in self.names.logged_as:
+            return None if name in self.silent or name in _KEY_NAMES else self.names.logged_as[name]
         return name if name in self.names.unknown else None
 
 
 class Run:
-    """A run that was read: immutable, its columns read when they are first asked for.
+    """A run that was read: immutable; each column is read when it is first used.
 
-    `columns` are the canonical names that hold at least one logged value, `other_columns` the log's names that mean
-    nothing here (they can be asked for all the same). `row_steps` is every step of the effective history that has a
-    metrics row, also one whose loss is blank.
+    `columns` are the canonical names with at least one logged value, `other_columns` the log's names without a known
+    meaning (they can be read, too). `row_steps` are all steps of the effective history that have a metrics row, with or
+    without a loss.
     """
 
     def __init__(
@@ -97,22 +97,24 @@ class Run:
         self.ranks: tuple[int, ...] = metrics.keys.ranks()
         self._views: dict[tuple[int, int | None], HistoryView] = {}
         self._series: dict[tuple[str, int | None], Series | None] = {}
-        self._labels: dict[tuple[str, int | None], Labels | None] = {}
+        self._labels: dict[tuple[str, int | None], LabelSeries | None] = {}
         self.row_steps: Steps = self._view(0, None).row_steps
-        self._held = tuple(frozenset(n for n in log.names.own if _any_logged(log, n)) for log in self._logs)
-        found = {name for held in self._held for name in held}
-        per_rank = {f"loss/rank{r}" for r in self.ranks} if len(self.ranks) > 1 and "loss" in found else set[str]()
-        self.columns: tuple[str, ...] = tuple(sorted(found | per_rank, key=canonical_order))
+        self._logged_names = tuple(
+            frozenset(n for n in log.names.logged_as if _any_logged(log, n)) for log in self._logs
+        )
+        logged = {name for names in self._logged_names for name in names}
+        per_rank = {f"loss/rank{r}" for r in self.ranks} if len(self.ranks) > 1 and "loss" in logged else set[str]()
+        self.columns: tuple[str, ...] = tuple(sorted(logged | per_rank, key=canonical_order))
         self.other_columns: tuple[str, ...] = tuple(sorted({n for log in self._logs for n in log.names.unknown}))
 
     def __repr__(self) -> str:
-        return f"<Run {plain(self.id, 60)}: {self.source}, {rows(self.row_steps)}, {len(self.columns)} columns>"
+        return f"<Run {plain(self.id, 60)}: {self.source}, {row_range(self.row_steps)}, {len(self.columns)} columns>"
 
     def series(self, name: str, *, attempt: int | None = None) -> Series | None:
         """A column of numbers over the effective history, or None where it was never logged.
 
         With `attempt`, the lineage as that attempt saw it: the effective history up to its start, then its own rows,
-        discarded ones included. Several ranks are averaged (NaN and Inf propagate); `<name>/rank<r>` is one of them.
+        discarded rows included. Several ranks are averaged (NaN and Inf propagate); `<name>/rank<r>` is a single rank.
         """
         key = (name, attempt)
         if key not in self._series:
@@ -123,8 +125,8 @@ class Run:
         """Every step that has a metrics row, int64[n] increasing: `row_steps`, or those of one attempt's lineage."""
         return self._view(0, attempt).row_steps
 
-    def labels(self, name: str, *, attempt: int | None = None) -> Labels | None:
-        """A column of text or lists over the same rows as `series`; of several ranks, the lowest."""
+    def labels(self, name: str, *, attempt: int | None = None) -> LabelSeries | None:
+        """A column of text or lists over the same rows as `series`; of several ranks, the lowest one's."""
         key = (name, attempt)
         if key not in self._labels:
             self._labels[key] = self._read_labels(name, attempt)
@@ -134,7 +136,7 @@ class Run:
         """Columns over the effective history (or `attempt`'s lineage, as in `series`), indexed by `step`, ascending.
 
         Numbers are `double[pyarrow]`, in which <NA> is "not logged" and NaN a non-finite measurement; text and lists
-        are Arrow's, too. `attrs["units"]` maps column → unit. Arithmetic of pandas 3 makes <NA> of NaN unless
+        are Arrow's, too. `attrs["units"]` maps column → unit. Arithmetic of pandas 3 turns NaN into <NA> unless
         `pandas.options.future.distinguish_nan_and_na` is set; reading, selecting and saving do not.
 
         Args:
@@ -143,7 +145,7 @@ class Run:
 
         Raises:
             KeyError: no such column.
-            ValueError: no such attempt, or a name where a list of names is meant.
+            ValueError: no such attempt, or a name instead of a list of names.
 
         Example:
             >>> run = pm.open_run("sample_runs/19-spike-001")
@@ -159,10 +161,10 @@ class Run:
             raise ValueError(f"attempt={attempt}: the run has {', '.join(map(str, attempts))}")
         read: dict[str, Logged] = {}
         for name in self.columns if columns is None else columns:
-            found = self.series(name, attempt=attempt) or self.labels(name, attempt=attempt)
-            if found is None and name not in {*self.columns, *self.other_columns}:
+            column = self.series(name, attempt=attempt) or self.labels(name, attempt=attempt)
+            if column is None and name not in {*self.columns, *self.other_columns}:
                 raise KeyError(name)
-            read[name] = (np.zeros(0, np.int64), np.zeros(0)) if found is None else (found.step, found.value)
+            read[name] = (np.zeros(0, np.int64), np.zeros(0)) if column is None else (column.step, column.value)
         return frame(self.steps(attempt=attempt), read)
 
     def origin(self, name: str) -> str:
@@ -172,17 +174,17 @@ class Run:
             KeyError: no such column.
         """
         for candidate, _ in self._candidates(name):
-            for log, held in zip(self._logs, self._held, strict=True):
-                own = log.own(candidate)
-                if own is not None and candidate in held:
-                    return f"{log.table.shown}, column {plain(own, 80)}"
+            for log, logged in zip(self._logs, self._logged_names, strict=True):
+                column = log.column(candidate)
+                if column is not None and candidate in logged:
+                    return f"{log.table.display_name}, column {plain(column, 80)}"
         for log in self._logs:
             if name in log.names.unknown:
-                return f"{log.table.shown}, column {plain(name, 80)}"
+                return f"{log.table.display_name}, column {plain(name, 80)}"
         raise KeyError(name)
 
     def vocab(self) -> Sequence[str] | None:
-        """The decode table: piece of token id i at index i. None where the run has none.
+        """The decode table: the piece of token id i at index i. None where the run has no table.
 
         Raises:
             UnreadableInput: the file that run.json names is no decode table.
@@ -201,7 +203,7 @@ class Run:
         return tuple(str(token) for token in tokens)
 
     def _candidates(self, name: str) -> list[tuple[str, int | None]]:
-        """(column, rank) to try in turn: the name as it stands, then one rank of a column of all ranks."""
+        """(column, rank) to try in turn: the name as it is, then one rank of a column of all ranks."""
         match = _RANK.fullmatch(name)
         ranked = [(match[1], int(match[2]))] if match and len(self.ranks) > 1 else []
         return [(name, None), *ranked]
@@ -211,14 +213,14 @@ class Run:
         if key not in self._views:
             keys = self._logs[log].keys
             spans = self._spans if set(keys.attempts()) <= set(self._spans) else keys.spans()
-            self._views[key] = view(keys, {a: first for a, (first, _) in spans.items()}, attempt)
+            self._views[key] = history_view(keys, {a: first for a, (first, _) in spans.items()}, attempt)
         return self._views[key]
 
     def _read_series(self, name: str, attempt: int | None) -> Series | None:
         for candidate, rank in self._candidates(name):
             for i, log in enumerate(self._logs):
-                own = log.own(candidate)
-                read = None if own is None or is_label(candidate) else log.table.numbers(own)
+                column = log.column(candidate)
+                read = None if column is None or is_label(candidate) else log.table.numbers(column)
                 if read is None:
                     continue
                 step, value = self._view(i, attempt).numbers(read, rank)
@@ -226,29 +228,29 @@ class Run:
                     return Series(name, step, value)
         return None
 
-    def _read_labels(self, name: str, attempt: int | None) -> Labels | None:
+    def _read_labels(self, name: str, attempt: int | None) -> LabelSeries | None:
         for candidate, rank in self._candidates(name):
             for i, log in enumerate(self._logs):
-                own = log.own(candidate)
-                if own is None:
+                column = log.column(candidate)
+                if column is None:
                     continue
-                step, value = self._view(i, attempt).objects(log.table.objects(own), rank)
+                step, value = self._view(i, attempt).objects(log.table.objects(column), rank)
                 if step.size:
-                    return Labels(name, step, _texts(value) if candidate in TEXTS else value)
+                    return LabelSeries(name, step, _texts(value) if candidate in TEXTS else value)
         return None
 
 
-def _spans(metrics: Keys, batches: Keys | None) -> dict[int, tuple[int, int]]:
+def _spans(metrics: RowKeys, batches: RowKeys | None) -> dict[int, tuple[int, int]]:
     """attempt → (first, last step) of the metrics rows; an attempt that starts earlier in batches starts there."""
     spans = metrics.spans()
     if batches is None or len(spans) < 2 or set(batches.attempts()) != set(spans):
         return spans
-    other = batches.spans()
-    return {a: (min(first, other[a][0]), last) for a, (first, last) in spans.items()}
+    batch_spans = batches.spans()
+    return {a: (min(first, batch_spans[a][0]), last) for a, (first, last) in spans.items()}
 
 
 def _texts(values: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Labels that are compared as text: a log may hold lists in their place, which do not compare or hash."""
+    """Labels that are compared as text: a log may have lists instead, which cannot be compared or hashed."""
     if all(v is None or isinstance(v, str) for v in values):
         return values
     out = np.full(values.size, None, np.object_)
@@ -257,14 +259,15 @@ def _texts(values: NDArray[np.object_]) -> NDArray[np.object_]:
 
 
 def _any_logged(log: Log, name: str) -> bool:
-    """Whether a column holds a value of its kind. Statistics answer, or else (text, or nothing finite) the column."""
-    own = log.own(name)
-    if own is None:
+    """Whether a column has a value of its kind: by its statistics or, for text and without finite values, by reading
+    it."""
+    column = log.column(name)
+    if column is None:
         return False
-    bounds = log.table.bounds(own)
+    bounds = log.table.bounds(column)
     if bounds is not None and (bounds.nulls == log.table.rows or is_label(name) or bounds.low is not None):
         return bounds.nulls < log.table.rows
     if is_label(name):
-        return any(value is not None for value in log.table.objects(own))
-    read = log.table.numbers(own)
+        return any(value is not None for value in log.table.objects(column))
+    read = log.table.numbers(column)
     return read is not None and read.nulls < log.table.rows

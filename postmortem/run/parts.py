@@ -11,18 +11,18 @@ from postmortem.run.arrow import ArrowTable, to_arrow
 from postmortem.run.columns import KEYS
 from postmortem.run.rows import Chunk
 
-ROW_GROUP = 32_768
+ROW_GROUP = 32_768  # rows
 _PART = re.compile(r"part-(\d+)\.parquet")
 _TAIL = re.compile(r"tail-(\d+)-(\d+)\.jsonl")
 
 
 def parts(folder: Path) -> list[Path]:
-    """Compacted segments, oldest first."""
+    """The Parquet parts of a folder, oldest first."""
     return sorted((p for p in folder.iterdir() if _PART.fullmatch(p.name)), key=lambda p: int(p.stem.split("-")[1]))
 
 
 def tails(folder: Path) -> list[Path]:
-    """Live tails in order of (attempt, rank)."""
+    """The JSONL tails of a folder, in order of (attempt, rank)."""
     return sorted((p for p in folder.iterdir() if _TAIL.fullmatch(p.name)), key=tail_key)
 
 
@@ -33,17 +33,17 @@ def tail_key(path: Path) -> tuple[int, int]:
 
 
 def arrow_table(chunk: Chunk) -> ArrowTable:
-    """A chunk as an Arrow table; key columns are whole numbers."""
+    """A chunk as an Arrow table; key columns are integers."""
     import pyarrow as pa
 
-    return pa.table({name: to_arrow(cells, whole=name in KEYS) for name, cells in chunk.columns.items()})
+    return pa.table({name: to_arrow(cells, integers=name in KEYS) for name, cells in chunk.columns.items()})
 
 
 def write_part(folder: Path, table: ArrowTable) -> Path:
     """Write a new part: temporary file, fsync, rename. Several ranks may do so at once.
 
-    The temporary file is made exclusively and carries the part's number; whoever holds it while the part does not
-    exist yet owns that number.
+    The temporary file is created exclusively, with the part's number in its name: the rank that created it before the
+    part exists owns that number.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -11,8 +11,8 @@ import numpy as np
 
 from postmortem.change import Change, Window
 from postmortem.errors import UnreadableInput
-from postmortem.run import Labels, Run
-from postmortem.run.journal import Event, whole
+from postmortem.run import LabelSeries, Run
+from postmortem.run.journal import Event, step_number
 from postmortem.series import Series, Steps
 from postmortem.text import plain
 
@@ -147,11 +147,11 @@ class RecordedRun:
         kept: list[Event] = []
         attempt = 0
         for event in self.run.journal:
-            told = whole(event.keys.get("attempt"))
+            told = step_number(event.keys.get("attempt"))
             attempt = max(attempt, told or 0)
             if self.attempt is not None and attempt > self.attempt:
                 break
-            target = whole(event.keys.get({"resume": "from_step", "rollback": "to_step"}.get(event.event, "")))
+            target = step_number(event.keys.get({"resume": "from_step", "rollback": "to_step"}.get(event.event, "")))
             if target is not None:
                 undone = {"resume": ("resume",), "rollback": ("resume", "rollback")}[event.event]
                 kept = [one for one in kept if _target(one) < target or (one.event not in undone)]
@@ -189,9 +189,9 @@ class RecordedRun:
         return tuple(found)
 
     def _has_seen(self, event: Event) -> bool:
-        return self.attempt is None or (whole(event.keys.get("attempt")) or 0) <= self.attempt
+        return self.attempt is None or (step_number(event.keys.get("attempt")) or 0) <= self.attempt
 
-    def _labels(self, name: str) -> Labels | None:
+    def _labels(self, name: str) -> LabelSeries | None:
         own = self.run.labels(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None
         return self.run.labels(name, attempt=self.attempt) if own is None else own
 
@@ -210,7 +210,7 @@ def _windows(event: Event, windows: list[object]) -> tuple[Window, ...]:
 
 def _phase(told: object) -> Phase:
     facts = cast(Mapping[str, Any], told) if isinstance(told, Mapping) else {}
-    step = whole(facts.get("from_step"))
+    step = step_number(facts.get("from_step"))
     if step is None:
         raise UnreadableInput("lineage: a phase without a step from which it holds.", file="run.json")
     told_changes = facts.get("changes", [])
@@ -223,4 +223,4 @@ def _phase(told: object) -> Phase:
 
 
 def _target(event: Event) -> int:
-    return whole(event.keys.get("from_step" if event.event == "resume" else "to_step")) or 0
+    return step_number(event.keys.get("from_step" if event.event == "resume" else "to_step")) or 0

@@ -1,4 +1,4 @@
-"""JSON rows, one object a line, into columns: the live tails of a run directory and other tools' JSONL logs."""
+"""JSON rows, one object per line, as columns: the live tails of a run directory and other tools' JSONL logs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from pathlib import Path
 from postmortem.errors import UnreadableInput
 from postmortem.run.naming import STEP_NAMES, is_label, normal
 from postmortem.run.values import Cells, cells_of
-from postmortem.text import plain
+from postmortem.text import count, plain
 
 CHUNK_ROWS = 65_536
+"""Rows of a chunk: enough for arrays to be fast, few enough to be kept as Python objects until then."""
+
 MOST_COLUMNS = 4_096
-_CELLS_HELD = 4_000_000
+"""Columns of a log that are read: a hostile log could name a new one in every row."""
+
+_MOST_PENDING_CELLS = 4_000_000
+"""Cells kept as Python objects at most, some 100 bytes each."""
+
 _LINE_LIMIT = 64 * 2**20
+"""Bytes of a line that is still read as JSON."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,11 @@ class Chunk:
 
 @dataclass
 class Collector:
-    """Rows of Python values in, chunks of columns out, at most `CHUNK_ROWS` rows being held as Python objects."""
+    """Rows of Python values in, chunks of columns out; at most `CHUNK_ROWS` rows are kept as Python objects.
+
+    `dropped` counts the unreadable cells by column, `ignored` are columns beyond `MOST_COLUMNS`, `spelled` step columns
+    whose values are text or have a decimal point.
+    """
 
     labels: frozenset[str] = frozenset()
     chunks: list[Chunk] = field(default_factory=list[Chunk])
@@ -37,55 +48,56 @@ class Collector:
     ignored: set[str] = field(default_factory=set[str])
     spelled: dict[str, None] = field(default_factory=dict[str, None])
     rows: int = 0
-    _known: set[str] = field(default_factory=set[str])
-    _held: list[Mapping[str, object]] = field(default_factory=list[Mapping[str, object]])
+    _names: set[str] = field(default_factory=set[str])
+    _pending: list[Mapping[str, object]] = field(default_factory=list[Mapping[str, object]])
 
     def add(self, row: Mapping[str, object]) -> None:
         """Append one row; nested objects are flattened one level with `/`, deeper ones ignored."""
         if dict in set(map(type, row.values())):
             row = _flat(row)
-        if not row.keys() <= self._known:
+        if not row.keys() <= self._names:
             row = self._within_limit(row)
-        self._held.append(row)
+        self._pending.append(row)
         self.rows += 1
-        if len(self._held) >= CHUNK_ROWS or len(self._held) * len(self._known) > _CELLS_HELD:
+        if len(self._pending) >= CHUNK_ROWS or len(self._pending) * len(self._names) > _MOST_PENDING_CELLS:
             self.flush()
 
     def _within_limit(self, row: Mapping[str, object]) -> Mapping[str, object]:
         """Learn the row's new column names; once there are `MOST_COLUMNS`, further ones are ignored."""
         for name in row:
-            if len(self._known) < MOST_COLUMNS:
-                self._known.add(name)
-            elif name not in self._known:
+            if len(self._names) < MOST_COLUMNS:
+                self._names.add(name)
+            elif name not in self._names:
                 self.ignored.add(name)
-        return row if row.keys() <= self._known else {name: v for name, v in row.items() if name in self._known}
+        return row if row.keys() <= self._names else {name: v for name, v in row.items() if name in self._names}
 
-    def notes(self, shown: str) -> list[str]:
-        """What was read around, one sentence each."""
-        notes = dropped_notes(shown, self.dropped)
+    def notes(self, display_name: str) -> list[str]:
+        """One sentence about each kind of thing that could not be read."""
+        notes = dropped_notes(display_name, self.dropped)
         notes += [
-            f"{shown}: column {plain(name, 60)} counts steps in text or with a decimal point: read as whole numbers"
+            f"{display_name}: column {plain(name, 60)} counts steps in text or with a decimal point: "
+            "read as whole numbers"
             for name in self.spelled
         ]
         if self.ignored:
-            notes.append(f"{shown}: columns beyond the first {MOST_COLUMNS} were ignored")
+            notes.append(f"{display_name}: columns beyond the first {MOST_COLUMNS} were ignored")
         return notes
 
     def flush(self) -> None:
-        """Turn the rows that are held into a chunk."""
-        if not self._held:
+        """Turn the pending rows into a chunk."""
+        if not self._pending:
             return
         columns: dict[str, Cells] = {}
-        for name in dict.fromkeys(chain.from_iterable(self._held)):
-            values = [row.get(name) for row in self._held]
+        for name in dict.fromkeys(chain.from_iterable(self._pending)):
+            values = [row.get(name) for row in self._pending]
             label = name in self.labels or is_label(name)
             columns[name], dropped = cells_of(values, label=label)
             if normal(name) in STEP_NAMES and {str, float} & set(map(type, values)):
                 self.spelled.setdefault(name)
             if dropped:
                 self.dropped[name] = self.dropped.get(name, 0) + dropped
-        self.chunks.append(Chunk(len(self._held), columns))
-        self._held.clear()
+        self.chunks.append(Chunk(len(self._pending), columns))
+        self._pending.clear()
 
 
 def _flat(row: Mapping[str, object]) -> dict[str, object]:
@@ -99,8 +111,11 @@ def _flat(row: Mapping[str, object]) -> dict[str, object]:
 
 
 @dataclass
-class Lines:
-    """What a pass over a JSONL file found besides its objects: bad lines, whether the last one is torn."""
+class LineReport:
+    """What a pass over a JSONL file met besides its objects: bad lines, and whether the last line is torn.
+
+    `file` names the file in messages; `why` is the reason of the first bad line; `torn` is the number of a torn last
+    line, 0 where it is whole."""
 
     file: str
     good: int = 0
@@ -115,19 +130,19 @@ class Lines:
         if self.torn:
             notes.append(f"{self.file}:{self.torn}: the last line is torn and was skipped")
         if self.bad:
-            what = "line that is" if self.bad == 1 else "lines that are"
-            notes.append(f"{self.file}:{self.first_bad}: {self.bad} {what} no JSON object ({self.why}) skipped")
+            skipped = f"{count(self.bad, 'line')} {'was' if self.bad == 1 else 'were'} skipped"
+            notes.append(f"{self.file}:{self.first_bad}: {skipped}: no JSON object ({self.why})")
         return notes
 
-    def spoiled(self, number: int, why: str) -> None:
-        """Count a line that holds no object."""
+    def add_bad(self, number: int, why: str) -> None:
+        """Count a line that contains no object."""
         if not self.bad:
             self.first_bad, self.why = number, why
         self.bad += 1
 
 
-def read_objects(path: Path, lines: Lines, *, strict_text: bool) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield (line number, object) of every line that holds a JSON object; count the others in `lines`.
+def read_objects(path: Path, lines: LineReport, *, strict_text: bool) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield (line number, object) of every line that contains a JSON object; count the other lines in `lines`.
 
     Raises:
         UnreadableInput: with `strict_text`, a line that is not UTF-8, unless it is the torn last one.
@@ -140,7 +155,7 @@ def read_objects(path: Path, lines: Lines, *, strict_text: bool) -> Iterator[tup
             if not ended and len(raw) == _LINE_LIMIT:
                 while (rest := file.readline(_LINE_LIMIT)) and not rest.endswith(b"\n"):
                     pass
-                lines.spoiled(number, f"longer than {_LINE_LIMIT >> 20} MiB")
+                lines.add_bad(number, f"longer than {_LINE_LIMIT >> 20} MiB")
                 continue
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -160,13 +175,13 @@ def read_objects(path: Path, lines: Lines, *, strict_text: bool) -> Iterator[tup
                 lines.good += 1
                 yield number, value
             elif ended:
-                lines.spoiled(number, why)
+                lines.add_bad(number, why)
             else:
                 lines.torn = number
 
 
 def parse_json(text: str) -> object:
-    """`json.loads` that also takes integers of more digits than Python converts, as floats: large, or infinite."""
+    """`json.loads` that also reads integers with more digits than Python converts, as floats: large, or infinite."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -176,24 +191,28 @@ def parse_json(text: str) -> object:
 
 
 def read_jsonl(
-    path: Path, shown: str, *, strict_text: bool, labels: frozenset[str] = frozenset()
+    path: Path, display_name: str, *, strict_text: bool, labels: frozenset[str] = frozenset()
 ) -> tuple[list[Chunk], list[str]]:
-    """All rows of a JSONL file as chunks, with notes on what was read around. `shown` names the file in messages."""
-    lines = Lines(shown)
+    """(chunks of all rows of a JSONL file, notes on what could not be read). `display_name` names the file in messages.
+
+    Raises:
+        UnreadableInput: with `strict_text`, a line that is not UTF-8, or no line that is a JSON object.
+    """
+    lines = LineReport(display_name)
     collector = Collector(labels)
     for _, row in read_objects(path, lines, strict_text=strict_text):
         collector.add(row)
     collector.flush()
     if strict_text and not lines.good:
-        what = f"no line is a JSON object ({lines.why})." if lines.bad else "no complete line."
-        raise UnreadableInput(what, file=shown, line=lines.first_bad or None)
-    return collector.chunks, lines.notes() + collector.notes(shown)
+        reason = f"no line is a JSON object ({lines.why})." if lines.bad else "no complete line."
+        raise UnreadableInput(reason, file=display_name, line=lines.first_bad or None)
+    return collector.chunks, lines.notes() + collector.notes(display_name)
 
 
-def dropped_notes(shown: str, dropped: Mapping[str, int]) -> list[str]:
-    """One sentence a column whose unreadable cells were taken as not logged."""
+def dropped_notes(display_name: str, dropped: Mapping[str, int]) -> list[str]:
+    """One sentence for each column whose unreadable cells were read as not logged."""
     return [
-        f"{shown}: {count} cell{'s' if count > 1 else ''} of column {plain(name, 60)} "
-        f"{'are' if count > 1 else 'is'} no number and taken as not logged"
-        for name, count in dropped.items()
+        f"{display_name}: {count(cells, 'cell')} of column {plain(name, 60)} "
+        f"{'is' if cells == 1 else 'are'} no number: read as not logged"
+        for name, cells in dropped.items()
     ]

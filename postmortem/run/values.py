@@ -1,6 +1,6 @@
-"""What a logged cell means: null (not logged), a number, a non-finite number, or a label.
+"""The meaning of a logged cell: null (not logged), a number, a non-finite number, or a label.
 
-The one place where text becomes numbers, so that every format tells null from NaN in the same way:
+Text becomes numbers only here, so that null and NaN are the same in every format:
 
     blank, None, null, N/A, NA, <NA>, -      → null: not logged
     NaN, nan, ±inf, ±Infinity (any case)     → non-finite: a measurement
@@ -28,7 +28,7 @@ _NON_FINITE: Mapping[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Inf
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Numbers:
-    """A column of n numbers: value float64[n], meaningful where logged bool[n] holds; None means that every row is."""
+    """A column of n numbers: value float64[n], valid where logged bool[n] is true; None: every row is logged."""
 
     value: Values
     logged: Mask | None
@@ -40,7 +40,7 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Things:
+class LabelCells:
     """A column of n labels: value object[n] of text, lists or whole numbers; None where not logged."""
 
     value: Objects
@@ -51,11 +51,11 @@ class Things:
         return sum(v is None for v in self.value)
 
 
-Cells = Numbers | Things
+Cells = Numbers | LabelCells
 
 
-def number(value: object) -> float | None:
-    """`value` as a float, or None where it says "not logged".
+def parse_number(value: object) -> float | None:
+    """`value`, a number or text, as a float, or None where it means "not logged".
 
     Raises:
         ValueError: it is neither (a word, a list, …).
@@ -73,23 +73,23 @@ def number(value: object) -> float | None:
 
 
 def cells_of(values: Sequence[object], *, label: bool) -> tuple[Cells, int]:
-    """One column of Python values, and the count of its cells that were dropped as unreadable.
+    """(one column of Python values as cells, the number of cells that were dropped as unreadable).
 
-    A column of which at least half of the logged cells read as numbers becomes `Numbers`. `label` keeps text that
-    looks like numbers as text: a hash of digits is no number.
+    A column becomes `Numbers` where at least half of its logged cells can be read as numbers. With `label`, text that
+    looks like numbers stays text: a hash of digits is no number.
     """
     if not label:
         numbers, dropped = _numbers(values)
         if numbers is not None:
             return numbers, dropped
-    things = np.full(len(values), None, np.object_)
+    labels = np.full(len(values), None, np.object_)
     for i, value in enumerate(values):
-        things[i] = _thing(value)
-    return Things(things), 0
+        labels[i] = _label_value(value)
+    return LabelCells(labels), 0
 
 
 def _numbers(values: Sequence[object]) -> tuple[Numbers | None, int]:
-    """The column as numbers where at least half of its logged cells are, else None; and the cells that are none."""
+    """(the column as numbers, or None where less than half of its logged cells are; the cells that are no number)."""
     try:
         return Numbers(np.array([float(v) for v in cast(Sequence[float], values)], np.float64), None), 0
     except (TypeError, ValueError, OverflowError):
@@ -101,7 +101,7 @@ def _numbers(values: Sequence[object]) -> tuple[Numbers | None, int]:
         if value is None or value == "":
             continue
         try:
-            read = number(value)
+            read = parse_number(value)
         except ValueError:
             dropped += 1
             continue
@@ -110,19 +110,23 @@ def _numbers(values: Sequence[object]) -> tuple[Numbers | None, int]:
     return (None, 0) if dropped > logged.sum() else (Numbers(out, logged), dropped)
 
 
-def _thing(value: object) -> object:
+def _label_value(value: object) -> object:
     if isinstance(value, str):
         return None if value.strip().lower() in NULL_TOKENS else value
     if isinstance(value, list):
-        return _clean(cast(list[object], value))
+        return _with_non_finite(cast(list[object], value))
     return json.dumps(value) if isinstance(value, dict) else value
 
 
-def _clean(values: list[object]) -> list[object]:
-    """The list with the three JSON spellings of non-finite numbers read back as numbers."""
+def _with_non_finite(values: list[object]) -> list[object]:
+    """The list with the three JSON spellings of non-finite numbers as numbers."""
     if not any(isinstance(v, (str, list)) for v in values):
         return values
     return [
-        _clean(cast(list[object], v)) if isinstance(v, list) else _NON_FINITE.get(v, v) if isinstance(v, str) else v
+        _with_non_finite(cast(list[object], v))
+        if isinstance(v, list)
+        else _NON_FINITE.get(v, v)
+        if isinstance(v, str)
+        else v
         for v in values
     ]

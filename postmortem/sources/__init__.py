@@ -1,9 +1,9 @@
-"""Reading runs, whoever wrote them: one file per format, found by discovery.
+"""Sources read runs: one file per log format, found by discovery.
 
-A source says how sure it is of a path and why (`Sniffed`), and the surest reads it. It brings its own column names and
-its step rule. A new format is one public file here that holds `SOURCE`, made by `row_source` where it is plain rows in
-one file; other distributions add theirs by an entry point of the group `postmortem.sources`. What stands in `__all__`
-is what a source is made of, beside the tables of `postmortem.run`.
+A source says how sure it is that a path is in its format, and why (`FormatMatch`); the surest one reads the path. It
+has its own column names and its step rule. A new format is one public file here that contains `SOURCE`, made by
+`row_source` where the format is plain rows in one file; other distributions add theirs by an entry point of the group
+`postmortem.sources`. A source is made of the names in `__all__` and the tables of `postmortem.run`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run import Run
 from postmortem.sources._assemble import assemble, label_names, row_source
-from postmortem.sources._registry import decided, sources, surest
-from postmortem.sources._source import Candidate, Confidence, CountedSteps, Sniffed, Source, SourceTable, by_ending
+from postmortem.sources._registry import best_matches, only_source, sources
+from postmortem.sources._source import Candidate, Confidence, DerivedSteps, FormatMatch, Source, SourceTable, by_ending
 from postmortem.text import plain
 
 __all__ = [
     "Candidate",
     "Confidence",
-    "CountedSteps",
-    "Sniffed",
+    "DerivedSteps",
+    "FormatMatch",
     "Source",
     "SourceTable",
     "assemble",
@@ -38,12 +38,13 @@ __all__ = [
 def open_run(path: str | Path, mapping: Mapping[str, str] | None = None, source: str | None = None) -> Run:
     """Read the run at `path`: a run directory, a bare folder with metrics.csv|jsonl|parquet, or one such file.
 
-    `mapping` (canonical → the log's own name) comes from --map. `source` names the format, and nothing is sniffed.
+    `mapping` (canonical → the log's own name) comes from --map. `source` names the format; without it, the surest
+    source reads the path.
 
     Raises:
-        UnreadableInput: nothing there, nothing readable, no format that is known (lists what was tried), or several
-            that are equally sure (names them).
-        UsageError: `mapping` names a column that is not there, or `source` is no source.
+        UnreadableInput: no such path, nothing readable, no known format (lists what was tried), or several formats that
+            are equally sure (names them).
+        UsageError: `mapping` names a column that the log does not have, or `source` is no source.
 
     Example:
         >>> pm.open_run("sample_runs/19-spike-001").series("loss")
@@ -58,11 +59,11 @@ def open_run(path: str | Path, mapping: Mapping[str, str] | None = None, source:
 
 
 def _located(message: str, path: Path) -> str:
-    """A message about a file of the run, with the path that the user gave: in a loop over runs it says which."""
-    shown = plain(path, 1000)
-    if message.startswith(shown):
+    """A message about a file of the run, with the path that the user gave: in a loop over runs, it says which run."""
+    run_path = plain(path, 1000)
+    if message.startswith(run_path):
         return message
-    base = shown if path.is_dir() else plain(path.parent, 1000)
+    base = run_path if path.is_dir() else plain(path.parent, 1000)
     return message if base == "." else f"{base}/{message.removeprefix(path.name + '/') if path.is_dir() else message}"
 
 
@@ -71,7 +72,7 @@ def _open(path: Path, mapping: dict[str, str], source: str | None) -> Run:
         path.stat()
         if path.is_dir() and not any(path.iterdir()):
             raise UnreadableInput("the folder is empty.", file=plain(path))
-        return (_sniffed(path) if source is None else _named(source)).read(path, mapping)
+        return (_source_of(path) if source is None else _source_named(source)).read(path, mapping)
     except OSError as error:
         raise UnreadableInput(f"{_reason(error)}.", file=plain(error.filename or path)) from error
     except UnicodeDecodeError as error:
@@ -82,20 +83,20 @@ def _open(path: Path, mapping: dict[str, str], source: str | None) -> Run:
         raise UnreadableInput("no such file or directory.", file=plain(path)) from error
 
 
-def _sniffed(path: Path) -> Source:
-    claims = surest(Candidate(path))
-    if not claims:
+def _source_of(path: Path) -> Source:
+    matches = best_matches(Candidate(path))
+    if not matches:
         tried = "; ".join(source.accepts for source in sources() if source.accepts)
         raise UnreadableInput("no known kind of run.", file=plain(path), hint=f"Tried: {tried}")
-    return decided(claims, path)
+    return only_source(matches, path)
 
 
-def _named(name: str) -> Source:
-    found = next((source for source in sources() if source.name == name), None)
-    if found is None:
-        known = ", ".join(source.name for source in sources())
-        raise UsageError(f"--source {plain(name, 60)}: no format is called so; there are {plain(known, 1000)}")
-    return found
+def _source_named(name: str) -> Source:
+    source = next((source for source in sources() if source.name == name), None)
+    if source is None:
+        names = ", ".join(source.name for source in sources())
+        raise UsageError(f"--source {plain(name, 60)}: no format has this name; there are {plain(names, 1000)}")
+    return source
 
 
 def _reason(error: OSError) -> str:

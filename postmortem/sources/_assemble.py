@@ -1,4 +1,4 @@
-"""From tables, journal and manifest to a `Run`."""
+"""Assembling a `Run` from its tables, journal and manifest."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from postmortem.run.columns import PLACEHOLDERS, describe, is_canonical
 from postmortem.run.journal import Event, read_journal, rewind_targets
 from postmortem.run.manifest import Manifest, manifest_file, read_manifest
 from postmortem.run.model import Log, Run
-from postmortem.run.naming import NO_NAMES, Names, assign, is_label, listing
+from postmortem.run.naming import NO_NAMES, Names, assign_columns, is_label, name_list
 from postmortem.run.table import Table
-from postmortem.sources._caveats import noticed
-from postmortem.sources._files import require_file, shown
+from postmortem.sources._caveats import caveats
+from postmortem.sources._files import display_name, require_file
 from postmortem.sources._keys import read_keys
-from postmortem.sources._source import Candidate, CountedSteps, OwnNames, Sniffed, Source, SourceTable
+from postmortem.sources._source import Candidate, CanonicalNames, DerivedSteps, FormatMatch, Source, SourceTable
 from postmortem.text import plain
 
 
 def row_source(
     name: str,
     accepts: str,
-    sniff: Callable[[Candidate], Sniffed | None],
+    sniff: Callable[[Candidate], FormatMatch | None],
     table: Callable[[Path, frozenset[str]], Table],
     *,
-    columns: OwnNames | Callable[[Table, Mapping[str, str]], OwnNames] = NO_NAMES,
-    steps: Callable[[Table], CountedSteps | None] | None = None,
+    columns: CanonicalNames | Callable[[Table, Mapping[str, str]], CanonicalNames] = NO_NAMES,
+    steps: Callable[[Table], DerivedSteps | None] | None = None,
 ) -> Source:
-    """A source whose format is plain rows in one file; the words are those of `Source`."""
+    """A source whose format is plain rows in one file; the arguments are those of `Source`."""
 
     def read(path: Path, mapping: Mapping[str, str]) -> Run:
-        require_file(path, shown(path))
+        require_file(path, display_name(path))
         return assemble(source, path, None, source.rows(path, label_names(mapping)), None, mapping)
 
     source = Source(name, accepts, sniff, read, table, columns, steps)
@@ -42,9 +42,9 @@ def row_source(
 
 
 def label_names(mapping: Mapping[str, str]) -> frozenset[str]:
-    """The own names of columns that --map makes labels."""
-    found = {own: describe(canonical) for canonical, own in mapping.items()}
-    return frozenset(own for own, column in found.items() if column is not None and column.label)
+    """The log's own names of the columns that --map makes labels."""
+    columns = {name: describe(canonical) for canonical, name in mapping.items()}
+    return frozenset(name for name, column in columns.items() if column is not None and column.label)
 
 
 def assemble(
@@ -56,26 +56,28 @@ def assemble(
     mapping: Mapping[str, str],
     notes: Collection[str] = (),
 ) -> Run:
-    """Read what stands beside the tables, give columns their meaning and rows their keys.
+    """Read the files beside the tables, give columns their meaning and rows their keys.
 
-    `root` is the folder of a run that may hold run.json, a journal and checkpoints beside its rows.
+    `root` is the folder of a run that may contain run.json, a journal and checkpoints beside its rows.
 
     Raises:
-        UnreadableInput: no step column, no row, a manifest or journal that is none, a path that leads outside the run.
+        UnreadableInput: no step column, no row, an invalid manifest or journal, a path that leads outside the run.
         UsageError: --map names a column that no table has.
     """
-    manifest, journal, said = _beside(root)
-    said = [*notes, *said]
+    manifest, journal, file_notes = _files_beside(root)
+    all_notes = [*notes, *file_notes]
     table = metrics.table
     _check_mapping(mapping, table, () if batches is None else batches.table.names)
-    log = _log(metrics, manifest, mapping, journal, said)
-    if "loss" not in log.names.own:
-        said.append(
-            f"{table.shown}: no loss column among {listing(table.names)}: the other panels speak without it "
-            "(--map loss=<column> names one)"
+    log = _log(metrics, manifest, mapping, journal, all_notes)
+    if "loss" not in log.names.logged_as:
+        all_notes.append(
+            f"{table.display_name}: no loss column among {name_list(table.names)}: the other panels are used "
+            "without it (--map loss=<column> names one)"
         )
-    other = None if batches is None or not batches.table.rows else _log(batches, manifest, mapping, journal, said)
-    checkpoints, found = ((), []) if root is None else find_checkpoints(root, journal)
+    batch_log = None
+    if batches is not None and batches.table.rows:
+        batch_log = _log(batches, manifest, mapping, journal, all_notes)
+    checkpoints, checkpoint_notes = ((), []) if root is None else find_checkpoints(root, journal)
     run = Run(
         path=path,
         root=root,
@@ -83,92 +85,94 @@ def assemble(
         manifest=manifest,
         journal=journal,
         checkpoints=checkpoints,
-        notes=tuple(dict.fromkeys([*said, *found])),
+        notes=tuple(dict.fromkeys([*all_notes, *checkpoint_notes])),
         metrics=log,
-        batches=other,
+        batches=batch_log,
     )
-    run.notes = (*run.notes, *noticed(run, table.shown))
+    run.notes = (*run.notes, *caveats(run, table.display_name))
     return run
 
 
-def _beside(root: Path | None) -> tuple[Manifest, tuple[Event, ...], list[str]]:
+def _files_beside(root: Path | None) -> tuple[Manifest, tuple[Event, ...], list[str]]:
     manifest, journal, notes = Manifest(), tuple[Event, ...](), list[str]()
     if root is None:
         return manifest, journal, notes
-    named = manifest_file(root)
-    if named is not None:
-        require_file(named, named.name)
-        manifest, notes = read_manifest(named, root)
+    path = manifest_file(root)
+    if path is not None:
+        require_file(path, path.name)
+        manifest, notes = read_manifest(path, root)
     file = root / "journal.jsonl"
     if file.exists() and (file.is_dir() or file.stat().st_size):
         require_file(file, file.name)
-        journal, said = read_journal(file)
-        notes += said
+        journal, journal_notes = read_journal(file)
+        notes += journal_notes
     return manifest, journal, notes
 
 
-def _check_mapping(mapping: Mapping[str, str], metrics: Table, more: Collection[str]) -> None:
-    names = tuple(dict.fromkeys((*metrics.names, *more)))
-    for canonical, own in mapping.items():
+def _check_mapping(mapping: Mapping[str, str], metrics: Table, batch_names: Collection[str]) -> None:
+    names = tuple(dict.fromkeys((*metrics.names, *batch_names)))
+    for canonical, column in mapping.items():
         if not is_canonical(canonical):
             raise UsageError(
-                f"--map {plain(canonical, 60)}={plain(own, 60)}: {plain(canonical, 60)} is no canonical column. "
-                "docs/run-format.md lists them; the name of the log's own column stands on the right"
+                f"--map {plain(canonical, 60)}={plain(column, 60)}: {plain(canonical, 60)} is no canonical column. "
+                "docs/run-format.md lists them; the name of the log's own column goes on the right"
             )
-        if own not in names:
+        if column not in names:
             raise UsageError(
-                f"--map {plain(canonical, 60)}={plain(own, 60)}: {metrics.shown} has no column {plain(own, 60)}. "
-                f"It has: {listing(names)}"
+                f"--map {plain(canonical, 60)}={plain(column, 60)}: {metrics.display_name} has no column "
+                f"{plain(column, 60)}. It has: {name_list(names)}"
             )
 
 
 def _log(
     rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], journal: tuple[Event, ...], notes: list[str]
 ) -> Log:
-    """One table with names and keys; what was noticed is appended to `notes`."""
+    """One table with names and keys; appends to `notes`."""
     table = rows.table
-    names = assign(table.names, manifest.columns, mapping, table.shown, rows.own_names(mapping))
-    told = {mapping.get("step"), *(own for own, canonical in manifest.columns.items() if canonical == "step")}
-    counted = rows.counted() if told.isdisjoint(table.names) else None
-    keys, said = read_keys(table, names, rewind_targets(journal), counted)
+    names = assign_columns(table.names, manifest.columns, mapping, table.display_name, rows.canonical_names(mapping))
+    declared = {mapping.get("step"), *(name for name, canonical in manifest.columns.items() if canonical == "step")}
+    derived = rows.derived_steps() if declared.isdisjoint(table.names) else None
+    keys, key_notes = read_keys(table, names, rewind_targets(journal), derived)
     silent = _placeholders(table, names)
-    notes += [*table.notes, *names.notes, *said]
+    notes += [*table.notes, *names.notes, *key_notes]
     notes += [
-        f"{table.shown}: {name} is {PLACEHOLDERS[name]:g} throughout, which loggers write where it is not measured: "
-        "read as not logged"
+        f"{table.display_name}: {name} is {PLACEHOLDERS[name]:g} in every row, which loggers write where it is not "
+        "measured: read as not logged"
         for name in silent
     ]
     notes += [
-        f"{table.shown}: {plain(own, 60)} holds text where {name} is a number, as in {example}: read as not logged"
-        for name, own, example in _wordy(table, names)
+        f"{table.display_name}: {plain(column, 60)} contains text where {name} is a number, as in {example}: "
+        "read as not logged"
+        for name, column, example in _text_for_numbers(table, names)
     ]
     return Log(table, names, keys, frozenset(silent))
 
 
-def _wordy(table: Table, names: Names) -> list[tuple[str, str, str]]:
-    """(canonical name, own name, an example) of columns that should hold numbers and hold none, as with `2,31`."""
-    found: list[tuple[str, str, str]] = []
-    for name, own in names.own.items():
-        bounds = table.bounds(own)
+def _text_for_numbers(table: Table, names: Names) -> list[tuple[str, str, str]]:
+    """(canonical name, own name, an example) of columns that should have numbers and have text only, such as `2,31`."""
+    columns: list[tuple[str, str, str]] = []
+    for name, column in names.logged_as.items():
+        bounds = table.bounds(column)
         if is_label(name) or (bounds is not None and (bounds.low is not None or bounds.nulls == table.rows)):
             continue
-        if table.numbers(own) is None:
-            logged = [value for value in table.objects(own) if value is not None]
-            found += [(name, own, repr(plain(logged[0], 30)))] if logged else []
-    return found
+        if table.numbers(column) is None:
+            logged = [value for value in table.objects(column) if value is not None]
+            columns += [(name, column, repr(plain(logged[0], 30)))] if logged else []
+    return columns
 
 
 def _placeholders(table: Table, names: Names) -> list[str]:
-    found: list[str] = []
+    """The canonical names of columns that contain their placeholder only."""
+    silent: list[str] = []
     for name, value in PLACEHOLDERS.items():
-        own = names.own.get(name)
-        bounds = None if own is None else table.bounds(own)
-        if own is None or (bounds is not None and (bounds.low != value or bounds.high != value)):
+        column = names.logged_as.get(name)
+        bounds = None if column is None else table.bounds(column)
+        if column is None or (bounds is not None and (bounds.low != value or bounds.high != value)):
             continue
-        read = table.numbers(own)
+        read = table.numbers(column)
         if read is None:
             continue
         values = read.value if read.logged is None else read.value[read.logged]
         if values.size and bool(np.all(values == value)):
-            found.append(name)
-    return found
+            silent.append(name)
+    return silent

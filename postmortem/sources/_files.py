@@ -1,4 +1,4 @@
-"""Looking at files before reading them."""
+"""Checks on a file before it is read, and its name for messages."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from postmortem.errors import UnreadableInput
 from postmortem.text import plain
 
-_BLOCK = 2**20
+_BLOCK = 2**20  # bytes
 
 
-def shown(path: Path) -> str:
-    """A file's name as messages and notes print it."""
+def display_name(path: Path) -> str:
+    """A file's name, harmless, for messages and notes."""
     return plain(path.name, 120)
 
 
 def require_file(path: Path, name: str) -> None:
-    """Refuse what is no regular file with something in it.
+    """Refuse a path that is no regular file with content; `name` names it in the message.
 
     Raises:
         UnreadableInput: a directory, a pipe or device, an empty file.
@@ -33,10 +33,10 @@ def require_file(path: Path, name: str) -> None:
 
 
 def require_text(path: Path, name: str) -> None:
-    """Refuse what is no UTF-8 text, naming the line.
+    """Refuse a file that is no UTF-8 text, with the line; `name` names it in the message.
 
     Raises:
-        UnreadableInput: NUL bytes, or bytes that are no UTF-8.
+        UnreadableInput: NUL bytes, or bytes that are not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     line = 1
@@ -48,6 +48,6 @@ def require_text(path: Path, name: str) -> None:
             try:
                 decoder.decode(block)
             except UnicodeDecodeError as error:
-                at = line + block.count(b"\n", 0, max(error.start, 0))
-                raise UnreadableInput("not UTF-8 text.", file=name, line=at) from error
+                bad_line = line + block.count(b"\n", 0, max(error.start, 0))
+                raise UnreadableInput("not UTF-8 text.", file=name, line=bad_line) from error
             line += block.count(b"\n")

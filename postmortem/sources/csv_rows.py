@@ -1,4 +1,4 @@
-"""CSV and TSV: a header, then one row a line."""
+"""CSV and TSV: a header, then one row per line."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from postmortem.run.arrow import from_arrow
 from postmortem.run.naming import is_label
 from postmortem.run.rows import Chunk, dropped_notes
 from postmortem.run.table import Table, table_of
-from postmortem.run.values import NULL_TOKENS, Cells, Things, cells_of
+from postmortem.run.values import NULL_TOKENS, Cells, LabelCells, cells_of
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import require_text, shown
+from postmortem.sources._files import display_name, require_text
 from postmortem.sources._source import by_ending
-from postmortem.text import plain
+from postmortem.text import count, plain
 
-_MOST_COLUMNS = 10_000
-_BLOCK = 8 * 2**20
+_MOST_COLUMNS = 10_000  # more are no log of a run
+_BLOCK = 8 * 2**20  # bytes
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _BLANK_TEXT = " \t\r\n"
 _NULLS = [token for word in sorted(NULL_TOKENS) for token in {word, word.upper(), word.capitalize()}]
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
-    """All rows. A row with another number of fields than the header is left out, counted and noted.
+    """All rows. A row whose number of fields differs from the header's is left out, counted and noted.
 
     Raises:
         UnreadableInput: binary data, not UTF-8, no header.
     """
-    name = shown(path)
+    name = display_name(path)
     require_text(path, name)
     notes: list[str] = []
     with path.open("rb") as file:
         header_line, header = next(((n, line) for n, line in enumerate(file, 1) if line.strip(_BLANK)), (0, b""))
         text = header.decode("utf-8-sig", errors="replace")
         if not text.strip():
-            raise UnreadableInput("holds no header and no rows.", file=name)
+            raise UnreadableInput("has no header and no rows.", file=name)
         delimiter = max(",;\t", key=text.count)
         names = _names(_fields(text, delimiter), name, header_line, notes)
         reader = _Reader(names, delimiter, labels, header_line + 1)
@@ -49,8 +49,8 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
             ended = block.endswith(b"\n")
     if not reader.chunks:
         bare = b"\r" in header.rstrip(b"\r\n")
-        what = "its lines end in bare carriage returns." if bare else "holds a header and no rows."
-        raise UnreadableInput(what, file=name, hint="Convert them to \\n." if bare else "")
+        problem = "its lines end in bare carriage returns." if bare else "has a header and no rows."
+        raise UnreadableInput(problem, file=name, hint="Convert them to \\n." if bare else "")
     return table_of(reader.chunks, name, [*notes, *reader.notes(name, ended=ended)])
 
 
@@ -63,8 +63,8 @@ class _Reader:
     labels: frozenset[str]
     line: int
     chunks: list[Chunk] = field(default_factory=list[Chunk])
-    _dropped: dict[str, int] = field(default_factory=dict[str, int])
-    _words: set[str] = field(default_factory=set[str])
+    _dropped_cells: dict[str, int] = field(default_factory=dict[str, int])
+    _text_names: set[str] = field(default_factory=set[str])
     _bad: int = 0
     _first_bad: int = 0
     _torn: int = 0
@@ -73,37 +73,37 @@ class _Reader:
         """Read the next lines of the file."""
         cells = self._at_once(block)
         columns = self._line_by_line(block) if cells is None else cells
-        self._words |= {name for name, column in columns.items() if isinstance(column, Things)}
+        self._text_names |= {name for name, column in columns.items() if isinstance(column, LabelCells)}
         size = next((column.value.size for column in columns.values()), 0)
         if size:
             self.chunks.append(Chunk(size, columns))
         self.line += block.count(b"\n")
 
-    def notes(self, shown: str, *, ended: bool) -> list[str]:
-        """What was read around, one sentence each."""
+    def notes(self, display_name: str, *, ended: bool) -> list[str]:
+        """One sentence about each kind of thing that could not be read."""
         notes: list[str] = []
         if self._torn:
-            notes.append(f"{shown}:{self._torn}: the last line is torn and was skipped")
+            notes.append(f"{display_name}:{self._torn}: the last line is torn and was skipped")
         elif not ended:
-            notes.append(f"{shown}:{self.line}: the last line has no line end, so its last number may be torn")
+            notes.append(f"{display_name}:{self.line}: the last line has no line end, so its last number may be torn")
         if self._bad:
-            rows = "row with" if self._bad == 1 else "rows with"
+            skipped = f"{count(self._bad, 'row')} {'was' if self._bad == 1 else 'were'} skipped"
             notes.append(
-                f"{shown}:{self._first_bad}: {self._bad} {rows} another number of fields than the header skipped"
+                f"{display_name}:{self._first_bad}: {skipped}, because the number of fields differs from the header's"
             )
-        return notes + dropped_notes(shown, self._dropped)
+        return notes + dropped_notes(display_name, self._dropped_cells)
 
     def _is_label(self, name: str) -> bool:
         return name in self.labels or is_label(name)
 
     def _at_once(self, block: bytes) -> Mapping[str, Cells] | None:
-        """A block without quotes, ragged rows and words among numbers, ten times as fast; None where it has any."""
+        """A block without quotes, ragged rows and text among numbers, ten times as fast; None where it has any."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
         if b'"' in block or block.count(b"\r") != block.count(b"\r\n"):
             return None
-        text = {name for name in self.names if name in self._words or self._is_label(name)}
+        text = {name for name in self.names if name in self._text_names or self._is_label(name)}
         ragged: list[object] = []
 
         def skip(row: object) -> str:
@@ -136,19 +136,19 @@ class _Reader:
             if len(fields) == len(self.names) and line.strip(_BLANK_TEXT):
                 rows.append(fields)
             elif line.strip(_BLANK_TEXT):
-                self._spoiled(number, torn=not block.endswith(b"\n") and number == self.line + block.count(b"\n"))
+                self._add_bad(number, torn=not block.endswith(b"\n") and number == self.line + block.count(b"\n"))
         if not rows:
             return {}
         columns = zip(*rows, strict=True)
         return {name: self._cells(name, column) for name, column in zip(self.names, columns, strict=True)}
 
     def _cells(self, name: str, values: Sequence[object]) -> Cells:
-        cells, lost = cells_of(values, label=self._is_label(name))
-        if lost:
-            self._dropped[name] = self._dropped.get(name, 0) + lost
+        cells, dropped = cells_of(values, label=self._is_label(name))
+        if dropped:
+            self._dropped_cells[name] = self._dropped_cells.get(name, 0) + dropped
         return cells
 
-    def _spoiled(self, number: int, *, torn: bool) -> None:
+    def _add_bad(self, number: int, *, torn: bool) -> None:
         if torn:
             self._torn = number
         else:
@@ -166,19 +166,19 @@ def _fields(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _names(header: Sequence[str], shown: str, line: int, notes: list[str]) -> list[str]:
-    """Header names made unique: a blank one becomes `column <n>`, a repeated one gets `#<n>`."""
+def _names(header: Sequence[str], display_name: str, line: int, notes: list[str]) -> list[str]:
+    """Unique header names: a blank one becomes `column <n>`, a repeated one gets `#<n>`."""
     if len(header) > _MOST_COLUMNS:
-        raise UnreadableInput(f"{len(header)} columns: no log of a run.", file=shown, line=line)
+        raise UnreadableInput(f"{len(header)} columns: no log of a run.", file=display_name, line=line)
     names: list[str] = []
     for position, raw in enumerate(header, 1):
         name = raw.strip()
         if not name:
             name = f"column {position}"
-            notes.append(f"{shown}:{line}: column {position} has no name")
+            notes.append(f"{display_name}:{line}: column {position} has no name")
         if name in names:
-            notes.append(f"{shown}:{line}: column name {plain(name, 60)} stands twice: the first one counts")
-            name = next(other for other in _numbered(name) if other not in names)
+            notes.append(f"{display_name}:{line}: column name {plain(name, 60)} appears twice: the first column counts")
+            name = next(numbered for numbered in _numbered(name) if numbered not in names)
         names.append(name)
     return names
 

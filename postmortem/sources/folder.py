@@ -1,4 +1,4 @@
-"""A bare folder: metrics.csv|jsonl|parquet; batches.*, journal.jsonl and run.json|yaml beside it where they exist."""
+"""A bare folder: metrics.csv|jsonl|parquet, and beside it batches.*, journal.jsonl and run.json|yaml if they exist."""
 
 from __future__ import annotations
 
@@ -8,60 +8,60 @@ from pathlib import Path
 from postmortem.errors import UnreadableInput
 from postmortem.run import Run
 from postmortem.run.manifest import MANIFESTS
-from postmortem.run.naming import listing
+from postmortem.run.naming import name_list
 from postmortem.sources._assemble import assemble, label_names
-from postmortem.sources._files import require_file, shown
-from postmortem.sources._registry import FormatClaim, decided, surest
-from postmortem.sources._source import Candidate, Confidence, Sniffed, Source, SourceTable
+from postmortem.sources._files import display_name, require_file
+from postmortem.sources._registry import SourceMatch, best_matches, only_source
+from postmortem.sources._source import Candidate, Confidence, FormatMatch, Source, SourceTable
 from postmortem.text import plain
 
-_BESIDE = {"journal.jsonl", "vocab.json", *MANIFESTS}  # what this format itself puts beside its rows
+_BESIDE = {"journal.jsonl", "vocab.json", *MANIFESTS}  # files of this format that are no rows
 
 
-def sniff(candidate: Candidate) -> Sniffed | None:
+def sniff(candidate: Candidate) -> FormatMatch | None:
     """Any folder."""
-    return Sniffed(Confidence.FALLBACK, "it is a folder") if candidate.is_dir else None
+    return FormatMatch(Confidence.FALLBACK, "it is a folder") if candidate.is_dir else None
 
 
 def read(path: Path, mapping: Mapping[str, str]) -> Run:
-    """The one log of the folder: metrics.*, or the file that a format is surest of.
+    """Read the log of the folder: metrics.*, or the file that a format is surest of.
 
     Raises:
-        UnreadableInput: no log, or several of which none is named metrics.
+        UnreadableInput: no log, or several logs, and no metrics.* among them.
     """
-    logs = {p: claims for p in sorted(path.iterdir()) if (claims := _row_claims(p))}
+    logs = {p: matches for p in sorted(path.iterdir()) if (matches := _row_matches(p))}
     labels = label_names(mapping)
     batches = [p for p in logs if p.stem == "batches"]
-    others = [p for p in logs if p.stem != "batches" and p.name not in _BESIDE]
-    sure = {p: logs[p][0].sniffed.confidence for p in others}
-    best = max(sure.values(), default=None)
-    chosen = [p for p in others if p.stem == "metrics"] or [p for p in others if sure[p] == best]
+    candidates = [p for p in logs if p.stem != "batches" and p.name not in _BESIDE]
+    confidence = {p: logs[p][0].match.confidence for p in candidates}
+    best = max(confidence.values(), default=None)
+    chosen = [p for p in candidates if p.stem == "metrics"] or [p for p in candidates if confidence[p] == best]
     if len(chosen) != 1:
-        what = f"several logs: {listing(p.name for p in chosen)}." if chosen else "no log of a run in this folder."
+        problem = f"several logs: {name_list(p.name for p in chosen)}." if chosen else "no log of a run in this folder."
         hint = "Give the path of one of them." if chosen else "Expected metrics.csv, metrics.jsonl or metrics.parquet."
-        raise UnreadableInput(what, file=plain(path), hint=hint)
+        raise UnreadableInput(problem, file=plain(path), hint=hint)
     notes = (
         []
         if chosen[0].stem == "metrics"
         else [f"{plain(chosen[0].name)} is the only log of its kind in the folder and was read as its metrics"]
     )
     if len(batches) > 1:
-        raise UnreadableInput(f"several logs of batches: {listing(p.name for p in batches)}.", file=plain(path))
-    other = _rows(batches[0], logs[batches[0]], labels) if batches and batches[0].stat().st_size else None
-    return assemble(SOURCE, path, path, _rows(chosen[0], logs[chosen[0]], labels), other, mapping, notes)
+        raise UnreadableInput(f"several logs of batches: {name_list(p.name for p in batches)}.", file=plain(path))
+    batch_rows = _rows(batches[0], logs[batches[0]], labels) if batches and batches[0].stat().st_size else None
+    return assemble(SOURCE, path, path, _rows(chosen[0], logs[chosen[0]], labels), batch_rows, mapping, notes)
 
 
-def _row_claims(path: Path) -> tuple[FormatClaim, ...]:
-    """The surest claims on a file of the folder, of formats that are plain rows."""
+def _row_matches(path: Path) -> tuple[SourceMatch, ...]:
+    """The surest matches of a file of the folder, of formats that are plain rows."""
     candidate = Candidate(path)
     if path.name.startswith(".") or candidate.is_dir:
         return ()
-    return tuple(claim for claim in surest(candidate) if claim.source.table is not None)
+    return tuple(match for match in best_matches(candidate) if match.source.table is not None)
 
 
-def _rows(path: Path, claims: tuple[FormatClaim, ...], labels: frozenset[str]) -> SourceTable:
-    source = decided(claims, path)
-    require_file(path, shown(path))
+def _rows(path: Path, matches: tuple[SourceMatch, ...], labels: frozenset[str]) -> SourceTable:
+    source = only_source(matches, path)
+    require_file(path, display_name(path))
     return source.rows(path, labels)
 
 

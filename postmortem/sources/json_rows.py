@@ -10,27 +10,28 @@ from postmortem.errors import UnreadableInput
 from postmortem.run.rows import Collector, parse_json
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import require_text, shown
-from postmortem.sources._source import Candidate, Confidence, Sniffed, by_ending
+from postmortem.sources._files import display_name, require_text
+from postmortem.sources._source import Candidate, Confidence, FormatMatch, by_ending
+from postmortem.text import count
 
 _any_json = by_ending(".json", confidence=Confidence.FALLBACK)
 
 
-def sniff(candidate: Candidate) -> Sniffed | None:
-    """Any .json, of which most are configurations; a trainer_state.json is Hugging Face's."""
-    found = _any_json(candidate)
-    if found is not None and candidate.path.name == "trainer_state.json":
-        return Sniffed(Confidence.CERTAIN, "Hugging Face's Trainer calls its log so")
-    return found
+def sniff(candidate: Candidate) -> FormatMatch | None:
+    """Any .json, though most are configurations; a trainer_state.json is Hugging Face's."""
+    match = _any_json(candidate)
+    if match is not None and candidate.path.name == "trainer_state.json":
+        return FormatMatch(Confidence.CERTAIN, "Hugging Face's Trainer gives its log this name")
+    return match
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
     """All rows. Bare NaN, which Hugging Face writes and JSON forbids, is read as non-finite.
 
     Raises:
-        UnreadableInput: not JSON, or JSON that holds no rows.
+        UnreadableInput: not JSON, or JSON without rows.
     """
-    name = shown(path)
+    name = display_name(path)
     require_text(path, name)
     try:
         value = parse_json(path.read_bytes().decode("utf-8-sig", errors="replace"))
@@ -41,7 +42,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     if isinstance(value, dict):
         value = cast(dict[str, object], value).get("log_history")
     if not isinstance(value, list):
-        raise UnreadableInput("holds no rows: neither a list of objects nor a log_history.", file=name)
+        raise UnreadableInput("has no rows: neither a list of objects nor a log_history.", file=name)
     collector = Collector(labels)
     entries = cast(list[object], value)
     for row in entries:
@@ -49,10 +50,11 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
             collector.add(cast(dict[str, object], row))
     collector.flush()
     if not collector.rows:
-        raise UnreadableInput("holds no rows.", file=name)
+        raise UnreadableInput("has no rows.", file=name)
     notes = collector.notes(name)
     if collector.rows < len(entries):
-        notes.append(f"{name}: {len(entries) - collector.rows} entries are no objects and were skipped")
+        skipped = len(entries) - collector.rows
+        notes.append(f"{name}: skipped {count(skipped, 'entry that is no object', 'entries that are no objects')}")
     return table_of(collector.chunks, name, notes)
 
 

@@ -1,4 +1,4 @@
-"""JSON lines: one object a row."""
+"""JSON lines: one object per row."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from postmortem.run.rows import read_jsonl
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import shown
+from postmortem.sources._files import display_name
 from postmortem.sources._source import by_ending
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
-    """All rows; lines that are no JSON object are left out, counted and noted.
+    """All rows. Lines that are no JSON object are left out, counted and noted.
 
     Raises:
         UnreadableInput: not UTF-8, or no line is a JSON object.
     """
-    chunks, notes = read_jsonl(path, shown(path), strict_text=True, labels=labels)
-    return table_of(chunks, shown(path), notes)
+    chunks, notes = read_jsonl(path, display_name(path), strict_text=True, labels=labels)
+    return table_of(chunks, display_name(path), notes)
 
 
 SOURCE = row_source("jsonl", "JSON lines (.jsonl, .ndjson)", by_ending(".jsonl", ".ndjson"), read_table)

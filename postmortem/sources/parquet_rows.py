@@ -6,17 +6,17 @@ from pathlib import Path
 
 from postmortem.run.table import Table, parquet_part
 from postmortem.sources._assemble import row_source
-from postmortem.sources._files import shown
+from postmortem.sources._files import display_name
 from postmortem.sources._source import by_ending
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
-    """The file's footer; columns follow when they are asked for.
+    """The file's footer; each column is read when it is first used.
 
     Raises:
         UnreadableInput: empty, corrupt, or no Parquet.
     """
-    return Table(shown(path), (parquet_part(path, shown(path), labels),))
+    return Table(display_name(path), (parquet_part(path, display_name(path), labels),))
 
 
 SOURCE = row_source("parquet", "a Parquet file (.parquet, .pq)", by_ending(".parquet", ".pq"), read_table)

@@ -93,7 +93,7 @@ def test_a_source_is_named_where_the_file_does_not_tell(call: Call, tmp_path: Pa
     code, out, _ = call("draft", "log.txt", "--json", "--source", "csv")
     assert code == 0 and json.loads(out)["run"]["source"] == "csv"
     code, _, err = call("draft", "log.txt", "--source", "cvs")
-    assert code == 2 and "--source cvs: no format is called so; there are csv, folder, json" in err
+    assert code == 2 and "--source cvs: no format has this name; there are csv, folder, json" in err
 
 
 def test_errors_are_one_line_with_their_exit_code(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
-"""Arrays as telemetry, and what is asked of it."""
+"""Arrays as telemetry, and its findings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from postmortem.detectors import DetectedIncident, Finding, Telemetry, find_incidents
@@ -24,14 +25,20 @@ def telemetry(
         name = key.replace("__", "/")
         value = np.asarray(values, dtype=float)
         series[name] = Series(name, np.arange(value.size, dtype=np.int64) * every, value)
-    kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    label_arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, values in (labels or {}).items():
         listed = list(values)
-        held = np.empty(len(listed), dtype=object)
-        held[:] = listed
-        kept[name] = (np.arange(len(listed), dtype=np.int64) * every, held)
-    steps = [s.step for s in series.values()] + [k[0] for k in kept.values()]
-    return Telemetry(series.get, tuple(series), max(steps, key=len), kept.get, restarts)
+        objects = np.empty(len(listed), dtype=object)
+        objects[:] = listed
+        label_arrays[name] = (np.arange(len(listed), dtype=np.int64) * every, objects)
+    steps = [s.step for s in series.values()] + [k[0] for k in label_arrays.values()]
+    return Telemetry(series.get, tuple(series), max(steps, key=len), label_arrays.get, restarts)
+
+
+def any_values(most: int) -> st.SearchStrategy[list[float]]:
+    """Up to `most` floats of any kind: NaN, infinities, zeros, the smallest and the largest."""
+    extremes = st.sampled_from((0.0, -1.0, 5e-324, 1e308))
+    return st.lists(st.floats(allow_nan=True, allow_infinity=True, width=64) | extremes, min_size=1, max_size=most)
 
 
 def findings(t: Telemetry, kind: str) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Runs for the two faces of the detectors, and what each face says of them."""
+"""Runs for the two faces of the detectors, and what each face reports."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from postmortem.detectors import Alarm, Telemetry, detectors, live
 from postmortem.series import Series
 
-Said = tuple[str, str, str, int]
+Report = tuple[str, str, str, int]
 """Detector, kind, column, onset step."""
 
 
 @dataclass
 class Followed:
-    """What the live face said, in order; each alarm with the row after which it was said, the last row at the end."""
+    """What the live face reported, in order: each alarm with the row after which it came (at the end, the last row)."""
 
-    told: list[tuple[int, Alarm]] = field(default_factory=list[tuple[int, Alarm]])
+    alarms: list[tuple[int, Alarm]] = field(default_factory=list[tuple[int, Alarm]])
 
     @property
     def last(self) -> dict[tuple[str, str, int], Alarm]:
-        """The last word on each alarm."""
-        return {alarm.key: alarm for _, alarm in self.told}
+        """The last report of each alarm."""
+        return {alarm.key: alarm for _, alarm in self.alarms}
 
     @property
-    def settled(self) -> set[Said]:
-        """What is left when the run is over."""
+    def settled(self) -> set[Report]:
+        """What is settled when the run is over."""
         return {(a.detector, a.kind, a.column, a.onset_step) for a in self.last.values() if a.state == "settled"}
 
 
@@ -41,19 +41,19 @@ def rows(t: Telemetry) -> Iterator[tuple[int, dict[str, float]]]:
 
 
 def follow(t: Telemetry, names: Sequence[str] | None = None) -> Followed:
-    """Every row of a run to the live face, to its end."""
+    """Pass every row of a run to the live face, and its end."""
     followed, watching = Followed(), live(names)
     for row, (step, values) in enumerate(rows(t)):
-        followed.told += [(row, alarm) for alarm in watching.take(step, values)]
-    followed.told += [(t.row_steps.size - 1, alarm) for alarm in watching.end()]
+        followed.alarms += [(row, alarm) for alarm in watching.take(step, values)]
+    followed.alarms += [(t.row_steps.size - 1, alarm) for alarm in watching.end()]
     return followed
 
 
-def offline(t: Telemetry, names: Sequence[str] | None = None) -> set[Said]:
-    """What the other face says, of the detectors that have both."""
+def offline(t: Telemetry, names: Sequence[str] | None = None) -> set[Report]:
+    """What the detectors with both faces report of the whole run."""
     both = [d for d in detectors() if d.stream is not None and (names is None or d.name in names)]
     with np.errstate(all="ignore"):
-        return {(f.detector, f.kind, f.column, f.onset_step) for d in both for f in d.find(t)}
+        return {(f.detector, f.kind, f.column, f.onset_step) for d in both for f in d.detect(t)}
 
 
 def departures(seed: int) -> Telemetry:

@@ -17,7 +17,7 @@ Values = NDArray[np.float64]
 
 STEPS, FAULT_STEP, SIGMA = 3000, 2000, 0.03
 WITHIN = 40
-"""An incident belongs to the fault where its onset lies this close to it."""
+"""An incident belongs to the fault where its onset is this close to it."""
 
 
 def _one_step(loss: Values, since: Values) -> None:

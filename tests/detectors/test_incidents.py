@@ -13,7 +13,7 @@ BLOOM_NORM = (0.242, 0.947, 2.39, 15.9, 145, 960, 353, 379, 650)
 
 
 def worked_example(sigma: float, shape: str = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Seed 003's story: grad norm 47.2 at 312, loss 5.84 at 313, 3.40 from 360 on, 2.31 before."""
+    """Seed 003: grad norm 47.2 at 312, loss 5.84 at 313, 3.40 from 360 on, 2.31 before."""
     rng = np.random.default_rng(0)
     loss = 2.31 + sigma * rng.standard_normal(600)
     fall = np.linspace(5.84, 3.40, 48) if shape == "linear" else np.geomspace(5.84, 3.40, 48)

@@ -1,4 +1,4 @@
-"""The live face of each detector says what the other one says, as soon as it can be known."""
+"""The live face of each detector reports what the other face reports, as soon as it can be known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from postmortem.detectors import Detector, Telemetry, detectors, live
 from postmortem.detectors._rolling import GRID_ROWS
 from postmortem.sources import open_run
-from tests.detectors.helpers import calm_norm, decline, telemetry
+from tests.detectors.helpers import any_values, calm_norm, decline, telemetry
 from tests.detectors.live_runs import Followed, departures, excursions, follow, offline
 from tests.detectors.scenarios import FAULT_STEP, SCENARIOS, scenario
 from tests.samples import NAMES, sample
@@ -30,9 +30,9 @@ DECLARED = {
 
 
 def _settled_for_good(followed: Followed) -> None:
-    """What was settled was never taken back, and nothing was left open."""
+    """No settled alarm was taken back, and no alarm stayed open."""
     kinds: dict[tuple[str, str, int], str] = {}
-    for _, alarm in followed.told:
+    for _, alarm in followed.alarms:
         if alarm.key in kinds:
             assert alarm.state == "settled" and alarm.kind == kinds[alarm.key], alarm
         if alarm.state == "settled":
@@ -77,9 +77,9 @@ def test_faces_agree_on_the_sample_runs(name: str) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_faces_agree_on_departures(seed: int) -> None:
     t = departures(seed)
-    followed, said = follow(t), offline(t)
-    assert said <= followed.settled, "nothing is missed"
-    assert {detector for detector, _, _, _ in followed.settled - said} <= set(DECLARED)
+    followed, reported = follow(t), offline(t)
+    assert reported <= followed.settled, "nothing is missed"
+    assert {detector for detector, _, _, _ in followed.settled - reported} <= set(DECLARED)
     _settled_for_good(followed)
 
 
@@ -104,44 +104,46 @@ def test_faces_agree_up_to_the_rows_from_which_windows_are_shared(seed: int) -> 
 @heavy
 def test_differences_are_these() -> None:
     differ: Counter[str] = Counter()
-    found = 0
+    reports = 0
     for make, seeds in ((departures, 15), (excursions, 25)):
         for seed in range(seeds):
             t = make(seed)
-            said, settled = offline(t), follow(t).settled
-            found += len(said)
-            differ.update(detector for detector, _, _, _ in said ^ settled)
+            reported, settled = offline(t), follow(t).settled
+            reports += len(reported)
+            differ.update(detector for detector, _, _, _ in reported ^ settled)
     assert set(differ) <= set(DECLARED), differ
-    assert found > 100 and differ.total() <= 0.01 * found, differ
+    assert reports > 100 and differ.total() <= 0.01 * reports, differ
 
 
 @pytest.mark.parametrize(
     ("name", "most"), [("one_step", 0), ("decaying", 0), ("level_shift", 1), ("slow_divergence", 30)]
 )
-def test_an_alarm_is_told_within_rows_of_the_fault(name: str, most: int) -> None:
+def test_an_alarm_comes_within_rows_of_the_fault(name: str, most: int) -> None:
     followed = follow(telemetry(loss=scenario(name, 0)[0]))
-    row, alarm = min(((row, a) for row, a in followed.told if a.onset_step >= FAULT_STEP - 20), key=lambda one: one[0])
+    row, alarm = min(
+        ((row, a) for row, a in followed.alarms if a.onset_step >= FAULT_STEP - 20), key=lambda alarm: alarm[0]
+    )
     assert row - FAULT_STEP <= most and alarm.state == "open"
 
 
 def test_a_spike_that_is_over_is_settled_and_a_shift_waits() -> None:
     loss = decline(900)
     loss[500:504] += 2.0
-    (opened, settled) = follow(telemetry(loss=loss), ["loss_spike"]).told
+    (opened, settled) = follow(telemetry(loss=loss), ["loss_spike"]).alarms
     assert (opened[0], opened[1].state) == (500, "open")
     assert (settled[1].kind, settled[1].state) == ("loss_spike", "settled") and settled[0] < 520
     loss[700:] += 1.0
-    told = [
-        (row, a.kind, a.state) for row, a in follow(telemetry(loss=loss), ["loss_spike"]).told if a.onset_step == 700
+    alarms = [
+        (row, a.kind, a.state) for row, a in follow(telemetry(loss=loss), ["loss_spike"]).alarms if a.onset_step == 700
     ]
-    assert told[0] == (700, "loss_spike", "open") and told[-1] == (899, "level_shift", "settled")
+    assert alarms[0] == (700, "loss_spike", "open") and alarms[-1] == (899, "level_shift", "settled")
 
 
-def test_a_skipped_step_is_told_at_once_and_as_what_it_is_with_the_next_row() -> None:
+def test_a_skipped_step_is_reported_at_once_and_with_its_kind_after_the_next_row() -> None:
     norm = calm_norm(300)
     norm[200] = np.inf
-    told = follow(telemetry(loss=decline(300), grad_norm=norm), ["non_finite"]).told
-    assert [(row, a.kind, a.state) for row, a in told] == [
+    alarms = follow(telemetry(loss=decline(300), grad_norm=norm), ["non_finite"]).alarms
+    assert [(row, a.kind, a.state) for row, a in alarms] == [
         (200, "non_finite", "open"),
         (201, "non_finite_gradient", "open"),
         (250, "non_finite_gradient", "settled"),
@@ -157,7 +159,7 @@ def test_a_column_that_leaves_the_positive_numbers_is_judged_on_the_linear_scale
 
 
 @pytest.mark.parametrize("back_to", [450, 40, 0])
-def test_after_a_rollback_it_says_what_the_history_that_is_left_says(back_to: int) -> None:
+def test_after_a_rollback_it_reports_what_the_remaining_history_shows(back_to: int) -> None:
     loss, norm, lr = decline(1_200), calm_norm(1_200), np.full(1_200, 1e-3)
     history = telemetry(loss=loss, grad_norm=norm, lr=lr)
     spoiled = loss.copy()
@@ -167,32 +169,25 @@ def test_after_a_rollback_it_says_what_the_history_that_is_left_says(back_to: in
         watching.take(step, {"loss": float(spoiled[step]), "grad_norm": float(norm[step]), "lr": 1e-3 / (1 + step % 2)})
     watching.rewound(back_to)
     loss[800:804] += 2.0
-    told = [
+    alarms = [
         alarm
         for step in range(back_to, 1_200)
         for alarm in watching.take(step, {"loss": float(loss[step]), "grad_norm": float(norm[step]), "lr": 1e-3})
     ]
-    told += watching.end()
+    alarms += watching.end()
     history = telemetry(loss=loss, grad_norm=norm, lr=lr)
-    assert {(a.detector, a.kind, a.column, a.onset_step) for a in told if a.state == "settled"} == offline(history)
+    assert {(a.detector, a.kind, a.column, a.onset_step) for a in alarms if a.state == "settled"} == offline(history)
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.floats(allow_nan=True, allow_infinity=True, width=64) | st.sampled_from((0.0, -1.0, 5e-324, 1e308)),
-        min_size=1,
-        max_size=150,
-    ),
-    st.integers(1, 50),
-)
+@given(any_values(150), st.integers(1, 50))
 def test_any_values_at_all_end_without_an_open_alarm(values: list[float], every: int) -> None:
     columns = ("loss", "grad_norm", "lr", "update_rms", "loss_scale", "skipped")
     followed = follow(telemetry(every=every, **dict.fromkeys(columns, values)))
     assert all(alarm.state != "open" for alarm in followed.last.values())
 
 
-def test_rows_that_are_no_numbers_or_out_of_order_are_not_looked_at() -> None:
+def test_rows_that_are_no_numbers_or_out_of_order_are_ignored() -> None:
     watching = live()
     for step in (0, 1, 1, 0, 2):
         assert watching.take(step, {"loss": "2.0", "lr": None, "grad_norm": [1.0], "loss_scale": {}}) == ()

@@ -1,4 +1,4 @@
-"""Each panel's detector on its own: what it must see, and what it must leave alone."""
+"""The detector of each column: what it must find, and what it must not find."""
 
 from __future__ import annotations
 

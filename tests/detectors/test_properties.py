@@ -1,4 +1,4 @@
-"""What must not change an incident."""
+"""Changes of a log that must not change its incidents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postmortem.detectors import DetectedIncident, find_incidents
-from tests.detectors.helpers import telemetry
+from tests.detectors.helpers import any_values, telemetry
 from tests.detectors.scenarios import FAULTS, scenario
 
 pytestmark = pytest.mark.heavy
@@ -46,14 +46,7 @@ def test_unknown_columns_change_nothing(name: str, seed: int, column: str) -> No
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.floats(allow_nan=True, allow_infinity=True, width=64) | st.sampled_from((0.0, -1.0, 5e-324, 1e308)),
-        min_size=1,
-        max_size=120,
-    ),
-    st.integers(1, 50),
-)
+@given(any_values(120), st.integers(1, 50))
 def test_any_values_at_all_give_ordered_steps(values: list[float], every: int) -> None:
     t = telemetry(every=every, **dict.fromkeys(("loss", "grad_norm", "lr", "adam_v_norm", "param_norm"), values))
     for incident in find_incidents(t):

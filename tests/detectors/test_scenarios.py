@@ -43,10 +43,10 @@ def test_every_fault_is_found_where_it_is(name: str) -> None:
     for seed in SEEDS:
         _, fault = scenario(name, seed)
         assert fault is not None
-        found = at_fault(incidents(name, seed), fault)
-        assert len(found) == 1, f"seed {seed}: {found}"
+        at_onset = at_fault(incidents(name, seed), fault)
+        assert len(at_onset) == 1, f"seed {seed}: {at_onset}"
         if name != "slow_divergence":
-            assert found[0].onset_step == fault, f"seed {seed}"
+            assert at_onset[0].onset_step == fault, f"seed {seed}"
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -1,4 +1,4 @@
-"""The watchdog mode, and each defect of the seed's version that it mends."""
+"""The watchdog mode, and the defects of simpler rules that it does not have."""
 
 from __future__ import annotations
 

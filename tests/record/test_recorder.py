@@ -17,14 +17,14 @@ import pytest
 
 from postmortem.errors import UsageError
 from postmortem.record import Recorder, RecordingWarning
-from postmortem.run.rows import Lines, read_objects
+from postmortem.run.rows import LineReport, read_objects
 from postmortem.sources import open_run
 
 ROOT = Path(__file__).parents[2]
 
 
 def journal(run: Path) -> list[dict[str, Any]]:
-    return [event for _, event in read_objects(run / "journal.jsonl", Lines("journal.jsonl"), strict_text=False)]
+    return [event for _, event in read_objects(run / "journal.jsonl", LineReport("journal.jsonl"), strict_text=False)]
 
 
 def manifest(run: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def manifest(run: Path) -> dict[str, Any]:
 
 def tail_rows(run: Path, table: str = "metrics", attempt: int = 0, rank: int = 0) -> list[dict[str, Any]]:
     tail = run / table / f"tail-{attempt}-{rank}.jsonl"
-    return [row for _, row in read_objects(tail, Lines(tail.name), strict_text=False)] if tail.exists() else []
+    return [row for _, row in read_objects(tail, LineReport(tail.name), strict_text=False)] if tail.exists() else []
 
 
 def test_what_is_logged_comes_back(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from postmortem.errors import UnreadableInput
 from postmortem.record.writer import RunWriter, plain_value
-from postmortem.run.arrow import merged
+from postmortem.run.arrow import merge_tables
 from postmortem.run.parts import arrow_table, parts, tails, write_part
 from postmortem.run.rows import read_jsonl
 from postmortem.sources import open_run
@@ -118,7 +118,7 @@ def test_a_crash_between_rename_and_removal_leaves_no_double_rows(tmp_path: Path
         run.log(step, {"loss": float(step)})
     tail = tmp_path / "run" / "metrics" / "tail-0-0.jsonl"
     chunks, _ = read_jsonl(tail, tail.name, strict_text=False)
-    write_part(tail.parent, merged([arrow_table(chunk) for chunk in chunks]))
+    write_part(tail.parent, merge_tables([arrow_table(chunk) for chunk in chunks]))
     read = open_run(tmp_path / "run")
     loss = read.series("loss")
     assert loss is not None and len(loss) == 5

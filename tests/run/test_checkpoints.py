@@ -18,15 +18,15 @@ def test_a_save_in_progress_is_no_checkpoint(tmp_path: Path) -> None:
     make(tmp_path / "rollback" / ".step-00000300.dcp.tmp-77", ".metadata", "__0_0.distcp")
     make(tmp_path / "best-k" / ".dev-loss-2.341-step-00000450.dcp.tmp-77", ".metadata", "__0_0.distcp")
     make(tmp_path / "recovery" / "step-00000200.dcp", ".metadata", "__0_0.distcp", "checkpoint.json")
-    found, notes = find_checkpoints(tmp_path, ())
-    assert [(c.role, c.step, c.complete, c.size_bytes) for c in found] == [("recovery", 200, True, 12)]
+    checkpoints, notes = find_checkpoints(tmp_path, ())
+    assert [(c.role, c.step, c.complete, c.size_bytes) for c in checkpoints] == [("recovery", 200, True, 12)]
     assert notes == []
 
 
 def test_the_step_of_a_best_k_name_is_its_last_number(tmp_path: Path) -> None:
     make(tmp_path / "best-k" / "loss-step-3-2.341-step-00000450.dcp", ".metadata")
-    found, _ = find_checkpoints(tmp_path, ())
-    assert [c.step for c in found] == [450]
+    checkpoints, _ = find_checkpoints(tmp_path, ())
+    assert [c.step for c in checkpoints] == [450]
 
 
 def test_foreign_names_are_read_as_ever(tmp_path: Path) -> None:
@@ -36,8 +36,8 @@ def test_foreign_names_are_read_as_ever(tmp_path: Path) -> None:
     (tmp_path / "rollback" / "ckpt_7.pt.tmp").write_bytes(b"x")
     make(tmp_path / "elsewhere", "state.bin")
     journal = [Event("checkpoint", 8, None, {"path": "elsewhere", "role": "mine"}, 1)]
-    found, _ = find_checkpoints(tmp_path, journal)
-    assert [(c.role, c.step, c.complete) for c in found] == [
+    checkpoints, _ = find_checkpoints(tmp_path, journal)
+    assert [(c.role, c.step, c.complete) for c in checkpoints] == [
         *(("rollback", 7, False), ("mine", 8, True), ("recovery", 500, True), ("recovery", 600, False)),
     ]
 
@@ -47,7 +47,7 @@ def saved(step: int, line: int, contents: str = "full") -> Event:
     return Event("checkpoint", step, None, keys, line)
 
 
-def test_what_a_resume_set_aside_is_offered_no_more_until_it_is_saved_again(tmp_path: Path) -> None:
+def test_what_a_resume_set_aside_is_left_out_until_it_is_saved_again(tmp_path: Path) -> None:
     for step in (100, 200, 300):
         make(tmp_path / "rollback" / f"step-{step:08d}.dcp", ".metadata")
     left = ["rollback/step-00000200.dcp", "rollback/step-00000300.dcp"]
@@ -62,5 +62,5 @@ def test_what_a_resume_set_aside_is_offered_no_more_until_it_is_saved_again(tmp_
 def test_parameters_only_is_known_from_the_journal(tmp_path: Path) -> None:
     for step in (100, 200):
         make(tmp_path / "rollback" / f"step-{step:08d}.dcp", ".metadata")
-    found, _ = find_checkpoints(tmp_path, [saved(100, 1), saved(200, 2, "parameters")])
-    assert [c.parameters_only for c in found] == [False, True]
+    checkpoints, _ = find_checkpoints(tmp_path, [saved(100, 1), saved(200, 2, "parameters")])
+    assert [c.parameters_only for c in checkpoints] == [False, True]

@@ -1,11 +1,11 @@
-"""Own names onto canonical ones."""
+"""From a log's own names to the canonical ones."""
 
 from __future__ import annotations
 
 import pytest
 
 from postmortem.run.columns import CANONICAL, PLACEHOLDERS, describe
-from postmortem.run.naming import assign, is_label, normal
+from postmortem.run.naming import assign_columns, is_label, normal
 
 
 @pytest.mark.parametrize(
@@ -27,35 +27,35 @@ from postmortem.run.naming import assign, is_label, normal
     ],
 )  # fmt: skip
 def test_usual_names_need_no_map(own: str, canonical: str) -> None:
-    assert assign((own,), {}, {}, "x").own == {canonical: own}
+    assert assign_columns((own,), {}, {}, "x").logged_as == {canonical: own}
 
 
 def test_epoch_is_no_step() -> None:
-    names = assign(("epoch", "loss"), {}, {}, "x")
-    assert "step" not in names.own and names.unknown == ("epoch",)
+    names = assign_columns(("epoch", "loss"), {}, {}, "x")
+    assert "step" not in names.logged_as and names.unknown == ("epoch",)
 
 
 def test_the_exact_name_wins() -> None:
-    names = assign(("train/loss", "loss", "validation/loss"), {}, {}, "x")
-    assert names.own == {"loss": "loss", "eval_loss": "validation/loss"} and names.unknown == ("train/loss",)
+    names = assign_columns(("train/loss", "loss", "validation/loss"), {}, {}, "x")
+    assert names.logged_as == {"loss": "loss", "eval_loss": "validation/loss"} and names.unknown == ("train/loss",)
 
 
-def test_of_two_aliases_the_first_of_the_table_wins_and_it_is_said() -> None:
+def test_of_two_aliases_the_first_of_the_table_wins_with_a_note() -> None:
     for order in (("lm loss", "train_loss"), ("train_loss", "lm loss")):
-        names = assign(order, {}, {}, "x")
-        assert names.own["loss"] == "train_loss" and "lm loss" in names.notes[0]
+        names = assign_columns(order, {}, {}, "x")
+        assert names.logged_as["loss"] == "train_loss" and "lm loss" in names.notes[0]
 
 
 def test_precedence_of_map_and_run_json() -> None:
     names = ("a", "b", "loss")
-    assert assign(names, {"a": "loss"}, {}, "x").own["loss"] == "a"
-    assert assign(names, {"a": "loss"}, {"loss": "b"}, "x").own["loss"] == "b"
-    assert assign(names, {"gone": "loss"}, {"lr": "gone"}, "x").own == {"loss": "loss"}
+    assert assign_columns(names, {"a": "loss"}, {}, "x").logged_as["loss"] == "a"
+    assert assign_columns(names, {"a": "loss"}, {"loss": "b"}, "x").logged_as["loss"] == "b"
+    assert assign_columns(names, {"gone": "loss"}, {"lr": "gone"}, "x").logged_as == {"loss": "loss"}
 
 
 def test_a_total_is_a_member_of_the_family_where_the_single_column_exists() -> None:
-    names = assign(("grad_norm", "grad_norm/total"), {}, {}, "x")
-    assert names.own == {"grad_norm": "grad_norm", "grad_norm/total": "grad_norm/total"}
+    names = assign_columns(("grad_norm", "grad_norm/total"), {}, {}, "x")
+    assert names.logged_as == {"grad_norm": "grad_norm", "grad_norm/total": "grad_norm/total"}
 
 
 def test_the_table_is_consistent() -> None:
@@ -68,10 +68,10 @@ def test_the_table_is_consistent() -> None:
     assert describe("grad_norm/<group>") is CANONICAL["grad_norm/<group>"] and describe("nothing") is None
 
 
-def test_names_of_the_format_stand_between_run_json_and_the_shared_ones() -> None:
+def test_names_of_the_format_go_between_run_json_and_the_shared_ones() -> None:
     names = ("a", "b", "loss", "lr")
     of_format = {"gone": "loss", "a": "loss", "b": "loss", "loss": "eval_loss"}
-    assert assign(names, {}, {}, "x", of_format).own == {"loss": "a", "eval_loss": "loss", "lr": "lr"}
-    assert assign(names, {"b": "loss"}, {}, "x", of_format).own["loss"] == "b"
-    assert assign(names, {}, {"loss": "lr"}, "x", of_format).own == {"loss": "lr", "eval_loss": "loss"}
-    assert assign(names, {"a": "lr"}, {}, "x", {"a": "loss"}).own == {"lr": "a", "loss": "loss"}
+    assert assign_columns(names, {}, {}, "x", of_format).logged_as == {"loss": "a", "eval_loss": "loss", "lr": "lr"}
+    assert assign_columns(names, {"b": "loss"}, {}, "x", of_format).logged_as["loss"] == "b"
+    assert assign_columns(names, {}, {"loss": "lr"}, "x", of_format).logged_as == {"loss": "lr", "eval_loss": "loss"}
+    assert assign_columns(names, {"a": "lr"}, {}, "x", {"a": "loss"}).logged_as == {"lr": "a", "loss": "loss"}

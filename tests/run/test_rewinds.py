@@ -1,4 +1,4 @@
-"""Attempts of logs that name none."""
+"""Attempts of logs that do not name them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_rewind_starts_an_attempt() -> None:
     assert len(notes) == 1 and "20" in notes[0]
 
 
-def test_a_rewind_that_stays_behind_is_one_too() -> None:
+def test_a_rewind_that_does_not_catch_up_counts_too() -> None:
     assert _attempts([*range(30), *range(20, 25)])[0] == [0] * 30 + [1] * 5
 
 
@@ -54,7 +54,7 @@ def test_interleaved_writers_are_no_rewinds() -> None:
 
 
 @pytest.mark.parametrize("known", [(), (90,)])
-def test_rows_repeated_word_for_word_are_no_rewind(known: tuple[int, ...]) -> None:
+def test_exact_repeats_of_rows_are_no_rewind(known: tuple[int, ...]) -> None:
     steps = [*range(100), *range(90, 100), *range(100, 120)]
     attempt, _ = _attempts(steps, [float(s) for s in steps], known)
     assert max(attempt) == (1 if known else 0)

@@ -1,4 +1,4 @@
-"""docs/run-format.md says what the code does."""
+"""docs/run-format.md describes what the code does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "run-format.md"
 TEXT = DOCUMENT.read_text("utf-8")
 
 
-def test_every_canonical_column_stands_in_the_table() -> None:
+def test_every_canonical_column_is_in_the_table() -> None:
     table = TEXT.split("<!-- columns: begin -->\n")[1].split("<!-- columns: end -->")[0]
     rows = [f"| `{c.name}` | {c.unit} | {c.meaning} |\n" for c in CANONICAL.values()]
     assert table == "| column | unit | meaning |\n| --- | --- | --- |\n" + "".join(rows)

@@ -1,4 +1,4 @@
-"""null, number, non-finite, label: never mixed."""
+"""null, number, non-finite, label: kept apart."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import numpy as np
 import pytest
 
 from postmortem.run.arrow import from_arrow, to_arrow
-from postmortem.run.values import Numbers, Things, cells_of, number
+from postmortem.run.values import LabelCells, Numbers, cells_of, parse_number
 
 
 @pytest.mark.parametrize("text", ["", " ", "None", "null", "NULL", "N/A", "NA", "-"])
 def test_null_tokens(text: str) -> None:
-    assert number(text) is None
+    assert parse_number(text) is None
 
 
 @pytest.mark.parametrize("text", ["NaN", "nan", "-nan", "inf", "-inf", "Infinity", "-Infinity", "1e400"])
 def test_non_finite_tokens(text: str) -> None:
-    value = number(text)
+    value = parse_number(text)
     assert value is not None and not math.isfinite(value)
 
 
 @pytest.mark.parametrize("value", ["abc", [], {}, "1,5", "12.5.1"])
 def test_words_are_no_numbers(value: object) -> None:
     with pytest.raises(ValueError):
-        number(value)
+        parse_number(value)
 
 
 def test_huge_integers() -> None:
-    assert number(10**400) == math.inf and number(-(10**400)) == -math.inf
+    assert parse_number(10**400) == math.inf and parse_number(-(10**400)) == -math.inf
 
 
 def test_columns() -> None:
@@ -38,9 +38,9 @@ def test_columns() -> None:
     assert cells.logged.tolist() == [True, False, True, False, True]
     np.testing.assert_array_equal(cells.value[cells.logged], [1.0, math.nan, -math.inf])
     words, _ = cells_of(["a", "b", "1", None], label=False)
-    assert isinstance(words, Things) and words.value.tolist() == ["a", "b", "1", None] and words.nulls == 1
+    assert isinstance(words, LabelCells) and words.value.tolist() == ["a", "b", "1", None] and words.nulls == 1
     hashes, _ = cells_of(["0012", "0013"], label=True)
-    assert isinstance(hashes, Things) and hashes.value.tolist() == ["0012", "0013"]
+    assert isinstance(hashes, LabelCells) and hashes.value.tolist() == ["0012", "0013"]
 
 
 def test_arrow_keeps_null_and_nan_apart() -> None:
@@ -50,7 +50,7 @@ def test_arrow_keeps_null_and_nan_apart() -> None:
         cells = from_arrow(piece, label=False)
         assert isinstance(cells, Numbers) and cells.logged is not None
         assert cells.logged.tolist() == [bool(x) for x in logged]
-    back = to_arrow(from_arrow(array, label=False), whole=False)
+    back = to_arrow(from_arrow(array, label=False), integers=False)
     assert back.null_count == 3 and math.isnan(back[2].as_py()) and back[1].as_py() is None
 
 
@@ -67,6 +67,6 @@ def test_arrow_types() -> None:
     ]:
         cells = from_arrow(array, label=False)
         assert isinstance(cells, Numbers) and cells.value.tolist() == expected
-    assert isinstance(from_arrow(pa.array([[1], [2, 3]]), label=False), Things)
-    assert isinstance(from_arrow(pa.array(["1"]), label=True), Things)
-    assert isinstance(to_arrow(cells_of([[1], "x"], label=True)[0], whole=False), pa.StringArray)
+    assert isinstance(from_arrow(pa.array([[1], [2, 3]]), label=False), LabelCells)
+    assert isinstance(from_arrow(pa.array(["1"]), label=True), LabelCells)
+    assert isinstance(to_arrow(cells_of([[1], "x"], label=True)[0], integers=False), pa.StringArray)

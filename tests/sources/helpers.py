@@ -1,4 +1,4 @@
-"""Small logs as files, and what was read of them."""
+"""Small logs as files, and the values that were read from them."""
 
 from __future__ import annotations
 

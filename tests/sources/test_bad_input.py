@@ -1,4 +1,4 @@
-"""What is refused, with one message that names the file."""
+"""Input that is refused, with one message that names the file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _refused(path: Path, *words: str) -> UnreadableInput:
     return caught.value
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
     _refused(tmp_path / "absent", "no such file")
     _refused(tmp_path / "a\0b", "no such file")
     _refused(tmp_path, "empty")

@@ -1,4 +1,4 @@
-"""What is read around, with a note, and what is read as it stands."""
+"""Input that is skipped with a note, and odd input that is read as it is."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_no_loss_column(tmp_path: Path) -> None:
 
 def test_placeholders_are_missing_panels(tmp_path: Path) -> None:
     data = "step,loss,grad_norm,loss_scale\n" + "".join(f"{t},1,0.000,-1.0\n" for t in range(5))
-    run = _noted(write(tmp_path, "x.csv", data), "grad_norm is 0 throughout", "loss_scale is -1 throughout")
+    run = _noted(write(tmp_path, "x.csv", data), "grad_norm is 0 in every row", "loss_scale is -1 in every row")
     assert run.columns == ("loss",) and run.series("grad_norm") is None
     data = "step,loss,grad_norm\n0,1,0\n1,1,NaN\n2,1,0\n"
     assert "grad_norm" in open_run(write(tmp_path, "y.csv", data)).columns
@@ -111,7 +111,7 @@ def test_placeholders_are_missing_panels(tmp_path: Path) -> None:
 
 def test_bom_crlf_and_odd_headers(tmp_path: Path) -> None:
     data = b'\xef\xbb\xbfstep,loss,,loss,"a,b"\r\n0,1,x,9,"q,r"\r\n1,2,y,9,"s"\r\n'
-    run = _noted(write(tmp_path, "x.csv", data), "column 3 has no name", "loss stands twice")
+    run = _noted(write(tmp_path, "x.csv", data), "column 3 has no name", "loss appears twice")
     assert losses(run) == {0: 1.0, 1: 2.0}
     assert "a,b" in run.other_columns
     run = open_run(write(tmp_path, "x.jsonl", b'\xef\xbb\xbf{"step":0,"loss":1}\r\n{"step":1,"loss":2}\r\n'))
@@ -196,5 +196,5 @@ def test_a_csv_without_a_last_line_end_may_be_torn(tmp_path: Path) -> None:
 
 def test_text_where_a_number_belongs_is_noted(tmp_path: Path) -> None:
     rows = "step;train/loss;source\n" + "".join(f"{t};2,{t};a\n" for t in range(5))
-    run = _noted(write(tmp_path, "x.csv", rows), "x.csv: train/loss holds text where loss is a number, as in '2,0'")
+    run = _noted(write(tmp_path, "x.csv", rows), "x.csv: train/loss contains text where loss is a number, as in '2,0'")
     assert run.columns == ("source",) and len(run.notes) == 1

@@ -1,4 +1,4 @@
-"""A format is added from outside, by one file: how sure it is, its own column names, its step rule."""
+"""A format is added by one file: how sure it is, its own column names, its step rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import postmortem.sources
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run.table import Table
 from postmortem.run.values import Numbers
-from postmortem.sources import Candidate, Confidence, CountedSteps, Sniffed, Source, SourceTable, open_run, sources
+from postmortem.sources import Candidate, Confidence, DerivedSteps, FormatMatch, Source, SourceTable, open_run, sources
 from postmortem.sources import _source as room
 from tests.sources.helpers import jsonl_rows, losses, write
 
@@ -26,11 +26,11 @@ import numpy as np
 from postmortem.run.rows import Collector
 from postmortem.run.table import table_of
 from postmortem.run.values import Numbers
-from postmortem.sources import Confidence, Counted, Sniffed, row_source
+from postmortem.sources import Confidence, DerivedSteps, FormatMatch, row_source
 
 def sniff(candidate):
     if candidate.head.startswith(b"TICKS 1"):
-        return Sniffed(Confidence.CERTAIN, "it begins with TICKS 1")
+        return FormatMatch(Confidence.CERTAIN, "it begins with TICKS 1")
 
 def read(path, labels):
     rows = Collector(labels)
@@ -41,10 +41,10 @@ def read(path, labels):
     return table_of(rows.chunks, path.name, rows.notes(path.name))
 
 def steps(table):
-    """Every row stands for ten updates; a log that counts them itself has no need of the rule."""
+    """Every row is ten updates; a log that counts them itself does not need the rule."""
     if "tick" in table.names:
         return None
-    return Counted(Numbers(np.arange(table.rows) * 10.0, None), "ten times the count of its rows")
+    return DerivedSteps(Numbers(np.arange(table.rows) * 10.0, None), "ten times the count of its rows")
 
 NAMES = {"tick": "step", "cost": "loss", "pace": "lr", "mark": "batch_hash"}
 SOURCE = row_source("ticks", "a TICKS log", sniff, read, columns=NAMES, steps=steps)
@@ -71,12 +71,12 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     sources.cache_clear()
 
 
-def _claiming(name: str, ending: str, confidence: str = "CERTAIN", read: str = "None") -> str:
+def _matching(name: str, ending: str, confidence: str = "CERTAIN", read: str = "None") -> str:
     return (
-        "from postmortem.sources import Confidence, Sniffed, Source\n"
+        "from postmortem.sources import Confidence, FormatMatch, Source\n"
         "def sniff(candidate):\n"
         f"    if candidate.path.name.endswith({ending!r}):\n"
-        f"        return Sniffed(Confidence.{confidence}, 'its name ends in {ending}')\n"
+        f"        return FormatMatch(Confidence.{confidence}, 'its name ends in {ending}')\n"
         f"SOURCE = Source({name!r}, 'an {ending} file', sniff, lambda path, mapping: {read})\n"
     )
 
@@ -105,7 +105,7 @@ def test_a_format_brings_its_own_step_rule(tmp_path: Path, add: Add) -> None:
     assert losses(open_run(tmp_path / "x.log", {"step": "it"})) == {7: 3.0, 8: 2.0, 9: 1.0}
 
 
-def test_its_names_stand_between_those_of_run_json_and_those_of_all_formats(tmp_path: Path, add: Add) -> None:
+def test_its_names_go_between_those_of_run_json_and_those_of_all_formats(tmp_path: Path, add: Add) -> None:
     add("ticks", TICKS)
     _ticks(tmp_path / "run", "metrics.log", "loss 9 cost 3 other 5 third 6 it 4", "loss 9 cost 2 other 5 third 6 it 5")
     run = open_run(tmp_path / "run")
@@ -131,15 +131,15 @@ def test_a_folder_of_its_own_kind_goes_before_a_bare_folder(tmp_path: Path, add:
     folder = """
 from postmortem.run.rows import read_jsonl
 from postmortem.run.table import table_of
-from postmortem.sources import Confidence, Rows, Sniffed, Source, assemble
+from postmortem.sources import Confidence, FormatMatch, Source, SourceTable, assemble
 
 def sniff(candidate):
     if "meta.toy" in candidate.names:
-        return Sniffed(Confidence.CERTAIN, "it holds a meta.toy")
+        return FormatMatch(Confidence.CERTAIN, "it holds a meta.toy")
 
 def read(path, mapping):
     chunks, notes = read_jsonl(path / "deep" / "rows", "deep/rows", strict_text=True)
-    return assemble(SOURCE, path, path, Rows(table_of(chunks, "deep/rows", notes), SOURCE), None, mapping)
+    return assemble(SOURCE, path, path, SourceTable(table_of(chunks, "deep/rows", notes), SOURCE), None, mapping)
 
 SOURCE = Source("toy folder", "a folder with meta.toy", sniff, read, columns={"error": "loss"})
 """
@@ -151,54 +151,54 @@ SOURCE = Source("toy folder", "a folder with meta.toy", sniff, read, columns={"e
     assert losses(run) == {1: 4.0, 2: 3.0} and run.source == "toy folder" and run.root == tmp_path / "run"
 
 
-def test_a_folder_with_metrics_in_it_can_be_somebody_elses(tmp_path: Path, add: Add) -> None:
+def test_a_folder_with_metrics_in_it_can_be_of_another_tool(tmp_path: Path, add: Add) -> None:
     (tmp_path / "mlruns" / "metrics").mkdir(parents=True)
     write(tmp_path, "mlruns/metrics/loss", "0 1 1\n")
-    with pytest.raises(UnreadableInput, match="metrics/ holds no rows"):
+    with pytest.raises(UnreadableInput, match="metrics/ has no rows"):
         open_run(tmp_path / "mlruns")
-    add("runs", _claiming("runs", "mlruns", read="'read by runs'"))
+    add("runs", _matching("runs", "mlruns", read="'read by runs'"))
     assert open_run(tmp_path / "mlruns") == "read by runs"
 
 
 def test_a_tie_is_refused_by_name_and_can_be_decided(tmp_path: Path, add: Add) -> None:
-    add("red", _claiming("red", ".log", read="'red'"))
-    add("blue", _claiming("blue", "n.log", read="'blue'"))
+    add("red", _matching("red", ".log", read="'red'"))
+    add("blue", _matching("blue", "n.log", read="'blue'"))
     log = write(tmp_path, "train.log", "hello\n")
     with pytest.raises(UnreadableInput) as caught:
         open_run(log)
-    for said in ("red (because its name ends in .log)", "blue (because its name ends in n.log)", "--source 'blue'"):
-        assert said in str(caught.value)
+    for words in ("red (because its name ends in .log)", "blue (because its name ends in n.log)", "--source 'blue'"):
+        assert words in str(caught.value)
     assert open_run(log, source="red") == "red" and open_run(log, source="blue") == "blue"
-    assert open_run(write(tmp_path, "other.log", "hello\n")) == "red", "only one of them claims this one"
-    with pytest.raises(UsageError, match=r"no format is called so; there are csv, .*, blue, red"):
+    assert open_run(write(tmp_path, "other.log", "hello\n")) == "red", "only red matches this name"
+    with pytest.raises(UsageError, match=r"no format has this name; there are csv, .*, blue, red"):
         open_run(log, source="green")
 
 
-def test_a_lesser_claim_is_no_tie(tmp_path: Path, add: Add) -> None:
-    add("guess", _claiming("guess", "train.csv", "POSSIBLE", "'guessed'"))
+def test_a_less_sure_match_is_no_tie(tmp_path: Path, add: Add) -> None:
+    add("guess", _matching("guess", "train.csv", "POSSIBLE", "'guessed'"))
     log = write(tmp_path, "train.csv", "step,loss\n0,1\n")
     with pytest.raises(UnreadableInput, match=r"equally sure \(possible\): csv .*; guess "):
         open_run(log)
-    add("knows", _claiming("knows", "train.csv", "LIKELY", "'known'"))
+    add("knows", _matching("knows", "train.csv", "LIKELY", "'known'"))
     assert open_run(log) == "known"
 
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path, add: Add) -> None:
-    add("again", _claiming("csv", ".log"))
-    with pytest.raises(TypeError, match=r"Source name 'csv' stands twice: in .*(again|csv_rows)\.py and in .*\.py"):
+    add("again", _matching("csv", ".log"))
+    with pytest.raises(TypeError, match=r"Source name 'csv' appears twice: in .*(again|csv_rows)\.py and in .*\.py"):
         sources()
 
 
-def test_names_that_lead_nowhere_are_refused() -> None:
+def test_columns_that_are_not_canonical_are_refused() -> None:
     with pytest.raises(ValueError, match="toy: columns: perplexity is no canonical column"):
         Source("toy", "", lambda _: None, lambda *_: pytest.fail("not read"), columns={"ppl": "perplexity"})
 
 
 def test_a_step_rule_numbers_every_row() -> None:
-    short = CountedSteps(Numbers(np.zeros(2), None), "too few")
+    short = DerivedSteps(Numbers(np.zeros(2), None), "too few")
     source = Source("toy", "", lambda _: None, lambda *_: pytest.fail("not read"), steps=lambda _: short)
     with pytest.raises(TypeError, match="toy: its step rule gave 2 steps for 0 rows"):
-        SourceTable(Table("x", ()), source).counted()
+        SourceTable(Table("x", ()), source).derived_steps()
 
 
 def test_all_sources_look_at_one_reading_of_a_bounded_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +214,8 @@ def test_all_sources_look_at_one_reading_of_a_bounded_head(tmp_path: Path, monke
     monkeypatch.setattr(Path, "open", spy)
     assert [candidate.head, candidate.head] == [b"step,loss\n"] * 2 and candidate.ending == ".csv"
     assert opened == [candidate.path]
-    sniffed = [source.sniff(candidate) for source in sources()]
-    assert [s.confidence for s in sniffed if s] == [Confidence.POSSIBLE] and len(opened) == 1
+    matches = [source.sniff(candidate) for source in sources()]
+    assert [s.confidence for s in matches if s] == [Confidence.POSSIBLE] and len(opened) == 1
 
 
 def test_what_is_no_file_has_no_head(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_what_is_no_file_has_no_head(tmp_path: Path) -> None:
     for name in ("pipe.csv", "absent.csv", ""):
         assert Candidate(tmp_path / name).head == b""
     assert Candidate(tmp_path).names == ("pipe.csv",) and Candidate(tmp_path / "pipe.csv").names == ()
-    assert Sniffed(Confidence.LIKELY, "x").confidence < Confidence.CERTAIN
+    assert FormatMatch(Confidence.LIKELY, "x").confidence < Confidence.CERTAIN
 
 
 def test_the_format_that_contributing_shows(tmp_path: Path, add: Add) -> None:
@@ -235,7 +235,7 @@ def test_the_format_that_contributing_shows(tmp_path: Path, add: Add) -> None:
     assert losses(run) == {3: 2.5, 4: 2.25} and run.columns == ("loss", "lr")
 
 
-def test_a_format_need_not_think_of_bytes_that_are_no_text(tmp_path: Path, add: Add) -> None:
+def test_a_format_need_not_handle_bytes_that_are_no_text(tmp_path: Path, add: Add) -> None:
     add("ticks", TICKS)
     log = tmp_path / "x.csv"
     log.write_bytes(b"TICKS 1\ntick 1 cost \xff\n")

@@ -1,4 +1,4 @@
-"""Every source that discovery finds keeps the same promises; and each format gives what was logged."""
+"""Every discovered source keeps the same promises, and each format returns what was logged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from postmortem.errors import PostmortemError, UnreadableInput
 from postmortem.record.writer import RunWriter
 from postmortem.run import Run
 from postmortem.sources import Candidate, Source, csv_rows, open_run, sources
-from postmortem.sources._registry import surest
+from postmortem.sources._registry import best_matches
 
 REAL_LOGS = Path(__file__).parents[3] / "shared" / "real_logs"
 ROWS = [{"step": t, "loss": 3.0 - t / 10, "lr": 1e-3, "grad_norm": 1.0 + t % 3} for t in range(12)]
@@ -109,9 +109,9 @@ def test_every_format_reads_the_same_run(tmp_path: Path, example: str) -> None:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_one_source_is_the_surest_of_an_example(tmp_path: Path, example: str) -> None:
     path = EXAMPLES[example](tmp_path / "demo")
-    (claim,) = surest(Candidate(path))
-    assert claim.sniffed.reason
-    assert open_run(path).source == claim.source.name == ("json" if example == "trainer_state" else example)
+    (match,) = best_matches(Candidate(path))
+    assert match.match.reason
+    assert open_run(path).source == match.source.name == ("json" if example == "trainer_state" else example)
 
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
@@ -120,7 +120,7 @@ class TestContract:
         assert source.name and (source.accepts or source.table)
         assert sum(s.name == source.name for s in sources()) == 1
 
-    def test_it_claims_nothing_absent_and_sniffs_without_raising(self, source: Source, tmp_path: Path) -> None:
+    def test_it_matches_nothing_absent_and_sniffs_without_raising(self, source: Source, tmp_path: Path) -> None:
         (tmp_path / "junk.bin").write_bytes(bytes(range(256)))
         (tmp_path / "noext").write_text("step,loss\n")
         for name in ("junk.bin", "noext", "absent"):
@@ -160,7 +160,7 @@ def test_batches_and_manifest_beside_a_bare_log(tmp_path: Path) -> None:
     ]
 
 
-def test_checkpoints_of_the_journal_are_found_once_and_dropped_when_gone(tmp_path: Path) -> None:
+def test_checkpoints_of_the_journal_are_found_once_and_dropped_when_deleted(tmp_path: Path) -> None:
     _jsonl(tmp_path / "metrics")
     (tmp_path / "rollback").mkdir()
     (tmp_path / "rollback" / "step-00000010.pt").write_bytes(b"1")
@@ -177,7 +177,7 @@ def test_checkpoints_of_the_journal_are_found_once_and_dropped_when_gone(tmp_pat
     assert any("latest" in note for note in run.notes)
 
 
-def test_the_only_log_of_a_folder_is_taken(tmp_path: Path) -> None:
+def test_the_only_log_of_a_folder_is_read(tmp_path: Path) -> None:
     _jsonl(tmp_path / "train_log")
     (tmp_path / "config.json").write_text("{}")
     run = open_run(tmp_path)
@@ -210,9 +210,9 @@ def test_a_map_makes_labels(tmp_path: Path, suffix: str) -> None:
 
 
 def test_wandb_exports(tmp_path: Path) -> None:
-    one = 'Step,"a - train/loss","a - train/loss__MIN","a - train/loss__MAX","a - _step"\n0,1,1,1,0\n1,2,2,2,1\n'
+    text = 'Step,"a - train/loss","a - train/loss__MIN","a - train/loss__MAX","a - _step"\n0,1,1,1,0\n1,2,2,2,1\n'
     path = tmp_path / "x.csv"
-    path.write_text(one)
+    path.write_text(text)
     assert _values(open_run(path)) == {"loss": {0: 1.0, 1: 2.0}} and open_run(path).source == "W&B panel export"
     path.write_text('"Step","a - loss","a - loss__MIN","b - loss","b - loss__MIN"\n0,1,1,5,5\n1,2,2,,\n')
     with pytest.raises(UnreadableInput, match="--map loss='a - loss'"):

@@ -23,7 +23,7 @@ import numpy as np
 
 from postmortem.errors import MissingExtra
 from postmortem.frameworks._recording import Recording, Run, joined, known_by, place
-from postmortem.run.naming import assign
+from postmortem.run.naming import assign_columns
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,7 @@ class LightningCallback(Callback):
         if self.recorder is None or trainer.sanity_checking:
             return
         metrics = trainer.callback_metrics
-        own = assign(list(metrics), {}, {}, "").own.get("eval_loss")
+        own = assign_columns(list(metrics), {}, {}, "").logged_as.get("eval_loss")
         if own is not None:
             self.recorder.log(max(trainer.global_step - 1, 0), {"eval_loss": metrics[own]})
 
