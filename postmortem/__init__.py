@@ -1,4 +1,4 @@
-"""postmortem: from a training run that went wrong to a post-mortem with ranked, evidenced causes.
+"""postmortem writes the post-mortem of a training run that went wrong, with ranked causes and their evidence.
 
     import postmortem as pm
 
@@ -7,8 +7,8 @@
     pm.compare("runs/exp6", run)
     run.to_pandas(["loss", "grad_norm"])
 
-Importing the package imports nothing heavy (no numpy, pandas, matplotlib or torch): each name's module is imported when
-the name is first asked for. docs/python.md shows all of them at work.
+Importing the package imports nothing heavy (no numpy, pandas, matplotlib or torch): the module of each name is imported
+at the first use of the name. docs/python.md shows all of them in use.
 """
 
 from __future__ import annotations

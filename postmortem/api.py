@@ -1,6 +1,6 @@
-"""What `import postmortem as pm` offers beyond single rooms: whole answers, from runs or from paths to them.
+"""The functions of `import postmortem as pm`: `diagnose` and `compare`, for runs or for paths of runs.
 
-Here, where both the records and what renders them are known, notebooks learn to show a diagnosis and a diff.
+This module also teaches notebooks to show a diagnosis and a diff, because it may import both records and renderers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from postmortem.sources import open_run
 def diagnose(
     run: Run | str | Path, *, baseline: Run | str | Path | None = None, mode: pipeline.Mode = "all", text: bool = True
 ) -> Diagnosis:
-    """What went wrong in `run`, and what the evidence favours: `postmortem draft` without its files.
+    """What went wrong in `run`, and what the evidence favors: `postmortem draft` without its files.
 
-    In a notebook the result shows the report. It holds `incidents`, worst first, each with its onset, peak and recovery
-    (steps), evidence (weights in log-odds) and ranked `hypotheses`; docs/diagnosis.md has every field.
+    A notebook shows the result as the report. It contains `incidents`, worst first, each with its onset, peak and
+    recovery (steps), evidence (weights in log-odds) and ranked `hypotheses`; docs/diagnosis.md describes every field.
 
     Args:
         run: a run, or the path of one.
-        baseline: a sibling run; what it made of the same batch or step is evidence for data or for state.
-        mode: "watchdog" counts only a loss that is held above its rolling baseline; "all" any column's departure.
+        baseline: another run; what happened there at the same batch or step is evidence for data or for state.
+        mode: "watchdog" counts only a loss that stays above its rolling baseline; "all" any column's departure.
         text: False keeps training text out of the report (private data).
 
     Raises:
-        UnreadableInput: a path leads to nothing that can be read as a run.
-        ValueError: no such mode.
+        UnreadableInput: a path cannot be read as a run.
+        ValueError: the mode does not exist.
 
     Example:
         >>> pm.diagnose("sample_runs/19-spike-001").verdict
@@ -47,16 +47,17 @@ def diagnose(
 
 
 def compare(a: Run | str | Path, b: Run | str | Path) -> RunsDiff:
-    """Hold run `b` against run `a`: where they part, why, and whether they meet again. `runs-diff A B` as an object.
+    """Compare run `b` with run `a`: where they diverge, why, and whether they converge again. `runs-diff A B` as an
+    object.
 
-    In a notebook the result shows the page. Its `verdict` is "identical", "equivalent", "recovered", "lingering" or
+    A notebook shows the result as a page. Its `verdict` is "identical", "equivalent", "recovered", "lingering" or
     "different"; `divergence` is the first step at which they differ, `gap()` the loss of b − a in nats per token.
 
     Args:
         a, b: runs, or paths of runs.
 
     Raises:
-        UnreadableInput: a path leads to nothing that can be read as a run.
+        UnreadableInput: a path cannot be read as a run.
 
     Example:
         >>> pm.compare("sample_runs/19-clean-001", "sample_runs/19-spike-001").divergence.step
@@ -70,12 +71,13 @@ def _opened(run: Run | str | Path) -> Run:
 
 
 def _report(diagnosis: Diagnosis) -> str:
-    """The report on the worst incident without its pictures: they are files, and a notebook has no such files by it."""
-    bare = [replace(one, overview="", panels=_undrawn(one.panels)) for one in diagnosis.incidents]
-    return render(replace(diagnosis, incidents=tuple(bare), quiet_panels=_undrawn(diagnosis.quiet_panels)))
+    """The report on the worst incident without its pictures, which are files that a notebook does not have."""
+    incidents = [replace(i, overview="", panels=_without_pictures(i.panels)) for i in diagnosis.incidents]
+    quiet_panels = _without_pictures(diagnosis.quiet_panels)
+    return render(replace(diagnosis, incidents=tuple(incidents), quiet_panels=quiet_panels))
 
 
-def _undrawn(panels: tuple[PanelReading, ...]) -> tuple[PanelReading, ...]:
+def _without_pictures(panels: tuple[PanelReading, ...]) -> tuple[PanelReading, ...]:
     return tuple(replace(panel, image="") for panel in panels)
 
 

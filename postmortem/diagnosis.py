@@ -1,7 +1,7 @@
-"""The diagnosis: the one thing every report is rendered from, and its versioned JSON.
+"""The diagnosis of a run: the records that every report is rendered from, and their versioned JSON.
 
-Weights are log-odds. A cause's score is its prior plus the weights of the evidence that speaks to it; `rank` turns the
-scores of all causes, and of `unknown`, into probabilities by softmax. `docs/diagnosis.md` documents every key.
+Weights are log-odds. A cause's score is its prior plus the weights of its evidence; `rank` turns the scores of all
+causes, and of `unknown`, into probabilities by softmax. `docs/diagnosis.md` documents every key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from postmortem.display import markdown
 from postmortem.errors import UnreadableInput
 from postmortem.incident import Occurrence
 from postmortem.jsonio import build_from, numbers_on_one_line, strict_json
-from postmortem.text import plain, row_range
+from postmortem.text import count, plain, row_range
 
 SCHEMA_VERSION = 2
 UNKNOWN = "unknown"
@@ -30,15 +30,15 @@ Figure = float | int | str | None
 
 @dataclass(frozen=True)
 class Symptom:
-    """One line of §1: a number with the place it was read from, or why there is none."""
+    """One line of §1: a number with its origin, or the reason why there is none."""
 
     key: str
     label: str
     value: Figure = None
     step: int | None = None
     origin: str = ""
-    text: str = ""  # the value as people read it, with units and comparison; "" renders `value`
-    missing: str = ""  # why it is empty, and what to log next time
+    text: str = ""  # the value as people read it, with unit and comparison; "" renders `value`
+    missing: str = ""  # why there is no value, and what to log next time
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Trace:
 
 @dataclass(frozen=True)
 class PanelReading:
-    """What one panel had to say about one incident, and the lines to draw it from."""
+    """What one panel shows of one incident, and the lines to draw."""
 
     number: int
     slug: str
     title: str
     unit: str = ""
     moved: bool = False
-    silent: str = ""  # why the panel says nothing: columns missing, constant, not logged around the incident
-    would_tell: str = ""  # what a silent panel would have discriminated, and what to log
+    silent: str = ""  # why the panel shows nothing: columns missing, constant, not logged around the incident
+    would_tell: str = ""  # what a silent panel would have shown, and what to log
     summary: str = ""
     log_scale: bool = False
     traces: tuple[Trace, ...] = ()
@@ -92,9 +92,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a cause says of one replay: under any of `changes` (alternatives; () changes nothing) the incident is cured,
-    is at least no longer non-finite, persists, follows the data to where it was moved, or does not even appear again.
-    `early`: the change has to hold from the checkpoint on, and not only from just before the incident."""
+    """What a cause predicts for one replay: with any of `changes` (alternatives; () changes nothing) the incident is
+    cured, is at least no longer non-finite, persists, follows the data to where it was moved, or does not appear again.
+    `early`: the change has to apply from the checkpoint on, and not only from just before the incident."""
 
     changes: tuple[Change, ...]
     outcome: Literal["cures", "finite", "persists", "follows", "vanishes"]
@@ -103,12 +103,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One replay that was driven, and what came of it.
+    """One replay and its outcome.
 
     role: R0 nothing changed, R1 the change that a hypothesis names, R2 a placebo, R3 data against state, or "replay"
-    for one that somebody ordered. outcome: what became of the incident; "" where the replay could not be judged.
-    excess: the area of the loss above its band, as a share of R0's. run: where it lies, relative to the run it was made
-    from.
+    for a single replay that the user started. outcome: what happened to the incident; "" where the replay could not be
+    judged. excess: the area of the loss above its band, as a share of R0's. run: its folder, relative to the run that
+    it replays.
     """
 
     role: Literal["R0", "R1", "R2", "R3", "replay"]
@@ -140,7 +140,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Remedy:
-    """A remedy with what it costs, or (`declined`) an option not taken and why."""
+    """A remedy with its cost (`side_effect`), or a remedy that is not recommended and why (`declined`)."""
 
     text: str
     side_effect: str = ""
@@ -149,7 +149,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class VerificationCheck:
-    """One figure that a fixed run must show: `column` at or over [first_step, last_step] is `relation` `bound`."""
+    """One figure that a fixed run must show: `column` is `relation` `bound` at all steps [first_step, last_step]."""
 
     column: str
     first_step: int
@@ -206,7 +206,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Incident(Occurrence):
-    """One thing that went wrong, with everything that is known of it."""
+    """One incident, with everything that is known about it."""
 
     id: int
     verdict: Verdict
@@ -217,17 +217,17 @@ class Incident(Occurrence):
     hypotheses: tuple[Hypothesis, ...]
     panels: tuple[PanelReading, ...]
     root_cause: str  # "" where not known yet
-    not_known: str  # why not, and the replay that would decide; "" where the root cause stands
-    watch: str  # unresolved only: the level to watch for, and what would make it a rollback now
+    not_known: str  # why not, and the replay that would decide; "" where the root cause is known
+    watch: str  # unresolved only: the level to watch for, and when to roll back at once
     changes: tuple[Remedy, ...]
     verification: Verification | None
     lesson: str
     skip_window: tuple[int, int] | None  # batch indices, half-open
-    checkpoint: str  # the newest healthy one before the onset, relative to the run; "" where none is held
+    checkpoint: str  # the newest healthy one before the onset, relative to the run; "" where there is none
     samples: tuple[Sample, ...] = ()
-    remedy: tuple[Change, ...] | None = None  # by which a replay has the fix in it; () changes nothing, None: not known
+    remedy: tuple[Change, ...] | None = None  # of a replay that contains the fix; () changes nothing, None: not known
     experiments: tuple[Experiment, ...] = ()
-    proof: str = ""  # what the experiments showed, in a sentence; "" where none was driven
+    proof: str = ""  # what the experiments showed, in a sentence; "" where there is none
     overview: str = ""  # path of the one picture of all drawn panels, relative to the report, "" where not drawn
 
     def __repr__(self) -> str:
@@ -236,15 +236,15 @@ class Incident(Occurrence):
 
     @property
     def headline(self) -> str:
-        """`loss spike at step 312`; where rows are sparse, the steps that the onset lies between."""
-        early = self.onset_interval
-        where = f"step {self.onset_step}" if early is None else f"steps {early[0] + 1}–{early[1]}"
-        return f"{plain(self.title or self.kind, 40)} at {where}"
+        """`loss spike at step 312`; where rows are sparse, the interval that contains the onset."""
+        interval = self.onset_interval
+        onset = f"step {self.onset_step}" if interval is None else f"steps {interval[0] + 1}–{interval[1]}"
+        return f"{plain(self.title or self.kind, 40)} at {onset}"
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the report's head says of the run."""
+    """The facts about the run in the head of the report."""
 
     run_id: str
     source: str
@@ -255,7 +255,7 @@ class RunFacts:
     seed: int | None
     dtype: str
     world_size: int | None
-    date: str  # the run's end (or start) as YYYY-MM-DD, "" where nothing says when
+    date: str  # the run's end (or start) as YYYY-MM-DD, "" where it is unknown
     resumes: tuple[str, ...] = ()  # "resumed from step 540", oldest first
     segments: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
@@ -264,7 +264,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Incidents, worst first, with evidence and ranked hypotheses: versioned, and complete enough to render from."""
+    """Incidents, worst first, with evidence and ranked hypotheses: everything that a report needs, with a version."""
 
     schema_version: int
     tool: str
@@ -273,13 +273,15 @@ class Diagnosis:
     run: RunFacts
     incidents: tuple[Incident, ...]
     notes: tuple[str, ...]
-    quiet_panels: tuple[PanelReading, ...] = ()  # no incident: what was looked at, and what was not there to look at
+    quiet_panels: tuple[
+        PanelReading, ...
+    ] = ()  # only without incidents: what was checked, and what could not be checked
 
     def __repr__(self) -> str:
-        count = len(self.incidents)
-        found = f"; {count} incident{'' if count == 1 else 's'}, " if count else ""
-        worst = f"{'the worst: ' if count > 1 else ''}{self.incidents[0].headline}" if count else ""
-        return f"<Diagnosis of {plain(self.run_id, 60)}: {self.verdict.replace('_', ' ')}{found}{worst}>"
+        many = len(self.incidents) > 1
+        worst = f"{'the worst: ' if many else ''}{self.incidents[0].headline}" if self.incidents else ""
+        incidents = f"; {count(len(self.incidents), 'incident')}, {worst}" if self.incidents else ""
+        return f"<Diagnosis of {plain(self.run_id, 60)}: {self.verdict.replace('_', ' ')}{incidents}>"
 
     def _repr_markdown_(self) -> str | None:
         return markdown(self)
@@ -290,30 +292,30 @@ class Diagnosis:
 
 
 def load(path: Path) -> Diagnosis:
-    """Read a diagnosis file. Raises UnreadableInput where it is not one, or of a version this tool does not know."""
+    """Read a diagnosis file. Raises UnreadableInput where it is not a diagnosis, or has an unknown version."""
     try:
         raw = json.loads(path.read_bytes())
     except OSError as error:
         raise UnreadableInput(f"cannot be read ({error.strerror}).", file=path) from error
     except (ValueError, RecursionError) as error:
         raise UnreadableInput(
-            f"is not JSON ({error}).", file=path, hint="Draft it anew: postmortem draft RUN."
+            f"is not JSON ({error}).", file=path, hint="Draft it again: postmortem draft RUN."
         ) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise UnreadableInput(
             f"has schema_version {version!r}; this tool reads {SCHEMA_VERSION}.",
             file=path,
-            hint="Draft it anew: postmortem draft RUN.",
+            hint="Draft it again: postmortem draft RUN.",
         )
     try:
         return build_from(Diagnosis, raw)
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise UnreadableInput(f"is not a diagnosis ({error}).", file=path, hint="Draft it anew.") from error
+        raise UnreadableInput(f"is not a diagnosis ({error}).", file=path, hint="Draft it again.") from error
 
 
 def rank(scores: Mapping[str, float]) -> dict[str, float]:
-    """Softmax of log-odds scores (which must hold `unknown`), best first; ties stay in alphabetical order."""
+    """Softmax of log-odds scores (`unknown` must be among them), best first; ties in alphabetical order."""
     top = max(scores.values())
     shares = {cause: math.exp(score - top) for cause, score in scores.items()}
     total = sum(shares.values())
@@ -321,5 +323,5 @@ def rank(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def strength(probability: float) -> Strength:
-    """The word people see instead of a probability that is not calibrated yet."""
+    """The word that people read instead of a probability, because it is not calibrated yet."""
     return "strong" if probability >= 0.8 else "moderate" if probability >= 0.4 else "weak"

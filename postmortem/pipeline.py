@@ -1,4 +1,4 @@
-"""The story in one place: run → incidents → panels → evidence → hypotheses → diagnosis."""
+"""Diagnoses a run, from start to end: run → incidents → panels → evidence → hypotheses → diagnosis."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from postmortem import diagnosis
-from postmortem.assess.experiments import suspect
+from postmortem.assess.experiments import suspect_for
 from postmortem.assess.proof import Proof, load_proofs
-from postmortem.assess.run_facts import facts
+from postmortem.assess.run_facts import run_facts
 from postmortem.assess.samples import samples
 from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
-from postmortem.assess.weighing import cause_of, evidence, hypotheses, verdict
-from postmortem.assess.wording import careful, not_known, open_lesson, watch
+from postmortem.assess.weighing import leading_cause, panel_verdict, rank_causes, weigh
+from postmortem.assess.wording import cautious_remedies, lesson_without_cause, watch_advice, why_not_known
 from postmortem.case import Case, Observation, Sibling
 from postmortem.causes import causes
 from postmortem.detectors import DetectedIncident, LabelArrays, Telemetry, detectors, find_incidents
@@ -34,21 +34,21 @@ from postmortem.version import __version__
 
 Mode: TypeAlias = Literal["all", "watchdog"]
 
-MAX_INCIDENTS = 20  # in full; a run with more is one that recurs, and says so
-REWIND_ROWS = 3000  # how much of its past a discarded stretch is looked at with: enough for any detector's baseline
+MAX_INCIDENTS = 20  # diagnosed in full; in a run with more, incidents recur, and the notes say so
+REWIND_ROWS = 3000  # rows before a discarded stretch that detectors get: enough for the baseline of each
 
 
 def diagnose(run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run | None = None) -> Diagnosis:
-    """Everything the tool can say of `run`; `text=False` keeps the samples' words out of it (private data).
+    """The diagnosis of `run`; `text=False` keeps the text of samples out of it (private data).
 
-    In mode "watchdog" only a loss that is held above its rolling baseline is an incident. What `baseline`, another run,
-    made of the same batch or step is evidence for data or for state.
+    In mode "watchdog" only a loss that stays above its rolling baseline is an incident. `baseline` is another run: what
+    happened there at the same batch or step is evidence for data or for state.
     """
     return Examined(run, text=text, mode=mode, baseline=baseline).diagnosis()
 
 
 class Examined:
-    """A run, what detectors found in it and what panels saw of that, each worked out once, when first asked for."""
+    """A run with its incidents and the readings of the panels, each computed once, at its first use."""
 
     def __init__(self, run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run | None = None) -> None:
         self.run, self._text, self._baseline = run, text, baseline
@@ -56,84 +56,87 @@ class Examined:
 
     @cached_property
     def _weighed(self) -> tuple[_Weighed, ...]:
-        found = detect(self.run, self._mode)
+        incidents = detect(self.run, self._mode)
         sibling = None if self._baseline is None else Sibling(self._baseline, detect(self._baseline, self._mode))
-        return tuple(_weigh(Case(self.run, one, found, self._text, sibling)) for one in found[:MAX_INCIDENTS])
+        worst = incidents[:MAX_INCIDENTS]
+        return tuple(_weigh(Case(self.run, incident, incidents, self._text, sibling)) for incident in worst)
 
     def diagnosis(self) -> Diagnosis:
-        """What is to be said of the run, with the proofs that lie beside it by now."""
+        """The diagnosis of the run, with the proofs that are stored beside it at this time."""
         run, notes = self.run, self.run.notes
         try:
-            proofs = {one.incident: one for one in load_proofs(run)}
+            proofs = {proof.incident: proof for proof in load_proofs(run)}
         except UnreadableInput as error:
             proofs, notes = {}, (*notes, str(error))
         incidents = tuple(
-            _incident(one, n, proofs.get(one.case.incident.key)) for n, one in enumerate(self._weighed, 1)
+            _incident(weighed, n, proofs.get(weighed.case.incident.key)) for n, weighed in enumerate(self._weighed, 1)
         )
-        found = len(detect(run, self._mode))
-        if found > MAX_INCIDENTS:
-            notes = (*notes, f"{found} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
+        detected = len(detect(run, self._mode))
+        if detected > MAX_INCIDENTS:
+            notes = (*notes, f"{detected} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
         overall = incidents[0].verdict if incidents else "no_incident"
         quiet = () if incidents else tuple(panel.quiet(run) for panel in panels())
         tool = f"postmortem {__version__}"
-        return Diagnosis(diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, facts(run), incidents, notes, quiet)
+        return Diagnosis(
+            diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, run_facts(run), incidents, notes, quiet
+        )
 
 
 class OpenRuns:
-    """The runs that one command has to do with: each is read once, when it is first asked for, and examined once."""
+    """The runs that one command uses: each is read once, at its first use, and examined once."""
 
     def __init__(self) -> None:
-        self._held: dict[Path, Examined] = {}
+        self._examined: dict[Path, Examined] = {}
 
     def examined(self, path: Path | str) -> Examined:
         """The run at `path`. Raises UnreadableInput where there is none."""
-        place = Path(path).resolve()
-        if place not in self._held:
-            self._held[place] = Examined(open_run(path))
-        return self._held[place]
+        absolute = Path(path).resolve()
+        if absolute not in self._examined:
+            self._examined[absolute] = Examined(open_run(path))
+        return self._examined[absolute]
 
     def run(self, path: Path | str) -> Run:
-        """The same, as it was read."""
+        """The run at `path`, as it was read."""
         return self.examined(path).run
 
 
-_FOUND: WeakKeyDictionary[Run, dict[Hashable, tuple[DetectedIncident, ...]]] = WeakKeyDictionary()
+_DETECTED: WeakKeyDictionary[Run, dict[Hashable, tuple[DetectedIncident, ...]]] = WeakKeyDictionary()
 
 
 def detect(run: Run, mode: Mode = "all") -> tuple[DetectedIncident, ...]:
     """Incidents of the effective history and of every stretch that was rolled back, worst first.
 
-    A rolled-back stretch is where the spike is: its rows are judged against the history that led to them. A `Run` is
-    what was read at one time and does not change, so that each is searched once.
+    A rolled-back stretch contains the spike that caused the rollback: its rows are judged against the history before
+    them. A `Run` does not change after it was read, so that each is searched once.
     """
-    held = _FOUND.setdefault(run, {})
-    by = (mode, detectors())
-    if by not in held:
-        held[by] = _detected(run, mode)
-    return held[by]
+    detected = _DETECTED.setdefault(run, {})
+    key = (mode, detectors())
+    if key not in detected:
+        detected[key] = _search(run, mode)
+    return detected[key]
 
 
-def _detected(run: Run, mode: Mode) -> tuple[DetectedIncident, ...]:
+def _search(run: Run, mode: Mode) -> tuple[DetectedIncident, ...]:
     restarts = tuple(s.first_step for s in run.segments if s.attempt > 0)
     saved = tuple(c.step for c in run.checkpoints if c.complete)
-    found = [
-        dataclasses.replace(one, attempt=_attempt(run, one.onset_step))
-        for one in find_incidents(_telemetry(run, None, restarts), mode=mode, checkpoints=saved)
+    incidents = [
+        dataclasses.replace(incident, attempt=_attempt(run, incident.onset_step))
+        for incident in find_incidents(_telemetry(run, None, restarts), mode=mode, checkpoints=saved)
     ]
     for segment in (s for s in run.segments if s.discarded):
         t = _telemetry(
             run, segment.attempt, tuple(r for r in restarts if r < segment.kept_until), since=segment.kept_until
         )
-        found += [
-            dataclasses.replace(one, attempt=segment.attempt, discarded=True)
-            for one in find_incidents(t, mode=mode, checkpoints=saved)
-            if one.peak_step >= max(segment.kept_until, segment.first_step)
+        incidents += [
+            dataclasses.replace(incident, attempt=segment.attempt, discarded=True)
+            for incident in find_incidents(t, mode=mode, checkpoints=saved)
+            if incident.peak_step >= max(segment.kept_until, segment.first_step)
         ]
-    return tuple(sorted(found, key=lambda one: (-one.severity, one.onset_step, one.attempt)))
+    return tuple(sorted(incidents, key=lambda incident: (-incident.severity, incident.onset_step, incident.attempt)))
 
 
 def _attempt(run: Run, step: int) -> int:
-    """The attempt whose row of `step` is in the effective history."""
+    """The attempt whose row of `step` belongs to the effective history."""
     return max((s.attempt for s in run.segments if s.first_step <= step), default=0)
 
 
@@ -154,74 +157,73 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
 
 @dataclass(frozen=True)
 class _Weighed:
-    """An incident with what panels saw of it, before what replays have shown."""
+    """An incident with the readings of the panels and the ranked causes, before the results of replays."""
 
     case: Case
     readings: tuple[PanelReading, ...]
-    seen: Mapping[str, Observation]
+    observed: Mapping[str, Observation]
     evidence: tuple[Evidence, ...]
     ranked: tuple[Hypothesis, ...]
 
 
 def _weigh(case: Case) -> _Weighed:
-    readings, seen = _look(case)
-    weighed = evidence(case, seen)
-    by_slug = {o.slug: o for _, o in seen}
-    ranked = hypotheses(weighed, {one.slug: one.predicts(suspect(case, one, by_slug)) for one in causes()})
-    return _Weighed(case, readings, by_slug, weighed, ranked)
+    readings, observations = _read_panels(case)
+    evidence = weigh(case, observations)
+    observed = {o.slug: o for _, o in observations}
+    predictions = {cause.slug: cause.predicts(suspect_for(case, cause, observed)) for cause in causes()}
+    return _Weighed(case, readings, observed, evidence, rank_causes(evidence, predictions))
 
 
 def _incident(weighed: _Weighed, ident: int, proof: Proof | None) -> diagnosis.Incident:
-    case, by_slug, ranked, found = weighed.case, weighed.seen, weighed.ranked, weighed.case.incident
-    decided = verdict(ranked, weighed.evidence)
-    cause = cause_of(ranked)
-    if proof is not None and proof.text:  # what replays have shown outweighs what panels suggest
-        decided = proof.verdict
-        cause = next((one for one in causes() if one.slug == proof.cause), cause)
-    window = case.batch_window(cause.skip_rows(case, by_slug) if cause and cause.skip_rows else None)
+    case, observed, ranked = weighed.case, weighed.observed, weighed.ranked
+    verdict, cause = panel_verdict(ranked, weighed.evidence), leading_cause(ranked)
+    if proof is not None and proof.text:  # replays outweigh panels
+        verdict = proof.verdict
+        cause = next((confirmed for confirmed in causes() if confirmed.slug == proof.cause), cause)
+    window = case.batch_window(cause.skip_rows(case, observed) if cause and cause.skip_rows else None)
     proven = proof is not None and bool(proof.cause)
-    known = cause if cause is not None and (proven or decided == "supported") else None
+    known = cause if cause is not None and (proven or verdict == "supported") else None
     return diagnosis.Incident(
-        **shared_facts(found),
+        **shared_facts(case.incident),
         id=ident,
-        verdict=decided,
+        verdict=verdict,
         summary=summary(case),
         symptoms=symptoms(case),
         signals=tuple(
             Signal(
                 f.detector, f.kind, f.column, f.onset_step, f.peak_step, f.peak, f.baseline, f.score, f.recovery_step
             )
-            for f in found.findings
+            for f in case.incident.findings
         ),
         evidence=weighed.evidence,
         hypotheses=ranked,
         panels=weighed.readings,
-        root_cause=known.sentence(case, by_slug) if known else "",
-        not_known="" if known else not_known(case, ranked, proof.text if proof else ""),
-        watch=watch(case),
-        changes=cause.changes(case, by_slug) if known and cause else careful(case, cause, window),
+        root_cause=known.sentence(case, observed) if known else "",
+        not_known="" if known else why_not_known(case, ranked, proof.text if proof else ""),
+        watch=watch_advice(case),
+        changes=known.remedies(case, observed) if known else cautious_remedies(case, cause, window),
         verification=verification(case),
-        lesson=known.lesson if known else open_lesson(case, cause),
+        lesson=known.lesson if known else lesson_without_cause(case, cause),
         skip_window=None if known is not None and known.skip_rows is None else window,
-        checkpoint=_inside(run=case.run, path=case.checkpoint.path) if case.checkpoint else "",
-        remedy=known.remedy(suspect(case, known, by_slug)) if known and known.remedy else None,
+        checkpoint=_relative(case.run, case.checkpoint.path) if case.checkpoint else "",
+        remedy=known.fix(suspect_for(case, known, observed)) if known and known.fix else None,
         experiments=proof.experiments if proof else (),
         proof=proof.text if proof else "",
         samples=samples(case) if case.text else (),
     )
 
 
-def _look(case: Case) -> tuple[tuple[PanelReading, ...], list[tuple[int, Observation]]]:
-    """Every panel's reading, and all observations with the number of the panel that made them."""
+def _read_panels(case: Case) -> tuple[tuple[PanelReading, ...], list[tuple[int, Observation]]]:
+    """Every panel's reading, and all observations with the number of their panel."""
     readings: list[PanelReading] = []
-    seen: list[tuple[int, Observation]] = []
+    numbered: list[tuple[int, Observation]] = []
     for panel in panels():
         reading, observations = panel.read(case)
         readings.append(reading)
-        seen += [(panel.number, o) for o in observations]
-    return tuple(readings), seen
+        numbered += [(panel.number, o) for o in observations]
+    return tuple(readings), numbered
 
 
-def _inside(run: Run, path: Path) -> str:
-    """A path as the run's own directory sees it."""
+def _relative(run: Run, path: Path) -> str:
+    """`path` relative to the run's directory, if it is inside."""
     return plain(path.relative_to(run.root) if run.root and path.is_relative_to(run.root) else path, 500)

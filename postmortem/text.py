@@ -55,8 +55,9 @@ def row_range(steps: Sequence[int] | NDArray[np.int64]) -> str:
 
 
 def count(number: int, singular: str, plural: str = "") -> str:
-    """A number with its noun: `1 row`, `2,000 rows`; `plural` is `singular` with an s unless it is given."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+    """A number with its noun: `1 row`, `3 batches`, `2,000 losses`; `plural` is the regular one unless it is given."""
+    regular = singular + ("es" if singular.endswith(("ch", "s", "x")) else "s")
+    return f"{number:,} {singular if number == 1 else plural or regular}"
 
 
 def times(ratio: float) -> str:

@@ -72,8 +72,8 @@ CAUSE = Cause(
     title="Boiler",
     prior=-3.0,
     weights={"pressure.high": 6.0},
-    sentence=lambda case, seen: "The boiler was too hot.",
-    changes=lambda case, seen: (Remedy("Open the valve."),),
+    sentence=lambda case, observed: "The boiler was too hot.",
+    remedies=lambda case, observed: (Remedy("Open the valve."),),
     replay="Open the valve and drive again.",
     lesson="Watch the valve.",
     doc=__doc__,
@@ -232,7 +232,11 @@ def test_a_machine_without_such_distributions_is_not_searched_for_their_names(
         ("for step, value in zip", "for step, value in zap", "NameError: name 'zap' is not defined"),
         ('"pressure_rise", "pressure rise"', '"loss_spike", "mine", "minor"', "declares loss_spike differently"),
         ('"pressure_rise", "pressure rise"', '"steam", "steam"', "found 'pressure_rise', a kind that it does not"),
-        ('observes=("pressure.high",)', 'observes=("steam.high",)', "observed pressure.high, and does not declare it"),
+        (
+            'observes=("pressure.high",)',
+            'observes=("steam.high",)',
+            "observed pressure.high, which it does not declare",
+        ),
         ("import numpy as np", "raise SystemExit(1)", "cannot be loaded (SystemExit: 1)"),
     ],
 )

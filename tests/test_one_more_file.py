@@ -90,11 +90,11 @@ CAUSE = Cause(
     title="Overheating",
     prior=-1.0,
     weights={"heat.high": 4.5},
-    sentence=lambda case, seen: "It was too hot.",
-    changes=lambda case, seen: (Remedy("Cool it.", "noise"),),
+    sentence=lambda case, observed: "It was too hot.",
+    remedies=lambda case, observed: (Remedy("Cool it.", "noise"),),
     replay="Replay on a cool machine.",
     lesson="Cool it.",
-    predicts=lambda at: (Prediction((Change("skip", (at.window,)),), "cures"),),
+    predicts=lambda suspect: (Prediction((Change("skip", (suspect.window,)),), "cures"),),
     doc=__doc__,
 )
 '''
@@ -173,7 +173,7 @@ class TestObservationAndCause:
 
     def test_an_observation_that_is_not_declared_is_a_mistake_of_that_file(self, add: Add, tmp_path: Path) -> None:
         add("panels", "heat", PANEL.replace('observes=("heat.high",)', 'observes=("heat.low",)'))
-        with pytest.raises(TypeError, match=r"panel heat: observed heat\.high, and does not declare it"):
+        with pytest.raises(TypeError, match=r"panel heat: observed heat\.high, which it does not declare"):
             diagnose(open_run(hot(tmp_path / "run")))
 
     def test_an_observation_of_another_panel_is_a_mistake(self, add: Add) -> None:

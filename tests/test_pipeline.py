@@ -231,7 +231,7 @@ def test_an_unresolved_spike_says_what_to_watch_for(tmp_path: Path) -> None:
     loss[-5:] += 2
     worst = of(write_run(tmp_path / "run", {"loss": loss})).incidents[0]
     assert worst.outcome == "unresolved"
-    assert "Watch for a loss under" in worst.watch
+    assert "The loss should fall below" in worst.watch
 
 
 def test_sparse_rows_give_an_onset_interval(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_one_slow_divergence_alone_proves_no_learning_rate(tmp_path: Path) -> No
 def test_a_memorised_stretch_is_the_repeats_doing_and_recovers(tmp_path: Path) -> None:
     worst = of(make("repeated_batch", tmp_path / "run")).incidents[0]
     assert (worst.kind, worst.onset_step, worst.outcome) == ("repeated_batch", 300, "recovered")
-    assert any("30 rows on end" in e.text for e in worst.evidence)
+    assert any("in 30 rows from step 300 on" in e.text for e in worst.evidence)
     assert worst.skip_window is None
 
 
@@ -342,7 +342,7 @@ def test_a_rolled_back_incident_is_not_to_be_rolled_back_again(tmp_path: Path) -
 def test_nan_from_the_first_row_has_nothing_to_go_back_to(tmp_path: Path) -> None:
     worst = of(write_run(tmp_path / "run", {"loss": np.full(STEPS, np.nan)})).incidents[0]
     assert (worst.onset_step, worst.outcome, worst.verdict) == (0, "diverged", "undecided")
-    assert "initialisation" in worst.changes[0].text
+    assert "initialization" in worst.changes[0].text
 
 
 def test_between_sparse_rows_any_batch_may_have_done_it(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""From one incident and its run to what the report says of it: symptoms, weighed evidence, verification, samples."""
+"""Works out the parts of a diagnosis from one incident: symptoms, weighed evidence, verification, samples, proof."""

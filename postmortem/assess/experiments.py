@@ -1,27 +1,28 @@
-"""From a cause to the replays that would prove it: what it suspects in this incident."""
+"""Works out what the replays of a cause change in one incident: its suspect batches and steps."""
 
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen, Suspect
+from postmortem.causes import Cause, Observed, Suspect
 
-AWAY, NEAREST = 40, 5  # batches between a suspect window and the place it is moved to: its effect is seen apart there
+# Batches between a suspect window and the place it is moved to, so that its effect there is distinguishable.
+AWAY, NEAREST = 40, 5
 
 
-def suspect(case: Case, cause: Cause, seen: Seen) -> Suspect:
-    """What the predictions of `cause` are about here."""
-    first, last = case.batch_window(cause.skip_rows(case, seen) if cause.skip_rows else None)
+def suspect_for(case: Case, cause: Cause, observed: Observed) -> Suspect:
+    """What the replays that `cause` predicts change in the incident of `case`."""
+    first, last = case.batch_window(cause.skip_rows(case, observed) if cause.skip_rows else None)
     end = case.batch_window()[1] + int(case.run.row_steps[-1]) - case.onset
-    jump = seen.get("lr.jump")
+    jump = observed.get("lr.jump")
     return Suspect(
         window=(first, last),
-        elsewhere=elsewhere(last, end),
+        move_to=move_target(last, end),
         onset=case.onset,
         jump=case.onset if jump is None or jump.step is None else jump.step,
     )
 
 
-def elsewhere(last: int, end: int) -> int:
-    """The batch to move a window that ends before `last` to, in a run that consumed those before `end`: far enough away
-    to be told apart, and with as many steps after it as there are before."""
+def move_target(last: int, end: int) -> int:
+    """The batch to which a window that ends before batch `last` is moved, in a run that consumed the batches before
+    `end`: far enough away to distinguish its effect, with at least as many steps after it as before it."""
     return last + max(NEAREST, min(AWAY, (end - last) // 2))

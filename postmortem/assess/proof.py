@@ -1,4 +1,4 @@
-"""What replays have shown of a run's incidents, kept beside its report, and taken up by every draft from then on."""
+"""Stores what replays proved about incidents in proof.json, beside the report; every later draft reads it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FILE = "postmortem/proof.json"
 
 @dataclass(frozen=True)
 class Proof:
-    """The experiments on one incident. `verdict` is "undecided" and `text` empty where only single replays were driven;
-    `cause` is what is confirmed, "" for none."""
+    """The experiments on one incident. `verdict` is "undecided" and `text` is "" where there are only single replays;
+    `cause` is the confirmed cause, or ""."""
 
     incident: IncidentKey
     verdict: Verdict
@@ -37,20 +37,20 @@ class Proof:
             raise ValueError(f"the verdict {self.verdict} of {self.cause or 'no cause'}")
         if self.cause and self.verdict not in ("confirmed", "not_reproducible"):
             raise ValueError(f"the cause {self.cause} of a verdict that names none")
-        if self.cause and all(one.slug != self.cause for one in causes()):
+        if self.cause and all(cause.slug != self.cause for cause in causes()):
             raise ValueError(f"the cause {self.cause}, which is not known here")
 
 
 @dataclass(frozen=True)
-class _Book:
+class _ProofFile:
     proofs: tuple[Proof, ...]
 
 
 def load_proofs(run: Run) -> tuple[Proof, ...]:
-    """The proofs that lie with a run; () where there are none.
+    """The proofs stored with a run; () where there are none.
 
     Raises:
-        UnreadableInput: the file holds something else.
+        UnreadableInput: the file contains something else.
     """
     if run.root is None:
         return ()
@@ -58,52 +58,54 @@ def load_proofs(run: Run) -> tuple[Proof, ...]:
     if not file.is_file():
         return ()
     try:
-        return tuple(map(_harmless, build_from(_Book, read_mapping(file)).proofs))
+        return tuple(map(_harmless, build_from(_ProofFile, read_mapping(file)).proofs))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UnreadableInput(
-            f"is no record of replays ({plain(error, 120)}).", file=plain(file, 1000), hint="Remove it, or prove again."
+            f"is not a file of proofs ({plain(error, 120)}).", file=plain(file, 1000), hint="Remove it, or prove again."
         ) from error
 
 
 def _harmless(proof: Proof) -> Proof:
-    """A proof whose texts, which may be a stranger's, do nothing where they are shown."""
+    """The same proof with harmless texts: the file may come from a stranger."""
     experiments = tuple(
         dataclasses.replace(
-            one,
-            changes=tuple(Change.from_text(plain(change, 10**6)) for change in one.changes),
-            text=plain(one.text, 1000),
-            tests=tuple(map(plain, one.tests)),
-            run=plain(one.run, 1000),
+            experiment,
+            changes=tuple(Change.from_text(plain(change, 10**6)) for change in experiment.changes),
+            text=plain(experiment.text, 1000),
+            tests=tuple(map(plain, experiment.tests)),
+            run=plain(experiment.run, 1000),
         )
-        for one in proof.experiments
+        for experiment in proof.experiments
     )
     return dataclasses.replace(proof, text=plain(proof.text, 4000), experiments=experiments)
 
 
-def kept(run: Run) -> tuple[Proof, ...]:
-    """The same for whoever stores another: () where the file is damaged, as every draft says; it is replaced."""
+def earlier_proofs(run: Run) -> tuple[Proof, ...]:
+    """`load_proofs` for a caller that stores a proof: () where the file is damaged, because it will be replaced."""
     try:
         return load_proofs(run)
     except UnreadableInput:
         return ()
 
 
-def store(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
-    """Keep `proof` beside the report, in the place of an earlier one on the same incident."""
+def store_proof(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
+    """Write `proof` beside the report, instead of an earlier proof of the same incident; the path of the file.
+
+    Single replays of the earlier proof are kept.
+    """
     file = inside(root, FILE, plain(root, 1000))
     file.parent.mkdir(exist_ok=True)
-    others = [one for one in earlier if one.incident != proof.incident]
-    known = {one.run for one in proof.experiments}
-    single = [e for one in earlier if one.incident == proof.incident for e in one.experiments if e.role == "replay"]
-    proof = dataclasses.replace(
-        proof, experiments=(*proof.experiments, *(one for one in single if one.run not in known))
-    )
-    write_text(file, strict_json(_Book((*others, proof))))
+    unchanged = [stored for stored in earlier if stored.incident != proof.incident]
+    replaced = [stored for stored in earlier if stored.incident == proof.incident]
+    runs = {experiment.run for experiment in proof.experiments}
+    single = [e for stored in replaced for e in stored.experiments if e.role == "replay" and e.run not in runs]
+    proof = dataclasses.replace(proof, experiments=(*proof.experiments, *single))
+    write_text(file, strict_json(_ProofFile((*unchanged, proof))))
     return file
 
 
-def with_experiment(proof: Proof | None, incident: IncidentKey, experiment: Experiment) -> Proof:
-    """`proof`, or a new one on that incident, with one more replay in it; a replay in the same place is replaced."""
+def add_experiment(proof: Proof | None, incident: IncidentKey, experiment: Experiment) -> Proof:
+    """`proof`, or a new proof of that incident, with one more replay; it replaces a replay of the same run folder."""
     base = proof or Proof(incident, "undecided", "", "", ())
-    others = tuple(one for one in base.experiments if one.run != experiment.run)
-    return dataclasses.replace(base, experiments=(*others, experiment))
+    experiments = tuple(earlier for earlier in base.experiments if earlier.run != experiment.run)
+    return dataclasses.replace(base, experiments=(*experiments, experiment))

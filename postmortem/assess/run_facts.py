@@ -1,4 +1,4 @@
-"""What the report's head says of the run."""
+"""Collects the facts about the run for the head of the report: rows, steps, seed, date, segments, checkpoints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from postmortem.run.naming import name_list
 from postmortem.text import plain
 
 
-def facts(run: Run) -> RunFacts:
-    """Row counts, cadence, seed, dtype, date, segments and checkpoints of `run`."""
+def run_facts(run: Run) -> RunFacts:
+    """Row counts, logging interval, seed, dtype, date, segments and checkpoints of `run`."""
     steps = run.row_steps
     manifest = run.manifest
     return RunFacts(
@@ -36,17 +36,17 @@ def facts(run: Run) -> RunFacts:
 
 
 def _resumes(run: Run) -> tuple[str, ...]:
-    """Every resume that the journal tells of, or else the rows: from which step, from what, and what it left out."""
-    told: list[str] = []
+    """Every resume in the journal, or else in the rows: its step, its checkpoint, and what was not restored."""
+    resumes: list[str] = []
     for event in run.journal:
         step = step_number(event.keys.get("from_step"))
         if event.event != "resume" or step is None:
             continue
         path, missing = event.keys.get("checkpoint"), event.keys.get("missing")
-        said = [plain(path, 100)] if isinstance(path, str) else []
-        said += [f"without {name_list(missing)}"] if isinstance(missing, list) and missing else []
-        told.append(f"resumed from step {step}" + (f" ({', '.join(said)})" if said else ""))
-    return tuple(told) or tuple(f"resumed from step {s.first_step}" for s in run.segments[1:])
+        details = [plain(path, 100)] if isinstance(path, str) else []
+        details += [f"without {name_list(missing)}"] if isinstance(missing, list) and missing else []
+        resumes.append(f"resumed from step {step}" + (f" ({', '.join(details)})" if details else ""))
+    return tuple(resumes) or tuple(f"resumed from step {s.first_step}" for s in run.segments[1:])
 
 
 def _segment(attempt: int, first: int, last: int, discarded: bool) -> str:
@@ -54,7 +54,7 @@ def _segment(attempt: int, first: int, last: int, discarded: bool) -> str:
 
 
 def _date(run: Run) -> str:
-    """The day the run ended, by its journal or its `time` column; "" where neither says."""
+    """The day on which the run ended, from its journal or its `time` column; "" where neither has a time."""
     times = [e.time for e in run.journal if e.time is not None]
     if not times:
         clock = run.series("time")

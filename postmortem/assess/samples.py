@@ -1,4 +1,4 @@
-"""The worst samples of the suspect batch as text, the worst tokens marked."""
+"""Shows the worst samples of the suspect batch as text, with the worst tokens marked."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from postmortem.diagnosis import Sample, Token
 from postmortem.text import plain
 
 SAMPLES = 3
-TOKENS = 64  # of a sample: enough to recognise it by
-CHARACTERS = 300  # of one whose text alone is known
+TOKENS = 64  # of a sample: enough to recognize it
+CHARACTERS = 300  # of a sample that was logged as text, without token ids
 
 
 def samples(case: Case) -> tuple[Sample, ...]:
     """Up to three samples of the batch consumed at the onset, most marked tokens first; () where not recorded."""
-    vocabulary, rows = case.run.vocab(), _at(case, "token_ids")
+    vocabulary, rows = case.run.vocab(), _value_at_onset(case, "token_ids")
     if vocabulary is None:
-        rows = _at(case, "sample_text")
+        rows = _value_at_onset(case, "sample_text")
     if rows is None:
         return ()
     marks = _marks(case)
-    names, source = _at(case, "sample_ids"), _at(case, "source")
+    names, source = _value_at_onset(case, "sample_ids"), _value_at_onset(case, "source")
     order = sorted(range(len(rows)), key=lambda r: (-sum(1 for key in marks if key[0] == r), r))
-    found: list[Sample] = []
+    worst: list[Sample] = []
     for row in order[:SAMPLES]:
         if marks and not any(key[0] == row for key in marks):
             continue
         ids = rows[row]
-        if vocabulary is None:  # a decode hook's text: tokens cannot be told apart in it
+        if vocabulary is None:  # text from a decode hook: it does not show where a token begins
             tokens = [Token(plain(ids, CHARACTERS))]
         elif isinstance(ids, (list, tuple, np.ndarray)):
             tokens = [
@@ -40,8 +40,8 @@ def samples(case: Case) -> tuple[Sample, ...]:
         else:
             return ()
         name = plain(names[row], 60) if names is not None and row < len(names) else str(row)
-        found.append(Sample(name, plain(source, 60) if isinstance(source, str) else "", tuple(tokens)))
-    return tuple(found)
+        worst.append(Sample(name, plain(source, 60) if isinstance(source, str) else "", tuple(tokens)))
+    return tuple(worst)
 
 
 def _marks(case: Case) -> dict[tuple[int, int], float]:
@@ -52,7 +52,7 @@ def _marks(case: Case) -> dict[tuple[int, int], float]:
     return {(int(row), int(col)): loss for row, col, loss in zip(rows, cols, losses, strict=False)}
 
 
-def _at(case: Case, column: str) -> Any:
+def _value_at_onset(case: Case, column: str) -> Any:
     labels = case.labels(column)
     value = labels.at(case.onset) if labels is not None else None
     return value if isinstance(value, (list, tuple, np.ndarray, str)) else None

@@ -1,4 +1,4 @@
-"""§1: the template's fields as numbers, each with the step and the file it was read from, or why it is empty."""
+"""Fills §1 of the report: each symptom as a number with its step and file, or the reason why it is missing."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from postmortem.diagnosis import Symptom
 from postmortem.text import number, plain, times
 
 EMA_ROWS = 50  # the template's pre-spike loss is a 50-step exponential moving average
-RECOVERY_ROWS = 50  # where the loss never settles, the template reads it 50 steps after the peak
+RECOVERY_ROWS = 50  # where the loss never settles, the template takes its value 50 steps after the peak
 
 
 def symptoms(case: Case) -> tuple[Symptom, ...]:
-    """The fields of the template, in its order."""
-    return tuple(field(case) for field in _FIELDS)
+    """The symptoms in the order of the template."""
+    return tuple(symptom(case) for symptom in _SYMPTOMS)
 
 
-def _what(case: Case) -> str:
+def _noun(case: Case) -> str:
     return "the spike" if case.loss_moved() and case.incident.kind == "loss_spike" else "the incident"
 
 
-def before(case: Case) -> float | None:
-    """The loss before the incident: a 50-row EMA, read at the last finite row before the onset."""
+def loss_before(case: Case) -> float | None:
+    """The loss before the incident: a 50-row EMA at the last finite row before the onset."""
     series = case.series("loss")
     if series is None:
         return None
@@ -44,7 +44,7 @@ def before(case: Case) -> float | None:
 
 def _onset(case: Case) -> Symptom:
     interval = case.incident.onset_interval
-    label = f"step where {_what(case)} began"
+    label = f"step where {_noun(case)} began"
     if interval is None:
         return Symptom("onset_step", label, case.onset, case.onset, _origin(case, case.incident.findings[0].column))
     text = f"between {interval[0]} and {interval[1]} (no row in between)"
@@ -52,8 +52,8 @@ def _onset(case: Case) -> Symptom:
 
 
 def _before(case: Case) -> Symptom:
-    level = before(case)
-    label = f"pre-{_what(case).removeprefix('the ')} loss ({EMA_ROWS}-{'step' if case.row_step == 1 else 'row'} EMA)"
+    level = loss_before(case)
+    label = f"pre-{_noun(case).removeprefix('the ')} loss ({EMA_ROWS}-{'step' if case.row_step == 1 else 'row'} EMA)"
     if level is None:
         return Symptom("pre_spike_loss", label, missing=_no_loss(case, "there is no finite loss before the onset"))
     series = case.series("loss")
@@ -71,12 +71,12 @@ def _peak(case: Case) -> Symptom:
     if value is None or kinds()[case.incident.kind].measures != "loss":
         near = series.window(case.onset, max(step, case.onset) + 3 * case.row_step)
         if not len(near):
-            why = (
+            reason = (
                 "the loss is blank: suspected non-finite"
                 if case.incident.suspected
                 else "the loss was not logged there"
             )
-            return Symptom("peak_loss", label, step=step, missing=why)
+            return Symptom("peak_loss", label, step=step, missing=reason)
         worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
         step, value = int(near.step[worst]), float(near.value[worst])
     text = "" if case.loss_departed() else f"{number(value)} (the loss did not move)"
@@ -108,31 +108,31 @@ def _recovery(case: Case) -> Symptom:
 
 
 def _grad_norm(case: Case) -> Symptom:
-    label, key = f"grad-norm pre-clip at {_what(case)}", "grad_norm"
+    label, key = f"grad-norm pre-clip at {_noun(case)}", "grad_norm"
     series = case.series("grad_norm")
     near = series.window(*case.span) if series is not None else None
     if near is None or not len(near):
         return Symptom(
-            key, label, missing="grad_norm is not logged: log it before clipping, it leads the loss by some steps"
+            key, label, missing="grad_norm is not logged: log it before clipping; it moves some steps before the loss"
         )
     worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
     value, usual = float(near.value[worst]), case.level("grad_norm")
-    compared = f" (rolling baseline {usual:.3g})" if usual is not None else ""
-    return Symptom(key, label, value, int(near.step[worst]), _origin(case, "grad_norm"), number(value) + compared)
+    baseline = f" (rolling baseline {usual:.3g})" if usual is not None else ""
+    return Symptom(key, label, value, int(near.step[worst]), _origin(case, "grad_norm"), number(value) + baseline)
 
 
 def _lr(case: Case) -> Symptom:
     series = case.series("lr")
     value = series.at(case.onset) if series is not None else None
     if series is None or value is None:
-        why = "lr is not logged: log it each step" if series is None else "lr has no row at the onset"
-        return Symptom("lr", f"LR at {_what(case)}", missing=why)
-    return Symptom("lr", f"LR at {_what(case)}", value, case.onset, _origin(case, "lr"), f"{value:.3g}")
+        reason = "lr is not logged: log it at each step" if series is None else "lr has no value at the onset"
+        return Symptom("lr", f"LR at {_noun(case)}", missing=reason)
+    return Symptom("lr", f"LR at {_noun(case)}", value, case.onset, _origin(case, "lr"), f"{value:.3g}")
 
 
 def _dtype(case: Case) -> Symptom:
     dtype = case.run.manifest.dtype
-    missing = "" if dtype else "run.json names no dtype: write it there"
+    missing = "" if dtype else "run.json has no dtype: write it there"
     return Symptom(
         "dtype",
         "dtype regime",
@@ -148,7 +148,7 @@ def _batch(case: Case) -> Symptom:
     if value is None or not math.isfinite(value):
         return Symptom(
             "batch_index",
-            f"batch index in the step where {_what(case)} began",
+            f"batch index in the step where {_noun(case)} began",
             missing="batch_index is not logged: log it with a hash of the batch",
         )
     labels = case.labels("source")
@@ -156,7 +156,7 @@ def _batch(case: Case) -> Symptom:
     text = f"{int(value)}" + (f", from {plain(source, 40)}" if source else "")
     return Symptom(
         "batch_index",
-        f"batch index in the step where {_what(case)} began",
+        f"batch index in the step where {_noun(case)} began",
         int(value),
         case.onset,
         _origin(case, "batch_index"),
@@ -169,15 +169,17 @@ def _tokens(case: Case) -> Symptom:
     ids = case.numbers_at("worst_token_ids", case.onset)
     if ids is None:
         labels = case.labels("token_ids")
-        kept = labels is not None and labels.at(case.onset) is not None
-        why = "its token ids are in batches/, its losses by token are not" if kept else "token ids are not recorded"
-        return Symptom(key, label, missing=f"{why}: record worst_token_ids, see Watch.token_losses")
+        stored = labels is not None and labels.at(case.onset) is not None
+        reason = (
+            "its token ids are in batches/, but the losses by token are not" if stored else "token ids are not logged"
+        )
+        return Symptom(key, label, missing=f"{reason}: record worst_token_ids, see Watch.token_losses")
     rare, d = case.series("rare_tokens"), case.departure("rare_tokens", (case.onset, case.onset + 1), sign=1)
     flagged = rare is not None and d is not None and d.moved
     names = Counter(case.piece(int(i)).strip("“”") for i in ids)
     listed = ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in names.most_common(6))
-    count = f"; {number(d.value)} rare tokens, {number(d.baseline)} being usual" if flagged and d else ""
-    text = (f"highest loss: {listed}" if flagged else f"none flagged (highest loss: {listed})") + count
+    rare_tokens = f"; {number(d.value)} rare tokens instead of the usual {number(d.baseline)}" if flagged and d else ""
+    text = (f"highest loss: {listed}" if flagged else f"none flagged (highest loss: {listed})") + rare_tokens
     return Symptom(
         key, label, listed if flagged else "none flagged", case.onset, _origin(case, "worst_token_ids"), text
     )
@@ -191,10 +193,10 @@ def _origin(case: Case, column: str) -> str:
 
 
 def _no_loss(case: Case, otherwise: str) -> str:
-    return otherwise if case.series("loss") is not None else "no loss is logged: log it each step"
+    return otherwise if case.series("loss") is not None else "no loss is logged: log it at each step"
 
 
-_FIELDS: tuple[Callable[[Case], Symptom], ...] = (
+_SYMPTOMS: tuple[Callable[[Case], Symptom], ...] = (
     _onset,
     _before,
     _peak,
@@ -208,9 +210,9 @@ _FIELDS: tuple[Callable[[Case], Symptom], ...] = (
 
 
 def summary(case: Case) -> str:
-    """The incident in one line of figures."""
-    incident, level = case.incident, before(case)
-    where = (
+    """The incident with its figures in one line."""
+    incident, level = case.incident, loss_before(case)
+    onset = (
         f"step {case.onset}"
         if incident.onset_interval is None
         else f"steps {incident.onset_interval[0] + 1}–{incident.onset_interval[1]}"
@@ -219,12 +221,12 @@ def summary(case: Case) -> str:
     kind = plain(incident.title, 60)
     if not case.loss_moved():
         finding = incident.findings[0]
-        also = f", {outcome}" if case.loss_departed() else "; the loss did not move"
+        end = f", {outcome}" if case.loss_departed() else "; the loss did not move"
         if kinds()[finding.kind].measures == "nothing":
-            return f"{kind} at {where}{also}"
-        since = f"{number(finding.baseline)} → " if math.isfinite(finding.baseline) else ""
-        return f"{kind} at {where}: {plain(finding.column, 40)} {since}{number(finding.peak)}{also}"
+            return f"{kind} at {onset}{end}"
+        baseline = f"{number(finding.baseline)} → " if math.isfinite(finding.baseline) else ""
+        return f"{kind} at {onset}: {plain(finding.column, 40)} {baseline}{number(finding.peak)}{end}"
     if level is None or not isinstance(peak.value, float):
-        return f"{kind} at {where}, {outcome}"
+        return f"{kind} at {onset}, {outcome}"
     ratio = f" ({times(peak.value / level)})" if level > 0 and math.isfinite(peak.value / level) else ""
-    return f"loss {number(level)} → {number(peak.value)}{ratio}, onset at {where}, {outcome}"
+    return f"loss {number(level)} → {number(peak.value)}{ratio}, onset at {onset}, {outcome}"

@@ -1,4 +1,4 @@
-"""§6: what a fixed run must show, as figures, and the check of another run against them."""
+"""Writes §6 of the report, what a fixed run must show in figures, and checks another run against it."""
 
 from __future__ import annotations
 
@@ -7,50 +7,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from postmortem.assess.symptoms import EMA_ROWS, before
+from postmortem.assess.symptoms import EMA_ROWS, loss_before
 from postmortem.case import Case
 from postmortem.diagnosis import Verification, VerificationCheck
 from postmortem.run import Run
 from postmortem.stats import noise_sigma
 from postmortem.text import number
 
-MARGIN = 0.05  # a figure that is checked allows five per cent, however quiet the loss was
-THROUGH_ROWS = 200  # a cure is read over the incident and as many rows after it as people would look at
+MARGIN = 0.05  # each checked figure allows five percent, even where the loss was very quiet
+THROUGH_ROWS = 200  # rows after the incident that a fixed run is checked over
 
 
 def verification(case: Case) -> Verification:
     """Seed, ε, through step T, the loss at the onset and the largest gradient norm around it.
 
-    ε is three robust sigmas of the loss before the incident: what the noise alone does, a fixed run stays within.
+    ε is three robust sigmas of the loss before the incident: a fixed run stays within the noise.
     """
     end = (case.incident.recovery_step or case.incident.peak_step) + THROUGH_ROWS * case.row_step
     through = int(min(end, max(int(case.run.row_steps[-1]), case.incident.peak_step)))
-    level, noise = before(case), _noise(case)
+    level, noise = loss_before(case), _noise(case)
     checks: list[VerificationCheck] = []
     if level is not None and noise is not None:
         bound = level + max(4 * noise, MARGIN * abs(level))
-        broken = case.series("loss")
-        was = broken.at(case.incident.peak_step) if broken is not None else None
-        worse = (
-            f" ({number(was)} at step {case.incident.peak_step} in the broken run)"
-            if was is not None and not was < bound
-            else ""
-        )
-        last = case.incident.peak_step
-        checks.append(
-            VerificationCheck(
-                "loss",
-                case.onset,
-                last,
-                "<",
-                bound,
-                f"loss from step {case.onset} through {last} < {number(bound)}{worse}",
-            )
-        )
+        loss, last = case.series("loss"), case.incident.peak_step
+        peak = loss.at(last) if loss is not None else None
+        broken = f" ({number(peak)} at step {last} in the broken run)" if peak is not None and not peak < bound else ""
+        text = f"loss from step {case.onset} through {last} < {number(bound)}{broken}"
+        checks.append(VerificationCheck("loss", case.onset, last, "<", bound, text))
     norm, spike = case.baseline("grad_norm"), case.departure("grad_norm", sign=1)
     if norm is not None and spike is not None:
         bound = float(f"{1.2 * float(norm.value.max()):.2g}")
-        if not spike.value <= bound:  # a bound that the broken run keeps would check nothing
+        if not spike.value <= bound:  # a bound that the broken run meets would check nothing
             window = f"max grad norm in steps {case.onset} through {through}"
             text = f"{window} < {number(bound)} ({number(spike.value)} in the broken run)"
             checks.append(VerificationCheck("grad_norm", case.onset, through, "<", bound, text))
@@ -73,7 +60,7 @@ def _noise(case: Case) -> float | None:
 
 @dataclass(frozen=True)
 class Result:
-    """One figure of §6 held against a run. `measured` is None where the run did not log it, which is no pass."""
+    """One figure of §6 checked in a run. `measured` is None where the run did not log it, which is not a pass."""
 
     text: str
     measured: float | None
@@ -84,14 +71,14 @@ RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operat
 
 
 def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, ...]:
-    """Each expected figure with the one measured in `run`, worst value in the window first asked about.
+    """Each expected figure with the worst value in its window of `run`.
 
-    The loss curve is read as its 50-row mean from the onset through `through_step`, and may lie below the baseline:
-    a run that trains better does not fail.
+    The loss curve is the 50-row mean from the onset through `through_step`. It may be below the baseline: a run that
+    trains better does not fail.
     """
-    found: list[Result] = []
+    results: list[Result] = []
     if expected.seed is not None and run.manifest.seed is not None:
-        found.append(Result(f"seed {expected.seed}", run.manifest.seed, run.manifest.seed == expected.seed))
+        results.append(Result(f"seed {expected.seed}", run.manifest.seed, run.manifest.seed == expected.seed))
     if expected.epsilon is not None and expected.baseline_loss is not None:
         limit = expected.baseline_loss + expected.epsilon
         series = run.series("loss")
@@ -99,11 +86,11 @@ def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, .
         rows = max(1, min(EMA_ROWS, inside.size))
         worst = float(np.convolve(inside, np.full(rows, 1 / rows), "valid").max()) if inside.size else None
         text = f"loss curve at most {number(limit)} from step {onset_step} through {expected.through_step}"
-        found.append(Result(text, worst, worst is not None and worst <= limit))
+        results.append(Result(text, worst, worst is not None and worst <= limit))
     last = int(run.row_steps[-1]) if run.row_steps.size else -1
     if last < expected.through_step:
-        found.append(Result(f"rows through step {expected.through_step}", last, False))
-    return (*found, *(_measured(check, run) for check in expected.checks))
+        results.append(Result(f"rows through step {expected.through_step}", last, False))
+    return (*results, *(_measured(check, run) for check in expected.checks))
 
 
 def _measured(check: VerificationCheck, run: Run) -> Result:

@@ -1,4 +1,4 @@
-"""Observations → evidence → ranked hypotheses: log-odds add up, a softmax over causes and `unknown` ranks them."""
+"""Weighs observations as evidence and ranks the hypotheses: log-odds add up, and a softmax turns them into shares."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from postmortem.case import Case, Observation
 from postmortem.causes import Cause, causes
 from postmortem.diagnosis import UNKNOWN, Evidence, Hypothesis, Prediction, Verdict, rank, strength
 
-UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here": what every cause has to beat
-SUPPORTED_SHARE = 0.61  # the best cause must hold more than this of the probability, or the tool abstains
-SUPPORTED_WEIGHT = 2.0  # … and one observation at least must speak for it by itself
-FAVORS, RULES_OUT = 0.3, 1.5  # log-odds from which a panel is said to support a cause, or to speak against it
-ALIKE = 0.7  # log-odds: rivals that close to the best predict the panels equally well
+UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here", which every cause has to beat
+SUPPORTED_SHARE = 0.61  # the best cause must have more than this share, or the tool abstains
+SUPPORTED_WEIGHT = 2.0  # … and at least one observation alone must give it this weight
+FAVORS, RULES_OUT = 0.3, 1.5  # log-odds from which a panel counts as supporting a cause, or as speaking against it
+ALIKE = 0.7  # log-odds: rivals this close to the best predict the panels equally well
 
 
-def evidence(case: Case, seen: Sequence[tuple[int, Observation]]) -> tuple[Evidence, ...]:
-    """Each observation with the weight that every cause gives it; `seen` holds (panel number, observation)."""
-    found: list[Evidence] = []
-    for panel, o in seen:
+def weigh(case: Case, observations: Sequence[tuple[int, Observation]]) -> tuple[Evidence, ...]:
+    """Each observation with the weight that every cause gives it; `observations` are (panel number, observation)."""
+    evidence: list[Evidence] = []
+    for panel, o in observations:
         weights = {c.slug: round(c.weights[o.slug] * o.strength, 3) for c in causes() if o.slug in c.weights}
-        found.append(Evidence(panel, o.slug, o.text, o.step, dict(o.figures), _origin(case, o.column), weights))
-    return tuple(found)
+        evidence.append(Evidence(panel, o.slug, o.text, o.step, dict(o.figures), _origin(case, o.column), weights))
+    return tuple(evidence)
 
 
-def hypotheses(
-    weighed: Sequence[Evidence], predictions: Mapping[str, tuple[Prediction, ...]]
+def rank_causes(
+    evidence: Sequence[Evidence], predictions: Mapping[str, tuple[Prediction, ...]]
 ) -> tuple[Hypothesis, ...]:
-    """The causes that anything seen here speaks for or against, and `unknown`, best first, each with what it predicts
-    of replays. A cause of which nothing was seen has nothing to say, and takes no share from those that have."""
-    known = {c.slug: c for c in causes() if any(e.observation in c.weights for e in weighed)}
-    scores = {slug: c.prior + sum(e.weights.get(slug, 0.0) for e in weighed) for slug, c in known.items()}
-    titles = {slug: c.title for slug, c in known.items()} | {UNKNOWN: "None of the causes known here"}
-    rivals = {slug: c.rivals for slug, c in known.items()}
-    absent = {c.slug for c in causes()} - known.keys()
+    """The causes that the evidence speaks for or against, and `unknown`, best first, each with its predictions of
+    replays. A cause without any evidence is left out, so that it takes no share from the others."""
+    involved = {c.slug: c for c in causes() if any(e.observation in c.weights for e in evidence)}
+    scores = {slug: c.prior + sum(e.weights.get(slug, 0.0) for e in evidence) for slug, c in involved.items()}
+    titles = {slug: c.title for slug, c in involved.items()} | {UNKNOWN: "None of the causes known here"}
+    rivals = {slug: c.rivals for slug, c in involved.items()}
+    absent = {c.slug for c in causes()} - involved.keys()
     scores[UNKNOWN] = UNKNOWN_SCORE
     return tuple(
         Hypothesis(
@@ -42,8 +42,8 @@ def hypotheses(
             probability=probability,
             score=round(scores[cause], 3),
             strength=strength(probability),
-            supported_by=_panels(weighed, cause, 1),
-            ruled_out_by=_panels(weighed, cause, -1),
+            supported_by=_panels(evidence, cause, 1),
+            ruled_out_by=_panels(evidence, cause, -1),
             indistinguishable_from=tuple(
                 r
                 for r in rivals.get(cause, ())
@@ -55,27 +55,27 @@ def hypotheses(
     )
 
 
-def verdict(ranked: Sequence[Hypothesis], weighed: Sequence[Evidence]) -> Verdict:
+def panel_verdict(ranked: Sequence[Hypothesis], evidence: Sequence[Evidence]) -> Verdict:
     """`supported` where one known cause outweighs all others together, else `undecided`: abstaining is a result."""
     best = ranked[0]
-    decisive = max((e.weights.get(best.cause, 0.0) for e in weighed), default=0.0)
-    clear = best.cause != UNKNOWN and best.probability > SUPPORTED_SHARE and decisive >= SUPPORTED_WEIGHT
+    strongest = max((e.weights.get(best.cause, 0.0) for e in evidence), default=0.0)
+    clear = best.cause != UNKNOWN and best.probability > SUPPORTED_SHARE and strongest >= SUPPORTED_WEIGHT
     return "supported" if clear else "undecided"
 
 
-def cause_of(ranked: Sequence[Hypothesis]) -> Cause | None:
-    """The best known cause, leaving `unknown` out."""
+def leading_cause(ranked: Sequence[Hypothesis]) -> Cause | None:
+    """The best known cause; `unknown` is left out."""
     by_slug = {c.slug: c for c in causes()}
     return next((by_slug[h.cause] for h in ranked if h.cause in by_slug), None)
 
 
-def _panels(weighed: Sequence[Evidence], cause: str, sign: int) -> tuple[int, ...]:
+def _panels(evidence: Sequence[Evidence], cause: str, sign: int) -> tuple[int, ...]:
     """Panels that speak for (sign +1) or against (−1) a cause on balance, strongest first."""
     balance: dict[int, float] = {}
-    for e in weighed:
+    for e in evidence:
         balance[e.panel] = balance.get(e.panel, 0.0) + sign * e.weights.get(cause, 0.0)
-    enough = FAVORS if sign > 0 else RULES_OUT
-    return tuple(sorted((p for p, weight in balance.items() if weight >= enough), key=lambda p: -balance[p]))
+    threshold = FAVORS if sign > 0 else RULES_OUT
+    return tuple(sorted((p for p, weight in balance.items() if weight >= threshold), key=lambda p: -balance[p]))
 
 
 def _origin(case: Case, column: str) -> str:

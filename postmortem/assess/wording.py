@@ -1,63 +1,63 @@
-"""What is said where the tool does not know, or not yet: an honest sentence and the next thing to do."""
+"""Sentences for an incident whose cause is unknown: why it is unknown, what to do next, and what to watch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from postmortem.assess.symptoms import before
+from postmortem.assess.symptoms import loss_before
 from postmortem.case import Case
 from postmortem.causes import Cause, causes, roll_back, skip
 from postmortem.diagnosis import Hypothesis, Remedy
 from postmortem.stats import robust_sigma
 from postmortem.text import number
 
-CLOSE = 0.5  # a rival with at least this share of the best cause's probability is worth telling apart
-TELLING = ("grad_norm", "lr", "batch_hash", "token_loss_p50", "param_norm", "adam_v_norm", "update_rms")
+CLOSE = 0.5  # a rival with at least this share of the best cause's probability is named as well
+DECISIVE = ("grad_norm", "lr", "batch_hash", "token_loss_p50", "param_norm", "adam_v_norm", "update_rms")
 
 
-def not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> str:
-    """Why no root cause is given: what replays showed (`proof`), or the replay, or column, that would decide."""
+def why_not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> str:
+    """Why no root cause is given: what replays showed (`proof`), or which replay or column would decide."""
     if proof:
         return f"Not known: {proof}."
     by_slug = {c.slug: c for c in causes()}
     known = [h for h in ranked if h.cause in by_slug]
     if not known:
-        return "Not known yet: nothing that was seen speaks for or against a cause that is known here."
+        return "Not known yet: no observation speaks for or against a known cause."
     best = known[0]
     close = [h for h in known[1:3] if h.probability >= CLOSE * best.probability]
     names = " and ".join(f"“{h.title}” ({h.cause})" for h in [best, *close])
-    lead = f"the evidence is too thin to choose; {names} {'lead' if close else 'leads'}"
-    absent = [c for c in TELLING if c not in case.run.columns]
+    lead = f"the evidence is too weak to choose; {names} {'lead' if close else 'leads'}"
+    absent = [c for c in DECISIVE if c not in case.run.columns]
     log = f" Log {', '.join(absent[:4])} next time." if absent else ""
     return f"Not known yet: {lead}. The replay that would decide: {by_slug[best.cause].replay}{log}"
 
 
-def watch(case: Case) -> str:
-    """Unresolved only: the level to watch for, and what would make it a rollback now."""
+def watch_advice(case: Case) -> str:
+    """For an unresolved incident: the level to watch for, and when to roll back at once; "" for any other."""
     if case.incident.outcome != "unresolved" or case.incident.discarded:
         return ""
-    level, past = before(case), case.baseline("loss")
+    level, past = loss_before(case), case.baseline("loss")
     if level is None or past is None:
-        return "The log ends too soon to tell. If the next rows bring no finite loss, roll back now."
-    back, worst = level + 2 * robust_sigma(past.value), case.departure("loss", sign=1)
-    limit = f"rises beyond {number(worst.value)} again" if worst is not None else "rises further"
+        return "The log ends too soon to judge. If the next rows have no finite loss, roll back at once."
+    limit, worst = number(level + 2 * robust_sigma(past.value)), case.departure("loss", sign=1)
+    rise = f"rises above {number(worst.value)} again" if worst is not None else "rises further"
     target = f" to step {case.checkpoint.step}" if case.checkpoint else ""
     return (
-        f"The log ends too soon after the peak to tell. Watch for a loss under {number(back)} (what it was before, "
-        f"and two sigmas). Roll back{target} now if it {limit}, turns NaN, or is still above {number(back)} after 50 "
-        "more rows."
+        f"The log ends too soon after the peak to judge. The loss should fall below {limit} (its level before the "
+        f"incident plus two sigmas). Roll back{target} at once if it {rise}, becomes NaN, or is still above {limit} "
+        "after 50 more rows."
     )
 
 
-def careful(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Remedy, ...]:
-    """§5 without a root cause: what does no harm, and what was not proposed on a guess."""
+def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Remedy, ...]:
+    """§5 without a root cause: remedies that do no harm, and why the others would be guesses."""
     if case.level("loss") is None and case.onset <= int(case.run.row_steps[0]):
-        first = "Look at the initialisation, the first batch and the dtype: no finite row precedes the incident."
-        return (Remedy(first, "none"), Remedy("Roll back or skip.", declined="there is nothing healthy to go back to"))
+        first = "Look at the initialization, the first batch and the dtype: no finite row precedes the incident."
+        return (Remedy(first, "none"), Remedy("Roll back or skip.", declined="there is no healthy state to return to"))
     if case.incident.outcome == "diverged":
         return (
             roll_back(case, "replay it unchanged first"),
-            Remedy("Go on from here.", declined="the run does not come back by itself"),
+            Remedy("Continue from here.", declined="the run does not recover by itself"),
         )
     guess = f" for {cause.title.lower()}" if cause else ""
     first = Remedy(
@@ -69,16 +69,16 @@ def careful(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[R
         Remedy(
             skipped.text,
             skipped.side_effect,
-            declined="a skip removes any spike that a batch brought, and would not say why",
+            declined="a skip removes any spike that a batch causes, but does not show why",
         ),
-        Remedy(f"A remedy{guess}.", declined="the evidence does not carry it yet"),
+        Remedy(f"A remedy{guess}.", declined="the evidence is not sufficient yet"),
     )
 
 
-def open_lesson(case: Case, cause: Cause | None) -> str:
+def lesson_without_cause(case: Case, cause: Cause | None) -> str:
     """§7 without a root cause."""
-    absent = [c for c in TELLING if c not in case.run.columns]
+    absent = [c for c in DECISIVE if c not in case.run.columns]
     if absent:
-        return f"An incident without {', '.join(absent[:3])} in the log cannot be explained: record them."
-    likely = f"; {cause.slug} is the first to test" if cause else ""
-    return f"The panels alone did not decide the cause{likely}: replay before you change anything."
+        return f"An incident without {', '.join(absent[:3])} in the log cannot be explained: log them."
+    likely = f"; {cause.slug} is the first cause to test" if cause else ""
+    return f"The panels alone do not show the cause{likely}: replay before you change anything."

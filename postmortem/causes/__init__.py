@@ -1,7 +1,7 @@
-"""The causes: one file each. Its docstring is its user documentation (`postmortem explain SLUG`).
+"""Causes, one file each; the docstring of the file is the page that `postmortem explain SLUG` prints.
 
-A cause file holds `CAUSE = Cause(…)`. `weights` maps observations of the panels to log-odds for (> 0) or against (< 0)
-the cause; a cause that has nothing to say of an observation leaves it out. Scale: 0.5 a hint, 1.5 moderate, 3 strong,
+A cause file defines `CAUSE = Cause(…)`. `weights` maps observations of the panels to log-odds for (> 0) or against
+(< 0) the cause; observations that say nothing about the cause are left out. Scale: 0.5 a hint, 1.5 moderate, 3 strong,
 5 decisive. Weights were set on lab runs with seeds 0–99 and are reported on seeds from 1,000 up (docs/benchmarks.md).
 """
 
@@ -20,48 +20,50 @@ from postmortem.change import Change, Window
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.discovery import discover
 
-Seen: TypeAlias = Mapping[str, Observation]
+Observed: TypeAlias = Mapping[str, Observation]
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """What the replays of a cause are about in one incident: the `window` of batches that it suspects, the batch
-    `elsewhere` further on that the window can be moved to, the step of the onset, and that of a `jump` of the learning
-    rate (the onset where there is none)."""
+    """What the replays of a cause change in one incident.
+
+    `window` are the suspect batches, `move_to` is the later batch that the window can be moved to, `onset` the step of
+    the onset, and `jump` the step where the learning rate jumps (the onset where it does not).
+    """
 
     window: Window
-    elsewhere: int
+    move_to: int
     onset: int
     jump: int
 
 
-def _nothing(_: Suspect) -> tuple[Prediction, ...]:
+def _no_prediction(_: Suspect) -> tuple[Prediction, ...]:
     return ()
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One named cause. `prior` is its log-odds against `unknown` before any evidence is seen.
+    """One named cause. `prior` is its log-odds against `unknown` without any evidence.
 
-    `sentence` is §4 in one sentence with its figures, `changes` §5 (smallest first, then what was declined), `replay`
-    the experiment that would prove it, `lesson` §7. `rivals` are causes that predict the same panels;
-    `skip_rows` is None where skipping batches is no remedy. `predicts` gives replays and their outcomes if the cause is
-    the true one; `remedy` the changes that a replay with the fix in it makes (() where driving it again is enough),
-    None where there is none.
+    `sentence` is §4 in one sentence with its figures, `remedies` §5 (smallest first, then those not recommended),
+    `replay` the experiment that would prove the cause, `lesson` §7. `rivals` are causes that predict the same panels;
+    `skip_rows` is None where skipping batches is no remedy. `predicts` gives replays and their outcomes if this cause
+    is the true one. `fix` gives the changes of a replay that contains the fix (() where replaying unchanged is
+    enough); it is None where no such replay exists.
     """
 
     slug: str
     title: str
     prior: float
     weights: Mapping[str, float]
-    sentence: Callable[[Case, Seen], str]
-    changes: Callable[[Case, Seen], tuple[Remedy, ...]]
+    sentence: Callable[[Case, Observed], str]
+    remedies: Callable[[Case, Observed], tuple[Remedy, ...]]
     replay: str
     lesson: str
     rivals: tuple[str, ...] = ()
-    skip_rows: Callable[[Case, Seen], int | None] | None = None  # of suspect batches (see `batch_window`)
-    predicts: Callable[[Suspect], tuple[Prediction, ...]] = _nothing
-    remedy: Callable[[Suspect], tuple[Change, ...]] | None = None
+    skip_rows: Callable[[Case, Observed], int | None] | None = None  # of suspect batches (see `batch_window`)
+    predicts: Callable[[Suspect], tuple[Prediction, ...]] = _no_prediction
+    fix: Callable[[Suspect], tuple[Change, ...]] | None = None
     doc: str | None = None
 
     def __post_init__(self) -> None:
@@ -77,5 +79,5 @@ class Cause:
 @cache
 def causes() -> tuple[Cause, ...]:
     """All causes, in alphabetical order of their slugs."""
-    found = discover(sys.modules[__name__], "CAUSE", Cause, group="postmortem.causes", unique=("slug",))
-    return tuple(sorted(found, key=lambda cause: cause.slug))
+    discovered = discover(sys.modules[__name__], "CAUSE", Cause, group="postmortem.causes", unique=("slug",))
+    return tuple(sorted(discovered, key=lambda cause: cause.slug))

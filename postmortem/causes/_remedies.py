@@ -1,4 +1,4 @@
-"""Changes that several causes propose, each with its side effect in figures from the run."""
+"""Remedies that several causes propose, each with its side effect in figures from the run."""
 
 from __future__ import annotations
 
@@ -6,60 +6,61 @@ import numpy as np
 
 from postmortem.case import Case
 from postmortem.diagnosis import Remedy
-from postmortem.text import number
+from postmortem.text import count, number
 
 
 def skip(case: Case, window: tuple[int, int]) -> Remedy:
-    """Skip the suspect batches on a replay; costs their tokens."""
+    """Skip the suspect batches in a replay, which costs their tokens."""
     first, last = window
-    count = last - first
+    batches = last - first
     tokens = case.series("tokens")
-    total = case.run.manifest.tokens_per_step
+    per_step = case.run.manifest.tokens_per_step
     if tokens is not None:
-        used = tokens.window(case.onset, case.onset + count * case.row_step)
-        cost = f"costs {number(float(np.nansum(used.value)))} tokens ({count} of the run's batches)"
-    elif total:
-        cost = f"costs {number(float(total * count))} tokens ({count} batches)"
+        used = tokens.window(case.onset, case.onset + batches * case.row_step)
+        cost = f"costs {number(float(np.nansum(used.value)))} tokens ({count(batches, 'batch')} of the run)"
+    elif per_step:
+        cost = f"costs {number(float(per_step * batches))} tokens ({count(batches, 'batch')})"
     else:
-        cost = f"costs {count} batches of data; tokens per batch are not recorded"
+        cost = f"costs {count(batches, 'batch')} of data; the log does not say how many tokens a batch has"
     start = f" from the checkpoint at step {case.checkpoint.step}" if case.checkpoint else ""
     return Remedy(f"Replay{start} without batches [{first}, {last}).", cost)
 
 
 def lower_clip(case: Case) -> Remedy:
-    """A clip threshold at twice the usual norm, and on what share of the recorded steps it would have engaged."""
+    """Clip at twice the usual norm, with the share of the recorded steps that this would have clipped."""
     series, usual = case.series("grad_norm"), case.level("grad_norm")
     if series is None or usual is None:
-        return Remedy(
-            "Clip the gradient norm.", "the threshold cannot be chosen: grad_norm is not logged, log it before clipping"
-        )
+        side_effect = "no threshold can be proposed: grad_norm is not logged; log it before clipping"
+        return Remedy("Clip the gradient norm.", side_effect)
     finite = series.value[np.isfinite(series.value)]
     threshold = float(f"{2 * usual:.2g}")
     share = 100 * float(np.mean(finite > threshold))
     clip = case.series("clip_threshold")
-    now = clip.at(case.onset) if clip is not None else None
-    before = f"from {number(now)} " if now is not None and now > threshold else ""
-    if now is not None and now <= threshold:
-        late = 100 * float(np.mean(finite > now))
-        why = f"it engages on {number(late)} % of the recorded steps already; lower would clip ordinary steps harder"
-        return Remedy(f"Lower the clip threshold of {number(now)}.", declined=why)
+    current = clip.at(case.onset) if clip is not None else None
+    change = f"from {number(current)} " if current is not None and current > threshold else ""
+    if current is not None and current <= threshold:
+        percent = 100 * float(np.mean(finite > current))
+        reason = (
+            f"it clips {number(percent)} % of the recorded steps already; a lower one would clip ordinary steps more"
+        )
+        return Remedy(f"Lower the clip threshold of {number(current)}.", declined=reason)
     return Remedy(
-        f"Lower the clip threshold {before}to {number(threshold)} (twice the usual pre-clip norm of {number(usual)}).",
-        f"would have engaged on {number(share)} % of the {finite.size} recorded steps; it bounds the damage of the "
+        f"Lower the clip threshold {change}to {number(threshold)} (twice the usual pre-clip norm of {number(usual)}).",
+        f"would have clipped {number(share)} % of the {finite.size} recorded steps; it limits the damage of the "
         "update, not the loss of the batch itself",
     )
 
 
-def roll_back(case: Case, then: str) -> Remedy:
-    """Go back to the newest checkpoint before the onset, and what that loses."""
+def roll_back(case: Case, next_action: str) -> Remedy:
+    """Go back to the newest checkpoint before the onset, then do `next_action`; with the steps that this loses."""
     if case.checkpoint is None:
         return Remedy(
-            f"Restart from scratch ({then}): no checkpoint from before the onset is held.",
-            f"loses all {case.onset} steps; write a rollback checkpoint every 100 steps next time",
+            f"Restart from scratch ({next_action}): there is no checkpoint from before the onset.",
+            f"loses all {count(case.onset, 'step')}; write a rollback checkpoint every 100 steps next time",
         )
     lost = int(case.run.row_steps[-1]) - case.checkpoint.step + 1
-    reset = "; it holds parameters only, so that restoring it resets the optimizer"
+    reset = "; it has parameters only, so that restoring it resets the optimizer"
     return Remedy(
-        f"Revert to the checkpoint at step {case.checkpoint.step}, the last one before the onset, and {then}.",
-        f"re-trains the {lost} steps since{reset if case.checkpoint.parameters_only else ''}",
+        f"Revert to the checkpoint at step {case.checkpoint.step}, the last one before the onset, and {next_action}.",
+        f"trains {count(lost, 'step')} again{reset if case.checkpoint.parameters_only else ''}",
     )

@@ -1,6 +1,6 @@
-"""Noise, a hard batch, or an intended rewarm.
+"""Noise, a hard batch, or an intended rewarm of the learning rate.
 
-No level shift beyond the noise remains and nothing else moves. A level shift of more than two standard errors, or
+No level shift beyond the noise remains, and no other panel moves. A level shift of more than two standard errors, or
 another panel that moves, rules it out.
 
 **Smallest fix.** None.
@@ -9,20 +9,20 @@ another panel that moves, rules it out.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.diagnosis import Remedy
 from postmortem.text import number
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    spike = seen.get("loss.spike")
-    what = f" ({spike.text})" if spike else ""
-    return f"A departure at step {number(case.onset)}{what} that left nothing behind and that no other panel shares."
+def _sentence(case: Case, observed: Observed) -> str:
+    spike = observed.get("loss.spike")
+    figures = f" ({spike.text})" if spike else ""
+    return f"The departure at step {number(case.onset)}{figures} has no lasting effect, and no other panel shares it."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
-        Remedy("Remedy nothing.", "none"),
+        Remedy("Change nothing.", "none"),
         Remedy("Skip the batch.", declined="it did no lasting harm"),
     )
 
@@ -73,8 +73,8 @@ CAUSE = Cause(
         "update.large": -1.0,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay="None is needed; a null replay would show the same departure and the same return.",
-    lesson="A departure that returns at once and that no other panel shares needs no change.",
+    remedies=_remedies,
+    replay="None is needed; a null replay would show the same departure and the same recovery.",
+    lesson="A departure that recovers at once and that no other panel shares needs no change.",
     doc=__doc__,
 )

@@ -1,31 +1,31 @@
-"""Silent data corruption: one parameter changed without an update that could have changed it.
+"""Silent data corruption: a parameter changed although no update could have changed it so much.
 
 A parameter norm moves violently in one step whose gradient, update and learning rate were ordinary, and the loss
-follows in the next. It does not reproduce: a null replay of the same batches from the same checkpoint does not show
-it. A replay that does show it rules it out, and so do weights that moved no further than before.
+follows in the next step. The incident does not reproduce: a null replay of the same batches from the same checkpoint
+does not show it. It is ruled out by a replay that shows the incident, and by weights that moved no further than before.
 
-**Smallest fix.** Replace the node, restore the last checkpoint from before.
+**Smallest fix.** Replace the node, and restore the last checkpoint before the incident.
 """
 
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.causes._remedies import roll_back
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    jump = seen.get("weights.unprovoked_jump") or seen.get("weights.nonfinite_unprovoked")
-    what = jump.text if jump else f"a parameter seems to have moved by itself near step {case.onset}"
-    return f"A parameter changed without an update to change it: {what}."
+def _sentence(case: Case, observed: Observed) -> str:
+    jump = observed.get("weights.unprovoked_jump") or observed.get("weights.nonfinite_unprovoked")
+    change = jump.text if jump else f"a parameter seems to have moved by itself near step {case.onset}"
+    return f"A parameter changed, and no update explains it: {change}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         roll_back(case, "resume on another node"),
-        Remedy("Take the node out and run a memory test on it.", "one node until it is cleared"),
-        Remedy("Skip the batch.", declined="no batch did this"),
+        Remedy("Take the node out of use and run a memory test on it.", "one node less until it has passed"),
+        Remedy("Skip the batch.", declined="no batch caused this"),
     )
 
 
@@ -52,13 +52,13 @@ CAUSE = Cause(
         "state.baseline_same_step": -1.0,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay="Null replay from the checkpoint before, nothing changed: the incident does not appear.",
+    remedies=_remedies,
+    replay="Null replay from the checkpoint before the incident, nothing changed: the incident does not appear.",
     lesson=(
-        "A parameter that moves without an update is hardware: hash the state, keep checkpoints close, replace "
-        "the node."
+        "A parameter that moves without an update points to hardware: hash the state, write checkpoints often, and "
+        "replace the node."
     ),
-    predicts=lambda at: (Prediction((), "vanishes"),),
-    remedy=lambda at: (),
+    predicts=lambda suspect: (Prediction((), "vanishes"),),
+    fix=lambda suspect: (),
     doc=__doc__,
 )

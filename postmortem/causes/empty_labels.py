@@ -1,33 +1,33 @@
-"""Every target of a batch is ignored, and the mean over no tokens is 0/0.
+"""Every target of a batch is ignored, so that its mean loss is 0/0.
 
-The loss is NaN at a step whose batch has no valid label, while the parameters were finite before the update; the
+The loss is NaN at a step whose batch has no valid label, while the parameters before the update were finite. The
 update then writes NaN into every parameter. A positive count of valid labels rules it out.
 
-**Smallest fix.** Divide by max(n, 1) and drop batches without labels.
+**Smallest fix.** Divide by max(n, 1), and drop batches without valid labels.
 """
 
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.causes._remedies import roll_back, skip
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    none = seen.get("data.no_labels")
-    step = none.step if none else case.onset
-    then = ", and the update wrote that into the parameters" if "loss.stays_nonfinite" in seen else ""
-    return f"The batch of step {step} has no valid label, so its mean loss is 0/0 = NaN{then}."
+def _sentence(case: Case, observed: Observed) -> str:
+    no_labels = observed.get("data.no_labels")
+    step = no_labels.step if no_labels else case.onset
+    damage = ", and the update wrote the NaN into the parameters" if "loss.stays_nonfinite" in observed else ""
+    return f"The batch of step {step} has no valid label, so its mean loss is 0/0 = NaN{damage}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
-        Remedy("Divide the summed loss by max(valid labels, 1).", "none where a label is valid"),
-        roll_back(case, "replay with that division"),
+        Remedy("Divide the summed loss by max(valid labels, 1).", "none for batches with a valid label"),
+        roll_back(case, "replay with this division"),
         skip(case, case.batch_window(rows=1)),
-        Remedy("Lower the learning rate.", declined="the NaN comes from a division, not from a step that is too long"),
+        Remedy("Lower the learning rate.", declined="the NaN comes from a division, not from too large an update"),
     )
 
 
@@ -49,15 +49,15 @@ CAUSE = Cause(
         "state.baseline_same_step": -1.5,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay="Unmask the labels of that batch, nothing else: the loss stays finite.",
-    lesson="A batch can lose all its labels to masking: divide by max(n, 1) and count valid labels per batch.",
-    skip_rows=lambda case, seen: 1,
-    predicts=lambda at: (
-        Prediction((Change("unmask", (at.window,)),), "finite"),
-        Prediction((Change("replace", (at.window,)),), "cures"),
-        Prediction((Change("move", (at.window,), (at.elsewhere,)),), "follows"),
+    remedies=_remedies,
+    replay="Unmask the labels of that batch and change nothing else: the loss stays finite.",
+    lesson="Masking can remove all labels of a batch: divide by max(n, 1), and count valid labels per batch.",
+    skip_rows=lambda case, observed: 1,
+    predicts=lambda suspect: (
+        Prediction((Change("unmask", (suspect.window,)),), "finite"),
+        Prediction((Change("replace", (suspect.window,)),), "cures"),
+        Prediction((Change("move", (suspect.window,), (suspect.move_to,)),), "follows"),
     ),
-    remedy=lambda at: (Change("skip", (at.window,)),),
+    fix=lambda suspect: (Change("skip", (suspect.window,)),),
     doc=__doc__,
 )

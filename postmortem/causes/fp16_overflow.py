@@ -1,33 +1,33 @@
-"""Half precision met a magnitude beyond 65,504.
+"""A magnitude exceeds 65,504, the largest number of half precision.
 
-The loss scale is halved first, gradients turn infinite, steps are skipped; activations near 65,504 show where. It
-is ruled out by bf16 or fp32, and by a loss scale that holds.
+The loss scale is halved first, gradients become infinite, and steps are skipped; activations near 65,504 show where.
+It is ruled out by bf16 or fp32, and by a loss scale that does not fall.
 
-**Smallest fix.** bf16; else an fp32 island around the layer that overflows, or sound loss scaling.
+**Smallest fix.** Train in bf16; else keep the layer that overflows in fp32, or repair the loss scaling.
 """
 
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    scale = seen.get("numerics.scale_drop_first") or seen.get("numerics.scale_drop")
-    skipped, reach = seen.get("numerics.skipped"), seen.get("activations.half_range")
+def _sentence(case: Case, observed: Observed) -> str:
+    scale = observed.get("numerics.scale_drop_first") or observed.get("numerics.scale_drop")
+    skipped, reach = observed.get("numerics.skipped"), observed.get("activations.half_range")
     parts = [o.text for o in (scale, skipped, reach) if o]
     return f"Half precision overflowed at step {case.onset}" + (": " + "; ".join(parts) if parts else "") + "."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         Remedy("Train in bf16.", "three bits less of mantissa; no loss scaling needed"),
         Remedy(
             "Keep the overflowing layer in fp32 and the rest in fp16.", "that layer's share of time and memory doubles"
         ),
-        Remedy("Skip the batch.", declined="the next large activation overflows again"),
+        Remedy("Skip the batch.", declined="the next large activation will overflow again"),
     )
 
 
@@ -51,16 +51,16 @@ CAUSE = Cause(
         "state.baseline_same_step": 0.5,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay="Drive the same batches from the same checkpoint in fp32: no overflow, no skipped step.",
+    remedies=_remedies,
+    replay="Replay the same batches from the same checkpoint in fp32: no overflow, no skipped step.",
     lesson=(
-        "fp16 ends at 65,504: train in bf16, or log loss scale and activation maxima and act on the first run "
-        "of halvings."
+        "fp16 ends at 65,504: train in bf16, or log loss scale and activation maxima, and act when the scale is "
+        "halved repeatedly."
     ),
-    predicts=lambda at: (
+    predicts=lambda suspect: (
         Prediction((Change("precision", values=("fp32",)),), "cures"),
-        Prediction((Change("replace", (at.window,)),), "persists"),
+        Prediction((Change("replace", (suspect.window,)),), "persists"),
     ),
-    remedy=lambda at: (Change("precision", values=("fp32",)),),
+    fix=lambda suspect: (Change("precision", values=("fp32",)),),
     doc=__doc__,
 )

@@ -1,51 +1,54 @@
 """A corrupt or wrong shard reaches the model.
 
-Contiguous steps draw from one source, the whole histogram of the per-token loss shifts, and the loss stands near ln
-V: the tokens cannot be predicted at all. It is ruled out when the batches come from sources that were fine before,
-or when other sources spike as well. PaLM is often cited for junk shards, but found the opposite: the same batches
-were harmless from another checkpoint.
+Consecutive batches come from one source, the whole histogram of the per-token loss shifts, and the loss is near ln V:
+the tokens are unpredictable. It is ruled out when the batches come from sources that were fine before, or when other
+sources spike as well. The PaLM paper is often cited for junk shards, but it found the opposite: the same batches were
+harmless from another checkpoint.
 
-**Smallest fix.** Quarantine the shard and skip its window.
+**Smallest fix.** Quarantine the shard, and skip its window.
 """
 
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.causes._remedies import lower_clip, skip
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number
 
 
-def _rows(case: Case, seen: Seen) -> int | None:
-    new = seen.get("data.new_source")
+def _rows(case: Case, observed: Observed) -> int | None:
+    new = observed.get("data.new_source")
     return int(new.figure("rows")) if new else None
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    new, uniform = seen.get("data.new_source") or seen.get("data.new_source_once"), seen.get("loss.near_uniform")
+def _sentence(case: Case, observed: Observed) -> str:
+    new, uniform = (
+        observed.get("data.new_source") or observed.get("data.new_source_once"),
+        observed.get("loss.near_uniform"),
+    )
     where = f": {new.text}" if new else ""
     level = (
         f", and the loss reaches {number(uniform.figure('value'))}, about ln V = {number(uniform.figure('ln_vocab'))}"
         if uniform
         else ""
     )
-    return f"From step {case.onset} the batches cannot be predicted{where}{level}."
+    return f"From step {case.onset} on the batches are unpredictable{where}{level}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         Remedy(
-            "Quarantine the source and look at its samples before it is used again.",
+            "Quarantine the source, and look at its samples before you use it again.",
             "loses that source's share of the mixture",
         ),
-        skip(case, case.batch_window(_rows(case, seen))),
+        skip(case, case.batch_window(_rows(case, observed))),
         Remedy(
-            "Lower the clip threshold.", declined="it bounds each update, and the model would still be trained on noise"
+            "Lower the clip threshold.", declined="it limits each update, but the model would still be trained on noise"
         ),
         lower_clip(case)
-        if "grad_norm.spike" in seen
+        if "grad_norm.spike" in observed
         else Remedy("Lower the learning rate.", declined="the data is wrong, not the step size"),
     )[:3]
 
@@ -86,24 +89,24 @@ CAUSE = Cause(
         "state.baseline_same_step": -1.5,
     },
     sentence=_sentence,
-    changes=_changes,
+    remedies=_remedies,
     replay=(
-        "Swap the suspect shard for a sound one of the same length (the spike goes), against a placebo shard "
-        "swapped elsewhere (it stays)."
+        "Replace the suspect shard by a sound one of the same length: the spike disappears. As a placebo, replace a "
+        "shard elsewhere: the spike stays."
     ),
     lesson=(
-        "A shard that cannot be predicted trains nothing but noise; check the loss per source before a new "
-        "source enters the mixture."
+        "An unpredictable shard trains nothing but noise; check the loss per source before a new source enters the "
+        "mixture."
     ),
     rivals=("long_tail_tokens",),
     skip_rows=_rows,
-    predicts=lambda at: (
-        Prediction((Change("replace", (at.window,)),), "cures"),
-        Prediction((Change("mask", (at.window,)),), "persists"),
-        Prediction((Change("unmask", (at.window,)),), "persists"),
-        Prediction((Change("drop-rows", (at.window,)),), "persists"),
-        Prediction((Change("move", (at.window,), (at.elsewhere,)),), "follows"),
+    predicts=lambda suspect: (
+        Prediction((Change("replace", (suspect.window,)),), "cures"),
+        Prediction((Change("mask", (suspect.window,)),), "persists"),
+        Prediction((Change("unmask", (suspect.window,)),), "persists"),
+        Prediction((Change("drop-rows", (suspect.window,)),), "persists"),
+        Prediction((Change("move", (suspect.window,), (suspect.move_to,)),), "follows"),
     ),
-    remedy=lambda at: (Change("skip", (at.window,)),),
+    fix=lambda suspect: (Change("skip", (suspect.window,)),),
     doc=__doc__,
 )

@@ -1,27 +1,27 @@
-"""The log is wrong, not the run.
+"""The log is wrong, but the run is fine.
 
-One point of the loss departs while the gradient norm, the per-token losses, the parameters and the next step do
-not. Any other panel that agrees with the departure rules it out.
+One point of the loss departs while the gradient norm, the per-token losses, the parameters and the next step do not.
+Any other panel that agrees with the departure rules it out.
 
-**Smallest fix.** Mend the logger; the run needs nothing.
+**Smallest fix.** Fix the logger; the run needs no change.
 """
 
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    alone = seen.get("loss.alone") or seen.get("token_loss.disagrees")
-    why = f": {alone.text}" if alone else ""
-    return f"The logged value at step {case.incident.peak_step} is wrong, the training was not{why}."
+def _sentence(case: Case, observed: Observed) -> str:
+    alone = observed.get("loss.alone") or observed.get("token_loss.disagrees")
+    reason = f": {alone.text}" if alone else ""
+    return f"The logged value at step {case.incident.peak_step} is wrong, but the training is fine{reason}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
-        Remedy("Mend the logger (a wrong reduction, a shifted step, two writers).", "none on the run"),
+        Remedy("Fix the logger (a wrong reduction, a shifted step, two writers).", "none on the run"),
         Remedy("Roll back or skip.", declined="nothing happened to the parameters"),
     )
 
@@ -62,12 +62,13 @@ CAUSE = Cause(
         "state.baseline_same_step": -1.0,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay="Null replay: the point comes out normal. No intervention is needed.",
+    remedies=_remedies,
+    replay="Null replay: the point is normal. No intervention is needed.",
     lesson=(
-        "One departed point that no other panel confirms is the logger's: check a second panel before touching the run."
+        "If no other panel confirms a single departed point, the logger is wrong: check a second panel before you "
+        "touch the run."
     ),
-    predicts=lambda at: (Prediction((), "vanishes"),),
-    remedy=lambda at: (),
+    predicts=lambda suspect: (Prediction((), "vanishes"),),
+    fix=lambda suspect: (),
     doc=__doc__,
 )

@@ -1,50 +1,56 @@
-"""One batch concentrates rare tokens.
+"""One batch contains many rare tokens.
 
-Their embeddings have hardly been trained, so the loss on a few positions is enormous and so is its gradient. You
-see loss and grad norm jump in the same step, a heavy right tail of the per-token loss while the median token stays
-put, and more rare tokens in the batch than usual. It is ruled out by a histogram that shifts as a whole, and by the
-same batch having been harmless under earlier parameters. With one suspect batch and no token statistics it cannot
-be told from `garbage_data`.
+Their embeddings have hardly been trained, so a few positions have an enormous loss and an enormous gradient. Loss and
+gradient norm jump in the same step, the per-token loss has a heavy right tail while the median token does not move, and
+the batch has more rare tokens than usual. It is ruled out by a histogram that shifts as a whole, and by the same batch
+being harmless under earlier parameters. With one suspect batch and no token statistics, it cannot be distinguished from
+`garbage_data`.
 
-**Smallest fix.** Spread rare tokens over batches (stratified batching), lower the clip threshold, or skip the
-batch.
+**Smallest fix.** Spread rare tokens over batches (stratified batching), lower the clip threshold, or skip the batch.
 """
 
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.causes._remedies import lower_clip, skip
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number, times
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    tail, rare, norm = seen.get("token_loss.tail"), seen.get("data.rare_tokens"), seen.get("grad_norm.spike")
-    few = seen.get("token_loss.few_ids")
-    which = f" ({few.text})" if few else ""
-    count = (
-        f" with {number(rare.figure('value'))} rare tokens, {number(rare.figure('baseline'))} being usual,"
+def _sentence(case: Case, observed: Observed) -> str:
+    tail, rare, norm = (
+        observed.get("token_loss.tail"),
+        observed.get("data.rare_tokens"),
+        observed.get("grad_norm.spike"),
+    )
+    few = observed.get("token_loss.few_ids")
+    tokens = f" ({few.text})" if few else ""
+    rare_tokens = (
+        f", with {number(rare.figure('value'))} rare tokens instead of the usual {number(rare.figure('baseline'))},"
         if rare
         else ""
     )
-    heavy = f", where the worst token cost {number(tail.figure('highest'))} nats" if tail else ""
-    driven = f", and drove the gradient norm to {times(norm.figure('ratio'))} its usual size" if norm else ""
-    return f"The batch of step {case.onset}{count} concentrates tokens the model has hardly seen{which}{heavy}{driven}."
+    worst = f"; the worst token has a loss of {number(tail.figure('highest'))} nats" if tail else ""
+    gradient = f"; the gradient norm rises to {times(norm.figure('ratio'))} its usual size" if norm else ""
+    return (
+        f"The batch of step {case.onset}{rare_tokens} contains many tokens that the model has hardly seen"
+        f"{tokens}{worst}{gradient}."
+    )
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         Remedy(
-            "Stratify batches so that no batch holds more than one of the tokens that occur fewer than ten times.",
-            "one sort of the sample list; no step changes its size",
+            "Stratify batches so that no batch has more than one of the tokens that occur fewer than ten times.",
+            "one sort of the sample list; the size of the steps does not change",
         ),
         lower_clip(case),
         skip(case, case.batch_window(rows=1)),
         Remedy(
-            "Tokenise anew so that the rare pieces disappear.",
-            declined="hides the long tail instead of bounding it, and costs the whole run",
+            "Tokenize again so that the rare pieces disappear.",
+            declined="hides the long tail instead of limiting it, and costs the whole run",
         ),
     )
 
@@ -89,22 +95,22 @@ CAUSE = Cause(
         "state.baseline_same_step": -1.5,
     },
     sentence=_sentence,
-    changes=_changes,
+    remedies=_remedies,
     replay=(
-        "Replace that batch by an ordinary one (the spike goes), consume it at another step (the spike "
-        "follows), mask only the rare tokens (the spike goes): three replays."
+        "Three replays: replace that batch by an ordinary one (the spike disappears), consume it at another step (the "
+        "spike follows), mask only the rare tokens (the spike disappears)."
     ),
     lesson=(
-        "One batch of rare tokens can dominate the gradient norm; stratify batches by token frequency and clip "
-        "near the usual norm."
+        "One batch of rare tokens can dominate the gradient norm; stratify batches by token frequency, and clip near "
+        "the usual norm."
     ),
     rivals=("garbage_data",),
-    skip_rows=lambda case, seen: 1,
-    predicts=lambda at: (
-        Prediction((Change("mask", (at.window,)),), "cures"),
-        Prediction((Change("replace", (at.window,)),), "cures"),
-        Prediction((Change("move", (at.window,), (at.elsewhere,)),), "follows"),
+    skip_rows=lambda case, observed: 1,
+    predicts=lambda suspect: (
+        Prediction((Change("mask", (suspect.window,)),), "cures"),
+        Prediction((Change("replace", (suspect.window,)),), "cures"),
+        Prediction((Change("move", (suspect.window,), (suspect.move_to,)),), "follows"),
     ),
-    remedy=lambda at: (Change("skip", (at.window,)),),
+    fix=lambda suspect: (Change("skip", (suspect.window,)),),
     doc=__doc__,
 )

@@ -1,31 +1,31 @@
-"""The learning rate jumps against its own trend.
+"""The learning rate jumps away from its own trend.
 
-A warmup that ends abruptly, a restart that is misaligned with its schedule, a bug in a piecewise schedule. You see
-a step in the lr panel at the onset while update RMS ÷ lr stays flat: updates grew only because lr did. A smooth lr
-rules it out.
+Usual reasons are a warmup that ends abruptly, a restart that is misaligned with its schedule, and a bug in a piecewise
+schedule. The lr panel shows a jump at the onset while update RMS ÷ lr stays flat: updates grew only because lr did. A
+smooth lr rules it out.
 
-**Smallest fix.** Mend the schedule, and assert lr as a function of the step.
+**Smallest fix.** Fix the schedule, and assert lr as a function of the step.
 """
 
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.causes._remedies import roll_back
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    jump = seen.get("lr.jump")
+def _sentence(case: Case, observed: Observed) -> str:
+    jump = observed.get("lr.jump")
     return f"The learning rate {jump.text}." if jump else f"The learning rate may have jumped around step {case.onset}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         Remedy(
             (
-                "Mend the schedule so that lr is continuous at that step, and assert it as a function of the "
+                "Fix the schedule so that lr is continuous at that step, and assert it as a function of the "
                 "step at every resume."
             ),
             "none on the data",
@@ -33,7 +33,7 @@ def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
         roll_back(case, "replay with the smooth schedule"),
         Remedy(
             "Lower the peak learning rate.",
-            declined="the level was fine on both sides of the jump's own trend; the jump was not",
+            declined="the level before and after the jump was fine; only the jump was not",
         ),
     )
 
@@ -55,13 +55,13 @@ CAUSE = Cause(
         "state.baseline_same_step": 1.5,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay="Smooth the learning rate only, same data, same state: the incident goes.",
+    remedies=_remedies,
+    replay="Smooth only the learning rate, with the same data and the same state: the incident disappears.",
     lesson="A schedule is code: assert lr against the step, above all at the end of warmup and at every resume.",
-    predicts=lambda at: (
-        Prediction((Change("lr-smooth", values=(at.jump,)),), "cures"),
-        Prediction((Change("replace", (at.window,)),), "persists"),
+    predicts=lambda suspect: (
+        Prediction((Change("lr-smooth", values=(suspect.jump,)),), "cures"),
+        Prediction((Change("replace", (suspect.window,)),), "persists"),
     ),
-    remedy=lambda at: (Change("lr-smooth", values=(at.jump,)),),
+    fix=lambda suspect: (Change("lr-smooth", values=(suspect.jump,)),),
     doc=__doc__,
 )

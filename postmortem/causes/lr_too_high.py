@@ -1,9 +1,9 @@
-"""The learning rate is beyond what the loss surface bears here (edge of stability).
+"""The learning rate is too high for the loss surface at this stage (edge of stability).
 
-Incidents recur and are not tied to a batch: the same batch is harmless elsewhere. Often near the end of warmup,
-where lr is highest; gradients stay up after the spike and units may die. A single incident that follows one batch
-rules it out. From the panels alone it cannot be told from a stale second moment (`stale_second_moment`): a replay
-with lower β2 can.
+Incidents recur and do not depend on a batch: the same batch is harmless elsewhere. They often occur near the end of
+warmup, where lr is highest; gradients stay high after the spike, and units may die. A single incident that follows one
+batch rules it out. The panels alone cannot distinguish it from a stale second moment (`stale_second_moment`): a replay
+with a lower β2 can.
 
 **Smallest fix.** A lower peak lr, or a longer warmup.
 """
@@ -11,30 +11,30 @@ with lower β2 can.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.causes._remedies import lower_clip
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    recurring, lr = seen.get("loss.recurring"), case.level("lr")
-    at = f" of about {number(lr)}" if lr else ""
-    again = f": {recurring.text}, not tied to one batch" if recurring else ""
-    return f"The learning rate{at} is too high for this stage of the training{again}."
+def _sentence(case: Case, observed: Observed) -> str:
+    recurring, lr = observed.get("loss.recurring"), case.level("lr")
+    rate = f" of about {number(lr)}" if lr else ""
+    recurrence = f": {recurring.text}, and they do not depend on one batch" if recurring else ""
+    return f"The learning rate{rate} is too high for this stage of the training{recurrence}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     lr = case.level("lr")
-    again = "the incidents recur on other batches" if "loss.recurring" in seen else "no batch stands out"
-    to = f" from {number(lr)} to {number(lr / 2)}" if lr else ""
+    reason = "the incidents recur on other batches" if "loss.recurring" in observed else "no batch stands out"
+    rates = f" from {number(lr)} to {number(lr / 2)}" if lr else ""
     return (
         Remedy(
-            f"Halve the peak learning rate{to}, or double the warmup.", "slower progress per step while it was stable"
+            f"Halve the peak learning rate{rates}, or double the warmup.", "slower progress in steps that were stable"
         ),
         lower_clip(case),
-        Remedy("Skip the batches.", declined=again),
+        Remedy("Skip the batches.", declined=reason),
     )
 
 
@@ -73,17 +73,17 @@ CAUSE = Cause(
         "state.baseline_same_step": 0.5,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay="Halve the learning rate, same data: the spikes move or vanish with it, and do not stay with the batch.",
-    lesson="Spikes that recur on different batches are the learning rate's: lower the peak or lengthen the warmup.",
+    remedies=_remedies,
+    replay="Halve the learning rate, with the same data: the spikes move or vanish, and do not stay with the batch.",
+    lesson="Spikes that recur on different batches point to the learning rate: lower the peak or lengthen the warmup.",
     rivals=("stale_second_moment",),
-    predicts=lambda at: (
+    predicts=lambda suspect: (
         Prediction(tuple(Change("lr-scale", values=(factor,)) for factor in (0.5, 0.1, 0.02)), "cures", early=True),
-        Prediction((Change("lr-smooth", values=(at.jump,)),), "persists"),
+        Prediction((Change("lr-smooth", values=(suspect.jump,)),), "persists"),
         Prediction((Change("moments", values=("restored",)),), "persists"),
-        Prediction((Change("replace", (at.window,)),), "persists"),
+        Prediction((Change("replace", (suspect.window,)),), "persists"),
         Prediction((Change("distinct"),), "persists"),
     ),
-    remedy=lambda at: (Change("lr-scale", values=(0.5,)),),
+    fix=lambda suspect: (Change("lr-scale", values=(0.5,)),),
     doc=__doc__,
 )

@@ -1,8 +1,8 @@
-"""A destructive update wrote a NaN or an Inf into a parameter, and it never leaves.
+"""A destructive update wrote a NaN or an Inf into a parameter, where it stays forever.
 
-The loss goes non-finite and stays so. The sure sign is one row earlier: the gradient or the parameters are non-
-finite after a step whose loss was still finite. The parameter hash changes violently at that step. A loss that
-becomes finite again rules it out, and so does a batch without valid labels, which has a simpler explanation.
+The loss becomes non-finite and stays so. The sure sign is one row earlier: the gradient or the parameters are
+non-finite after a step whose loss was still finite. The parameters, and so their hash, change violently at that step. A
+loss that becomes finite again rules it out, and so does a batch without valid labels, which is a simpler explanation.
 
 **Smallest fix.** Revert to the last NaN-free checkpoint, and skip updates whose gradient norm is not finite.
 """
@@ -10,31 +10,33 @@ becomes finite again rules it out, and so does a batch without valid labels, whi
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.causes._remedies import roll_back
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, seen: Seen) -> str:
+def _sentence(case: Case, observed: Observed) -> str:
     first = (
-        seen.get("weights.nonfinite_first") or seen.get("grad_norm.nonfinite_first") or seen.get("weights.nonfinite")
+        observed.get("weights.nonfinite_first")
+        or observed.get("grad_norm.nonfinite_first")
+        or observed.get("weights.nonfinite")
     )
-    how = f": {first.text}" if first else ""
+    evidence = f": {first.text}" if first else ""
     return (
         f"A destructive update at step {first.step if first else case.onset} wrote a non-finite value into the "
-        f"parameters, and it propagates for ever{how}."
+        f"parameters, and it never disappears{evidence}."
     )
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         Remedy(
             "Skip any update whose gradient norm is not finite.",
-            "one comparison a step; a skipped step costs its batch",
+            "one comparison per step; a skipped step costs its batch",
         ),
-        roll_back(case, "replay with that check"),
-        Remedy("Go on from here.", declined="a NaN in a parameter never leaves by itself"),
+        roll_back(case, "replay with this check"),
+        Remedy("Continue from here.", declined="a NaN in a parameter never disappears by itself"),
     )
 
 
@@ -63,22 +65,22 @@ CAUSE = Cause(
         "state.baseline_same_step": -1.0,
     },
     sentence=_sentence,
-    changes=_changes,
+    remedies=_remedies,
     replay=(
-        "Replay from the last NaN-free checkpoint with parameters hashed at every step: the first violent "
-        "change is the step."
+        "Replay from the last NaN-free checkpoint with parameters hashed at every step: the first violent change "
+        "shows the step."
     ),
     lesson=(
-        "Never apply an update whose gradient norm is not finite; checkpoint often enough to have a NaN-free "
+        "Never apply an update whose gradient norm is not finite; write checkpoints often enough to have a NaN-free "
         "state to return to."
     ),
-    skip_rows=lambda case, seen: 1,
-    predicts=lambda at: (
-        Prediction((Change("drop-rows", (at.window,)),), "cures"),
-        Prediction((Change("unmask", (at.window,)),), "persists"),
-        Prediction((Change("replace", (at.window,)),), "cures"),
-        Prediction((Change("move", (at.window,), (at.elsewhere,)),), "follows"),
+    skip_rows=lambda case, observed: 1,
+    predicts=lambda suspect: (
+        Prediction((Change("drop-rows", (suspect.window,)),), "cures"),
+        Prediction((Change("unmask", (suspect.window,)),), "persists"),
+        Prediction((Change("replace", (suspect.window,)),), "cures"),
+        Prediction((Change("move", (suspect.window,), (suspect.move_to,)),), "follows"),
     ),
-    remedy=lambda at: (Change("skip", (at.window,)),),
+    fix=lambda suspect: (Change("skip", (suspect.window,)),),
     doc=__doc__,
 )

@@ -1,9 +1,9 @@
 """The optimizer's moments or hyperparameters were not restored at a resume.
 
-At a resume m, v and the step count fall back, and the first updates are badly scaled until the moments have been
-estimated anew (update RMS ÷ lr goes to about 1, or to (1−β1)/√(1−β2) = 3.16 at β2 = 0.999 where only the moments
-were zeroed): the loss rises for some 10–50 steps. Continuous moments rule it out. A checkpoint that holds
-parameters only *is* an optimizer reset when it is restored.
+At the resume m, v and the step count fall, and the first updates are badly scaled until the moments are estimated again
+(update RMS ÷ lr goes to about 1, or to (1−β1)/√(1−β2) = 3.16 at β2 = 0.999 where only the moments were zeroed). The
+loss rises for about 10–50 steps. Continuous moments rule it out. Restoring a checkpoint that has parameters only *is*
+an optimizer reset.
 
 **Smallest fix.** Restore m, v, step and betas together with the parameters.
 """
@@ -11,29 +11,29 @@ parameters only *is* an optimizer reset when it is restored.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.causes._remedies import roll_back
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    reset, resumed = seen.get("moments.reset"), seen.get("state.resumed")
-    when = f"At the resume ({resumed.text})" if resumed else f"At step {case.onset}"
-    what = reset.text if reset else "the moments seem not to have been restored"
-    return f"{when} the optimizer lost its state: {what}."
+def _sentence(case: Case, observed: Observed) -> str:
+    reset, resumed = observed.get("moments.reset"), observed.get("state.resumed")
+    place = f"At the resume ({resumed.text})" if resumed else f"At step {case.onset}"
+    evidence = reset.text if reset else "it seems that the moments were not restored"
+    return f"{place} the optimizer lost its state: {evidence}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         roll_back(case, "resume with the optimizer's moments, step count and betas restored"),
         Remedy(
-            "Assert after every load that the moments' norms and the optimizer's step equal those saved.",
+            "Assert after every load that the norms of the moments and the optimizer's step equal the saved ones.",
             "one norm over the moments at each resume",
         ),
         Remedy(
             "Warm the learning rate up again after the resume.",
-            declined="treats the symptom; needed only where the moments are lost for good",
+            declined="treats the symptom; needed only where the moments are lost forever",
         ),
     )
 
@@ -57,13 +57,13 @@ CAUSE = Cause(
         "data.baseline_harmful": -1.0,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay="Resume from the same checkpoint with the moments restored and nothing else changed: the rise goes.",
-    lesson="A resume is proven only when moments, step count and betas come back: assert them after every load.",
-    predicts=lambda at: (
+    remedies=_remedies,
+    replay="Resume from the same checkpoint with the moments restored and nothing else changed: the rise disappears.",
+    lesson="A resume is complete only if moments, step count and betas are restored: assert them after every load.",
+    predicts=lambda suspect: (
         Prediction((Change("moments", values=("restored",)),), "cures"),
-        Prediction((Change("replace", (at.window,)),), "persists"),
+        Prediction((Change("replace", (suspect.window,)),), "persists"),
     ),
-    remedy=lambda at: (Change("moments", values=("restored",)),),
+    fix=lambda suspect: (Change("moments", values=("restored",)),),
     doc=__doc__,
 )

@@ -1,8 +1,8 @@
-"""The loader repeats a batch, or resumes at the wrong place.
+"""The loader repeats a batch, or resumes at the wrong position.
 
-The batch hash comes again. The training loss drops while the model memorises the batch, and steps up when fresh
-data returns; the evaluation loss stays flat. It is ruled out by hashes that are unique. Epochs that come round with
-a constant period are no repetition.
+The same batch hash comes again. The training loss drops while the model memorizes the batch, and jumps up when new data
+returns; the evaluation loss stays flat. It is ruled out by hashes that are unique. Epochs with a constant period do not
+count as repetition.
 
 **Smallest fix.** Save and restore the loader's state.
 """
@@ -10,26 +10,26 @@ a constant period are no repetition.
 from __future__ import annotations
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Seen
+from postmortem.causes import Cause, Observed
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, seen: Seen) -> str:
-    repeat, drop = seen.get("data.repeat"), seen.get("loss.drop")
-    what = repeat.text if repeat else f"from step {case.onset} the loader seems to serve what was served before"
-    fell = f"; {drop.text} while it was memorised" if drop else ""
-    return f"The loader served one batch over and over: {what}{fell}."
+def _sentence(case: Case, observed: Observed) -> str:
+    repeat, drop = observed.get("data.repeat"), observed.get("loss.drop")
+    evidence = repeat.text if repeat else f"from step {case.onset} on the loader seems to serve earlier batches again"
+    memorized = f"; {drop.text} while the model memorized it" if drop else ""
+    return f"The loader served one batch again and again: {evidence}{memorized}."
 
 
-def _changes(case: Case, seen: Seen) -> tuple[Remedy, ...]:
+def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         Remedy(
             (
                 "Save and restore the loader's position with each checkpoint, and assert that the batch index "
-                "advances by one a step."
+                "advances by one per step."
             ),
-            "a few bytes a checkpoint",
+            "a few bytes per checkpoint",
         ),
         Remedy("Skip the window.", declined="the batches were sound; they were only served too often"),
     )
@@ -58,12 +58,10 @@ CAUSE = Cause(
         "data.baseline_harmful": -0.5,
     },
     sentence=_sentence,
-    changes=_changes,
-    replay=(
-        "Restore the loader's state and replay from the checkpoint before: neither the drop nor the step up appears."
-    ),
-    lesson="A loader that repeats looks like progress; log a hash of every batch and alarm on the first repetition.",
-    predicts=lambda at: (Prediction((Change("distinct"),), "cures"),),
-    remedy=lambda at: (Change("distinct"),),
+    remedies=_remedies,
+    replay=("Restore the loader's state and replay from the checkpoint before: neither the drop nor the jump appears."),
+    lesson="A repeating loader looks like progress; log a hash of every batch, and alarm on the first repetition.",
+    predicts=lambda suspect: (Prediction((Change("distinct"),), "cures"),),
+    fix=lambda suspect: (Change("distinct"),),
     doc=__doc__,
 )

@@ -82,7 +82,7 @@ def draft(
     with stage("Looking for incidents"):
         sibling = None if baseline is None else open_run(baseline)
         diagnosis = diagnose(opened, text=not no_text, mode=mode.value, baseline=sibling)
-    number = report.select(diagnosis, number=incident, at=at)
+    number = report.select_id(diagnosis, number=incident, at=at)
     folder = out or (None if as_json else report.default_out(opened.path))
     written = None
     if folder:

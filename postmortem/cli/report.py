@@ -34,7 +34,7 @@ def report(
     from postmortem.diagnosis import load
 
     loaded = load(diagnosis)
-    number = rendering.select(loaded, number=incident, at=at)
+    number = rendering.select_id(loaded, number=incident, at=at)
     text = rendering.render(loaded, incident=number, format=format)
     if out is None:
         typer.echo(text, nl=False)

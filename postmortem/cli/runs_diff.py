@@ -49,7 +49,7 @@ def diff(
         raise UsageError("runs-diff takes two runs or more, as in: runs-diff runs/clean runs/spiked")
     if as_json and as_markdown:
         raise UsageError("--json and --md both print; give one of them, and --out for the files of both")
-    from postmortem.diff import compare_runs, diff_runs, render
+    from postmortem.diff import diff_many_runs, diff_runs, render
     from postmortem.sources import open_run
 
     mapping = parse_map(columns or [])
@@ -58,7 +58,7 @@ def diff(
         with stage(f"Reading {path}"):
             opened.append(open_run(path, mapping))
     with stage("Comparing"):
-        result = diff_runs(*opened) if len(opened) == 2 else compare_runs(opened)
+        result = diff_runs(*opened) if len(opened) == 2 else diff_many_runs(opened)
     written = None
     if out is not None:
         with stage("Drawing and writing"):

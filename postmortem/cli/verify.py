@@ -68,7 +68,7 @@ def verify(
     from postmortem.sources import open_run
 
     loaded = load(diagnosis)
-    incident_id = report.select(loaded, number=incident, at=None)
+    incident_id = report.select_id(loaded, number=incident, at=None)
     chosen = next((each for each in loaded.incidents if each.id == incident_id), None)
     if chosen is None or chosen.verification is None:
         raise UsageError(f"{plain(diagnosis)}: has no incident to verify.")

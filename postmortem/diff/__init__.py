@@ -1,12 +1,12 @@
-"""Two runs held against each other: what they share, where they part, and whether they meet again.
+"""Compares two runs: what they share, where they diverge, and whether they converge again.
 
-diff_runs(a, b)      one pair → RunsDiff
-compare_runs(runs)   three and more, each against the first → Comparison
+diff_runs(a, b)        one pair → RunsDiff
+diff_many_runs(runs)   three or more runs, each compared with the first → ManyRunsDiff
 
-`postmortem.diff.render` makes terminal lines, Markdown, JSON, picture and files of either.
+`postmortem.diff.render` turns either into terminal lines, Markdown, JSON, a picture and files.
 """
 
-from postmortem.diff.compare import compare_runs, diff_runs
+from postmortem.diff.compare import diff_many_runs, diff_runs
 from postmortem.diff.model import ManyRunsDiff, RunsDiff
 
-__all__ = ["ManyRunsDiff", "RunsDiff", "compare_runs", "diff_runs"]
+__all__ = ["ManyRunsDiff", "RunsDiff", "diff_many_runs", "diff_runs"]

@@ -1,4 +1,4 @@
-"""What two runs do not have in common, and what their logs therefore cannot tell."""
+"""Lists what two logs do not have in common, and which questions the diff therefore cannot answer."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from postmortem.diff.model import RunSummary
 from postmortem.diff.pair import Pair
 from postmortem.diff.settings import unrecorded
 
+NO_COMMON_LOSS = "no loss in both"
+"""The reason why no gap of the loss can be measured."""
+
+_DIFFERENT_HASHES = "the runs use different hash functions"
+
 
 @dataclass(frozen=True)
-class Unequal:
-    """How the steps of two runs differ. `ends`: they begin or end elsewhere, "" where not, or where one goes on from
-    the other; `holes`: rows between that one run alone has; `told`: either, as the first facts say it.
+class StepMismatch:
+    """How the steps of two runs differ.
+
+    `ends`: the runs begin or end at different steps ("" where they do not, or where one continues the other); `holes`:
+    one run lacks rows in between; `lines`: both as sentences for the first facts.
     """
 
     ends: str
     holes: bool
-    told: tuple[str, ...]
+    lines: tuple[str, ...]
 
 
-def unequal(pair: Pair, a: RunSummary, b: RunSummary) -> Unequal:
-    """The steps of the effective histories, to within one row."""
+def step_mismatch(pair: Pair, a: RunSummary, b: RunSummary) -> StepMismatch:
+    """The difference between the steps of the effective histories, to within one row."""
     near = max(a.row_step, b.row_step)
     parts: list[str] = []
     if a.first_step is not None and b.first_step is not None and a.last_step is not None and b.last_step is not None:
@@ -30,49 +37,52 @@ def unequal(pair: Pair, a: RunSummary, b: RunSummary) -> Unequal:
             parts.append(f"a begins at step {a.first_step}, b at {b.first_step}")
         if abs(a.last_step - b.last_step) >= near:
             parts.append(f"a ends at step {a.last_step}, b at {b.last_step}")
-    said = ", ".join(parts)
+    ends = ", ".join(parts)
     steps = pair.steps
     inside = [
         int(((run.row_steps >= steps[0]) & (run.row_steps <= steps[-1])).sum()) if steps.size else 0
         for run in pair.runs
     ]
-    holes = [letter for letter, rows in zip("ab", inside, strict=True) if rows > steps.size]
-    told = [said] if said else []
+    holes = any(rows > steps.size for rows in inside)
+    lines = [ends] if ends else []
     if holes:
-        more = " and ".join(f"{letter} {rows - steps.size:,}" for letter, rows in zip("ab", inside, strict=True))
-        told.append(f"between steps {steps[0]} and {steps[-1]}, rows that the other run lacks: {more}")
-    return Unequal("" if pair.related else said, bool(holes), tuple(told))
+        extra = " and ".join(f"{letter} {rows - steps.size:,}" for letter, rows in zip("ab", inside, strict=True))
+        lines.append(f"between steps {steps[0]} and {steps[-1]}, rows that the other run lacks: {extra}")
+    return StepMismatch("" if pair.related else ends, holes, tuple(lines))
 
 
 def cannot_tell(pair: Pair, lacking: str) -> tuple[str, ...]:
-    """What is not said, because a log does not hold it; one sentence each. `lacking`: why no gap was measured."""
-    told: list[str] = []
-    if lacking == "no loss in both":
-        told.append(f"how far apart the runs lie: {_lacks(pair, 'loss')}")
+    """What the diff cannot say because a log lacks it, one sentence each. `lacking`: why no gap was measured."""
+    sentences: list[str] = []
+    if lacking == NO_COMMON_LOSS:
+        sentences.append(f"how far apart the runs are: {_why_lacking(pair, 'loss')}")
     elif lacking:
-        told.append("how far apart the runs lie, against noise: too few common rows")
+        sentences.append("how far apart the runs are, compared with the noise: too few common rows")
     if pair.key is None:
-        why = _lacks(pair, "batch_hash")
-        told.append(f"whether a step consumed the same batch, so rows are matched by step only: {why}")
+        reason = _why_lacking(pair, "batch_hash")
+        sentences.append(f"whether a step consumed the same batch, so rows are matched by step only: {reason}")
     elif pair.key == "batch_index":
-        told.append(f"whether batches of one index hold the same data: {_lacks(pair, 'batch_hash')}")
-    if not _both(pair, "param_hash") and not _both(pair, "param_hash_part"):
-        told.append(f"whether the parameters were the same: {_lacks(pair, 'param_hash')}")
+        reason = _why_lacking(pair, "batch_hash")
+        sentences.append(f"whether batches with the same index have the same data: {reason}")
+    if not _both_log(pair, "param_hash") and not _both_log(pair, "param_hash_part"):
+        sentences.append(f"whether the parameters were the same: {_why_lacking(pair, 'param_hash')}")
     elif not pair.comparable("state"):
-        told.append("whether the parameters were the same: the runs hash them by different functions")
-    told += unrecorded(pair.a, pair.b)
-    quiet = [letter for letter, run in zip("ab", pair.runs, strict=True) if not run.journal]
-    if quiet:
-        told.append(f"resumes and rollbacks, but for what the rows show: {' and '.join(quiet)} without a journal")
-    return tuple(told)
+        sentences.append(f"whether the parameters were the same: {_DIFFERENT_HASHES}")
+    sentences += unrecorded(pair.a, pair.b)
+    letters = [letter for letter, run in zip("ab", pair.runs, strict=True) if not run.journal]
+    if letters:
+        verb = "has" if len(letters) == 1 else "have"
+        reason = f"{' and '.join(letters)} {verb} no journal"
+        sentences.append(f"resumes and rollbacks, except for those that the rows show: {reason}")
+    return tuple(sentences)
 
 
-def _both(pair: Pair, column: str) -> bool:
+def _both_log(pair: Pair, column: str) -> bool:
     return all(column in run.columns for run in pair.runs)
 
 
-def _lacks(pair: Pair, column: Literal["loss", "batch_hash", "param_hash"]) -> str:
-    if _both(pair, column):
-        return "the runs hash them by different functions"
+def _why_lacking(pair: Pair, column: Literal["loss", "batch_hash", "param_hash"]) -> str:
+    if _both_log(pair, column):
+        return _DIFFERENT_HASHES
     lacking = [letter for letter, run in zip("ab", pair.runs, strict=True) if column not in run.columns]
     return f"no {column} in {' and '.join(lacking)}"

@@ -1,4 +1,4 @@
-"""What happened to each run: incidents, stretches that were done again, and what they took."""
+"""Collects what happened to each run: incidents, discarded stretches, and the work that they cost."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from postmortem.diff.model import DiffIncident, Discarded, LostWork
 from postmortem.incident import facts
 from postmortem.run import Run
 
-SAME_ONSET_ROWS = 10  # two runs that differ in their last bits see the onset of one incident some rows apart
+SAME_ONSET_ROWS = 10  # in two runs that differ in their last bits, the onset of one incident can be some rows apart
 
 
-def found(incidents: Sequence[DetectedIncident]) -> tuple[DiffIncident, ...]:
-    """Incidents as they are told here, in order of their onset."""
-    made = [DiffIncident(**facts(one), on_loss=any(f.column == "loss" for f in one.findings)) for one in incidents]
-    return tuple(sorted(made, key=lambda one: (one.onset_step, one.kind, one.attempt)))
+def diff_incidents(detected: Sequence[DetectedIncident]) -> tuple[DiffIncident, ...]:
+    """The detected incidents as records of a diff, in order of their onset."""
+    incidents = [DiffIncident(**facts(i), on_loss=any(f.column == "loss" for f in i.findings)) for i in detected]
+    return tuple(sorted(incidents, key=lambda i: (i.onset_step, i.kind, i.attempt)))
 
 
-def shared(ours: Sequence[DiffIncident], theirs: Sequence[DiffIncident], row_step: int) -> tuple[DiffIncident, ...]:
-    """`ours`, those marked that the other run has, too: the same kind at the same place, discarded in both or none."""
+def mark_shared(
+    incidents: Sequence[DiffIncident], sibling: Sequence[DiffIncident], row_step: int
+) -> tuple[DiffIncident, ...]:
+    """`incidents` of a run, with those marked that the `sibling` run has as well: the same kind at the same place,
+    discarded in both runs or in neither."""
 
     def same(x: DiffIncident, y: DiffIncident) -> bool:
         near = abs(x.onset_step - y.onset_step) <= SAME_ONSET_ROWS * row_step
         return (x.kind, x.discarded) == (y.kind, y.discarded) and near
 
-    return tuple(dataclasses.replace(one, shared=any(same(one, other) for other in theirs)) for one in ours)
+    return tuple(dataclasses.replace(i, shared=any(same(i, match) for match in sibling)) for i in incidents)
 
 
-def discarded(run: Run) -> tuple[Discarded, ...]:
-    """Every stretch of steps that a later attempt did again."""
-    out: list[Discarded] = []
+def discarded_stretches(run: Run) -> tuple[Discarded, ...]:
+    """Every stretch of steps that a later attempt trained again."""
+    stretches: list[Discarded] = []
     for segment in (s for s in run.segments if s.discarded):
         first = max(segment.kept_until, segment.first_step)
         steps = run.steps(attempt=segment.attempt)
@@ -47,16 +50,16 @@ def discarded(run: Run) -> tuple[Discarded, ...]:
             trace = thinned(f"attempt {segment.attempt}", loss.step, loss.value)
             finite = np.isfinite(loss.value)
             if finite.any():
-                at = int(np.argmax(np.where(finite, loss.value, -np.inf)))
-                peak, peak_step = float(loss.value[at]), int(loss.step[at])
-        out.append(Discarded(segment.attempt, first, segment.last_step, rows, peak, peak_step, trace))
-    return tuple(out)
+                row = int(np.argmax(np.where(finite, loss.value, -np.inf)))
+                peak, peak_step = float(loss.value[row]), int(loss.step[row])
+        stretches.append(Discarded(segment.attempt, first, segment.last_step, rows, peak, peak_step, trace))
+    return tuple(stretches)
 
 
-def lost(run: Run, stretches: Sequence[Discarded], skipped: Sequence[Window]) -> LostWork:
-    """Steps done in vain, their tokens and device-hours, and the batches that were gone past.
+def lost_work(run: Run, stretches: Sequence[Discarded], skipped: Sequence[Window]) -> LostWork:
+    """Wasted steps with their tokens and device-hours, and the skipped batches.
 
-    A stretch counts every step from its first to its last, also where only every tenth was logged.
+    A stretch counts every step from its first to its last, also where only every tenth step was logged.
     """
     steps = sum(s.last_step - s.first_step + 1 for s in stretches)
     batches = sum(last - first for first, last in skipped)
@@ -73,7 +76,7 @@ def lost(run: Run, stretches: Sequence[Discarded], skipped: Sequence[Window]) ->
 
 
 def tokens_per_step(run: Run) -> float | None:
-    """Tokens of one step over all ranks, as run.json says or as the rows show; None where neither does."""
+    """Tokens of one step over all ranks, from run.json or from the rows; None where neither has them."""
     if run.manifest.tokens_per_step is not None:
         return run.manifest.tokens_per_step
     series = run.series("tokens")
@@ -81,12 +84,12 @@ def tokens_per_step(run: Run) -> float | None:
 
 
 def seconds_per_step(run: Run) -> float | None:
-    """Median wall time of one step, as logged, or from the times of its rows; None where neither was logged."""
-    logged = run.series("step_time_s")
-    if logged is not None and np.isfinite(logged.value).any():
-        return float(np.nanmedian(logged.value))
-    written = run.series("time")
-    if written is None or len(written) < 2:
+    """Median wall time of one step, as logged or from the times of the rows; None where neither was logged."""
+    step_time = run.series("step_time_s")
+    if step_time is not None and np.isfinite(step_time.value).any():
+        return float(np.nanmedian(step_time.value))
+    clock = run.series("time")
+    if clock is None or len(clock) < 2:
         return None
-    each = np.diff(written.value) / np.diff(written.step)
-    return max(0.0, float(np.median(each))) if np.isfinite(each).all() else None
+    per_step = np.diff(clock.value) / np.diff(clock.step)
+    return max(0.0, float(np.median(per_step))) if np.isfinite(per_step).all() else None

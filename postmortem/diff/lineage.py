@@ -1,4 +1,4 @@
-"""Where a run went back or went on, as its journal, its run.json and its rows tell."""
+"""Reads from journal, run.json and rows where a run was rolled back or resumed, and which batches it skipped."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from postmortem.run import Event, Run
 from postmortem.run.journal import step_number
 from postmortem.text import plain
 
-MOST_SKIPS = 20  # jumps of the batch index that are told; more are the loader's own stride
+MOST_SKIPS = 20  # jumps of the batch index that count as skips; more of them are the loader's normal stride
 
 
 def rewinds(run: Run) -> tuple[Rewind, ...]:
-    """Rollbacks and resumes in the order of the journal; attempts that it does not tell of; the lineage filled in."""
-    found: list[Rewind] = []
+    """Rollbacks and resumes of the journal in order, attempts without an event, and the lineage filled in."""
+    rewinds: list[Rewind] = []
     attempt = 0
     for event in run.journal:
         counted = step_number(event.keys.get("attempt"))
         if event.event in ("run_start", "reopen", "rollback") and counted is not None:
             attempt = counted
         if event.event == "rollback" and (step := step_number(event.keys.get("to_step"))) is not None:
-            found.append(_rollback(event, step, attempt))
+            rewinds.append(_rollback(event, step, attempt))
         elif event.event == "resume" and (step := step_number(event.keys.get("from_step"))) is not None:
             resumed = _resume(event, step, attempt)
-            last = found[-1] if found else None
+            last = rewinds[-1] if rewinds else None
             if last is not None and last.kind == "rollback" and (last.step, last.attempt) == (step, attempt):
-                found[-1] = dataclasses.replace(last, missing=resumed.missing, altered=resumed.altered)
+                rewinds[-1] = dataclasses.replace(last, missing=resumed.missing, altered=resumed.altered)
             else:
-                found.append(resumed)
-    known = {rewind.step for rewind in found}
-    restarts = [s for s in run.segments if s.attempt > 0 and s.first_step not in known]
-    found += [Rewind("restart", s.first_step, s.attempt) for s in restarts]
-    return tuple(sorted(_with_lineage(run, found), key=lambda one: one.attempt or 0))
+                rewinds.append(resumed)
+    steps = {rewind.step for rewind in rewinds}
+    restarts = [s for s in run.segments if s.attempt > 0 and s.first_step not in steps]
+    rewinds += [Rewind("restart", s.first_step, s.attempt) for s in restarts]
+    return tuple(sorted(_with_lineage(run, rewinds), key=lambda rewind: rewind.attempt or 0))
 
 
-def skipped(run: Run, told: Sequence[Rewind]) -> tuple[Window, ...]:
-    """Windows of batch indices that the run went past, as the journal says or as its rows show."""
-    said = {window for rewind in told for window in rewind.skip}
+def skipped_windows(run: Run, rewinds: Sequence[Rewind]) -> tuple[Window, ...]:
+    """Windows of batch indices that the run skipped, according to its journal or its rows."""
+    logged = {window for rewind in rewinds for window in rewind.skip}
     series = run.series("batch_index")
     if series is None or len(series) < 2:
-        return tuple(sorted(said))
-    ahead = np.diff(series.value)
-    jumps = np.flatnonzero(ahead > 1)
-    if jumps.size > MOST_SKIPS or np.median(ahead) != 1:
-        return tuple(sorted(said))
-    shown = {(int(series.value[i]) + 1, int(series.value[i + 1])) for i in jumps}
-    inside = {w for w in shown if any(first <= w[0] and w[1] <= last for first, last in said)}
-    return tuple(sorted(said | (shown - inside)))
+        return tuple(sorted(logged))
+    strides = np.diff(series.value)
+    jumps = np.flatnonzero(strides > 1)
+    if jumps.size > MOST_SKIPS or np.median(strides) != 1:
+        return tuple(sorted(logged))
+    visible = {(int(series.value[i]) + 1, int(series.value[i + 1])) for i in jumps}
+    inside = {w for w in visible if any(first <= w[0] and w[1] <= last for first, last in logged)}
+    return tuple(sorted(logged | (visible - inside)))
 
 
 def consumed_at(window: Window, runs: Sequence[Run]) -> Window:
-    """The steps at which one of `runs` consumed the batches of `window`, discarded attempts first, else the window."""
+    """The steps at which one of `runs` consumed the batches of `window`, discarded attempts first; else `window`."""
     for run in runs:
         for attempt in (*(s.attempt for s in run.segments if s.discarded), None):
             series = run.series("batch_index", attempt=attempt)
@@ -68,48 +68,50 @@ def consumed_at(window: Window, runs: Sequence[Run]) -> Window:
     return window
 
 
-def moved(run: Run) -> tuple[ChangedSetting, ...]:
-    """Settings that changed while the run went on, or between two of its attempts."""
-    found: list[ChangedSetting] = []
+def changed_settings(run: Run) -> tuple[ChangedSetting, ...]:
+    """Settings that changed during the run, or between two of its attempts."""
+    settings: list[ChangedSetting] = []
     for event in run.journal:
         if event.event == "config_change":
             key = plain(event.keys.get("key"), 80)
-            found.append(ChangedSetting(event.step, key, event.keys.get("old"), event.keys.get("new")))
+            settings.append(ChangedSetting(event.step, key, event.keys.get("old"), event.keys.get("new")))
         changed = event.keys.get("changed") if event.event == "environment_change" else None
         for key, pair in cast("dict[str, Any]", changed).items() if isinstance(changed, dict) else ():
             if isinstance(pair, list) and len(cast("list[Any]", pair)) == 2:
-                found.append(ChangedSetting(event.step, plain(key, 80), *pair))
-    return tuple(found)
+                settings.append(ChangedSetting(event.step, plain(key, 80), *pair))
+    return tuple(settings)
 
 
-def windows(value: object) -> tuple[Window, ...]:
-    """`[[312, 512]]` or `[312, 512]` as windows [first, last); what is neither is left out."""
+def parse_windows(value: object) -> tuple[Window, ...]:
+    """`[[312, 512]]` or `[312, 512]` as windows [first, last); anything else is left out."""
     if not isinstance(value, (list, tuple)):
         return ()
     items = cast("Sequence[object]", value)
     pair = [step_number(item) for item in items]
     if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
         return ((pair[0], pair[1]),) if pair[0] < pair[1] else ()
-    return tuple(window for item in items if isinstance(item, (list, tuple)) for window in windows(cast(object, item)))
+    return tuple(
+        window for item in items if isinstance(item, (list, tuple)) for window in parse_windows(cast(object, item))
+    )
 
 
-def told(rewind: Rewind, who: str, others: Mapping[str, str]) -> str:
+def rewind_line(rewind: Rewind, letter: str, letters: Mapping[str, str]) -> str:
     """One line: `b resumed from step 300 of a, skipping batches [312, 512): loss_spike_sustained`.
 
-    `others` maps ids of runs to the letters they go by here.
+    `letter` is the run's own ("a", "b", or "both"); `letters` maps the ids of the compared runs to their letters.
     """
     if rewind.parent:
-        name = others.get(rewind.parent) or f"run {plain(rewind.parent, 60)}"
-        line = f"{who} resumed from step {rewind.step} of {name}"
+        name = letters.get(rewind.parent) or f"run {plain(rewind.parent, 60)}"
+        line = f"{letter} resumed from step {rewind.step} of {name}"
     elif rewind.kind == "rollback":
         begin = "" if rewind.from_step is None else f"from step {rewind.from_step} "
-        line = f"{who} rolled back {begin}to step {rewind.step}"
+        line = f"{letter} rolled back {begin}to step {rewind.step}"
     elif rewind.kind == "resume":
-        line = f"{who} resumed from step {rewind.step}"
+        line = f"{letter} resumed from step {rewind.step}"
     else:
-        line = f"{who} began attempt {rewind.attempt} at step {rewind.step}; no event says why"
+        line = f"{letter} began attempt {rewind.attempt} at step {rewind.step}; no event says why"
     if rewind.skip:
-        line += f", skipping batches {named(rewind.skip)}"
+        line += f", skipping batches {window_list(rewind.skip)}"
     if rewind.missing:
         line += f", without its {_listed(rewind.missing)}"
     if rewind.changes:
@@ -119,17 +121,17 @@ def told(rewind: Rewind, who: str, others: Mapping[str, str]) -> str:
     return line + (f": {plain(rewind.reason, 100)}" if rewind.reason else "")
 
 
-def named(these: Iterable[Window]) -> str:
+def window_list(windows: Iterable[Window]) -> str:
     """`[312, 512), [600, 601)`."""
-    return ", ".join(map(shown, these))
+    return ", ".join(map(shown, windows))
 
 
 def _rollback(event: Event, step: int, attempt: int) -> Rewind:
     keys = event.keys
-    skip = windows(keys.get("skip"))
+    skip = parse_windows(keys.get("skip"))
     return Rewind(
         "rollback", step, attempt, step_number(keys.get("from_step")), skip=skip,
-        changes=_changes(keys.get("changes"), skip), reason=_words(keys.get("reason")),
+        changes=_other_changes(keys.get("changes"), skip), reason=_reason(keys.get("reason")),
     )  # fmt: skip
 
 
@@ -144,43 +146,42 @@ def _resume(event: Event, step: int, attempt: int) -> Rewind:
     return Rewind("resume", step, attempt, missing=missing, altered=tuple(altered))
 
 
-def _with_lineage(run: Run, found: list[Rewind]) -> list[Rewind]:
-    """The rewind by which the run left its parent carries the parent's name, and what the lineage says of it."""
+def _with_lineage(run: Run, rewinds: list[Rewind]) -> list[Rewind]:
+    """`rewinds` with the one by which the run left its parent: with the parent's id and the facts of the lineage."""
     lineage, name = run.manifest.lineage or {}, parent(run)
     if name is None:
-        return found
+        return rewinds
     step, attempt = step_number(lineage.get("from_step")), step_number(lineage.get("attempt"))
-    at = [i for i, one in enumerate(found) if one.step == step and attempt in (None, one.attempt)]
-    skip = windows(lineage.get("skip"))
-    if at:
-        one = found[at[-1]]
-        whole_skip = one.skip or skip
-        found[at[-1]] = dataclasses.replace(
-            one,
+    positions = [i for i, r in enumerate(rewinds) if r.step == step and attempt in (None, r.attempt)]
+    skip = parse_windows(lineage.get("skip"))
+    if positions:
+        rewind = rewinds[positions[-1]]
+        whole_skip = rewind.skip or skip
+        rewinds[positions[-1]] = dataclasses.replace(
+            rewind,
             parent=name,
             skip=whole_skip,
-            changes=one.changes or _changes(lineage.get("changes"), whole_skip),
-            reason=one.reason or _words(lineage.get("reason")),
+            changes=rewind.changes or _other_changes(lineage.get("changes"), whole_skip),
+            reason=rewind.reason or _reason(lineage.get("reason")),
         )
-        return found
+        return rewinds
     if step is None:
-        return found
-    changes = _changes(lineage.get("changes"), skip)
-    told_of = Rewind("resume", step, attempt, None, name, skip, changes, _words(lineage.get("reason")))
-    return [*found, told_of]
+        return rewinds
+    changes = _other_changes(lineage.get("changes"), skip)
+    return [*rewinds, Rewind("resume", step, attempt, None, name, skip, changes, _reason(lineage.get("reason")))]
 
 
-def _changes(value: object, skip: tuple[Window, ...]) -> tuple[str, ...]:
-    """What was changed besides the batches that were skipped, which stand on their own."""
-    said = [plain(change, 80) for change in _list(value) if isinstance(change, str)]
-    return tuple(change for change in said if not (skip and change.startswith("skip")))
+def _other_changes(value: object, skip: tuple[Window, ...]) -> tuple[str, ...]:
+    """The changes in `value` without the skipped batches, which have their own field."""
+    changes = [plain(change, 80) for change in _list(value) if isinstance(change, str)]
+    return tuple(change for change in changes if not (skip and change.startswith("skip")))
 
 
 def _list(value: object) -> list[object]:
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
-def _words(value: object) -> str:
+def _reason(value: object) -> str:
     return plain(value, 100) if isinstance(value, str) else ""
 
 

@@ -1,4 +1,4 @@
-"""What is said of two runs, as frozen records. `a` is the first run, `b` the second, a gap is b − a."""
+"""The records that make up a diff of two runs. `a` is the first run, `b` the second, a gap is b − a."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Group: TypeAlias = Literal["config", "code", "packages", "environment", "run"]
 
 @dataclass(frozen=True)
 class Rewind:
-    """One time that a run went back, or went on in a new attempt.
+    """One time that a run was rolled back, or continued in a new attempt.
 
-    `step` is the first step that was done (again), `from_step` the last one before a rollback, `parent` the id of the
-    run that it went on from ("" for itself). `missing` are pieces of the state that did not come back, `altered` what
-    the journal says came back otherwise than it was asked. `restart` is an attempt that no event tells of.
+    `step` is the first step that was trained (again), `from_step` the last step before a rollback, `parent` the id of
+    the run that it continues ("" for itself). `missing` are pieces of the state that were not restored, `altered` those
+    that the journal says were restored differently than requested. `restart` is an attempt without an event.
     """
 
     kind: Literal["rollback", "resume", "restart"]
@@ -41,7 +41,7 @@ class Rewind:
 
 @dataclass(frozen=True)
 class DiffIncident(Occurrence):
-    """One incident of one run; `shared` where the other run has it, too; `on_loss` where the loss itself departed."""
+    """One incident of one run; `shared`: the other run has it as well; `on_loss`: the loss itself departed."""
 
     on_loss: bool
     shared: bool = False
@@ -49,7 +49,7 @@ class DiffIncident(Occurrence):
 
 @dataclass(frozen=True)
 class Discarded:
-    """Steps of one attempt that a later one did again. `peak` is their largest finite loss, in nats per token."""
+    """Steps of one attempt that a later one trained again. `peak` is their largest finite loss, in nats per token."""
 
     attempt: int
     first_step: int
@@ -62,8 +62,8 @@ class Discarded:
 
 @dataclass(frozen=True)
 class LostWork:
-    """What rolling back and skipping took. `device_hours` = steps × seconds a step × world size ÷ 3,600; None where
-    not logged. Skipped batches were never trained on: they cost data, and no time.
+    """What rollbacks and skips cost. `device_hours` = steps × seconds per step × world size ÷ 3,600; None where not
+    logged. Skipped batches were never trained on: they cost data, but no time.
     """
 
     steps: int
@@ -75,9 +75,9 @@ class LostWork:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How long it took, from a rollback's or incident's step, until the level was the other run's for good.
+    """How long it took from a rollback or an incident until the level stayed at that of the other run.
 
-    `back_step` is None where it never was; it is known to within the rows of one level.
+    `back_step` is None where it never did; it is exact to within the rows of one level.
     """
 
     what: Literal["rollback", "incident"]
@@ -98,8 +98,8 @@ class ChangedSetting:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One of the runs. `skipped` are the batch indices that it went past, as its journal says or its rows show, and
-    `skipped_at` the [first, last) steps at which a stretch that it discarded, or the other run, consumed them.
+    """One of the runs. `skipped` are the windows of batch indices that it skipped, from its journal or its rows;
+    `skipped_at` are the [first, last) steps at which a discarded stretch, or the other run, consumed them.
     """
 
     id: str
@@ -119,13 +119,13 @@ class RunSummary:
     lost: LostWork
     recoveries: tuple[Recovery, ...]
     nonfinite_losses: int
-    loss: Trace | None  # to be drawn: every row, or the extremes of each few
+    loss: Trace | None  # to draw: every row, or the extremes of every few rows
     smoothed: Trace | None  # medians of consecutive rows
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of run.json that differs; None is a key that the run does not have."""
+    """One key of run.json that differs; None where the run does not have the key."""
 
     group: Group
     key: str
@@ -137,8 +137,8 @@ class Setting:
 class ColumnDiff:
     """One common column over the steps that both runs have.
 
-    `rows` logged it in both, `differing` of them with other bits, between `first_step` and `last_step`; `equal_after`
-    rows follow with equal ones. `only_a` and `only_b` count steps of which one run alone logged it.
+    Both logged it in `rows`; in `differing` of these rows the bits differ, from `first_step` to `last_step`, followed
+    by `equal_after` equal rows. `only_a` and `only_b` count the steps at which only one run logged it.
     """
 
     name: str
@@ -152,13 +152,13 @@ class ColumnDiff:
 
     @property
     def equal(self) -> bool:
-        """Every bit, and logged at the same steps."""
+        """Whether every bit is equal, and both logged it at the same steps."""
         return not (self.differing or self.only_a or self.only_b)
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first step at which any common column but the clocks differs, and why. `columns` are those that do there.
+    """The first step at which a common column differs (clocks aside), and why. `columns` are those that differ there.
 
     `batch`: whether that step consumed the same batch; `state`: whether the state before it was the same.
     """
@@ -173,7 +173,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive batches that both consumed: at steps [a_first, a_last] of a, and as many steps on in b."""
+    """Consecutive batches that both consumed: at steps [a_first, a_last] in a, and at [b_first, b_last] in b."""
 
     a_first: int
     a_last: int
@@ -186,8 +186,8 @@ class Stretch:
 class Alignment:
     """The runs by the batches that they consumed, matched on (batch, occurrence). `by` names the column.
 
-    `moved` of the `matched` batches were consumed at another step. `only_a`, `only_b` are [first, last) windows of
-    batch indices (of steps, where no index is logged) that one run alone consumed; `a_alone` and `b_alone` count them.
+    `moved` of the `matched` batches were consumed at a different step. `only_a`, `only_b` are [first, last) windows of
+    batch indices (of steps, where no index is logged) that only one run consumed; `a_alone` and `b_alone` count them.
     """
 
     by: Literal["batch_hash", "batch_index"]
@@ -198,15 +198,16 @@ class Alignment:
     only_a: tuple[Window, ...]
     only_b: tuple[Window, ...]
     stretches: tuple[Stretch, ...]
-    first_other: tuple[int, int] | None  # steps of a and b: the first batch that both consumed with another loss
+    first_other: tuple[int, int] | None  # steps of a and b: the first common batch with a different loss
 
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """The noise of a gap, in nats. `rows` make a level (a median), `sigma` is the robust deviation of one; `band` is
-    what all levels together reach by noise (where the loss is steep, its own pace is allowed besides), `end` what the
-    end of a run may. `siblings` counts the further runs whose
-    spread about the first widened both.
+    """The noise of a gap, in nats.
+
+    `rows` make up a level (a median), `sigma` is the robust deviation of a level. `band` is the gap that noise alone
+    reaches over all levels (where the loss is steep, its own change is allowed in addition), `end` the same for the end
+    of a run. `siblings` counts the further runs whose spread around the first widened both.
     """
 
     rows: int
@@ -220,9 +221,9 @@ class NoiseLevel:
 class Gap:
     """b − a of one column, over the rows matched `by` step or by batch.
 
-    `area` = Σ|b − a| × steps a row, in nats·steps (over batches: nats·batches); `largest` is signed, at the steps
-    `largest_at` of a and b; `final` is the median over the last `final_rows`. `outside` of the `levels` leave the band.
-    Rows that are not finite in both are counted in `nonfinite` and left out.
+    `area` = Σ|b − a| × steps per row, in nats·steps (over batches: nats·batches); `largest` is signed, at the steps
+    `largest_at` of a and b; `final` is the median over the last `final_rows`. `outside` counts the `levels` outside the
+    band. Rows that are not finite in both are counted in `nonfinite` and left out.
     """
 
     column: str
@@ -232,7 +233,7 @@ class Gap:
     area: float
     largest: float
     largest_at: tuple[int, int]
-    before: float | None  # as `final`, over the rows before anything happened to one run alone
+    before: float | None  # like `final`, over the rows before something happened to only one run
     before_noise: float
     final: float
     final_rows: int
@@ -245,7 +246,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class RunsDiff:
-    """Everything that is said of two runs."""
+    """The complete diff of two runs."""
 
     schema_version: int
     tool: str
@@ -264,26 +265,26 @@ class RunsDiff:
     cannot_tell: tuple[str, ...]
 
     def __repr__(self) -> str:
-        parting = self.divergence
-        where = "" if parting is None else f"; they part at step {parting.step} ({parting.kind.replace('_', ' ')})"
-        return f"<RunsDiff of {plain(self.a.id, 50)} and {plain(self.b.id, 50)}: {self.verdict}{where}>"
+        first = self.divergence
+        divergence = "" if first is None else f"; they diverge at step {first.step} ({first.kind.replace('_', ' ')})"
+        return f"<RunsDiff of {plain(self.a.id, 50)} and {plain(self.b.id, 50)}: {self.verdict}{divergence}>"
 
     def _repr_markdown_(self) -> str | None:
         return markdown(self)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """As `ManyRunsDiff.verdicts`: of the one run that was held against the other."""
+        """The verdict in a tuple, so that a `RunsDiff` and a `ManyRunsDiff` can be read in the same way."""
         return (self.verdict,)
 
     def gap(self, by: Literal["step", "batch"] = "step", column: str = "loss") -> Gap | None:
-        """One of `gaps`; None where it could not be measured."""
+        """The gap of `column` matched `by`; None where it could not be measured."""
         return next((gap for gap in self.gaps if (gap.by, gap.column) == (by, column)), None)
 
 
 @dataclass(frozen=True)
 class ManyRunsDiff:
-    """Diffs of one run with each of the others, in their order."""
+    """The diffs of the first run with each other run, in their order."""
 
     schema_version: int
     tool: str
@@ -291,5 +292,5 @@ class ManyRunsDiff:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """One for each run but the first."""
+        """One verdict for each run except the first."""
         return tuple(d.verdict for d in self.diffs)

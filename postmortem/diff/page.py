@@ -1,4 +1,4 @@
-"""A diff, or several, as a Markdown page. Everything that a run's maker could have written is escaped."""
+"""Renders one diff or several as a Markdown page. All text that comes from a run is escaped."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from postmortem.report.markdown import Safe, code, escape, table
 
 
 def page(d: RunsDiff, *, everything: bool, picture: str) -> str:
-    """The page, with the `picture` of that path in it ("": none)."""
-    rows = [(Safe(f"**{letter}**"), code(side.id), run_line(side)) for letter, side in (("a", d.a), ("b", d.b))]
+    """The page of one diff; `picture` is the path of its picture ("": none)."""
+    rows = [(Safe(f"**{letter}**"), code(run.id), run_line(run)) for letter, run in (("a", d.a), ("b", d.b))]
     parts = [
         Safe(f"# Diff of {code(d.a.id)} and {code(d.b.id)}"),
         Safe(f"**{d.verdict}**: {escape(d.reason)}."),
@@ -25,7 +25,7 @@ def page(d: RunsDiff, *, everything: bool, picture: str) -> str:
 
 
 def table_page(c: ManyRunsDiff, *, everything: bool, picture: str) -> str:
-    """The table of several diffs and the first facts of each, as `page` makes one; `everything` adds each in full."""
+    """The table of several diffs and the first facts of each; `everything` adds each diff in full."""
     first = c.diffs[0].a
     parts = [
         f"# Runs against {code(first.id)}",

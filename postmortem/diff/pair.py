@@ -1,4 +1,4 @@
-"""Which rows of two runs belong together: those of one step, and those of one consumed batch."""
+"""Matches the rows of two runs: by step, and by consumed batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from postmortem.run import Run
 from postmortem.series import Series, Steps, Values
 
-At: TypeAlias = "slice | NDArray[np.intp]"
+Rows: TypeAlias = "slice | NDArray[np.intp]"
 Key: TypeAlias = Literal["batch_hash", "batch_index"]
 _OCCURRENCE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that its multiples are all different
 
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """Rows that belong together: steps int64[n] of each run, in order of a."""
+    """Matched rows: steps int64[n] of each run, in order of a."""
 
     by: Key
     a: Steps
@@ -39,7 +39,7 @@ class Curve:
 
     @cached_property
     def gap(self) -> Values:
-        """b − a; 0 where both hold the same bits, be they NaN; NaN where one of them is not finite."""
+        """b − a; 0 where both have the same bits or are both NaN; NaN where one of them is not finite."""
         gap = self.b - self.a
         gap[same_bits(self.a, self.b)] = 0.0
         gap[np.isinf(gap)] = np.nan
@@ -47,7 +47,7 @@ class Curve:
 
 
 class Pair:
-    """Two runs, and what both need to know of the other. Only effective histories are matched."""
+    """Two runs, and how their rows match. Only effective histories are matched."""
 
     def __init__(self, a: Run, b: Run) -> None:
         self.a, self.b = a, b
@@ -55,8 +55,8 @@ class Pair:
     @cached_property
     def steps(self) -> Steps:
         """int64[n], increasing: the steps of which both have a row."""
-        at, _ = in_both(self.a.row_steps, self.b.row_steps)
-        return self.a.row_steps[at]
+        rows, _ = in_both(self.a.row_steps, self.b.row_steps)
+        return self.a.row_steps[rows]
 
     @property
     def runs(self) -> tuple[Run, Run]:
@@ -64,25 +64,25 @@ class Pair:
 
     @cached_property
     def related(self) -> bool:
-        """Whether one goes on from the other, by lineage."""
+        """Whether one run continues the other, according to the lineage in run.json."""
         return parent(self.a) == self.b.id or parent(self.b) == self.a.id
 
     def comparable(self, hashed: Literal["batch", "state", "state_local"]) -> bool:
-        """Whether both made their hashes by the same function, as far as they say."""
-        names = [run.manifest.raw.get("hashes") for run in self.runs]
-        said = [name.get(hashed) if isinstance(name, dict) else None for name in names]
-        return None in said or said[0] == said[1]
+        """Whether both runs used the same hash function, as far as run.json names it."""
+        recorded = [run.manifest.raw.get("hashes") for run in self.runs]
+        names = [functions.get(hashed) if isinstance(functions, dict) else None for functions in recorded]
+        return None in names or names[0] == names[1]
 
     @cached_property
     def key(self) -> Key | None:
-        """The column that tells one batch from another: its hash; its index only where it has none."""
+        """The column that identifies a batch: its hash, or its index where there is no hash."""
         if all("batch_hash" in run.columns for run in self.runs) and self.comparable("batch"):
             return "batch_hash"
         return "batch_index" if all("batch_index" in run.columns for run in self.runs) else None
 
     @cached_property
     def batches(self) -> Matched | None:
-        """The rows of both that consumed the same batch for the same time (its first, its second, …)."""
+        """The rows of both runs that consumed the same batch for the same time (the first, the second, …)."""
         if self.key is None:
             return None
         (step_a, code_a), (step_b, code_b) = (_codes(run, self.key) for run in self.runs)
@@ -93,31 +93,31 @@ class Pair:
         return Matched(self.key, step_a[at_a[order]], step_b[at_b[order]])
 
     def by_step(self, column: str) -> Curve | None:
-        """A column of numbers at the steps that both logged; None where there is none."""
+        """A numeric column at the steps at which both logged it; None where there are none."""
         a, b = (run.series(column) for run in self.runs)
         if a is None or b is None:
             return None
-        at, bt = in_both(a.step, b.step)
-        step = a.step[at]
-        return Curve(column, "step", step, step, a.value[at], b.value[bt]) if step.size else None
+        rows_a, rows_b = in_both(a.step, b.step)
+        step = a.step[rows_a]
+        return Curve(column, "step", step, step, a.value[rows_a], b.value[rows_b]) if step.size else None
 
     def by_batch(self, column: str) -> Curve | None:
-        """A column of numbers at the batches that both consumed, in the order in which they did."""
+        """A numeric column at the batches that both runs consumed, in the order of consumption."""
         matched = self.batches
         a, b = (run.series(column) for run in self.runs)
         if matched is None or a is None or b is None:
             return None
-        at, held_a = _places(a, matched.a)
-        bt, held_b = _places(b, matched.b)
-        held = held_a & held_b
-        at, bt = at[held], bt[held]
-        order = np.argsort(a.step[at] + b.step[bt], kind="stable")
-        at, bt = at[order], bt[order]
-        return Curve(column, "batch", a.step[at], b.step[bt], a.value[at], b.value[bt]) if at.size else None
+        rows_a, logged_a = _rows_at(a, matched.a)
+        rows_b, logged_b = _rows_at(b, matched.b)
+        logged = logged_a & logged_b
+        rows_a, rows_b = rows_a[logged], rows_b[logged]
+        order = np.argsort(a.step[rows_a] + b.step[rows_b], kind="stable")
+        i, j = rows_a[order], rows_b[order]
+        return Curve(column, "batch", a.step[i], b.step[j], a.value[i], b.value[j]) if i.size else None
 
 
 def parent(run: Run) -> str | None:
-    """The id of the run that `run` goes on from. No path is followed."""
+    """The id of the run that `run` continues, or None. No path is followed."""
     lineage = run.manifest.lineage or {}
     name = lineage.get("run", lineage.get("parent"))
     return name if isinstance(name, str) else None
@@ -129,25 +129,25 @@ def same_bits(a: Values, b: Values) -> NDArray[np.bool_]:
     return same if same.all() else same | (np.isnan(a) & np.isnan(b))
 
 
-def in_both(a: Steps, b: Steps) -> tuple[At, At]:
+def in_both(a: Steps, b: Steps) -> tuple[Rows, Rows]:
     """Positions of the steps that two increasing arrays share, in each of them."""
     if a is b or np.array_equal(a, b):
         return slice(None), slice(None)
-    _, at, bt = np.intersect1d(a, b, assume_unique=True, return_indices=True)
-    return at, bt
+    _, rows_a, rows_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+    return rows_a, rows_b
 
 
-def _places(series: Series, step: Steps) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Positions of `step` in a series, and which of them are there."""
-    at = np.minimum(np.searchsorted(series.step, step), len(series) - 1)
-    return at, series.step[at] == step
+def _rows_at(series: Series, step: Steps) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The positions of `step` in a series, and for which of them the series has a row."""
+    rows = np.minimum(np.searchsorted(series.step, step), len(series) - 1)
+    return rows, series.step[rows] == step
 
 
 def _codes(run: Run, key: Key) -> tuple[Steps, NDArray[np.int64]]:
-    """(step, code) int64[n] of every batch consumed: equal codes are equal batches.
+    """(step, code) int64[n] of every consumed batch: equal codes are equal batches.
 
-    Of text it is Python's own hash of 64 bits: among a million batches two that differ share one with a chance of
-    3 in 10⁸, and a batch so mistaken would be one row of the figures.
+    The code of a text is Python's own 64-bit hash: among a million batches, two different ones share a code with a
+    chance of 3 in 10⁸, and such a mistake would affect one row of the figures.
     """
     if key == "batch_index":
         series = run.series(key)
@@ -159,7 +159,7 @@ def _codes(run: Run, key: Key) -> tuple[Steps, NDArray[np.int64]]:
 
 
 def once(code: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A code of its own for each (code, occurrence)."""
+    """A unique code for each (code, occurrence)."""
     order = np.argsort(code, kind="stable")
     ranked = code[order]
     first = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1])) if code.size else np.zeros(0, np.intp)

@@ -1,4 +1,4 @@
-"""What run.json says differently of two runs: effective config, code, packages, environment."""
+"""Lists the settings that differ in run.json of two runs: effective config, code, packages, environment."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FACTS = ("program", "seed", "dtype", "world_size", "tokens_per_step", "vocab_si
 _ABSENT = object()
 
 
-def settings(a: Run, b: Run) -> tuple[Setting, ...]:
-    """Every key that differs, dotted where it is nested, in order of its name.
+def differing_settings(a: Run, b: Run) -> tuple[Setting, ...]:
+    """Every key that differs, dotted where it is nested, in order of name.
 
     A group that one run did not record at all is left out.
     """
-    found: list[Setting] = []
+    settings: list[Setting] = []
     groups: tuple[tuple[Group, dict[str, Any], dict[str, Any]], ...] = (
         ("config", dict(a.manifest.config), dict(b.manifest.config)),
         ("code", _code(a), _code(b)),
@@ -31,58 +31,58 @@ def settings(a: Run, b: Run) -> tuple[Setting, ...]:
         ("environment", _environment(a), _environment(b)),
         ("run", _facts(a), _facts(b)),
     )
-    for group, ours, theirs in groups:
-        if ours and theirs:
-            found += [Setting(group, key, *pair) for key, pair in _different(ours, theirs)]
-    return tuple(found)
+    for group, values_a, values_b in groups:
+        if values_a and values_b:
+            settings += [Setting(group, key, *pair) for key, pair in _different(values_a, values_b)]
+    return tuple(settings)
 
 
 def unrecorded(a: Run, b: Run) -> tuple[str, ...]:
     """One sentence for each group that cannot be compared, because a run did not record it."""
-    told: list[str] = []
-    for what, ours, theirs in (
+    sentences: list[str] = []
+    for group, values_a, values_b in (
         ("effective config", a.manifest.config, b.manifest.config),
         ("code", _code(a), _code(b)),
         ("packages", _mapping(a, "packages"), _mapping(b, "packages")),
         ("environment", a.manifest.environment, b.manifest.environment),
     ):
-        lacking = [letter for letter, held in (("a", ours), ("b", theirs)) if not held]
+        lacking = [letter for letter, values in (("a", values_a), ("b", values_b)) if not values]
         if lacking:
-            told.append(f"{what}: not recorded by {' and '.join(lacking)}")
-    return tuple(told)
+            sentences.append(f"{group}: not recorded by {' and '.join(lacking)}")
+    return tuple(sentences)
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What run.json says of the run as a whole; a seed that its config holds is told there."""
-    held = _mapping(run, "config")
-    return {key: run.manifest.raw[key] for key in _FACTS if key in run.manifest.raw and key not in held}
+    """The facts in run.json about the run as a whole, without keys that its config has as well, such as the seed."""
+    config = _mapping(run, "config")
+    return {key: run.manifest.raw[key] for key in _FACTS if key in run.manifest.raw and key not in config}
 
 
 def _environment(run: Run) -> dict[str, Any]:
     ranks = run.manifest.raw.get("ranks")
-    found = {**run.manifest.environment, **_mapping(run, "variables")}
+    environment = {**run.manifest.environment, **_mapping(run, "variables")}
     if isinstance(ranks, dict):
-        held = cast("dict[str, Any]", ranks).values()
-        devices = {str(one["device"]).partition(" ")[2] for one in held if isinstance(one, dict) and one.get("device")}
-        found |= {"devices": sorted(devices)} if devices else {}
-    return found
+        records = [rank for rank in cast("dict[str, Any]", ranks).values() if isinstance(rank, dict)]
+        devices = {str(rank["device"]).partition(" ")[2] for rank in records if rank.get("device")}
+        environment |= {"devices": sorted(devices)} if devices else {}
+    return environment
 
 
 def _code(run: Run) -> dict[str, Any]:
-    """Commit and branch, and the uncommitted patch by its content: the file has another name in each attempt."""
+    """Commit and branch, and the uncommitted patch by its content, because the file's name differs in each attempt."""
     git = _mapping(run, "git")
-    found = {key: git[key] for key in ("commit", "branch") if key in git}
+    code = {key: git[key] for key in ("commit", "branch") if key in git}
     name = git.get("patch")
     if run.root is not None and isinstance(name, str):
         file = inside(run.root, name, "run.json: git.patch")
         if file.is_file():
-            found["patch"] = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
-    return found
+            code["patch"] = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    return code
 
 
 def _mapping(run: Run, key: str) -> dict[str, Any]:
-    held = run.manifest.raw.get(key)
-    return cast("dict[str, Any]", held) if isinstance(held, dict) else {}
+    value = run.manifest.raw.get(key)
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -94,7 +94,7 @@ def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, plain value); a list is a value of its own unless it holds mappings."""
+    """(dotted key, plain value); a list is one value unless it contains mappings."""
     if isinstance(value, Mapping):
         for name, inner in cast("Mapping[str, Any]", value).items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))

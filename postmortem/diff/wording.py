@@ -1,20 +1,20 @@
-"""What the records say, in sentences: the same for the terminal and for the page."""
+"""Writes a diff in sentences, the same for the terminal and for the Markdown page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from postmortem.diff.divergence import KINDS
 from postmortem.diff.level import nats, signed
-from postmortem.diff.lineage import named
+from postmortem.diff.lineage import window_list
 from postmortem.diff.model import DiffIncident, Discarded, Gap, LostWork, Recovery, RunsDiff, RunSummary, Setting
-from postmortem.text import number, plain
+from postmortem.text import count, number, plain
 
-HEADS = ("b", "verdict", "part at", "incidents", "area", "end", "lost")
-FEW = 4  # items of a list that are told; --all tells them all
+HEADS = ("b", "verdict", "divergence", "incidents", "area", "end", "lost")
+FEW = 4  # items of a list that are shown; --all shows them all
 _NAME = 40  # characters of a run's name in the table, where there is room
 _GROUPS = ("config", "code", "packages", "environment", "run")
 _OUTCOMES = {"lingering": "lingers", "diverged": "does not recover", "unresolved": "not resolved when its rows end"}
@@ -29,53 +29,48 @@ class Section:
 
 
 def sections(d: RunsDiff, everything: bool = False) -> tuple[Section, ...]:
-    """All that there is to say, in the order in which it is read; `everything` says also what is unchanged."""
+    """All sections in reading order; `everything` adds what is unchanged."""
     most = 10**9 if everything else FEW
     moved = everything or (d.alignment is not None and d.alignment.moved)
     gaps = [g for g in d.gaps if (g.by == "step" or moved) and (everything or g.area or g.nonfinite)]
-    made = (
+    all_sections = (
         Section("Changed", _changed(d, most)),
         Section("Incidents", _incidents(d, most)),
-        Section("They part", _parting(d, everything)),
+        Section("Divergence", _divergence(d, everything)),
         Section("Batches", _batches(d, most)),
-        Section("Discarded", _each(d, lambda side: [_stretch(one) for one in side.discarded], most)),
-        Section("LostWork", _each(d, lambda side: _lost(side.lost), most)),
-        Section("Back after", _each(d, lambda side: [_back(one) for one in side.recoveries], most)),
-        Section("Between", tuple(_between(gap) for gap in gaps if gap.column == "loss")),
-        Section("The end", tuple(_end(gap) for gap in gaps)),
+        Section("Discarded", _per_run(d, lambda run: map(_discarded, run.discarded), most)),
+        Section("Lost work", _per_run(d, lambda run: _lost_work(run.lost), most)),
+        Section("Recovery", _per_run(d, lambda run: map(_recovery, run.recoveries), most)),
+        Section("Gap", tuple(_gap(gap) for gap in gaps if gap.column == "loss")),
+        Section("At the end", tuple(_final_gap(gap) for gap in gaps)),
         Section("Columns", _columns(d, everything)),
-        Section("Not told", d.cannot_tell),
+        Section("Not known", d.cannot_tell),
     )
-    return tuple(s if s.lines else Section(s.title, ("nothing",)) for s in made if s.lines or everything)
+    return tuple(s if s.lines else Section(s.title, ("nothing",)) for s in all_sections if s.lines or everything)
 
 
-def run_line(side: RunSummary) -> str:
+def run_line(run: RunSummary) -> str:
     """`2,000 rows, steps 0–1999, seed 42, 2 attempts`."""
-    parts = [_count(side.rows, "row")]
-    if side.first_step is not None:
-        parts.append(f"steps {side.first_step}–{side.last_step}")
-    if side.seed is not None:
-        parts.append(f"seed {side.seed}")
-    if side.attempts > 1:
-        parts.append(f"{side.attempts} attempts")
+    parts = [count(run.rows, "row")]
+    if run.first_step is not None:
+        parts.append(f"steps {run.first_step}–{run.last_step}")
+    if run.seed is not None:
+        parts.append(f"seed {run.seed}")
+    if run.attempts > 1:
+        parts.append(f"{run.attempts} attempts")
     return ", ".join(parts)
 
 
-def parting(d: RunsDiff) -> str:
-    """Step and kind of the first divergence."""
-    return "nowhere" if d.divergence is None else f"step {d.divergence.step}, {KINDS[d.divergence.kind]}"
-
-
 def row(d: RunsDiff) -> tuple[str, ...]:
-    """A row under HEADS: first divergence, incidents of b alone, area in nats·steps, gap at the end in nats, steps done
-    in vain.
+    """A row under HEADS: first divergence, incidents of only b, area in nats·steps, gap at the end in nats, wasted
+    steps.
     """
     gap = d.gap()
     return (
         plain(d.b.id, _NAME),
         d.verdict,
         "–" if d.divergence is None else f"{d.divergence.step} {d.divergence.kind.replace('_', ' ')}",
-        str(sum(not one.shared for one in d.b.incidents)),
+        str(sum(not incident.shared for incident in d.b.incidents)),
         "–" if gap is None else number(gap.area),
         "–" if gap is None else signed(gap.final),
         f"{d.b.lost.steps:,}",
@@ -83,134 +78,145 @@ def row(d: RunsDiff) -> tuple[str, ...]:
 
 
 def facts(d: RunsDiff) -> tuple[str, ...]:
-    """The reason and the first facts, to stand beside the name of b: none begins with that letter, and none is a's."""
+    """The reason and the first facts, for a line after the name of b: without a leading "b", and without those of a."""
     return d.reason, *(line.removeprefix("b ") for line in d.top_lines if not line.startswith("a "))
 
 
 def _changed(d: RunsDiff, most: int) -> tuple[str, ...]:
     lines: list[str] = []
     for group in _GROUPS:
-        here = [s for s in d.settings if s.group == group]
-        if here:
+        settings = [s for s in d.settings if s.group == group]
+        if settings:
             name = "run.json" if group == "run" else group
-            lines.append(f"{name}: {_listed((_setting(s) for s in here), most, '; ')}")
-    for letter, side in (("a", d.a), ("b", d.b)):
-        if side.moved:
-            told = (f"{m.key} {_value(m.old)} → {_value(m.new)}{_at(m.step)}" for m in side.moved)
-            lines.append(f"within {letter}: {_listed(told, most, '; ')}")
+            lines.append(f"{name}: {_listed(map(_setting, settings), most, '; ')}")
+    for letter, run in (("a", d.a), ("b", d.b)):
+        if run.moved:
+            changes = (f"{m.key} {_value(m.old)} → {_value(m.new)}{_at_step(m.step)}" for m in run.moved)
+            lines.append(f"within {letter}: {_listed(changes, most, '; ')}")
     return tuple(lines)
 
 
 def _incidents(d: RunsDiff, most: int) -> tuple[str, ...]:
-    rows = [("both", [i for i in d.a.incidents if i.shared])]
-    rows += [(letter, [i for i in side.incidents if not i.shared]) for letter, side in (("a", d.a), ("b", d.b))]
-    told = [f"{who}: {_listed(map(_incident, worst), most, '; ')}" for who, found in rows if (worst := _worst(found))]
-    return tuple(told) or ("none in either",)
+    groups = [("both", [i for i in d.a.incidents if i.shared])]
+    groups += [(letter, [i for i in run.incidents if not i.shared]) for letter, run in (("a", d.a), ("b", d.b))]
+    lines = [
+        f"{name}: {_listed(map(_incident, _worst_first(incidents)), most, '; ')}"
+        for name, incidents in groups
+        if incidents
+    ]
+    return tuple(lines) or ("none in either run",)
 
 
-def _parting(d: RunsDiff, everything: bool) -> tuple[str, ...]:
+def _divergence(d: RunsDiff, everything: bool) -> tuple[str, ...]:
     if d.divergence is None:
-        return ("nowhere: no common column differs",) if d.columns else ("no common column",)
-    lines = [f"{parting(d)}: {d.divergence.text}"]
+        return ("none: no common column differs",) if d.columns else ("no common column",)
+    lines = [f"step {d.divergence.step}, {KINDS[d.divergence.kind]}: {d.divergence.text}"]
     if everything:
-        lines.append(f"columns that differ there: {', '.join(plain(c, 60) for c in d.divergence.columns)}")
+        lines.append(f"columns that differ at this step: {', '.join(plain(c, 60) for c in d.divergence.columns)}")
     return tuple(lines)
 
 
 def _batches(d: RunsDiff, most: int) -> tuple[str, ...]:
-    found = d.alignment
-    if found is None:
+    alignment = d.alignment
+    if alignment is None:
         return ()
-    if not found.matched:
+    if not alignment.matched:
         return ("the runs have no batch in common",)
-    lines = [f"{found.matched - found.moved:,} at the same step in both"]
-    if found.moved:
-        apart = [s for s in found.stretches if s.a_first != s.b_first]
-        told = (f"{s.a_first}–{s.a_last} of a are {s.b_first}–{s.b_last} of b" for s in apart)
-        lines.append(f"{found.moved:,} at other steps: {_listed(told, most, '; ')}")
-    for letter, count, windows in (("a", found.a_alone, found.only_a), ("b", found.b_alone, found.only_b)):
-        if count:
-            more = f" and {len(windows) - most} more" if len(windows) > most else ""
-            lines.append(f"{count:,} in {letter} alone: {named(windows[:most])}{more}")
-    if found.first_other and found.first_other[0] != found.first_other[1]:
-        a, b = found.first_other
-        lines.append(f"the first that both consumed with another loss: at step {a} of a, {b} of b")
+    lines = [f"{alignment.matched - alignment.moved:,} at the same step in both"]
+    if alignment.moved:
+        moved = [s for s in alignment.stretches if s.a_first != s.b_first]
+        steps = (f"{s.a_first}–{s.a_last} in a are {s.b_first}–{s.b_last} in b" for s in moved)
+        lines.append(f"{alignment.moved:,} at different steps: {_listed(steps, most, '; ')}")
+    for letter, batches, windows in (
+        ("a", alignment.a_alone, alignment.only_a),
+        ("b", alignment.b_alone, alignment.only_b),
+    ):
+        if batches:
+            rest = f" and {len(windows) - most} more" if len(windows) > most else ""
+            lines.append(f"{batches:,} only in {letter}: {window_list(windows[:most])}{rest}")
+    if alignment.first_other and alignment.first_other[0] != alignment.first_other[1]:
+        a, b = alignment.first_other
+        lines.append(f"the first common batch with a different loss: step {a} in a, step {b} in b")
     return tuple(lines)
 
 
-def _stretch(one: Discarded) -> str:
-    peak = "" if one.peak is None else f", loss up to {number(one.peak)} at step {one.peak_step}"
-    return f"steps {one.first_step}–{one.last_step} of attempt {one.attempt} ({one.rows:,} rows){peak}"
+def _discarded(stretch: Discarded) -> str:
+    peak = "" if stretch.peak is None else f", loss up to {number(stretch.peak)} at step {stretch.peak_step}"
+    steps = f"steps {stretch.first_step}–{stretch.last_step}"
+    return f"{steps} of attempt {stretch.attempt} ({count(stretch.rows, 'row')}){peak}"
 
 
-def _lost(lost: LostWork) -> list[str]:
+def _lost_work(lost: LostWork) -> list[str]:
     parts: list[str] = []
     if lost.steps:
-        tokens = "" if lost.tokens is None else f", {lost.tokens:,} tokens"
-        hours = "not known" if lost.device_hours is None else _hours(lost.device_hours)
-        parts.append(f"{_count(lost.steps, 'step')} done in vain{tokens}; device-hours: {hours}")
+        tokens = "" if lost.tokens is None else f", {count(lost.tokens, 'token')}"
+        hours = "unknown" if lost.device_hours is None else _hours(lost.device_hours)
+        parts.append(f"{count(lost.steps, 'step')} wasted{tokens}; device-hours: {hours}")
     if lost.skipped_batches:
-        tokens = "" if lost.skipped_tokens is None else f" ({lost.skipped_tokens:,} tokens)"
-        parts.append(f"{_count(lost.skipped_batches, 'batch', 'es')} skipped{tokens}, which took no time")
+        tokens = "" if lost.skipped_tokens is None else f" ({count(lost.skipped_tokens, 'token')})"
+        parts.append(f"{count(lost.skipped_batches, 'batch')} skipped{tokens}, which took no time")
     return parts
 
 
-def _back(one: Recovery) -> str:
-    begun = f"the {one.what} at step {one.from_step}"
-    if one.back_step is None:
-        return f"{begun}: never back at the other's level"
-    steps = one.back_step - one.from_step
+def _recovery(recovery: Recovery) -> str:
+    event = f"the {recovery.what} at step {recovery.from_step}"
+    if recovery.back_step is None:
+        return f"{event}: never back at the level of the other run"
+    steps = recovery.back_step - recovery.from_step
     if not steps:
-        return f"{begun}: at once"
-    time = "" if one.hours is None else f", {_duration(one.hours * 3600)}"
-    return f"{begun}: {_count(steps, 'step')}{time}"
+        return f"{event}: back at once"
+    time = "" if recovery.hours is None else f", {_duration(recovery.hours * 3600)}"
+    return f"{event}: back after {count(steps, 'step')}{time}"
 
 
-def _between(gap: Gap) -> str:
+def _gap(gap: Gap) -> str:
     a, b = gap.largest_at
-    where = f"step {a}" if gap.by == "step" else f"step {a} of a, {b} of b"
-    out = f"{gap.outside} of {gap.levels} levels outside the noise"
-    broken = f"; {gap.nonfinite:,} rows not finite" if gap.nonfinite else ""
+    steps = f"step {a}" if gap.by == "step" else f"step {a} in a, step {b} in b"
+    outside = f"{gap.outside} of {count(gap.levels, 'level')} outside the noise"
+    broken = f"; {count(gap.nonfinite, 'row')} not finite" if gap.nonfinite else ""
     unit = "nats·steps" if gap.by == "step" else "nats·batches"
-    return f"by {gap.by}: area {number(gap.area)} {unit}, largest gap {signed(gap.largest)} at {where}; {out}{broken}"
+    largest = f"largest gap {signed(gap.largest)} at {steps}"
+    return f"by {gap.by}: area {number(gap.area)} {unit}, {largest}; {outside}{broken}"
 
 
-def _end(gap: Gap) -> str:
-    what = f"by {gap.by}" if gap.column == "loss" else gap.column
-    return f"{what}: b − a = {signed(gap.final)} nats over the last {gap.final_rows} rows; noise ±{nats(gap.noise.end)}"
+def _final_gap(gap: Gap) -> str:
+    name = f"by {gap.by}" if gap.column == "loss" else gap.column
+    rows = "row" if gap.final_rows == 1 else f"{gap.final_rows:,} rows"
+    return f"{name}: b − a = {signed(gap.final)} nats over the last {rows}; noise ±{nats(gap.noise.end)}"
 
 
 def _columns(d: RunsDiff, everything: bool) -> tuple[str, ...]:
     lines: list[str] = []
-    other = [c for c in d.columns if not c.equal]
     if everything:
         for c in d.columns:
-            how = "equal" if c.equal else f"{c.differing:,} of {c.rows:,} rows differ, first at {c.first_step}"
+            text = "equal" if c.equal else f"{c.differing:,} of {c.rows:,} rows differ, first at {c.first_step}"
             if c.only_a or c.only_b:
-                how += f"; logged alone by a {c.only_a:,}, by b {c.only_b:,} times"
-            lines.append(f"{plain(c.name, 60)}: {how}")
+                text += f"; logged only by a {c.only_a:,} times, only by b {c.only_b:,} times"
+            lines.append(f"{plain(c.name, 60)}: {text}")
     elif d.columns:
-        lines.append(f"{len(d.columns) - len(other)} of {len(d.columns)} common ones hold the same bits")
+        equal = sum(c.equal for c in d.columns)
+        lines.append(f"{equal} of {count(len(d.columns), 'common column')} have the same bits")
     for letter, names in (("a", d.columns_only_a), ("b", d.columns_only_b)):
         if names:
-            lines.append(f"in {letter} alone: {_listed((plain(n, 60) for n in names), 10**9 if everything else 8)}")
+            lines.append(f"only in {letter}: {_listed((plain(n, 60) for n in names), 10**9 if everything else 8)}")
     return tuple(lines)
 
 
-def _each(d: RunsDiff, tell: Any, most: int) -> tuple[str, ...]:
-    told = [(letter, list[str](tell(side))) for letter, side in (("a", d.a), ("b", d.b))]
-    return tuple(f"{letter}: {_listed(lines, most, '; ')}" for letter, lines in told if lines)
+def _per_run(d: RunsDiff, texts: Callable[[RunSummary], Iterable[str]], most: int) -> tuple[str, ...]:
+    """One line for each of the two runs that `texts` has something to say about."""
+    pairs = [(letter, list(texts(run))) for letter, run in (("a", d.a), ("b", d.b))]
+    return tuple(f"{letter}: {_listed(items, most, '; ')}" for letter, items in pairs if items)
 
 
-def _incident(found: DiffIncident) -> str:
-    name = plain(found.title, 60)
-    end = f"back at {found.recovery_step}" if found.recovery_step is not None else _OUTCOMES.get(found.outcome, "")
-    where = f" in the discarded attempt {found.attempt}" if found.discarded else ""
-    return f"{name} at {found.onset_step}{where}, peak {found.peak_step}, {end}"
+def _incident(incident: DiffIncident) -> str:
+    name, recovery = plain(incident.title, 60), incident.recovery_step
+    end = f"back at {recovery}" if recovery is not None else _OUTCOMES.get(incident.outcome, "")
+    attempt = f" in the discarded attempt {incident.attempt}" if incident.discarded else ""
+    return f"{name} at {incident.onset_step}{attempt}, peak {incident.peak_step}, {end}"
 
 
-def _worst(found: Sequence[DiffIncident]) -> list[DiffIncident]:
-    return sorted(found, key=lambda one: -one.severity)
+def _worst_first(incidents: Sequence[DiffIncident]) -> list[DiffIncident]:
+    return sorted(incidents, key=lambda incident: -incident.severity)
 
 
 def _setting(setting: Setting) -> str:
@@ -221,7 +227,7 @@ def _value(value: Any) -> str:
     return "–" if value is None else plain(json.dumps(value, ensure_ascii=False, default=str), 60)
 
 
-def _at(step: int | None) -> str:
+def _at_step(step: int | None) -> str:
     return "" if step is None else f" at step {step}"
 
 
@@ -236,11 +242,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
-def _count(number_of: int, what: str, plural: str = "s") -> str:
-    return f"{number_of:,} {what}{plural if number_of != 1 else ''}"
-
-
-def _listed(items: Iterable[str], most: int, between: str = ", ") -> str:
-    shown = list(items)
-    more = f"{between}and {len(shown) - most} more" if len(shown) > most else ""
-    return between.join(shown[:most]) + more
+def _listed(items: Iterable[str], most: int, separator: str = ", ") -> str:
+    texts = list(items)
+    rest = f"{separator}and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + rest

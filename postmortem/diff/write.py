@@ -1,4 +1,4 @@
-"""A diff's files in a directory of their own: each is wholly there or not at all, the page last."""
+"""Writes the files of a diff into a directory, each completely or not at all, the page last."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ JSON = "diff.json"
 def write_files(out: Path, files: Mapping[str, bytes | str]) -> Path:
     """Write `files` (name → content) into `out`, in their order; the path of the last one.
 
-    Files of other names stay as they are. Raises UsageError where `out` holds one of the names and no earlier diff, or
-    cannot be written.
+    Files with other names are not touched. Raises UsageError where `out` contains one of the names but no earlier diff,
+    or cannot be written.
     """
     shown = plain(out, 1000)
     hint = "Choose another place with --out DIR."
     if out.exists() and not out.is_dir():
         raise UsageError(f"{shown}: is a file, not a directory. {hint}")
-    taken = [name for name in files if (out / name).is_symlink() or (out / name).exists()]
-    if taken and (any((out / name).is_symlink() for name in files) or not _earlier(out / JSON)):
-        raise UsageError(f"{shown}: holds {taken[0]}, which no diff wrote, so it is left as it is. {hint}")
+    existing = [name for name in files if (out / name).is_symlink() or (out / name).exists()]
+    if existing and (any((out / name).is_symlink() for name in files) or not _is_diff(out / JSON)):
+        raise UsageError(f"{shown}: contains {existing[0]}, which no diff wrote, so nothing is changed. {hint}")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -36,7 +36,7 @@ def write_files(out: Path, files: Mapping[str, bytes | str]) -> Path:
     return out / list(files)[-1]
 
 
-def _earlier(file: Path) -> bool:
+def _is_diff(file: Path) -> bool:
     """Whether `file` is the JSON of an earlier diff."""
     try:
         raw: Any = json.loads(file.read_bytes())

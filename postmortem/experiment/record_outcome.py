@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from postmortem.assess.proof import Proof, kept, store, with_experiment
+from postmortem.assess.proof import Proof, add_experiment, earlier_proofs, store_proof
 from postmortem.diagnosis import Experiment, Incident
 from postmortem.experiment.judge import EARLIER, NEAR, OutcomeJudge, judge_replay, last_of, reappeared
 from postmortem.experiment.null_replay import examine
@@ -50,10 +50,10 @@ def record_outcome(spec: ReplaySpec, result: ReplayResult, runs: OpenRuns) -> tu
     else:
         null = examine(incident, result, reappeared(replayed, incident), inside)
         found = replace(null.experiment, role="replay")
-    proofs = kept(run)
+    proofs = earlier_proofs(run)
     known = next((one for one in proofs if one.incident == incident.key), None)
-    proof = with_experiment(known, incident.key, found)
-    store(root, proof, proofs)
+    proof = add_experiment(known, incident.key, found)
+    store_proof(root, proof, proofs)
     return proof, found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from postmortem import report
-from postmortem.assess.proof import Proof, kept, store
+from postmortem.assess.proof import Proof, earlier_proofs, store_proof
 from postmortem.diagnosis import Experiment, Incident
 from postmortem.experiment.record_outcome import record_outcome
 from postmortem.experiment.target import ExperimentTarget
@@ -27,7 +27,7 @@ def keep_proof(run: Path, target: ExperimentTarget, proof: Proof) -> tuple[Path,
     """Keep a proof beside its run, and draft the report with it: see `redraft`. Raises CannotWrite."""
     root = root_of(target.run)
     with writing(root):
-        store(root, proof, kept(target.run))
+        store_proof(root, proof, earlier_proofs(target.run))
     return redraft(run, proof, target.runs)
 
 

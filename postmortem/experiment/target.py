@@ -21,7 +21,7 @@ from postmortem.replay.branch import root_of
 from postmortem.replay.request import REPLAYS, healthy_start
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.trust import announced, source_of
-from postmortem.report import select
+from postmortem.report import select_id
 from postmortem.run import Run
 from postmortem.run.manifest import inside
 from postmortem.run.recorded import RecordedRun
@@ -156,7 +156,7 @@ def find_target(
     root = root_of(opened)
     imports = announced(opened.manifest.program, program, trust=trusted)
     found = runs.examined(run).diagnosis()
-    chosen = select(found, number=incident, at=None)
+    chosen = select_id(found, number=incident, at=None)
     one = next((i for i in found.incidents if i.id == chosen), None)
     if one is None:
         raise UsageError(f"{plain(opened.id)} has no incident: there is nothing to experiment on")

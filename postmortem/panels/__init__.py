@@ -1,8 +1,8 @@
-"""The panels: one file each. A panel measures one view of the run around an incident, and draws it.
+"""Panels, one file each: a panel measures one view of the run around an incident, and draws it.
 
-A panel file holds `PANEL = Panel(…)`. `measure` returns what it saw; a panel whose columns are missing or constant is
-silent, and says what it would have told. What a panel draws is in its reading, so that a report can be drawn from the
-diagnosis alone.
+A panel file defines `PANEL = Panel(…)`. `measure` returns observations. A panel whose columns are missing or constant
+is silent, and says what it would have shown. Its reading contains everything that it draws, so that a report can be
+drawn from the diagnosis alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from postmortem.case import Case, Observation
 from postmortem.diagnosis import PanelReading, Trace
 from postmortem.discovery import discover, mistake
-from postmortem.panels._drawing import lines
+from postmortem.panels._drawing import draw_lines
 from postmortem.run import Run
 from postmortem.series import Series
 
@@ -29,17 +29,18 @@ MAX_TRACES = 6
 MAX_POINTS = 400
 
 
-def _always_measurable(_: Case) -> bool:
+def _never(_: Case) -> bool:
     return False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One view of the run. `columns` are canonical names, or a log's own for what has none; one that ends in "*" is a
-    family (group, layer or rank).
-    `observes` are the slugs of all observations that `measure` may make: what causes can put weights on.
+    """One view of the run.
 
-    `without_columns` says whether there is something to measure though no column is logged (a dtype in the manifest).
+    `columns` are canonical names, or a log's own names for columns without one; a name that ends in "*" is a family
+    (group, layer or rank). `observes` are the slugs of all observations that `measure` may make: causes put weights on
+    them. `would_tell` completes the sentence "It would have shown …" of a silent panel. `without_columns` says whether
+    there is something to measure although no column is logged (a dtype in run.json).
     """
 
     number: int
@@ -52,52 +53,54 @@ class Panel:
     unit: str = ""
     log_scale: bool = False
     constant_is_silent: bool = True
-    without_columns: Callable[[Case], bool] = _always_measurable
-    draw: Callable[[Axes, PanelReading], None] = lines
+    without_columns: Callable[[Case], bool] = _never
+    draw: Callable[[Axes, PanelReading], None] = draw_lines
 
     def read(self, case: Case) -> tuple[PanelReading, list[Observation]]:
-        """What the panel has to say about `case`, and the observations to weigh (none where it is silent).
+        """What the panel shows of `case`, and its observations to weigh (none where it is silent).
 
         Raises TypeError, or BrokenPlugin, for an observation that the panel does not declare.
         """
         blank = PanelReading(self.number, self.slug, self.title, self.unit, log_scale=self.log_scale)
         logged = [name for column in self.columns for name in _expand(case.run, column)]
-        reason = self._silence(case.run, logged)
+        reason = self._why_silent(case.run, logged)
         if reason and not self.without_columns(case):
             return replace(blank, silent=reason, would_tell=self.would_tell), []
-        seen = self.measure(case)
-        if not seen:
-            reason = reason or "logged, but not in enough rows around the incident to compare"
+        observations = self.measure(case)
+        if not observations:
+            reason = reason or "logged, but in too few rows around the incident to compare"
             return replace(blank, silent=reason, would_tell=self.would_tell, traces=_traces(case, logged)), []
-        if undeclared := {o.slug for o in seen} - {*self.observes}:
-            said = f"observed {', '.join(sorted(undeclared))}, and does not declare it"
-            raise mistake(self, f"panel {self.slug}: {said}")
-        moved = any(o.moved for o in seen)
-        summary = "; ".join(o.text for o in seen if o.moved == moved)
-        return replace(blank, moved=moved, summary=summary, traces=_traces(case, logged)), seen
+        if undeclared := {o.slug for o in observations} - {*self.observes}:
+            raise mistake(
+                self, f"panel {self.slug}: observed {', '.join(sorted(undeclared))}, which it does not declare"
+            )
+        moved = any(o.moved for o in observations)
+        summary = "; ".join(o.text for o in observations if o.moved == moved)
+        return replace(blank, moved=moved, summary=summary, traces=_traces(case, logged)), observations
 
     def quiet(self, run: Run) -> PanelReading:
-        """The panel over a whole run in which nothing went wrong."""
+        """What the panel shows of a whole run without an incident."""
         blank = PanelReading(self.number, self.slug, self.title, self.unit, log_scale=self.log_scale)
         logged = [name for column in self.columns for name in _expand(run, column)]
-        reason = self._silence(run, logged)
+        reason = self._why_silent(run, logged)
         if reason:
             return replace(blank, silent=reason, would_tell=self.would_tell)
-        named = ", ".join(logged[:MAX_TRACES]) + (
+        names = ", ".join(logged[:MAX_TRACES]) + (
             f" and {len(logged) - MAX_TRACES} more" if len(logged) > MAX_TRACES else ""
         )
-        whole = [(n, s) for n in logged[:MAX_TRACES] if "/" not in n and (s := run.series(n)) is not None]
-        traces = tuple(Trace(n, *_thin(s, keep=()), run.origin(n)) for n, s in whole)
-        return replace(blank, summary=f"nothing departed in {named}", traces=traces)
+        drawn = [(n, s) for n in logged[:MAX_TRACES] if "/" not in n and (s := run.series(n)) is not None]
+        traces = tuple(Trace(n, *_thin(s, keep=()), run.origin(n)) for n, s in drawn)
+        return replace(blank, summary=f"nothing unusual in {names}", traces=traces)
 
-    def _silence(self, run: Run, logged: list[str]) -> str:
+    def _why_silent(self, run: Run, logged: list[str]) -> str:
+        """The reason why there is nothing to measure in the `logged` columns; "" where there is something."""
         if not logged:
             return "not logged: " + ", ".join(self.columns)
         if not self.constant_is_silent:
             return ""
         for name in logged:
             series = run.series(name)
-            if series is None or len(series) < 2 or np.ptp(series.value) != 0:  # NaN != 0 holds, too
+            if series is None or len(series) < 2 or np.ptp(series.value) != 0:  # NaN != 0 is true as well
                 return ""
         return "constant in every row: " + ", ".join(logged[:MAX_TRACES])
 
@@ -106,14 +109,13 @@ class Panel:
 def panels() -> tuple[Panel, ...]:
     """All panels, in order of their numbers."""
     unique = ("slug", "number", "observes")
-    found = discover(sys.modules[__name__], "PANEL", Panel, group="postmortem.panels", unique=unique)
-    return tuple(sorted(found, key=lambda panel: panel.number))
+    discovered = discover(sys.modules[__name__], "PANEL", Panel, group="postmortem.panels", unique=unique)
+    return tuple(sorted(discovered, key=lambda panel: panel.number))
 
 
 def draw_panel(ax: Axes, reading: PanelReading) -> None:
-    """Draw `reading` on `ax`, by the panel that it came from."""
-    known = {panel.slug: panel for panel in panels()}
-    draw = known[reading.slug].draw if reading.slug in known else lines  # a diagnosis may come from another version
+    """Draw `reading` on `ax`, as its panel draws it; as lines where the panel is unknown to this version."""
+    draw = next((panel.draw for panel in panels() if panel.slug == reading.slug), draw_lines)
     draw(ax, reading)
 
 
@@ -124,23 +126,23 @@ def _expand(run: Run, column: str) -> tuple[str, ...]:
 
 
 def _traces(case: Case, names: list[str]) -> tuple[Trace, ...]:
-    """The lines to draw around the incident: named columns first, then the members of a family that moved most."""
-    plain = [name for name in names if "/" not in name]
+    """The lines to draw around the incident: single columns first, then the members of a family that moved most."""
+    single = [name for name in names if "/" not in name]
     family = [name for name in names if "/" in name]
-    if len(plain) + len(family) > MAX_TRACES:
-        seen = {name: case.departure(name) for name in family}
-        family.sort(key=lambda name: -abs(d.z) if (d := seen[name]) else 0.0)
-    found: list[Trace] = []
-    for name in [*plain, *family][:MAX_TRACES]:
+    if len(single) + len(family) > MAX_TRACES:
+        departures = {name: case.departure(name) for name in family}
+        family.sort(key=lambda name: -abs(d.z) if (d := departures[name]) else 0.0)
+    traces: list[Trace] = []
+    for name in [*single, *family][:MAX_TRACES]:
         series = case.series(name)
         if series is not None and (shown := series.window(*drawn_steps(case))):
             step, value = _thin(shown, keep=(case.incident.onset_step, case.incident.peak_step))
-            found.append(Trace(name, step, value, case.run.origin(name)))
-    return tuple(found)
+            traces.append(Trace(name, step, value, case.run.origin(name)))
+    return tuple(traces)
 
 
 def drawn_steps(case: Case) -> tuple[int, int]:
-    """[first, last) steps that pictures show: the incident, and enough before and after it to see what is normal."""
+    """[first, last) steps that pictures show: the incident, and enough rows around it to see what is normal."""
     incident = case.incident
     end = max(incident.recovery_step or incident.peak_step, incident.peak_step)
     rows = min(max(40, 2 * (end - incident.onset_step) // case.row_step), 400)
@@ -149,9 +151,9 @@ def drawn_steps(case: Case) -> tuple[int, int]:
 
 
 def _thin(series: Series, keep: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """At most about MAX_POINTS rows, never without the steps in `keep`."""
+    """Steps and values of about MAX_POINTS rows at most, always with the steps in `keep`."""
     stride = -(-len(series) // MAX_POINTS)
-    chosen = np.zeros(len(series), bool)
-    chosen[::stride] = True
-    chosen[np.isin(series.step, keep)] = True
-    return tuple(series.step[chosen].tolist()), tuple(series.value[chosen].tolist())
+    drawn = np.zeros(len(series), bool)
+    drawn[::stride] = True
+    drawn[np.isin(series.step, keep)] = True
+    return tuple(series.step[drawn].tolist()), tuple(series.value[drawn].tolist())

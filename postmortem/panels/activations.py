@@ -1,24 +1,33 @@
-"""Panel 4, activations by layer: which layer moved first, and whether half precision could still hold them."""
+"""Panel 4, activations by layer: which layer moved first, and whether half precision can represent the values."""
 
 from __future__ import annotations
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._measuring import compared, departed, figures, order
+from postmortem.panels._measuring import (
+    departure_figures,
+    departure_text,
+    moved_columns,
+    moving_order,
+)
+from postmortem.text import count
 
 HALF_MAX = 65504.0  # largest finite IEEE half
 
 
 def _measure(case: Case) -> list[Observation]:
-    moved, count = departed(case, (*case.family("act_rms/"), *case.family("act_max/")), sign=1)
-    if not count:
+    moved, columns = moved_columns(case, (*case.family("act_rms/"), *case.family("act_max/")), sign=1)
+    if not columns:
         return []
     moved = [d for d in moved if not d.ratio < 1.3]
     if not moved:
-        return [Observation("activations.flat", f"none of {count} columns moved", step=case.onset, moved=False)]
+        text = f"none of {count(columns, 'column')} moved"
+        return [Observation("activations.flat", text, step=case.onset, moved=False)]
     largest = max(moved, key=lambda d: d.ratio)
-    text = f"{largest.column} {compared(largest)}; layers in the order in which they moved: {order(moved)}"
-    seen = [Observation("activations.moved", text, largest.column, moved[0].first_step, figures(largest))]
+    text = f"{largest.column} {departure_text(largest)}; layers in the order in which they moved: {moving_order(moved)}"
+    observations = [
+        Observation("activations.moved", text, largest.column, moved[0].first_step, departure_figures(largest))
+    ]
     dtype = (case.run.manifest.dtype or "fp16").lower()
     high = [
         d
@@ -26,9 +35,11 @@ def _measure(case: Case) -> list[Observation]:
         if d.column.startswith("act_max/") and d.value >= 0.9 * HALF_MAX and "16" in dtype and "b" not in dtype
     ]
     if high:
-        text = f"{high[0].column} reaches {compared(high[0])}: half precision ends at 65,504"
-        seen.append(Observation("activations.half_range", text, high[0].column, high[0].first_step, figures(high[0])))
-    return seen
+        text = f"{high[0].column} reaches {departure_text(high[0])}: half precision ends at 65,504"
+        observations.append(
+            Observation("activations.half_range", text, high[0].column, high[0].first_step, departure_figures(high[0]))
+        )
+    return observations
 
 
 PANEL = Panel(

@@ -1,4 +1,4 @@
-"""Panel 11, data: which batch it was, where it came from, and whether it had been seen before."""
+"""Panel 11, data: which batch it was, where it came from, and whether the run had consumed it before."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy as np
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._drawing import lines
-from postmortem.panels._measuring import compared, figures
+from postmortem.panels._drawing import draw_lines
+from postmortem.panels._measuring import (
+    departure_figures,
+    departure_text,
+)
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:
@@ -22,155 +25,125 @@ NORMAL_SIGMAS, COUNT_SIGMAS, SURE_SIGMAS = 2.0, 2.5, 4.0  # of a count: ordinary
 
 
 def _measure(case: Case) -> list[Observation]:
-    return [*_labels(case), *_repeats(case), *_source(case), *_composition(case), *_sibling(case)]
+    return [*_valid_labels(case), *_repeats(case), *_source(case), *_composition(case), *_sibling_batch(case)]
 
 
-def _labels(case: Case) -> list[Observation]:
+def _valid_labels(case: Case) -> list[Observation]:
     series = case.series("valid_labels")
     near = series.window(case.onset - case.row_step, case.onset + 2 * case.row_step) if series is not None else None
     if near is None or not len(near):
         return []
     if (near.value == 0).any():
         step = int(near.step[near.value == 0][0])
-        return [
-            Observation(
-                "data.no_labels",
-                f"no valid label in the batch of step {step}: the mean loss is 0/0",
-                "valid_labels",
-                step,
-                {"value": 0},
-            )
-        ]
-    at = float(near.value.min())
-    return [
-        Observation(
-            "data.labels_valid",
-            f"at least {number(at)} valid labels in the batches around the onset",
-            "valid_labels",
-            case.onset,
-            {"value": at},
-            moved=False,
-        )
-    ]
+        text = f"no valid label in the batch of step {step}: the mean loss is 0/0"
+        return [Observation("data.no_labels", text, "valid_labels", step, {"value": 0})]
+    fewest = float(near.value.min())
+    text = f"at least {number(fewest)} valid {'label' if fewest == 1 else 'labels'} in each batch around the onset"
+    return [Observation("data.labels_valid", text, "valid_labels", case.onset, {"value": fewest}, moved=False)]
 
 
 def _repeats(case: Case) -> list[Observation]:
     for finding in case.incident.findings:
         if finding.kind == "repeated_batch":
             rows = int(finding.figures["rows"])
-            many = f"{rows} rows on end" if rows > 1 else "once"
-            text = f"a batch hash seen before comes again from step {finding.onset_step}, {many}"
-            sure = min(1.0, 0.25 + rows / 4)  # one repeat may be chance or an epoch's seam
-            return [Observation("data.repeat", text, "batch_hash", finding.onset_step, {"rows": rows}, sure)]
-    hashes = case.labels("batch_hash")
-    here = hashes.at(case.onset) if hashes is not None else None
-    if hashes is None or here is None:
-        return []
-    same = hashes.step[hashes.value == here]
-    elsewhere = [int(s) for s in same if abs(int(s) - case.onset) > 20 * case.row_step]
-    near = same[(np.abs(same - case.onset) <= 20 * case.row_step) & (same != case.onset)]
-    seen: list[Observation] = []
-    if not near.size:
-        seen.append(
-            Observation(
-                "data.unique",
-                "its batch hash differs from those of its neighbours",
-                "batch_hash",
-                case.onset,
-                moved=False,
+            where = (
+                f"at step {finding.onset_step}" if rows == 1 else f"in {rows} rows from step {finding.onset_step} on"
             )
-        )
-    harmless = [s for s in elsewhere if not any(i.onset_step <= s <= i.peak_step for i in case.incidents)]
+            text = f"an earlier batch hash comes again {where}"
+            strength = min(1.0, 0.25 + rows / 4)  # one repeat may be chance, or the border between two epochs
+            return [Observation("data.repeat", text, "batch_hash", finding.onset_step, {"rows": rows}, strength)]
+    hashes = case.labels("batch_hash")
+    suspect = hashes.at(case.onset) if hashes is not None else None
+    if hashes is None or suspect is None:
+        return []
+    steps = hashes.step[hashes.value == suspect]
+    far = [int(s) for s in steps if abs(int(s) - case.onset) > 20 * case.row_step]
+    near = steps[(np.abs(steps - case.onset) <= 20 * case.row_step) & (steps != case.onset)]
+    observations: list[Observation] = []
+    if not near.size:
+        text = "the batch hash differs from those of the neighboring steps"
+        observations.append(Observation("data.unique", text, "batch_hash", case.onset, moved=False))
+    harmless = [s for s in far if not any(i.onset_step <= s <= i.peak_step for i in case.incidents)]
     if harmless:
-        text = f"the same batch was consumed at step {harmless[0]} without an incident"
-        seen.append(
-            Observation("data.same_batch_harmless", text, "batch_hash", harmless[0], {"step": harmless[0]}, moved=False)
+        step, text = harmless[0], f"the same batch was consumed at step {harmless[0]} without an incident"
+        observations.append(
+            Observation("data.same_batch_harmless", text, "batch_hash", step, {"step": step}, moved=False)
         )
-    return seen
+    return observations
 
 
 def _source(case: Case) -> list[Observation]:
-    """Whether the departed rows share a source that the rows around them do not have.
+    """Whether the rows from the onset on share a source that the rows before do not have.
 
-    A run of rows counts from the onset on as long as the source stays the same; a mixture in which sources alternate
-    at random gives runs of one or two of a source that is common elsewhere.
+    `length` counts the rows from the onset on until the source changes. Where sources alternate at random, it is one or
+    two, and the source is common in the rows before.
     """
     sources = case.labels("source")
-    here = sources.at(case.onset) if sources is not None else None
-    if sources is None or here is None:
+    source = sources.at(case.onset) if sources is not None else None
+    if sources is None or source is None:
         return []
     index = int(np.searchsorted(sources.step, case.onset))
-    ahead = sources.value[index:] == here
-    length = int(ahead.size if ahead.all() else np.argmin(ahead))
-    behind = sources.value[max(0, index - 200) : index]
-    share = float(np.mean(behind == here)) if behind.size else 0.0
-    figure = {"rows": length, "share_before": share}
-    name = plain(here, 60)
-    if behind.size >= 20 and share < 0.02 and length < 0.5 * ahead.size:
-        text = (
-            f"{length} consecutive batches come from {name}, which supplied {number(100 * share)} % of the 200 before"
-        )
-        return [
-            Observation("data.new_source" if length > 1 else "data.new_source_once", text, "source", case.onset, figure)
-        ]
-    return [
-        Observation(
-            "data.usual_source",
-            f"{name}, as {number(100 * share)} % of the batches before",
-            "source",
-            case.onset,
-            figure,
-            moved=False,
-        )
-    ]
+    same_after = sources.value[index:] == source
+    length = int(same_after.size if same_after.all() else np.argmin(same_after))
+    before = sources.value[max(0, index - 200) : index]
+    share = float(np.mean(before == source)) if before.size else 0.0
+    figures = {"rows": length, "share_before": share}
+    name = plain(source, 60)
+    if before.size >= 20 and share < 0.02 and length < 0.5 * same_after.size:
+        batches = "1 batch comes" if length == 1 else f"{length} consecutive batches come"
+        text = f"{batches} from {name}, which supplied {number(100 * share)} % of the {before.size} batches before"
+        slug = "data.new_source" if length > 1 else "data.new_source_once"
+        return [Observation(slug, text, "source", case.onset, figures)]
+    text = f"the batch comes from {name}, as do {number(100 * share)} % of the batches before"
+    return [Observation("data.usual_source", text, "source", case.onset, figures, moved=False)]
 
 
 def _composition(case: Case) -> list[Observation]:
-    seen: list[Observation] = []
-    here = (case.onset - case.row_step, case.onset + 2 * case.row_step)
-    for column, slug, what in (
+    observations: list[Observation] = []
+    around = (case.onset - case.row_step, case.onset + 2 * case.row_step)
+    for column, slug, label in (
         ("rare_tokens", "rare_tokens", "rare tokens in the batch"),
         ("repeated_ngram_tokens", "ngrams", "tokens in repeated n-grams"),
     ):
-        d = case.departure(column, here, sign=1)
+        d = case.departure(column, around, sign=1)
         if d is None:
             continue
         # Counts: the square root makes Poisson noise even (σ ≈ 1/2 at any level), so 2 (√a − √b) is in sigmas.
         sigmas = 2 * (max(d.value, 0.0) ** 0.5 - max(d.baseline, 0.0) ** 0.5)
-        observed = f"{what}: {compared(d)}"
+        text, figures = f"{label}: {departure_text(d)}", departure_figures(d)
         if sigmas >= COUNT_SIGMAS and d.beyond > 1:
-            sure = min(1.0, sigmas / SURE_SIGMAS)
-            seen.append(Observation(f"data.{slug}", observed, column, d.step, figures(d), sure))
+            strength = min(1.0, sigmas / SURE_SIGMAS)
+            observations.append(Observation(f"data.{slug}", text, column, d.step, figures, strength))
         elif sigmas < NORMAL_SIGMAS:
-            seen.append(Observation(f"data.{slug}_normal", observed, column, d.step, figures(d), moved=False))
-    return seen
+            observations.append(Observation(f"data.{slug}_normal", text, column, d.step, figures, moved=False))
+    return observations
 
 
-def _sibling(case: Case) -> list[Observation]:
-    """What another run made of the same batch, by its hash."""
+def _sibling_batch(case: Case) -> list[Observation]:
+    """Whether the same batch, by its hash, was harmless in another run."""
     hashes = case.labels("batch_hash")
-    here = None if hashes is None else hashes.at(case.onset)
-    if case.sibling is None or here is None:
+    suspect = None if hashes is None else hashes.at(case.onset)
+    if case.sibling is None or suspect is None:
         return []
-    met = [(step, case.sibling.incident_near(step, case.row_step, a)) for step, a in case.sibling.consumed(here)]
-    if not met:
+    uses = [(step, case.sibling.incident_near(step, case.row_step, a)) for step, a in case.sibling.consumed(suspect)]
+    if not uses:
         return []
-    step, found = next((one for one in met if one[1] is not None), met[0])
-    name, figure = plain(case.sibling.run.id, 60), {"step": step}
-    if found is None:
+    step, incident = next((use for use in uses if use[1] is not None), uses[0])
+    name, figures = plain(case.sibling.run.id, 60), {"step": step}
+    if incident is None:
         text = f"the run {name} consumed the same batch at step {step} without an incident"
-        return [Observation("data.baseline_harmless", text, "batch_hash", case.onset, figure, moved=False)]
-    text = f"the run {name} consumed the same batch at step {step}, and has an incident there, too"
-    return [Observation("data.baseline_harmful", text, "batch_hash", case.onset, figure)]
+        return [Observation("data.baseline_harmless", text, "batch_hash", case.onset, figures, moved=False)]
+    text = f"the run {name} consumed the same batch at step {step}, and has an incident there as well"
+    return [Observation("data.baseline_harmful", text, "batch_hash", case.onset, figures)]
 
 
 def _draw(ax: Axes, reading: PanelReading) -> None:
-    """Rare and repeated tokens; valid labels only where a batch had none: they would flatten the others."""
-    shown = {"rare_tokens", "repeated_ngram_tokens"}
+    """Draw rare and repeated tokens; valid labels only where a batch had none: they would flatten the other lines."""
+    names = {"rare_tokens", "repeated_ngram_tokens"}
     if any(0.0 in trace.value for trace in reading.traces if trace.name == "valid_labels"):
-        shown = {"valid_labels"}
-    chosen = tuple(trace for trace in reading.traces if trace.name in shown)
-    lines(ax, replace(reading, traces=chosen or reading.traces))
+        names = {"valid_labels"}
+    traces = tuple(trace for trace in reading.traces if trace.name in names)
+    draw_lines(ax, replace(reading, traces=traces or reading.traces))
 
 
 PANEL = Panel(

@@ -1,25 +1,27 @@
-"""Panel 6, dead units and saturation."""
+"""Panel 6, dead units: whether more units died or saturated than before."""
 
 from __future__ import annotations
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._measuring import compared, departed, figures
+from postmortem.panels._measuring import (
+    departure_figures,
+    departure_text,
+    moved_columns,
+)
+from postmortem.text import count
 
 
 def _measure(case: Case) -> list[Observation]:
-    moved, count = departed(case, case.family("dead_frac/"), sign=1)
-    if not count:
+    moved, layers = moved_columns(case, case.family("dead_frac/"), sign=1)
+    if not layers:
         return []
     moved = [d for d in moved if d.value - d.baseline > 0.05]
     if not moved:
-        return [
-            Observation(
-                "dead_units.flat", f"no more dead units than before in {count} layers", step=case.onset, moved=False
-            )
-        ]
-    text = f"{moved[0].column} {compared(moved[0])}"
-    return [Observation("dead_units.moved", text, moved[0].column, moved[0].step, figures(moved[0]))]
+        text = f"no more dead units than before in {count(layers, 'layer')}"
+        return [Observation("dead_units.flat", text, step=case.onset, moved=False)]
+    text = f"{moved[0].column} {departure_text(moved[0])}"
+    return [Observation("dead_units.moved", text, moved[0].column, moved[0].step, departure_figures(moved[0]))]
 
 
 PANEL = Panel(
@@ -30,7 +32,7 @@ PANEL = Panel(
     _measure,
     "whether units died or saturated in the incident (an lr too high): log dead_frac/<layer>",
     unit="share",
-    constant_is_silent=False,  # no dead unit in any row is what a sound run shows
+    constant_is_silent=False,  # a sound run has no dead unit in any row
     observes=(
         "dead_units.flat",
         "dead_units.moved",

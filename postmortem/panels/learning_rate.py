@@ -1,4 +1,4 @@
-"""Panel 2, the learning rate: smooth, or broken against its own trend?"""
+"""Panel 2, the learning rate: whether it is smooth or jumps away from its own trend."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def _measure(case: Case) -> list[Observation]:
     series = case.series("lr")
     if series is None:
         return []
-    jump = _own_jump(case) or _earlier_jump(case, series)
+    jump = _jump_in_incident(case) or _jump_before(case, series)
     if jump is not None:
         ratio = _ratio(jump)
         text = (
-            f"jumps to {number(jump.peak)} at step {jump.onset_step} where its own trend gives "
+            f"jumps to {number(jump.peak)} at step {jump.onset_step}, where its trend predicts "
             f"{number(jump.baseline)} ({times(ratio)})"
         )
         figures = {"value": jump.peak, "baseline": jump.baseline, "ratio": ratio}
@@ -29,45 +29,37 @@ def _measure(case: Case) -> list[Observation]:
     if len(near) < 3:
         return []
     value = float(near.value[-1])
-    seen = [
-        Observation(
-            "lr.smooth",
-            f"smooth through the incident ({number(value)}), no jump",
-            "lr",
-            case.onset,
-            {"value": value},
-            moved=False,
-        )
-    ]
+    text = f"smooth through the incident ({number(value)}), no jump"
+    observations = [Observation("lr.smooth", text, "lr", case.onset, {"value": value}, moved=False)]
     highest = float(series.value.max())
     if highest > 0 and series.value.min() < 0.9 * highest and value >= 0.9 * highest:
-        text = f"within 10 % of its highest value ({number(highest)}) when it happened"
-        seen.append(
-            Observation("lr.near_peak", text, "lr", case.onset, {"value": value, "highest": highest}, moved=False)
-        )
+        text = f"within 10 % of its highest value ({number(highest)}) at the time of the incident"
+        figures = {"value": value, "highest": highest}
+        observations.append(Observation("lr.near_peak", text, "lr", case.onset, figures, moved=False))
     if value >= EXTREME_ADAM_LR and case.series("adam_v_norm") is not None:
-        text = f"{number(value)} is ten times what Adam trains well with anywhere in the literature"
-        seen.append(Observation("lr.extreme", text, "lr", case.onset, {"value": value}, moved=False))
-    return seen
+        text = f"{number(value)} is about ten times the rates at which Adam trains well in the literature, or more"
+        observations.append(Observation("lr.extreme", text, "lr", case.onset, {"value": value}, moved=False))
+    return observations
 
 
-def _own_jump(case: Case) -> Finding | None:
-    """The incident's first jump; one after its peak is no cause of it."""
+def _jump_in_incident(case: Case) -> Finding | None:
+    """The incident's first jump; a jump after its peak did not cause it."""
     return next(
         (f for f in case.incident.findings if f.kind == _JUMP and f.onset_step <= case.incident.peak_step), None
     )
 
 
-def _earlier_jump(case: Case, series: Series) -> Finding | None:
-    """The last jump upwards not long before the onset, of an incident of its own, if the rate is still up by then."""
-    since = case.onset - BASELINE_ROWS * case.row_step
-    before = [i for i in case.incidents if (i.attempt, i.discarded) == (case.incident.attempt, case.incident.discarded)]
-    jumps = [f for i in before for f in i.findings if f.kind == _JUMP and since <= f.onset_step < case.onset]
+def _jump_before(case: Case, series: Series) -> Finding | None:
+    """The last upward jump shortly before the onset, in an incident of the same history, if the rate is still up."""
+    earliest = case.onset - BASELINE_ROWS * case.row_step
+    history = (case.incident.attempt, case.incident.discarded)
+    incidents = [i for i in case.incidents if (i.attempt, i.discarded) == history]
+    jumps = [f for i in incidents for f in i.findings if f.kind == _JUMP and earliest <= f.onset_step < case.onset]
     last = max(jumps, key=lambda f: f.onset_step, default=None)
-    then = series.window(0, case.onset + 1).value[-1:]
-    if last is None or _ratio(last) <= 1 or not then.size:
+    rate = series.window(0, case.onset + 1).value[-1:]
+    if last is None or _ratio(last) <= 1 or not rate.size:
         return None
-    return last if then[0] >= last.baseline + 0.5 * (last.peak - last.baseline) else None
+    return last if rate[0] >= last.baseline + 0.5 * (last.peak - last.baseline) else None
 
 
 def _ratio(jump: Finding) -> float:
@@ -80,7 +72,7 @@ PANEL = Panel(
     "Learning rate",
     ("lr",),
     _measure,
-    "whether the schedule jumped (a warmup that ends abruptly, a restart that is misaligned): log lr each step",
+    "whether the schedule jumped (an abrupt end of the warmup, a misaligned restart): log lr at each step",
     constant_is_silent=False,
     observes=(
         "lr.jump",

@@ -1,22 +1,34 @@
-"""Panel 10, logits: attention and output, entropy and log Z."""
+"""Panel 10, logits: whether attention logits, output logits, attention entropy or log Z moved."""
 
 from __future__ import annotations
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._measuring import compared, departed, figures
+from postmortem.panels._measuring import (
+    departure_figures,
+    departure_text,
+    moved_columns,
+)
+from postmortem.text import count
 
 
 def _measure(case: Case) -> list[Observation]:
     names = ("max_attention_logit", "max_output_logit", "log_z", *case.family("attention_entropy/"))
-    moved, count = departed(case, names)
-    if not count:
+    moved, columns = moved_columns(case, names)
+    if not columns:
         return []
     if not moved:
-        return [Observation("logits.flat", f"none of {count} columns moved", step=case.onset, moved=False)]
+        text = f"none of {count(columns, 'column')} moved"
+        return [Observation("logits.flat", text, step=case.onset, moved=False)]
     first = moved[0]
     return [
-        Observation("logits.moved", f"{first.column} {compared(first)}", first.column, first.first_step, figures(first))
+        Observation(
+            "logits.moved",
+            f"{first.column} {departure_text(first)}",
+            first.column,
+            first.first_step,
+            departure_figures(first),
+        )
     ]
 
 

@@ -1,42 +1,39 @@
-"""Panel 8, the optimizer's state: moments and step count, continuous or reset?"""
+"""Panel 8, the optimizer's state: whether moments and step count are continuous or were reset."""
 
 from __future__ import annotations
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._measuring import compared, figures
+from postmortem.panels._measuring import (
+    departure_figures,
+    departure_text,
+)
 from postmortem.text import number
 
 
 def _measure(case: Case) -> list[Observation]:
     resets = [f for f in case.incident.findings if f.kind == "optimizer_state_discontinuity"]
-    seen: list[Observation] = []
+    observations: list[Observation] = []
     if resets:
         parts = [
             f"{f.column} falls from {number(f.baseline)} to {number(f.peak)} at step {f.peak_step}" for f in resets[:3]
         ]
-        figure = {
+        figures = {
             f"{f.column}_{end}": value for f in resets for end, value in (("before", f.baseline), ("after", f.peak))
         }
-        seen.append(Observation("moments.reset", "; ".join(parts), resets[0].column, resets[0].onset_step, figure))
+        first = resets[0]
+        observations.append(Observation("moments.reset", "; ".join(parts), first.column, first.onset_step, figures))
     else:
         names = [n for n in ("adam_m_norm", "adam_v_norm", "optimizer_step") if case.baseline(n) is not None]
         if names:
-            text = f"{', '.join(names)} continuous across the onset"
-            seen.append(Observation("moments.continuous", text, names[0], case.onset, moved=False))
+            text = f"{', '.join(names)}: continuous across the onset"
+            observations.append(Observation("moments.continuous", text, names[0], case.onset, moved=False))
     before = (case.onset - 8 * case.row_step, case.onset + case.row_step)
     ratio = case.departure("g2_over_v", before, sign=1)
     if ratio is not None and ratio.moved and ratio.value > 2:
-        seen.append(
-            Observation(
-                "moments.stale",
-                f"g²/v {compared(ratio)}: v under-estimates the gradient",
-                "g2_over_v",
-                ratio.step,
-                figures(ratio),
-            )
-        )
-    return seen
+        text = f"g²/v {departure_text(ratio)}: v underestimates the gradient"
+        observations.append(Observation("moments.stale", text, "g2_over_v", ratio.step, departure_figures(ratio)))
+    return observations
 
 
 PANEL = Panel(

@@ -1,43 +1,32 @@
-"""Panel 13, throughput and ranks: slow steps, and whether one rank departs alone."""
+"""Panel 13, throughput and ranks: whether steps were slow, and whether a single rank departed."""
 
 from __future__ import annotations
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._measuring import compared, departed, figures
+from postmortem.panels._measuring import (
+    departure_figures,
+    departure_text,
+    moved_columns,
+)
+from postmortem.text import count
 
 
 def _measure(case: Case) -> list[Observation]:
-    seen: list[Observation] = []
-    ranks, count = departed(case, case.family("loss/rank"), sign=1)
-    if count >= 2 and ranks:
-        slug = "ranks.one" if len(ranks) == 1 else "ranks.several"
-        seen.append(
-            Observation(
-                slug,
-                f"{len(ranks)} of {count} ranks depart, first {ranks[0].column}",
-                ranks[0].column,
-                ranks[0].first_step,
-            )
-        )
-    slow = case.departure("step_time_s", sign=1)
-    if slow is not None:
-        if slow.moved and slow.ratio >= 2:
-            seen.append(
-                Observation("throughput.slow", f"step time {compared(slow)}", "step_time_s", slow.step, figures(slow))
-            )
-        else:
-            seen.append(
-                Observation(
-                    "throughput.flat",
-                    f"step time {compared(slow)}",
-                    "step_time_s",
-                    slow.step,
-                    figures(slow),
-                    moved=False,
-                )
-            )
-    return seen
+    observations: list[Observation] = []
+    departed, ranks = moved_columns(case, case.family("loss/rank"), sign=1)
+    if ranks >= 2 and departed:
+        first = departed[0]
+        slug = "ranks.one" if len(departed) == 1 else "ranks.several"
+        verb = "departs" if len(departed) == 1 else "depart"
+        text = f"{len(departed)} of {count(ranks, 'rank')} {verb}, the first is {first.column}"
+        observations.append(Observation(slug, text, first.column, first.first_step))
+    time = case.departure("step_time_s", sign=1)
+    if time is not None:
+        slow = time.moved and time.ratio >= 2
+        slug, text = "throughput.slow" if slow else "throughput.flat", f"step time {departure_text(time)}"
+        observations.append(Observation(slug, text, "step_time_s", time.step, departure_figures(time), moved=slow))
+    return observations
 
 
 PANEL = Panel(
@@ -46,7 +35,7 @@ PANEL = Panel(
     "Throughput and ranks",
     ("step_time_s", "tokens_per_s", "loss/rank*"),
     _measure,
-    "whether a node hung or one rank departed alone: log step_time_s, and loss per rank",
+    "whether a node hung or a single rank departed: log step_time_s, and loss per rank",
     observes=(
         "ranks.one",
         "ranks.several",

@@ -1,4 +1,4 @@
-"""Panel 7, the distribution of the loss over tokens: a tail of few tokens, or the whole batch?"""
+"""Panel 7, the loss of single tokens: whether a tail of few tokens moved or the whole batch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import numpy as np
 
 from postmortem.case import Case, Departure, Observation
 from postmortem.panels import Panel
-from postmortem.panels._drawing import COLOURS, finish
-from postmortem.panels._measuring import QUANTILES, compared, figures, token_share_of_rise
+from postmortem.panels._drawing import COLORS, set_scale
+from postmortem.panels._measuring import (
+    QUANTILES,
+    departure_figures,
+    departure_text,
+    token_share_of_rise,
+)
 from postmortem.text import number
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
     from postmortem.diagnosis import PanelReading
 
-AGREES, DISAGREES = 0.5, 0.3  # shares of the rise of the loss that the quantiles account for
+AGREES, DISAGREES = 0.5, 0.3  # shares of the rise of the loss that the quantiles explain
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -30,64 +35,63 @@ def _measure(case: Case) -> list[Observation]:
     at_onset = any(d.moved for d in _row(case, case.onset).values())
     share = token_share_of_rise(case) if case.loss_moved() else None
     if share is not None and share[0] < DISAGREES and not at_onset:
-        part = number(round(100 * max(share[0], 0.0)))
-        text = f"accounts for {part} % of the rise of the loss: {tail.column} {compared(tail)}"
-        figure = {**figures(tail), "share_of_rise": share[0]}
-        return [Observation("token_loss.disagrees", text, tail.column, share[1], figure, moved=False)]
+        percent = number(round(100 * max(share[0], 0.0)))
+        text = f"explains {percent} % of the rise of the loss: {tail.column} {departure_text(tail)}"
+        figures = {**departure_figures(tail), "share_of_rise": share[0]}
+        return [Observation("token_loss.disagrees", text, tail.column, share[1], figures, moved=False)]
     agrees = share is not None and share[0] >= AGREES
     if not agrees and not any(d.moved for d in departures):
-        text = f"did not move: {tail.column} {compared(tail)}"
-        return [Observation("token_loss.flat", text, tail.column, tail.step, figures(tail), moved=False)]
-    # The batch of the onset made the gradient; what comes after it is read with damaged parameters.
+        text = f"did not move: {tail.column} {departure_text(tail)}"
+        return [Observation("token_loss.flat", text, tail.column, tail.step, departure_figures(tail), moved=False)]
+    # The batch of the onset made the gradient; the rows after it are computed with damaged parameters.
     step = case.onset if at_onset else share[1] if share is not None and agrees else worst.step
-    here = _row(case, step)
-    tails = [here[name] for name in list(QUANTILES)[1:] if name in here]
+    quantiles = _row(case, step)
+    tails = [quantiles[name] for name in list(QUANTILES)[1:] if name in quantiles]
     if not tails:
         return []
     tail = max(tails, key=lambda d: d.value - d.baseline)
-    return [_shape(here.get("token_loss_p50"), tail, tails[-1], step), *_few_tokens(case, step)]
+    return [_shape(quantiles.get("token_loss_p50"), tail, tails[-1], step), *_few_tokens(case, step)]
 
 
 def _row(case: Case, step: int) -> dict[str, Departure]:
-    """The quantiles of one row: its shape tells a tail from a shift."""
+    """The quantiles of one row, whose shape distinguishes a tail from a shift."""
     return {name: d for name in QUANTILES if (d := case.departure(name, (step, step + 1))) is not None}
 
 
 def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: int) -> Observation:
     tail_shift = tail.value - tail.baseline
     middle_shift = 0.0 if middle is None else middle.value - middle.baseline
-    figure = {**figures(tail), "median_shift": middle_shift, "tail_shift": tail_shift, "highest": highest.value}
+    shifts = {"median_shift": middle_shift, "tail_shift": tail_shift, "highest": highest.value}
+    figures = {**departure_figures(tail), **shifts}
     if middle is not None and middle.z > 4 and middle_shift > 0.5 * tail_shift:
         text = (
             f"the whole histogram shifts: the median by {number(middle_shift)} nats, {tail.column} by "
             f"{number(tail_shift)}"
         )
-        return Observation("token_loss.whole", text, middle.column, step, figure)
+        return Observation("token_loss.whole", text, middle.column, step, figures)
     if tail_shift > 0:
         median = f", while the median token moves by {number(middle_shift)} nats" if middle is not None else ""
-        return Observation(
-            "token_loss.tail", f"a heavy right tail: {tail.column} {compared(tail)}{median}", tail.column, step, figure
-        )
-    return Observation(
-        "token_loss.lower", f"lower than before: {tail.column} {compared(tail)}", tail.column, step, figure
-    )
+        text = f"a heavy right tail: {tail.column} {departure_text(tail)}{median}"
+        return Observation("token_loss.tail", text, tail.column, step, figures)
+    text = f"lower than before: {tail.column} {departure_text(tail)}"
+    return Observation("token_loss.lower", text, tail.column, step, figures)
 
 
 def _few_tokens(case: Case, step: int) -> list[Observation]:
-    """Whether the worst tokens of the batch are few distinct ids, which is what a long-tail batch looks like."""
+    """Whether the worst tokens of the batch have only few distinct ids, as in a long-tail batch."""
     ids = case.numbers_at("worst_token_ids", step)
     if ids is None or len(ids) < 4:
         return []
-    counted = Counter(int(i) for i in ids).most_common(2)
-    share = sum(n for _, n in counted) / len(ids)
-    names = [case.piece(i) for i, _ in counted]
+    top_two = Counter(int(i) for i in ids).most_common(2)
+    share = sum(n for _, n in top_two) / len(ids)
+    names = [case.piece(i) for i, _ in top_two]
     text = f"{number(100 * share)} % of the worst tokens are {' and '.join(names)}"
     slug = "token_loss.few_ids" if share >= 0.6 else "token_loss.many_ids"
     return [Observation(slug, text, "worst_token_ids", step, {"share": share}, moved=share >= 0.6)]
 
 
 def _draw(ax: Axes, reading: PanelReading) -> None:
-    """The median as a line, the band up to the 99th percentile shaded, the maximum as dots."""
+    """Draw the median as a line, the band up to the 99th percentile shaded, and the maximum as dots."""
     by_name = {trace.name: trace for trace in reading.traces}
     for (upper, shade), lower in zip(
         (("token_loss_p99", 0.15), ("token_loss_p90", 0.3)), ("token_loss_p50",) * 2, strict=True
@@ -97,18 +101,18 @@ def _draw(ax: Axes, reading: PanelReading) -> None:
                 by_name[upper].step,
                 by_name[lower].value,
                 by_name[upper].value,
-                color=COLOURS[0],
+                color=COLORS[0],
                 alpha=shade,
                 lw=0,
                 label=f"p50 to {upper[11:]}",
             )
     if "token_loss_p50" in by_name:
-        ax.plot(by_name["token_loss_p50"].step, by_name["token_loss_p50"].value, color=COLOURS[0], lw=1.2, label="p50")
+        ax.plot(by_name["token_loss_p50"].step, by_name["token_loss_p50"].value, color=COLORS[0], lw=1.2, label="p50")
     if "token_loss_max" in by_name:
         ax.plot(
-            by_name["token_loss_max"].step, by_name["token_loss_max"].value, ".", color=COLOURS[1], ms=3, label="max"
+            by_name["token_loss_max"].step, by_name["token_loss_max"].value, ".", color=COLORS[1], ms=3, label="max"
         )
-    finish(ax, reading)
+    set_scale(ax, reading)
 
 
 PANEL = Panel(
@@ -118,7 +122,7 @@ PANEL = Panel(
     tuple(QUANTILES),
     _measure,
     (
-        "whether few tokens carried the loss (long tail) or the whole batch did (garbage): log token_loss_p50, "
+        "whether few tokens caused the rise (long tail) or the whole batch did (garbage): log token_loss_p50, "
         "_p90, _p99, _max"
     ),
     unit="nats",

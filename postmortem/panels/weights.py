@@ -1,4 +1,4 @@
-"""Panel 5, weights and updates: did a parameter move further than an update can move it, and was it provoked?"""
+"""Panel 5, weights and updates: whether a parameter moved further than an update can move it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import numpy as np
 
 from postmortem.case import BASELINE_ROWS, Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._measuring import compared, figures
+from postmortem.panels._measuring import (
+    departure_figures,
+    departure_text,
+)
 from postmortem.series import Series
 from postmortem.text import number, plain, times
 
-LARGEST_UPDATE = (
-    10.0  # RMS ÷ lr; Adam's own bound is (1−β1)/√(1−β2) = 3.16 at β2 = 0.999, 10 leaves room for other betas
-)
-JUMP = 6.0  # a step of the norm this many times the largest one before it is no ordinary update
+# RMS ÷ lr; Adam's own bound is (1−β1)/√(1−β2) = 3.16 at β2 = 0.999, and 10 leaves room for other betas.
+LARGEST_UPDATE = 10.0
+JUMP = 6.0  # an ordinary update never changes the norm by this many times the largest change before
 
 
 def _measure(case: Case) -> list[Observation]:
-    seen: list[Observation] = []
+    observations: list[Observation] = []
     names = [n for n in ("param_norm", *case.family("param_norm/")) if n in case.run.columns]
     broken = [b for n in names if (b := _nonfinite(case, n)) is not None]
     if broken:
         column, step = min(broken, key=lambda b: b[1])
         loss = case.series("loss")
-        at = loss.at(step) if loss else None
-        finite_loss = at is not None and bool(np.isfinite(at))
+        value = loss.at(step) if loss else None
+        finite_loss = value is not None and bool(np.isfinite(value))
         gradient = case.series("grad_norm")
         norm = gradient.at(step) if gradient else None
         text = f"{plain(column)} is non-finite after the update of step {step}" + (
@@ -38,13 +40,10 @@ def _measure(case: Case) -> list[Observation]:
         filter(None, (_jump(case, n) for n in names)), key=lambda j: (j.step or 0, -float(j.figures["ratio"] or 0))
     )
     if jumps:
-        seen.append(jumps[0])
+        observations.append(jumps[0])
     elif names and case.baseline(names[0]) is not None:
-        seen.append(
-            Observation(
-                "weights.smooth", "parameter norms move no further than before", names[0], case.onset, moved=False
-            )
-        )
+        text = "parameter norms move no further than before"
+        observations.append(Observation("weights.smooth", text, names[0], case.onset, moved=False))
     update = case.departure("update_rms")
     if update is not None:
         slug = (
@@ -54,9 +53,10 @@ def _measure(case: Case) -> list[Observation]:
             if update.moved and update.ratio <= 0.7
             else "update.flat"
         )
-        text = f"update RMS ÷ lr {compared(update)}"
-        seen.append(Observation(slug, text, "update_rms", update.step, figures(update), moved=slug != "update.flat"))
-    return seen
+        text, figures = f"update RMS ÷ lr {departure_text(update)}", departure_figures(update)
+        moved = slug != "update.flat"
+        observations.append(Observation(slug, text, "update_rms", update.step, figures, moved=moved))
+    return observations
 
 
 def _nonfinite(case: Case, name: str) -> tuple[str, int] | None:
@@ -68,52 +68,52 @@ def _nonfinite(case: Case, name: str) -> tuple[str, int] | None:
 
 
 def _jump(case: Case, name: str) -> Observation | None:
-    """A change of a norm from one row to the next beyond anything in the baseline, and whether a gradient explains it.
+    """A change of a norm from one row to the next that exceeds every change in the baseline, and whether a gradient
+    explains it.
 
-    Rows need not be evenly spaced: a row that is further from the last than those before it may have moved further.
+    Rows need not be evenly spaced: a row after a longer gap may have moved further.
     """
     series = case.series(name)
     if series is None:
         return None
     near = series.window(case.baseline_start, case.span[1])
-    apart = np.diff(near.step)
-    moved = Series(name, near.step[1:], np.abs(np.diff(near.value)))
-    before, inside = moved.window(0, case.span[0]), moved.window(*case.span)
+    steps_between = np.diff(near.step)
+    change = Series(name, near.step[1:], np.abs(np.diff(near.value)))
+    before, inside = change.window(0, case.span[0]), change.window(*case.span)
     if len(before) < BASELINE_ROWS // 4 or not len(inside):
         return None
-    first = int(np.searchsorted(moved.step, inside.step[0]))
-    per_step = float((before.value / apart[: len(before)]).max())
-    usual = np.maximum(float(before.value.max()), per_step * apart[first : first + len(inside)])
+    first = int(np.searchsorted(change.step, inside.step[0]))
+    per_step = float((before.value / steps_between[: len(before)]).max())
+    usual = np.maximum(float(before.value.max()), per_step * steps_between[first : first + len(inside)])
     worst = int(np.argmax(inside.value / np.maximum(usual, 1e-300)))
     if not inside.value[worst] > JUMP * max(usual[worst], 1e-6 * float(np.abs(near.value).max())):
         return None
     step = int(inside.step[worst])
-    since = int(near.step[first + worst])
-    figure = {
+    last_before = int(near.step[first + worst])
+    figures = {
         "change": float(inside.value[worst]),
         "largest_before": float(usual[worst]),
         "ratio": float(inside.value[worst] / max(usual[worst], 1e-300)),
     }
-    when, unit = (f"in step {step}", "a step") if step == since + 1 else (f"in steps {since + 1} to {step}", "a row")
+    one_step = step == last_before + 1
+    steps, unit = (f"step {step}", "per step") if one_step else (f"steps {last_before + 1} to {step}", "per row")
     text = (
-        f"{plain(name)} moves by {number(figure['change'])} {when}, at most {number(figure['largest_before'])} {unit} "
-        f"before ({times(figure['ratio'])})"
+        f"{plain(name)} moves by {number(figures['change'])} in {steps}, but at most "
+        f"{number(figures['largest_before'])} {unit} before ({times(figures['ratio'])})"
     )
-    if _explained(case, (since + 1, step + 1)):
-        return Observation("weights.jump", text, name, step, figure)
-    then = "that step" if step == since + 1 else "these steps"
-    return Observation(
-        "weights.unprovoked_jump", f"{text}; neither the gradient nor lr of {then} explains it", name, step, figure
-    )
+    if _explained(case, (last_before + 1, step + 1)):
+        return Observation("weights.jump", text, name, step, figures)
+    text += f"; neither the gradient nor the lr of {'that step' if one_step else 'these steps'} explains it"
+    return Observation("weights.unprovoked_jump", text, name, step, figures)
 
 
-def _explained(case: Case, here: tuple[int, int]) -> bool:
-    """Whether the gradient or lr of a step in `here` was out of the ordinary, or an update grew as much as Adam's can.
+def _explained(case: Case, window: tuple[int, int]) -> bool:
+    """Whether the gradient or lr of a step in `window` was unusual, or an update grew no more than Adam's can.
 
-    An update that is larger still is no explanation: it is the difference of the same parameters, flip included.
+    A larger update is no explanation: it is the difference of the same parameters, the bit flip included.
     """
-    grown = [d for name in ("grad_norm", "lr") if (d := case.departure(name, here, sign=1)) is not None and d.moved]
-    update = case.departure("update_rms", here, sign=1)
+    grown = [d for name in ("grad_norm", "lr") if (d := case.departure(name, window, sign=1)) is not None and d.moved]
+    update = case.departure("update_rms", window, sign=1)
     possible = update is not None and update.moved and update.value <= LARGEST_UPDATE
     return possible or any(d.ratio > 1.5 for d in grown)
 

@@ -21,7 +21,7 @@ from postmortem.replay.result import RESULT_FILE
 from postmortem.replay.spec import ReplaySpec, read_spec
 from postmortem.replay.start_checkpoint import find_checkpoint, usable
 from postmortem.replay.trust import announced
-from postmortem.report import select
+from postmortem.report import select_id
 from postmortem.run import Run
 from postmortem.run.manifest import inside, manifest_file, read_manifest
 from postmortem.run.recorded import RecordedRun
@@ -167,7 +167,7 @@ def _taken(out: Path, spec: ReplaySpec) -> bool:
 def _incident(examined: Examined, number: int | None) -> Incident | None:
     """The incident with that number, or the worst; None where there is none."""
     found = examined.diagnosis()
-    chosen = select(found, number=number, at=None)
+    chosen = select_id(found, number=number, at=None)
     return next((one for one in found.incidents if one.id == chosen), None)
 
 

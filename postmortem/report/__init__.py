@@ -1,10 +1,13 @@
-"""Everything a person reads: Markdown, pictures, the terminal summary and lessons.md, from a Diagnosis alone."""
+"""Writes what people read: a report in Markdown with pictures, the terminal summary and lessons.md.
+
+All of it comes from a Diagnosis alone.
+"""
 
 from __future__ import annotations
 
 from postmortem.report.lessons import add_lesson, check_lessons
 from postmortem.report.render import formats, render
-from postmortem.report.select import select
+from postmortem.report.select import select_id
 from postmortem.report.summary import summarize
 from postmortem.report.write import DIAGNOSIS, default_out, to_bytes, write_report
 
@@ -15,7 +18,7 @@ __all__ = [
     "default_out",
     "formats",
     "render",
-    "select",
+    "select_id",
     "summarize",
     "to_bytes",
     "write_report",

@@ -1,4 +1,4 @@
-"""Works out a report's view from a `Diagnosis`, all at once: no order and no decision is left to the templates."""
+"""Builds the view of a report from a `Diagnosis`, so that templates only print and decide nothing."""
 
 from __future__ import annotations
 
@@ -36,16 +36,17 @@ from postmortem.report.view import (
     TextPiece,
     VerificationView,
 )
+from postmortem.text import count
 
-RULES_OUT = -1.5  # log-odds at or under which an observation is said to rule a cause out; above it, to weaken it
-FAVORS = 0.3  # log-odds over which an observation is said to favor a cause
-LISTED = 3  # hypotheses in full, at least; others only with a share of LISTED_SHARE, and LISTED_MOST altogether
+RULES_OUT = -1.5  # log-odds at or below which the report says that an observation rules a cause out, not weakens it
+FAVORS = 0.3  # log-odds above which the report says that an observation favors a cause
+LISTED = 3  # hypotheses listed in full, at least; more only with a share of LISTED_SHARE, up to LISTED_MOST
 LISTED_SHARE = 0.03
 LISTED_MOST = 6
-RESUMES = 3  # the newest are told, the others counted
-NOTES = 12  # of the reader; the rest stay in diagnosis.json
+RESUMES = 3  # the newest resumes are listed, the others counted
+NOTES = 12  # notes of the reader that are listed; the rest is in diagnosis.json
 
-SPACES = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": " "})  # SentencePiece and GPT-2 write a leading space as a letter
+SPACES = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": " "})  # how SentencePiece and GPT-2 write a leading space
 
 PICTURE = re.compile(r"panels/[a-z0-9-]+\.png")
 
@@ -54,7 +55,7 @@ NOT_RECORDED = "not recorded"
 
 
 def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
-    """The report on `shown`, one of the diagnosis' incidents (None: there are none)."""
+    """The report on `shown`, one of the diagnosis' incidents (None where there are none)."""
     run = diagnosis.run
     verdict = diagnosis.verdict if shown is None else shown.verdict
     quiet = diagnosis.quiet_panels if shown is None else ()
@@ -63,7 +64,7 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
         date=run.date or "undated",
         run_id=diagnosis.run_id,
         verdict=verdict,
-        verdict_words=wording.verdict(verdict),
+        verdict_words=wording.verdict_words(verdict),
         verdict_means=wording.verdict_means(diagnosis, shown),
         resumes=run.resumes[-RESUMES:],
         earlier_resumes=max(0, len(run.resumes) - RESUMES),
@@ -75,7 +76,7 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
         segments=run.segments if len(run.segments) > 1 else (),
         notes=diagnosis.notes[:NOTES],
         more_notes=max(0, len(diagnosis.notes) - NOTES),
-        incidents=_incidents(diagnosis.incidents, shown),
+        incidents=_incident_table(diagnosis.incidents, shown),
         other_incidents=tuple(
             OtherIncident(i.id, wording.kind(i), wording.onset(i)) for i in diagnosis.incidents if i is not shown
         ),
@@ -86,19 +87,19 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
 
 
 def _extent(run: RunFacts) -> str:
-    rows = f"{run.rows} row" if run.rows == 1 else f"{run.rows} rows"
+    rows = count(run.rows, "row")
     steps = "no steps" if run.first_step is None else f"steps {run.first_step} to {run.last_step}"
-    every = "every step" if run.log_every == 1 else f"a row every {run.log_every} steps"
-    return ", ".join((rows, steps, every) if run.log_every else (rows, steps))
+    interval = "every step" if run.log_every == 1 else f"a row every {run.log_every} steps"
+    return ", ".join((rows, steps, interval) if run.log_every else (rows, steps))
 
 
 def _processes(world_size: int | None) -> str:
     if world_size is None:
         return f"world size {NOT_RECORDED}"
-    return "1 process" if world_size == 1 else f"{world_size} processes"
+    return count(world_size, "process")
 
 
-def _incidents(incidents: Sequence[Incident], shown: Incident | None) -> ReportTable:
+def _incident_table(incidents: Sequence[Incident], shown: Incident | None) -> ReportTable:
     rows = [
         (
             i.id,
@@ -107,25 +108,25 @@ def _incidents(incidents: Sequence[Incident], shown: Incident | None) -> ReportT
             i.peak_step,
             wording.recovery(i),
             i.outcome,
-            wording.verdict(i.verdict),
+            wording.verdict_words(i.verdict),
             f"{i.hypotheses[0].title} ({i.hypotheses[0].strength})" if i.hypotheses else "—",
         )
         for i in incidents
     ]
-    headers = ("incident", "what", "onset", "peak", "recovery", "outcome", "verdict", "leading hypothesis")
+    headers = ("incident", "kind", "onset", "peak", "recovery", "outcome", "verdict", "leading hypothesis")
     return ReportTable(headers, tuple(rows), next((n for n, i in enumerate(incidents) if i is shown), None))
 
 
 def _incident(incident: Incident) -> IncidentView:
     numbers = {h.cause: n for n, h in enumerate(incident.hypotheses, start=1)}
     titles = {panel.number: panel.title for panel in incident.panels}
-    read = [s.origin for s in incident.symptoms if not s.missing]
-    marks = _letters([*read, *(e.origin for e in incident.evidence)])
-    evidence = [(e.origin, _evidence(e, numbers, titles, marks)) for e in incident.evidence]
-    told = [(origin, one) for origin, one in evidence if one.effect]
+    symptom_origins = [s.origin for s in incident.symptoms if not s.missing]
+    marks = _letters([*symptom_origins, *(e.origin for e in incident.evidence)])
+    views = [(e.origin, _evidence(e, numbers, titles, marks)) for e in incident.evidence]
+    evidence = [(origin, view) for origin, view in views if view.effect]
     hypotheses = [_hypothesis(h, numbers, titles) for h in incident.hypotheses]
     listed = max(LISTED, min(sum(h.probability >= LISTED_SHARE for h in hypotheses), LISTED_MOST))
-    spoke = [p for p in incident.panels if not p.silent]
+    readable = [p for p in incident.panels if not p.silent]
     return IncidentView(
         id=incident.id,
         kind=wording.kind(incident),
@@ -138,15 +139,15 @@ def _incident(incident: Incident) -> IncidentView:
         outcome=incident.outcome,
         overview=_picture(incident.overview),
         symptoms=tuple(_symptom(s, marks) for s in incident.symptoms),
-        symptom_sources=_sources(read, marks),
+        symptom_sources=_sources(symptom_origins, marks),
         hypotheses=tuple(hypotheses[:listed]),
         others=tuple(hypotheses[listed:]),
-        evidence=tuple(one for _, one in told),
-        evidence_sources=_sources((origin for origin, _ in told), marks),
-        replays=_replays(incident.experiments, numbers),
-        steps_driven=sum(one.steps for one in incident.experiments),
-        moved=tuple(_panel(p, p.summary) for p in spoke if p.moved or p.slug == "loss"),
-        calm=tuple(_panel(p, p.summary or WITHIN) for p in spoke if not p.moved and p.slug != "loss"),
+        evidence=tuple(view for _, view in evidence),
+        evidence_sources=_sources((origin for origin, _ in evidence), marks),
+        replays=_replay_table(incident.experiments, numbers),
+        steps_driven=sum(experiment.steps for experiment in incident.experiments),
+        moved=tuple(_panel(p, p.summary) for p in readable if p.moved or p.slug == "loss"),
+        calm=tuple(_panel(p, p.summary or WITHIN) for p in readable if not p.moved and p.slug != "loss"),
         silent=tuple(_panel(p, p.silent) for p in incident.panels if p.silent),
         samples=tuple(map(_sample, incident.samples)),
         marked=any(token.marked for sample in incident.samples for token in sample.tokens),
@@ -159,22 +160,22 @@ def _incident(incident: Incident) -> IncidentView:
         batches_assumed=any(s.key == "batch_index" and s.missing for s in incident.symptoms),
         checkpoint=incident.checkpoint,
         verification=_verification(incident.verification) if incident.verification else None,
-        lesson=incident.lesson or "Not filled: there is no lesson before there is a cause.",
+        lesson=incident.lesson or "Not filled: there is no lesson while the cause is unknown.",
     )
 
 
 def _letters(origins: Iterable[str]) -> dict[str, str]:
-    """Letters that stand for file and column, so that each number carries its origin without drowning in it."""
+    """A letter for each origin (file and column), so that a number shows its origin in one character."""
     marks: dict[str, str] = {"": ""}
     for origin in origins:
         if origin not in marks:
-            turn, letter = divmod(len(marks) - 1, len(ascii_lowercase))
-            marks[origin] = ascii_lowercase[letter] * (turn + 1)
+            repeats, letter = divmod(len(marks) - 1, len(ascii_lowercase))
+            marks[origin] = ascii_lowercase[letter] * (repeats + 1)
     return marks
 
 
 def _sources(origins: Iterable[str], marks: Mapping[str, str]) -> tuple[SourceFile, ...]:
-    """What the letters of `origins` stand for, by file."""
+    """The places behind the letters of `origins`, by file."""
     files: dict[str, list[Place]] = {}
     for origin in dict.fromkeys(origin for origin in origins if origin):
         file, _, place = origin.rpartition(", ")  # "metrics.csv, column loss"
@@ -189,7 +190,7 @@ def _symptom(symptom: Symptom, marks: Mapping[str, str]) -> SymptomView:
     return SymptomView(
         label=symptom.label,
         value=symptom.value,
-        text=symptom.text or wording.figure(symptom.value),
+        text=symptom.text or wording.figure_text(symptom.value),
         step=None if symptom.value == symptom.step else symptom.step,
         missing=symptom.missing,
         mark="" if symptom.missing else marks[symptom.origin],
@@ -219,10 +220,10 @@ def _panel_names(panels: Iterable[int], titles: Mapping[int, str]) -> tuple[Pane
 def _evidence(
     evidence: Evidence, numbers: Mapping[str, int], titles: Mapping[int, str], marks: Mapping[str, str]
 ) -> EvidenceView:
-    known = sorted((numbers[cause], weight) for cause, weight in evidence.weights.items() if cause in numbers)
-    favors = tuple(n for n, w in known if w > FAVORS)
-    rules_out = tuple(n for n, w in known if w <= RULES_OUT)
-    weakens = tuple(n for n, w in known if RULES_OUT < w < -FAVORS)
+    weights = sorted((numbers[cause], weight) for cause, weight in evidence.weights.items() if cause in numbers)
+    favors = tuple(n for n, w in weights if w > FAVORS)
+    rules_out = tuple(n for n, w in weights if w <= RULES_OUT)
+    weakens = tuple(n for n, w in weights if RULES_OUT < w < -FAVORS)
     parts = (("favors", favors), ("rules out", rules_out), ("weakens", weakens))
     return EvidenceView(
         panel=evidence.panel,
@@ -231,32 +232,32 @@ def _evidence(
         favors=favors,
         rules_out=rules_out,
         weakens=weakens,
-        effect=", ".join(f"{verb} {wording.hypotheses(causes)}" for verb, causes in parts if causes),
+        effect=", ".join(f"{verb} {wording.hypothesis_numbers(causes)}" for verb, causes in parts if causes),
         mark=marks[evidence.origin],
     )
 
 
-def _replays(experiments: Iterable[Experiment], numbers: Mapping[str, int]) -> ReportTable:
+def _replay_table(experiments: Iterable[Experiment], numbers: Mapping[str, int]) -> ReportTable:
     rows = [
         (
-            one.role,
-            one.text.partition(": ")[0] if one.changes else "nothing",
-            {"vanished": "does not appear", "": "not driven"}.get(one.outcome, one.outcome),
-            "—" if one.excess is None else f"{100 * one.excess:.3g} %",
-            wording.listing(f"H{numbers[cause]}" for cause in one.tests if cause in numbers) or "—",
+            experiment.role,
+            experiment.text.partition(": ")[0] if experiment.changes else "nothing",
+            {"vanished": "does not appear", "": "not judged"}.get(experiment.outcome, experiment.outcome),
+            "—" if experiment.excess is None else f"{100 * experiment.excess:.3g} %",
+            wording.and_list(f"H{numbers[cause]}" for cause in experiment.tests if cause in numbers) or "—",
         )
-        for one in experiments
+        for experiment in experiments
     ]
     return ReportTable(("replay", "changed", "the incident", "excess loss", "tests"), tuple(rows))
 
 
 def _panel(panel: PanelReading, text: str) -> PanelView:
-    tells = f"{panel.would_tell}.".replace("..", ".") if panel.would_tell else ""
-    return PanelView(panel.number, panel.title, text, tells, _picture(panel.image))
+    would_tell = f"{panel.would_tell}.".replace("..", ".") if panel.would_tell else ""
+    return PanelView(panel.number, panel.title, text, would_tell, _picture(panel.image))
 
 
 def _picture(path: str) -> str:
-    """`path` if it lies in panels/ under a plain name, else nothing: a diagnosis file may come from anywhere."""
+    """`path` if it is a plain name in panels/, else "": a diagnosis file may come from anywhere."""
     return path if PICTURE.fullmatch(path) else ""
 
 
@@ -268,7 +269,7 @@ def _sample(sample: Sample) -> SampleView:
 
 
 def _pieces(tokens: Iterable[TextPiece]) -> tuple[TextPiece, ...]:
-    """The tokens' text, trimmed. A mark holds no outer spaces; what lies between marks is one piece."""
+    """The tokens' text, trimmed. A marked piece has no outer spaces; all text between two marks is one piece."""
     pieces: list[TextPiece] = []
     between = ""
     for token in tokens:

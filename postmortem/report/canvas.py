@@ -1,20 +1,24 @@
-"""One way to a picture: matplotlib without pyplot, in one style, as a PNG with few colors and no date in it."""
+"""Draws pictures with matplotlib (without pyplot), in one style, as small PNGs without a date in them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image
 
-WIDTH = 9.0  # inches; at DPI a picture is 990 px wide: a README shows it without scaling it up
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH = 9.0  # inches; a picture is 990 px wide at DPI, so that a README does not scale it up
 DPI = 110
-COLORS = 64  # of the palette; lines and antialiased text need no more, and a picture takes a third of the bytes
+COLORS = 64  # in the palette: enough for lines and antialiased text, and a third of the bytes
 
 INK = "#24292f"
 FAINT = "#8c959f"
@@ -60,11 +64,11 @@ STYLE: Any = {
 
 
 def draw(height: float, paint: Callable[[Figure], None], **style: Any) -> Image.Image:
-    """A picture WIDTH × `height` inches, painted by `paint`; `style` is what is set otherwise than in STYLE."""
+    """A picture WIDTH × `height` inches, painted by `paint`; `style` overrides STYLE."""
     with matplotlib.rc_context():
-        # Whatever the person's own matplotlibrc says; but for the backend, whose mention alone would import pyplot.
-        own = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
-        matplotlib.rcParams.update(own | STYLE | style)
+        # The user's matplotlibrc is overridden, except for the backend: naming it would import pyplot.
+        defaults = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
+        matplotlib.rcParams.update(defaults | STYLE | style)
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         canvas = FigureCanvasAgg(figure)
         paint(figure)
@@ -73,8 +77,36 @@ def draw(height: float, paint: Callable[[Figure], None], **style: Any) -> Image.
     return pixels.quantize(COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
+def style_axes(axes: Axes, title: str, tick_label: Callable[[float, int | None], str]) -> None:
+    """Title, ticks and tick labels of `axes`, whose lines are drawn already: few ticks, whole steps, plain digits."""
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_label_coords(0, 0)  # there are no axis labels; with a fixed place, matplotlib need not measure ticks
+        axis.set_major_formatter(FuncFormatter(tick_label))
+    axes.set_title(title, pad=4, parse_math=False)
+
+
+def add_legend(axes: Axes, names: Sequence[str], *, columns: int, bottom: float) -> None:
+    """A legend of the lines on `axes` beside the title, with `names` in order; `bottom` is a share of the height."""
+    legend = axes.legend(
+        axes.get_legend_handles_labels()[0],
+        names,
+        loc="lower right",
+        bbox_to_anchor=(1.0, bottom),
+        ncols=columns,
+        borderaxespad=0.0,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def to_png(picture: Image.Image) -> bytes:
-    """The picture as PNG, without date and version: equal data give equal bytes."""
+    """The picture as a PNG without date and version, so that equal data give equal bytes."""
     out = io.BytesIO()
     picture.save(out, "PNG", dpi=(DPI, DPI))
     return out.getvalue()

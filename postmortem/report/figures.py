@@ -1,7 +1,7 @@
-"""Pictures of the panels around an incident: one of all that moved, and one for each.
+"""Draws the panels around an incident: one picture of all panels that moved, and one picture of each.
 
-A panel draws its lines (`draw`); what all pictures share is done here: style, title, legend, and the marks for onset,
-peak and recovery.
+A panel draws its own lines (`draw`); this module adds what all pictures share: style, title, legend, and the marks for
+onset, peak and recovery.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from postmortem.diagnosis import Incident, PanelReading
 from postmortem.report import canvas, wording
@@ -26,16 +24,16 @@ if TYPE_CHECKING:
 DrawPanel = Callable[["Axes", PanelReading], None]
 
 OVERVIEW = "panels/overview.png"
-ROW = 1.6  # inches a panel takes, of which the axes have AXES, under a title and over the step labels
+ROW = 1.6  # inches per panel: the axes take AXES of them, below a title and above the step labels
 AXES = 1.0
 BELOW = 0.3
-LEGEND_CHARACTERS = 70  # in one line beside the title; members of a family lose its name where there are more
+LEGEND_CHARACTERS = 70  # in one line beside the title; where there are more, members of a family lose its name
 LEFT, RIGHT = 0.075, 0.985  # share of the width
-MOST_DRAWN = 6  # panels drawn: the loss and the first that moved; a report with more pictures is not read
+MOST_DRAWN = 6  # panels drawn: the loss and the first panels that moved; nobody reads a report with more pictures
 
 
 def draw_incident(incident: Incident, out: Path, draw: DrawPanel) -> Incident:
-    """Draw the loss and the panels that moved into `out`/panels; the incident with the pictures' paths filled in."""
+    """Draw the loss and the panels that moved into `out`/panels; the incident with the paths of the pictures."""
     drawn = _drawable(incident.panels)
     paths = _pictures(drawn, incident, out, draw)
     panels = tuple(replace(panel, image=paths.get(panel.number, "")) for panel in incident.panels)
@@ -43,20 +41,21 @@ def draw_incident(incident: Incident, out: Path, draw: DrawPanel) -> Incident:
 
 
 def draw_quiet(panels: Sequence[PanelReading], out: Path, draw: DrawPanel) -> tuple[PanelReading, ...]:
-    """Without an incident, the loss alone is drawn."""
+    """Draw the loss alone, for a run without an incident; the panels with the path of the picture."""
     paths = _pictures([p for p in panels if p.slug == "loss" and p.traces], None, out, draw)
     return tuple(replace(panel, image=paths.get(panel.number, "")) for panel in panels)
 
 
 def _drawable(panels: Sequence[PanelReading]) -> list[PanelReading]:
-    spoke = [p for p in panels if p.traces and not p.silent]
-    return [*(p for p in spoke if p.slug == "loss"), *(p for p in spoke if p.moved and p.slug != "loss")][:MOST_DRAWN]
+    readable = [p for p in panels if p.traces and not p.silent]
+    loss = [p for p in readable if p.slug == "loss"]
+    return [*loss, *(p for p in readable if p.moved and p.slug != "loss")][:MOST_DRAWN]
 
 
 def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Path, draw: DrawPanel) -> dict[int, str]:
-    """All panels above each other, drawn once; each panel's own picture is cut out of that at no cost.
+    """Draw all panels once, one above the other, and cut each panel's own picture out of the whole.
 
-    The result maps a panel's number to its picture's path, relative to `out`.
+    The result maps a panel's number to the path of its picture, relative to `out`.
     """
     if not panels:
         return {}
@@ -66,10 +65,10 @@ def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Pa
         for row, panel in enumerate(panels):
             bottom = height - ROW * (row + 1) + BELOW
             axes = figure.add_axes((LEFT, bottom / height, RIGHT - LEFT, AXES / height))
-            _panel(axes, panel, draw)
+            _draw_on(axes, panel, draw)
             axes.set_xlim(*span)
             if incident is not None:
-                _marks(axes, incident)
+                _mark_steps(axes, incident)
 
     picture = canvas.draw(height, paint)
     if len(panels) > 1:
@@ -83,40 +82,20 @@ def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Pa
     return paths
 
 
-def _panel(axes: Axes, panel: PanelReading, draw: DrawPanel) -> None:
+def _draw_on(axes: Axes, panel: PanelReading, draw: DrawPanel) -> None:
     draw(axes, panel)
-    axes.set(xlabel="", ylabel="")  # the unit stands in the title, and every panel is over steps
-    if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
-    axes.yaxis.set_minor_locator(NullLocator())
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_label_coords(0, 0)  # there are no axis labels; a fixed place spares measuring every tick for them
-    axes.yaxis.set_major_formatter(FuncFormatter(_number))
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(_number))
+    axes.set(xlabel="", ylabel="")  # the unit is in the title, and every panel is over steps
     unit = f"  ({plain(panel.unit, 40)})" if panel.unit else ""
-    axes.set_title(f"{panel.number} · {plain(panel.title, 60)}{unit}", pad=4, parse_math=False)
-    handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > 1:
-        names = [plain(label, 40) for label in labels]
+    canvas.style_axes(axes, f"{panel.number} · {plain(panel.title, 60)}{unit}", _tick_label)
+    names = [plain(label, 40) for label in axes.get_legend_handles_labels()[1]]
+    if len(names) > 1:
         if sum(map(len, names)) > LEGEND_CHARACTERS:
             names = [name.rpartition("/")[2] for name in names]
-        legend = axes.legend(
-            handles,
-            names,
-            loc="lower right",
-            bbox_to_anchor=(1.0, 0.98),
-            ncols=len(names),
-            borderaxespad=0.0,
-            handlelength=1.2,
-            columnspacing=1.2,
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        canvas.add_legend(axes, names, columns=len(names), bottom=0.98)
 
 
-def _number(value: float, _: int | None = None) -> str:
-    """Plain digits: powers in superscript would start the mathematics parser, a tenth of a second."""
+def _tick_label(value: float, _: int | None = None) -> str:
+    """Plain digits: superscripts would start matplotlib's mathematics parser, which takes a tenth of a second."""
     return (
         f"{value:.6g}"
         if value == 0 or 1e-3 <= abs(value) < 1e7
@@ -124,8 +103,8 @@ def _number(value: float, _: int | None = None) -> str:
     )
 
 
-def _marks(axes: Axes, incident: Incident) -> None:
-    """A labelled line at the onset (a band where it is an interval), and light ones at peak and recovery."""
+def _mark_steps(axes: Axes, incident: Incident) -> None:
+    """Draw a labeled line at the onset (a band where it is an interval), and light lines at peak and recovery."""
     if incident.onset_interval:
         axes.axvspan(*incident.onset_interval, color=ONSET, alpha=0.12, linewidth=0)
     axes.axvline(incident.onset_step, color=ONSET, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1.5)

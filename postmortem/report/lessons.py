@@ -1,4 +1,4 @@
-"""lessons.md: one line per incident, appended once. The file is the person's; nothing already in it is touched."""
+"""Appends one line per incident to lessons.md, once. The file is the user's: nothing already in it is changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote
 from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UsageError
 from postmortem.report.markdown import escape
-from postmortem.report.select import chosen
+from postmortem.report.select import select_incident
 
 
 def check_lessons(path: Path) -> None:
@@ -26,12 +26,12 @@ def check_lessons(path: Path) -> None:
 
 
 def add_lesson(diagnosis: Diagnosis, path: Path, *, incident: int | None = None, report: Path | None = None) -> bool:
-    """Append the lesson of `incident` to `path`, linking `report`; False where it stands there already, or is none.
+    """Append the lesson of `incident` to `path`, with a link to `report`; False where there is no new lesson.
 
-    A lesson is the same if run, onset step and text are: a new date or another link makes no new one. The line is
-    appended in one write, so what the file held stays byte for byte, whatever happens meanwhile.
+    Two lessons are the same if run, onset step and text are: a new date or another link makes no new lesson. The line
+    is appended in one write, so the earlier content stays the same byte for byte, also if the write fails.
     """
-    shown = chosen(diagnosis, incident)
+    shown = select_incident(diagnosis, incident)
     if shown is None or not shown.lesson:
         return False
     key = f"{escape(diagnosis.run_id)} · step {shown.onset_step} · {escape(shown.lesson)}"
@@ -67,15 +67,15 @@ def _read(path: Path) -> bytes:
 
 
 def _key(line: str) -> str:
-    """Run, step and lesson of a line, without its date and its link."""
+    """Run, step and lesson of a line, without date and link."""
     body = line.rstrip().removeprefix("- ").partition(" · ")[2]
     return body.rpartition(" ([report](")[0] or body if body.endswith("))") else body
 
 
 def _link(report: Path, lessons: Path) -> str:
-    here = lessons.resolve().parent
+    folder = lessons.resolve().parent
     try:
-        relative = Path(os.path.relpath(report.resolve(), here))
+        relative = Path(os.path.relpath(report.resolve(), folder))
     except ValueError:  # another drive
         relative = report.resolve()
     return quote(relative.as_posix(), safe="/.-_~:")
@@ -98,6 +98,6 @@ def _append(path: Path, text: str) -> None:
         if not complete:  # a full disk: half a line would damage the file
             with suppress(OSError):
                 os.ftruncate(handle, size)
-            raise UsageError(f"{path}: could not be appended to (disk full?). It is as it was.")
+            raise UsageError(f"{path}: could not be appended to (disk full?). It is unchanged.")
     finally:
         os.close(handle)

@@ -1,7 +1,7 @@
-"""Text of a run's making, made harmless in Markdown, in the HTML it becomes, and in template languages around it.
+"""Escapes text from a run, so that it is harmless in Markdown, in HTML made from it, and in template languages.
 
-`escape` is the default for every value a template prints; what a filter has already made safe is a `Safe` string.
-Only what would mean something is escaped, so that the raw text stays pleasant to read.
+`escape` is the default for every value that a template prints; text that a filter has made safe is a `Safe` string.
+Only characters with a meaning are escaped, so that the raw text stays easy to read.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _ORDERED_START = re.compile(r"^(\d{1,9})(?=[.)](?:\s|$))")
 _TEMPLATE = re.compile(r"\{(?=[{%#]|$)")
 _TAG = re.compile(r"<(?![\s\d=.-])")
 _ENTITY = re.compile(r"&(?=#?\w)")
-_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word it is no emphasis
+_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # inside a word it is not emphasis
 _LINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
-_BRACKET = r"(?<=\])[(\[:]|^\[|!(?=\[)"  # brackets mean something only where a link, or its definition, could begin
+_BRACKET = r"(?<=\])[(\[:]|^\[|!(?=\[)"  # brackets matter only where a link or its definition could begin
 _PUNCTUATION = re.compile(r"[\\`*|$]|~(?=~)|" + _BRACKET)
 _CODE = re.compile(r"[\w ./,:;=+\-@%()<>*#'\[\]\"!?…·→–—]+")
 
 
 class Safe(str):
-    """Markdown that needs no more escaping."""
+    """Markdown that is escaped already."""
 
 
 def escape(value: object) -> Safe:
@@ -45,13 +45,13 @@ def escape(value: object) -> Safe:
 
 
 def code(value: object) -> Safe:
-    """A code span, or escaped text where a character of `value` would not be safe inside one."""
+    """A code span, or escaped text where a character of `value` would not be safe in a code span."""
     text = plain(value, LIMIT).strip()
     return Safe(f"`{text}`") if _CODE.fullmatch(text) and "://" not in text else escape(text)
 
 
 def block(value: object) -> Safe:
-    """A fenced code block of one line, or escaped text where the line would mean something to a template engine."""
+    """A fenced code block of one line, or escaped text where a template engine would interpret the line."""
     text = plain(value, LIMIT)
     if _TEMPLATE.search(text):
         return escape(text)

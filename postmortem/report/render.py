@@ -1,4 +1,4 @@
-"""A Diagnosis in one of the formats there are."""
+"""Renders a diagnosis in one of the report formats."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UsageError
 from postmortem.report.build import report_view
 from postmortem.report.renderers import renderers
-from postmortem.report.select import chosen
+from postmortem.report.select import select_incident
 
 
 def formats() -> tuple[str, ...]:
-    """The report formats there are, by name."""
+    """The names of the report formats."""
     return tuple(renderers())
 
 
 def render(diagnosis: Diagnosis, *, incident: int | None = None, format: str = "md") -> str:
-    """The report on incident `incident` (its id; default: the worst), up to where the person's own notes begin.
+    """The report on incident `incident` (its id; default: the worst), without the reader's own notes at its end.
 
-    Raises UsageError for an incident or a format there is not.
+    Raises UsageError for an incident or a format that does not exist.
     """
     renderer = renderers().get(format)
     if renderer is None:
         raise UsageError(f"There is no report format {format!r}: choose from {', '.join(formats())}.")
-    return renderer.render(report_view(diagnosis, chosen(diagnosis, incident)))
+    return renderer.render(report_view(diagnosis, select_incident(diagnosis, incident)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from postmortem.diagnosis import Diagnosis
 from postmortem.lines import Line, Span, in_ascii, table, wrap
 from postmortem.report.build import report_view
-from postmortem.report.select import chosen
+from postmortem.report.select import select_incident
 from postmortem.report.view import HypothesisView, IncidentView, OtherIncident, ReportView
 from postmortem.report.wording import LIMIT
 from postmortem.text import plain
@@ -25,7 +25,7 @@ def summarize(
     diagnosis: Diagnosis, *, incident: int | None = None, width: int | None = None, unicode: bool = True
 ) -> tuple[Line, ...]:
     """The summary's lines, no wider than `width` (None: not wrapped); without `unicode`, in ASCII but for names."""
-    return lines(report_view(diagnosis, chosen(diagnosis, incident)), width=width, unicode=unicode)
+    return lines(report_view(diagnosis, select_incident(diagnosis, incident)), width=width, unicode=unicode)
 
 
 def lines(report: ReportView, *, width: int | None = None, unicode: bool = True) -> tuple[Line, ...]:

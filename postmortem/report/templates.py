@@ -1,4 +1,4 @@
-"""Rendering through a template of `templates/`, whatever the format: how a value looks there, its escaper says."""
+"""Renders a report through a Jinja template, in any format: each format brings its own escaper."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from postmortem.errors import InternalError
 from postmortem.report import wording
 from postmortem.report.view import ReportView
-from postmortem.text import plain
+from postmortem.text import count, plain
 
 if TYPE_CHECKING:
     from jinja2.runtime import LoopContext
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """Renders a report through the template `name`. Called with the view, which the template knows as `report`.
+    """Renders a report through the template `name`. Call it with the view, which the template sees as `report`.
 
-    escape: makes text of any value that is printed, and leaves alone what it or a filter has made of it already. It
-        sees text on one line only, without control characters.
-    filters: the format's own. Every template has the filters `sentence` and `figure`, and in a loop over a list
-        `joint(loop)`, the comma or "and" before an item.
-    folder: where the template and what it includes lie, if not in `templates/`.
+    escape: turns any printed value into text, and does not change text that it or a filter has escaped already. It
+        gets text on one line, without control characters.
+    filters: those of this format. Every template also has the filters `sentence`, `figure` and `count`, and in a loop
+        over a list `separator(loop)`: the comma or "and" before an item.
+    folder: the folder of the template and of what it includes, if that is not `templates/`.
     """
 
     name: str
@@ -45,39 +45,42 @@ class Template:
         from jinja2 import FunctionLoader, StrictUndefined
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        places = _templates() if self.folder is None else self.folder
+        folder = _template_folder() if self.folder is None else self.folder
 
         def source(name: str) -> str | None:
-            file = places.joinpath(name)
+            file = folder.joinpath(name)
             return file.read_text(encoding="utf-8") if file.is_file() else None
 
         environment = ImmutableSandboxedEnvironment(
             loader=FunctionLoader(source),
             undefined=StrictUndefined,
             finalize=self._escaped,
-            autoescape=hasattr(self.escape(""), "__html__"),  # so that what a macro gives is not escaped once more
+            autoescape=hasattr(self.escape(""), "__html__"),  # so that a macro's output is not escaped twice
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        environment.filters.update({"sentence": wording.sentence, "figure": wording.figure, **self.filters})
-        cast("dict[str, object]", environment.globals)["joint"] = _joint
+        common = {"sentence": wording.as_sentence, "figure": wording.figure_text, "count": count}
+        environment.filters.update({**common, **self.filters})
+        cast("dict[str, object]", environment.globals)["separator"] = _separator
         return environment
 
     def _escaped(self, value: object) -> str:
         return self.escape(plain(value, wording.LIMIT) if type(value) is str else value)
 
 
-def _joint(loop: LoopContext) -> str:
-    return wording.joint(loop.first, loop.last)
+def _separator(loop: LoopContext) -> str:
+    return wording.separator(loop.first, loop.last)
 
 
 @cache
-def _templates() -> Traversable:
-    """The wheel carries the templates inside the package; an editable install has them beside it."""
+def _template_folder() -> Traversable:
+    """A wheel has the templates inside the package; an editable install has them beside it."""
     inside = files("postmortem").joinpath("templates")
     beside = Path(__file__).parents[2] / "templates"
-    for place in (inside, beside):
-        if place.joinpath("report.md.j2").is_file():
-            return place
-    raise InternalError(f"report templates found neither in {inside} nor in {beside}: reinstall training-postmortem.")
+    for folder in (inside, beside):
+        if folder.joinpath("report.md.j2").is_file():
+            return folder
+    raise InternalError(
+        f"The report templates are neither in {inside} nor in {beside}: reinstall training-postmortem."
+    )

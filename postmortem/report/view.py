@@ -1,7 +1,7 @@
-"""What a report says of a run and of one incident in it, as plain values that are the same for every format.
+"""Everything that a report says about a run and one of its incidents, as plain values for every format.
 
-Texts are raw: nothing is escaped, nothing is laid out, and a renderer's escaper sees every one of them. `build.py`
-works all of it out beforehand, so that it does not matter what a template reads first.
+Texts are raw: not escaped and without layout; a renderer's escaper processes each of them. `build.py` computes all
+values beforehand, so that the order in which a template reads them does not matter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a number was read: the `kind` ("column") and `name` of a place, and the letter that stands for it."""
+    """Where a number was read: the `kind` ("column") and `name` of a place, and the letter that refers to it."""
 
     mark: str
     kind: str
@@ -32,7 +32,7 @@ class Place:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file with the places in it; "" where the name of a place says all and its kind is empty."""
+    """A file with the places in it. `file` is "" where a place has no kind and its name says everything."""
 
     file: str
     places: tuple[Place, ...]
@@ -40,7 +40,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class PanelName:
-    """A panel that a sentence names; None where the diagnosis knows its number only."""
+    """A panel that a sentence names. `name` is None where the diagnosis contains only its number."""
 
     number: int
     name: str | None
@@ -48,7 +48,7 @@ class PanelName:
 
 @dataclass(frozen=True)
 class PanelView:
-    """What a panel said or, where it is silent, why, and what it would have told."""
+    """What a panel shows; or, where it is silent, why, and what it would have shown."""
 
     number: int
     title: str
@@ -59,7 +59,7 @@ class PanelView:
 
 @dataclass(frozen=True)
 class SymptomView:
-    """A number of section 1 with its step and the letter of its place, or why it is missing."""
+    """A number of section 1 with its step and the letter of its place, or the reason why it is missing."""
 
     label: str
     value: Figure
@@ -71,23 +71,23 @@ class SymptomView:
 
 @dataclass(frozen=True)
 class HypothesisView:
-    """A ranked cause. `number` is that of "H1"; `same_as` are the numbers of those that it cannot be told from."""
+    """A ranked cause. `number` is 1 for "H1"; `same_as` are the numbers of causes that predict the same panels."""
 
     number: int
     cause: str
     title: str
-    known: bool  # False for "none of the causes known here", which nothing explains or proves
+    known: bool  # False for "none of the causes known here", which has no page and no proof
     strength: Strength
     probability: float  # uncalibrated: for a bar's length, not to be printed
     supported_by: tuple[PanelName, ...]
     against: tuple[PanelName, ...]
     same_as: tuple[int, ...]
-    left_open: bool  # what the panels leave open, rather than what they say
+    left_open: bool  # True for the share that the panels do not explain
 
 
 @dataclass(frozen=True)
 class EvidenceView:
-    """An observation, the numbers of the hypotheses it speaks to, and its `effect` on them: "favors H1 and H3–H5"."""
+    """An observation, the numbers of the hypotheses that it affects, and its `effect`: "favors H1 and H3–H5"."""
 
     panel: int
     title: str
@@ -101,7 +101,7 @@ class EvidenceView:
 
 @dataclass(frozen=True)
 class TextPiece:
-    """A stretch of a sample's text; `marked` where it is a token among the batch's worst, with its loss in nats."""
+    """A piece of a sample's text; `marked` if it is one of the batch's worst tokens, with its loss in nats."""
 
     text: str
     marked: bool = False
@@ -110,7 +110,7 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class SampleView:
-    """A suspect sample's text in pieces, and its marked tokens again, worst first, without the spaces around them."""
+    """A suspect sample's text in pieces, and its marked tokens once more, worst first, without surrounding spaces."""
 
     sample_id: str
     source: str
@@ -120,7 +120,7 @@ class SampleView:
 
 @dataclass(frozen=True)
 class VerificationView:
-    """How a fixed run is known: `expected` of its loss (`baseline`, in nats, None where there is none) and checks."""
+    """How to recognize a fixed run: what its loss must show, the `baseline` in nats (or None), and checks."""
 
     seed: Figure
     expected: str
@@ -138,7 +138,7 @@ class IncidentView:
     kind: str
     summary: str
     onset_step: int
-    onset: str  # the step, or the interval it lies in
+    onset: str  # the step, or the interval that contains it
     peak_step: int
     recovery_step: int | None
     recovery: str  # the step, or why there is none
@@ -146,18 +146,18 @@ class IncidentView:
     overview: str  # path of the one picture of all panels, "" where there is none
     symptoms: tuple[SymptomView, ...]
     symptom_sources: tuple[SourceFile, ...]
-    hypotheses: tuple[HypothesisView, ...]  # best first: those worth a line of their own
-    others: tuple[HypothesisView, ...]  # weighed, and hardly spoken for
-    evidence: tuple[EvidenceView, ...]  # what speaks for or against a cause; the rest stands with the calm panels
+    hypotheses: tuple[HypothesisView, ...]  # best first: those that get their own line
+    others: tuple[HypothesisView, ...]  # the less likely rest
+    evidence: tuple[EvidenceView, ...]  # what speaks for or against a cause; the rest is with the calm panels
     evidence_sources: tuple[SourceFile, ...]
-    replays: ReportTable  # a row for each that was driven
+    replays: ReportTable  # a row for each replay
     steps_driven: int
-    moved: tuple[PanelView, ...]  # and the loss: what is drawn
+    moved: tuple[PanelView, ...]  # and the loss: the panels that are drawn
     calm: tuple[PanelView, ...]
     silent: tuple[PanelView, ...]
     samples: tuple[SampleView, ...]
-    marked: bool  # whether any piece of these samples is
-    root_cause: str  # or why it is not known
+    marked: bool  # whether any piece of these samples is marked
+    root_cause: str  # or why it is unknown
     proof: str
     watch: str
     changes: tuple[Remedy, ...]
@@ -180,7 +180,7 @@ class OtherIncident:
 
 @dataclass(frozen=True)
 class ReportView:
-    """A report: its head, and either one incident or, without any, what was looked at."""
+    """A report: its head, and either one incident or, for a run without incidents, what was checked."""
 
     title: str
     date: str
@@ -191,7 +191,7 @@ class ReportView:
     resumes: tuple[str, ...]  # the newest, oldest first
     earlier_resumes: int
     source: str
-    extent: str  # rows, steps, and how often there is one
+    extent: str  # rows, steps, and how often there is a row
     seed: Figure
     dtype: str
     processes: str
@@ -202,4 +202,4 @@ class ReportView:
     other_incidents: tuple[OtherIncident, ...]
     incident: IncidentView | None
     looked_at: tuple[PanelView, ...]
-    not_there: tuple[PanelView, ...]  # to look at
+    not_there: tuple[PanelView, ...]  # panels that had no data to check

@@ -1,4 +1,4 @@
-"""How figures, lists, kinds and verdicts read, whatever they are printed in."""
+"""Words of a report, the same in every format: figures, lists, kinds and verdicts as text."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ LIMIT = 1000  # characters; a whole sentence may hold several names
 
 VERDICTS = {
     "no_incident": "nothing in the log departs from its own baseline",
-    "undecided": "the panels do not single out one cause",
+    "undecided": "the panels do not point to one cause",
     "supported": "the panels support one cause; only a replay can confirm it",
     "confirmed": "a replay confirmed the cause",
     "refuted": "a replay refuted the leading cause",
-    "interaction": "a replay showed that it takes both the data and the state",
+    "interaction": "a replay showed that the incident needs both the data and the state",
     "not_reproducible": "a replay did not reproduce the incident",
 }
 
-
-FEWEST_ROWS = 12  # before them no detector has a baseline: only non-finite values and empty batches are found
+FEWEST_ROWS = 12  # with fewer, no detector has a baseline: only non-finite values and empty batches are found
 
 
 def verdict_means(diagnosis: Diagnosis, incident: Incident | None) -> str:
-    """What the verdict says of the run, or of one incident, in a sentence's words."""
+    """What the verdict means for the run, or for one incident, as part of a sentence."""
     rows = diagnosis.run.rows
     if incident is None and rows <= FEWEST_ROWS:
-        return f"too few rows for a baseline ({rows}): only non-finite values could be seen, and there are none"
+        return f"too few rows for a baseline ({rows}): only non-finite values could be detected, and there are none"
     return VERDICTS[diagnosis.verdict if incident is None else incident.verdict]
 
 
@@ -38,7 +37,7 @@ def kind(incident: Incident) -> str:
     return incident.title or incident.kind.replace("_", " ")
 
 
-def figure(value: Figure) -> str:
+def figure_text(value: Figure) -> str:
     """A number with four significant digits; NaN and infinities by name; a dash for None."""
     if value is None:
         return "—"
@@ -49,26 +48,26 @@ def figure(value: Figure) -> str:
     return str(value)
 
 
-def sentence(value: object) -> str:
-    """Text that begins with a capital, unless its first word is a column's name, and ends with a full stop."""
+def as_sentence(value: object) -> str:
+    """`value` with a capital at the beginning, unless its first word is a column's name, and a full stop at the end."""
     text = plain(value, LIMIT).strip()
     text = text[:1].upper() + text[1:] if re.match(r"[a-z]+(?![\w/])", text) else text
     return text if not text or text[-1] in ".!?…" else f"{text}."
 
 
-def joint(first: bool, last: bool) -> str:
-    """What stands before an item of a list: `a`, `a and b`, or `a, b and c`."""
+def separator(first: bool, last: bool) -> str:
+    """The text before an item of a list: `a`, `a and b`, or `a, b and c`."""
     return "" if first else " and " if last else ", "
 
 
-def listing(items: Iterable[str]) -> str:
-    """All `items` with their joints."""
+def and_list(items: Iterable[str]) -> str:
+    """`a, b and c`."""
     parts = tuple(items)
-    return "".join(joint(n == 0, n == len(parts) - 1) + part for n, part in enumerate(parts))
+    return "".join(separator(n == 0, n == len(parts) - 1) + part for n, part in enumerate(parts))
 
 
-def hypotheses(numbers: Iterable[int]) -> str:
-    """`H1 and H4–H7`: three and more in a row are drawn together."""
+def hypothesis_numbers(numbers: Iterable[int]) -> str:
+    """`H1 and H4–H7`: three or more in a row become a range."""
     groups: list[list[int]] = []
     for number in sorted(numbers):
         if groups and number == groups[-1][-1] + 1:
@@ -78,11 +77,11 @@ def hypotheses(numbers: Iterable[int]) -> str:
     parts: list[str] = []
     for group in groups:
         parts += [f"H{group[0]}–H{group[-1]}"] if len(group) > 2 else [f"H{n}" for n in group]
-    return listing(parts)
+    return and_list(parts)
 
 
 def onset(incident: Incident) -> str:
-    """The onset step, or the interval it lies in where rows are sparse."""
+    """The onset step, or the interval that contains it where rows are sparse."""
     if incident.onset_interval is None:
         return str(incident.onset_step)
     return f"{incident.onset_interval[0] + 1}–{incident.onset_interval[1]}"
@@ -93,13 +92,13 @@ def recovery(incident: Incident) -> str:
     if incident.recovery_step is not None:
         return str(incident.recovery_step)
     if incident.discarded and incident.outcome == "unresolved":
-        return "rolled back before it"
-    return {"unresolved": "the log ends before it", "lingering": "lingers"}.get(incident.outcome, "did not recover")
+        return "rolled back first"
+    return {"unresolved": "the log ends first", "lingering": "lingers"}.get(incident.outcome, "did not recover")
 
 
-def verdict(word: str) -> str:
+def verdict_words(verdict: str) -> str:
     """`no_incident` as "no incident"."""
-    return word.replace("_", " ")
+    return verdict.replace("_", " ")
 
 
 def title(incident: Incident | None) -> str:

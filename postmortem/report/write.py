@@ -1,8 +1,8 @@
-"""The report's directory: report.md, diagnosis.json and panels/*.png, all of them or none.
+"""Writes the report's directory: report.md, diagnosis.json and panels/*.png, all of them or none.
 
-A new directory is built beside its place and renamed into it. In a directory drafted earlier, every file is written
-completely first and then renamed over its predecessor, so that files of other makers, the person's notes and a shell
-that stands in the directory all survive a re-draft.
+A new directory is built beside its place and then renamed. Where an earlier draft exists, every file is written
+completely first and then replaces its predecessor, so that foreign files, the user's notes and a shell whose working
+directory this is all survive a re-draft.
 """
 
 from __future__ import annotations
@@ -21,57 +21,57 @@ from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UsageError
 from postmortem.report.build import PICTURE
 from postmortem.report.render import render
-from postmortem.report.select import select
+from postmortem.report.select import select_id
 
 if TYPE_CHECKING:
     from postmortem.report.figures import DrawPanel
 
 REPORT = "report.md"
 DIAGNOSIS = "diagnosis.json"
-EXPERIMENTS = ("replays", "probe", "proof.json")  # what replays leave beside the report
+EXPERIMENTS = ("replays", "probe", "proof.json")  # files that replays write beside the report
 MARKER = b"<!-- Yours: a re-draft rewrites everything above this section and keeps everything in it. -->"
 
 _NOTES = re.compile(rb"^## Notes[ \t]*\r?$\n?|" + re.escape(MARKER), re.MULTILINE)
 
 
 def default_out(path: Path) -> Path:
-    """Where the report of the run at `path` goes: into its directory, or beside its single file."""
+    """The directory for the report of the run at `path`: inside the run's directory, or beside its single file."""
     return path / "postmortem" if path.is_dir() else path.parent / f"{path.stem}.postmortem"
 
 
 def to_bytes(diagnosis: Diagnosis) -> bytes:
-    """The diagnosis as UTF-8 JSON; half a surrogate pair in a name, which UTF-8 cannot hold, becomes its escape."""
+    """The diagnosis as UTF-8 JSON; half a surrogate pair in a name, which UTF-8 cannot encode, becomes its escape."""
     return diagnosis.to_json().encode("utf-8", "backslashreplace")
 
 
 def write_report(diagnosis: Diagnosis, out: Path, *, draw: DrawPanel, incident: int | None = None) -> Path:
     """Write the report on `incident` (id; default: the worst) into `out`; the path of its report.md.
 
-    Raises UsageError where `out` holds something that is not an earlier report, or cannot be written.
+    Raises UsageError where `out` contains something different from an earlier report, or cannot be written.
     """
     from postmortem.report.figures import draw_incident, draw_quiet
 
-    number = select(diagnosis, number=incident)
+    number = select_id(diagnosis, number=incident)
     out = out.resolve()
-    earlier = _earlier(out)
+    earlier = _files_of_earlier_draft(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".draft", dir=out if out.exists() else out.parent))
     except OSError as error:
-        raise _unwritable(out, error) from error
+        raise _write_error(out, error) from error
     try:
         (stage / "panels").mkdir()
         if number is None:
             drawn = replace(diagnosis, quiet_panels=draw_quiet(diagnosis.quiet_panels, stage, draw))
         else:
-            done = [draw_incident(i, stage, draw) if i.id == number else i for i in diagnosis.incidents]
-            drawn = replace(diagnosis, incidents=tuple(done))
+            incidents = [draw_incident(i, stage, draw) if i.id == number else i for i in diagnosis.incidents]
+            drawn = replace(diagnosis, incidents=tuple(incidents))
         (stage / DIAGNOSIS).write_bytes(to_bytes(drawn))
         text = render(drawn, incident=number).encode()
         (stage / REPORT).write_bytes(text + b"\n## Notes\n\n" + MARKER + _notes(out / REPORT))
         _put_in_place(stage, out, earlier)
     except OSError as error:
-        raise _unwritable(out, error) from error
+        raise _write_error(out, error) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return out / REPORT
@@ -90,8 +90,8 @@ def _put_in_place(stage: Path, out: Path, earlier: set[str]) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _earlier(out: Path) -> set[str]:
-    """The files of an earlier draft in `out`; UsageError where something else occupies it."""
+def _files_of_earlier_draft(out: Path) -> set[str]:
+    """The files of an earlier draft in `out`; UsageError where `out` contains something else."""
     if not out.exists():
         return set()
     if not out.is_dir():
@@ -105,16 +105,16 @@ def _earlier(out: Path) -> set[str]:
         raw = None
     tool = cast("dict[str, object]", raw).get("tool") if isinstance(raw, dict) else None
     if not isinstance(tool, str) or not tool.startswith("postmortem"):
-        raise UsageError(f"{out}: holds files that are no earlier report, so it is left as it is. {hint}")
+        raise UsageError(f"{out}: contains files that are not an earlier report, so nothing is changed. {hint}")
     names = {REPORT, DIAGNOSIS, *_pictures(raw)}
     for name in (*names, "panels"):
         if (out / name).is_symlink():
-            raise UsageError(f"{out / name}: is a symbolic link, and would be written through. {hint}")
+            raise UsageError(f"{out / name}: is a symbolic link, so writing it would change its target. {hint}")
     return names
 
 
 def _pictures(raw: Any) -> Iterator[str]:
-    """Every picture a diagnosis names, of any version of its schema."""
+    """Every picture that a diagnosis of any schema version names."""
     if isinstance(raw, dict):
         for key, value in cast("dict[str, Any]", raw).items():
             if key in ("image", "overview") and isinstance(value, str) and PICTURE.fullmatch(value):
@@ -126,12 +126,12 @@ def _pictures(raw: Any) -> Iterator[str]:
 
 
 def _notes(report: Path) -> bytes:
-    """What the person wrote under "## Notes" in an earlier report, or under the marker if they removed the heading."""
+    """What the user wrote under "## Notes" in an earlier report, or under the marker if the heading was removed."""
     text = report.read_bytes() if report.is_file() else b""
     begin = _NOTES.search(text)
     after = text[begin.end() :].lstrip(b"\r\n").removeprefix(MARKER) if begin else b""
     return after if after[:1] in (b"\r", b"\n") else b"\n\n" + after
 
 
-def _unwritable(out: Path, error: OSError) -> UsageError:
+def _write_error(out: Path, error: OSError) -> UsageError:
     return UsageError(f"{out}: cannot be written ({error.strerror or error}). Choose another place with --out DIR.")

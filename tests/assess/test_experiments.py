@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postmortem.assess.experiments import AWAY, suspect
+from postmortem.assess.experiments import AWAY, suspect_for
 from postmortem.case import Case, Observation
 from postmortem.causes import Cause, causes
 from postmortem.change import Change
@@ -29,7 +29,7 @@ def seen(slug: str, step: int, *, strength: float = 1.0) -> dict[str, Observatio
 
 
 def predictions(case: Case, cause: Cause, seen: dict[str, Observation]) -> tuple[Prediction, ...]:
-    return cause.predicts(suspect(case, cause, seen))
+    return cause.predicts(suspect_for(case, cause, seen))
 
 
 def changes(case: Case, slug: str, seen: dict[str, Observation]) -> list[str]:
@@ -37,14 +37,14 @@ def changes(case: Case, slug: str, seen: dict[str, Observation]) -> list[str]:
 
 
 def remedy(case: Case, slug: str, seen: dict[str, Observation]) -> list[str] | None:
-    found = CAUSES[slug].remedy
-    return None if found is None else [str(change) for change in found(suspect(case, CAUSES[slug], seen))]
+    found = CAUSES[slug].fix
+    return None if found is None else [str(change) for change in found(suspect_for(case, CAUSES[slug], seen))]
 
 
 @pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES)
 def test_every_change_of_every_cause_can_be_made_and_read_back(case: Case, cause: Cause) -> None:
     made = [change for one in predictions(case, cause, {}) for change in one.changes]
-    made += cause.remedy(suspect(case, cause, {})) if cause.remedy else ()
+    made += cause.fix(suspect_for(case, cause, {})) if cause.fix else ()
     for change in made:
         assert make(change).text and Change.from_text(str(change)) == change
 

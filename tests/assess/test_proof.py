@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from postmortem.assess.proof import FILE, Proof, kept, load_proofs, store, with_experiment
+from postmortem.assess.proof import FILE, Proof, add_experiment, earlier_proofs, load_proofs, store_proof
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Experiment
 from postmortem.errors import UnreadableInput
@@ -69,15 +69,15 @@ def raw(**changed: Any) -> dict[str, Any]:
 class TestKeeping:
     def test_round_trip(self, run: Path) -> None:
         opened = open_run(run)
-        assert load_proofs(opened) == () == kept(opened)
+        assert load_proofs(opened) == () == earlier_proofs(opened)
         other = replace(PROOF, incident=replace(PROOF.incident, onset_step=400), verdict="undecided", cause="")
-        store(run, PROOF, ())
-        file = store(run, other, load_proofs(opened))
+        store_proof(run, PROOF, ())
+        file = store_proof(run, other, load_proofs(opened))
         assert load_proofs(opened) == (PROOF, other) and file == (run / FILE).resolve()
 
     def test_what_is_not_finite_survives(self, run: Path) -> None:
         odd = replace(PROOF, experiments=(replace(MASK, excess=float("inf"), seconds=float("nan")),))
-        text = store(run, odd, ()).read_text()
+        text = store_proof(run, odd, ()).read_text()
         json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         (found,) = load_proofs(open_run(run))
         assert found.experiments[0].excess == float("inf")
@@ -85,19 +85,19 @@ class TestKeeping:
     def test_proving_again_replaces_the_same_incident_s_proof_only(self, run: Path) -> None:
         other = replace(PROOF, incident=replace(PROOF.incident, attempt=1))
         again = replace(PROOF, verdict="refuted", cause="", text="no more")
-        store(run, PROOF, ())
-        store(run, other, load_proofs(open_run(run)))
-        store(run, again, load_proofs(open_run(run)))
+        store_proof(run, PROOF, ())
+        store_proof(run, other, load_proofs(open_run(run)))
+        store_proof(run, again, load_proofs(open_run(run)))
         assert load_proofs(open_run(run)) == (other, again)
 
     def test_one_more_replay(self) -> None:
         about = PROOF.incident
         single = Experiment("replay", (Change("skip", ((312, 313),)),), "cured", "skip", run="replays/a")
-        alone = with_experiment(None, about, single)
+        alone = add_experiment(None, about, single)
         assert (alone.verdict, alone.cause, alone.text) == ("undecided", "", "") and alone.incident == about
-        both = with_experiment(PROOF, about, single)
+        both = add_experiment(PROOF, about, single)
         assert (both.verdict, both.cause, both.experiments) == ("confirmed", PROOF.cause, (NULL, MASK, single))
-        again = with_experiment(both, about, replace(single, outcome="persists"))
+        again = add_experiment(both, about, replace(single, outcome="persists"))
         assert again.experiments == (NULL, MASK, replace(single, outcome="persists")), "in the same place: replaced"
 
     @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ class TestDraft:
     def test_takes_up_the_verdict_the_table_and_the_cause(self, run: Path) -> None:
         before = diagnose(open_run(run))
         assert before.verdict == "supported" and not before.incidents[0].experiments
-        store(run, PROOF, ())
+        store_proof(run, PROOF, ())
         after = diagnose(open_run(run))
         (one,) = after.incidents
         assert after.verdict == one.verdict == "confirmed" and one.experiments == (NULL, MASK)
@@ -130,29 +130,29 @@ class TestDraft:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[:4] == ["R1", "mask the rare tokens of batches [312, 313)", "cured", "3.1 %"]
         assert cells[4] == " and ".join(f"H{n}" for n in tested)
-        assert "Shown by replays: Every replay came out as it says." in page and "224 steps driven" in page
+        assert "Shown by replays: Every replay came out as it says." in page and "(224 steps in total)" in page
 
     def test_of_another_incident_takes_up_nothing(self, run: Path) -> None:
         for changed in ({"onset_step": 311}, {"attempt": 1}, {"kind": "loss_drop"}, {"discarded": True}):
-            store(run, replace(PROOF, incident=replace(PROOF.incident, **changed)), ())
+            store_proof(run, replace(PROOF, incident=replace(PROOF.incident, **changed)), ())
             (one,) = diagnose(open_run(run)).incidents
             assert one.verdict == "supported" and not one.experiments and not one.proof
 
     def test_a_cause_that_the_panels_rank_lower_is_the_one_that_was_shown(self, run: Path) -> None:
-        store(run, replace(PROOF, cause="garbage_data"), ())
+        store_proof(run, replace(PROOF, cause="garbage_data"), ())
         (one,) = diagnose(open_run(run)).incidents
         assert one.hypotheses[0].cause == "long_tail_tokens" and one.verdict == "confirmed"
-        assert "cannot be predicted" in one.root_cause
+        assert "are unpredictable" in one.root_cause
 
     @pytest.mark.parametrize("verdict", ["refuted", "interaction", "undecided", "not_reproducible"])
     def test_what_confirms_nothing_leaves_no_root_cause(self, run: Path, verdict: Any) -> None:
-        store(run, replace(PROOF, verdict=verdict, cause="", text="the replays say otherwise"), ())
+        store_proof(run, replace(PROOF, verdict=verdict, cause="", text="the replays say otherwise"), ())
         (one,) = diagnose(open_run(run)).incidents
         assert one.verdict == verdict and not one.root_cause and not one.remedy
         assert one.not_known == "Not known: the replays say otherwise."
 
     def test_single_replays_are_shown_and_decide_nothing(self, run: Path) -> None:
-        store(run, with_experiment(None, PROOF.incident, MASK), ())
+        store_proof(run, add_experiment(None, PROOF.incident, MASK), ())
         (one,) = diagnose(open_run(run)).incidents
         assert one.verdict == "supported" and one.root_cause and one.experiments == (MASK,)
 
@@ -193,7 +193,7 @@ class TestHostile:
         put(run, text)
         with pytest.raises(UnreadableInput):
             load_proofs(open_run(run))
-        assert kept(open_run(run)) == ()
+        assert earlier_proofs(open_run(run)) == ()
         found = diagnose(open_run(run))
         assert found.verdict == "supported" and not found.incidents[0].experiments
         (note,) = [note for note in found.notes if "proof.json" in note]
@@ -225,7 +225,7 @@ class TestHostile:
             found = diagnose(open_run(run))
             assert found.verdict == "supported" and any("leads outside" in note for note in found.notes)
             with pytest.raises(UnreadableInput, match="leads outside"):
-                store(run, replace(PROOF, text="changed"), ())
+                store_proof(run, replace(PROOF, text="changed"), ())
             assert (outside / "proof.json").read_text() == book(raw())
         finally:
             (place if target == "file" else place.parent).unlink()

@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from postmortem.diff.level import back, band, end_rows, gap, level_rows, levels, nats, signed, thinned
+from postmortem.diff.level import (
+    end_rows,
+    level_rows,
+    levels,
+    measure_gap,
+    nats,
+    noise_band,
+    recovery_step,
+    signed,
+    thinned,
+)
 from postmortem.diff.pair import Curve
 
 N = 2000
@@ -27,7 +37,7 @@ def noisy(seed: int, n: int = N, sigma: float = 0.05) -> np.ndarray:
 
 
 def test_sigma_is_that_of_two_levels() -> None:
-    found = [band(curve(noisy(2 * s), noisy(2 * s + 1))) for s in range(20)]
+    found = [noise_band(curve(noisy(2 * s), noisy(2 * s + 1))) for s in range(20)]
     measured = np.median([f.noise.sigma for f in found if f is not None])
     exact = 0.05 * math.sqrt(2) * math.sqrt(math.pi / 2 / 50)  # a median of n Gaussians: σ √(π / 2n)
     assert measured == pytest.approx(exact, rel=0.2)
@@ -39,9 +49,9 @@ def test_equal_curves_but_for_noise_stay_inside_and_a_shift_does_not() -> None:
         a, b = noisy(2 * seed), noisy(2 * seed + 1)
         for shift in (0.0, 0.06):
             pair = curve(a, b + shift * (np.arange(N) >= 1000))
-            noise = band(pair)
+            noise = noise_band(pair)
             assert noise is not None
-            found = gap(pair, noise, 1, None)
+            found = measure_gap(pair, noise, 1, None)
             inside += not shift and not found.outside and abs(found.final) <= found.noise.end
             shifted += bool(shift) and abs(found.final) > found.noise.end
     assert inside >= 45 and shifted >= 48
@@ -50,7 +60,7 @@ def test_equal_curves_but_for_noise_stay_inside_and_a_shift_does_not() -> None:
 def test_what_is_hard_for_both_cancels() -> None:
     a = noisy(1)
     b = a + 1e-6 * np.random.default_rng(9).standard_normal(N)
-    paired, unpaired = band(curve(a, b)), band(curve(a, noisy(2)))
+    paired, unpaired = noise_band(curve(a, b)), noise_band(curve(a, noisy(2)))
     assert paired is not None and unpaired is not None
     assert paired.noise.sigma < 1e-5 < unpaired.noise.sigma
     assert paired.noise.band == pytest.approx(0.004 * 2.0, rel=0.05)  # the floor
@@ -60,14 +70,14 @@ def test_a_few_steps_ahead_are_no_other_curve_and_a_whole_level_s_gap_is() -> No
     step = np.arange(N)
     for ahead, outside in ((10, False), (150, True)):
         pair = curve(noisy(1), noisy(2) - trend() + 2.0 + 3 * np.exp(-(step + ahead) / 200))
-        noise = band(pair)
-        assert noise is not None and bool(gap(pair, noise, 1, None).outside) is outside
+        noise = noise_band(pair)
+        assert noise is not None and bool(measure_gap(pair, noise, 1, None).outside) is outside
 
 
 def test_siblings_widen_the_band() -> None:
     a = noisy(1)
     pair = curve(a, a + 1e-6)
-    wide = band(pair, [curve(a, a + 0.2)])
+    wide = noise_band(pair, [curve(a, a + 0.2)])
     assert wide is not None and wide.noise.siblings == 1
     assert wide.noise.band == pytest.approx(0.2) and wide.noise.end == pytest.approx(0.2)
 
@@ -79,9 +89,9 @@ def test_area_largest_and_end() -> None:
     b[700] = np.nan
     b[-200:] -= 0.5
     pair = curve(a, b)
-    noise = band(pair)
+    noise = noise_band(pair)
     assert noise is not None
-    found = gap(pair, noise, 10, 600)
+    found = measure_gap(pair, noise, 10, 600)
     assert found.area == pytest.approx(10 * (10 * 1.0 + 200 * 0.5))
     assert (found.largest, found.largest_at) == (pytest.approx(1.0), (500, 500))
     assert found.final == pytest.approx(-0.5) and found.before == 0.0 and found.nonfinite == 1
@@ -92,11 +102,11 @@ def test_back_is_after_the_last_level_outside() -> None:
     a = trend()
     b = a + 0.5 * ((np.arange(N) >= 400) & (np.arange(N) < 600))
     pair = curve(a, b)
-    noise = band(pair)
+    noise = noise_band(pair)
     assert noise is not None
-    assert back(pair, noise, 400, 2**62) == 600
-    assert back(pair, noise, 700, 2**62) == 700
-    assert back(curve(a, a + 0.5 * (np.arange(N) >= 400)), noise, 400, 2**62) is None
+    assert recovery_step(pair, noise, 400, 2**62) == 600
+    assert recovery_step(pair, noise, 700, 2**62) == 700
+    assert recovery_step(curve(a, a + 0.5 * (np.arange(N) >= 400)), noise, 400, 2**62) is None
 
 
 def test_levels_end_with_the_last_row() -> None:
@@ -107,7 +117,7 @@ def test_levels_end_with_the_last_row() -> None:
 
 
 def test_too_few_rows_have_no_band() -> None:
-    assert band(curve(trend(7), trend(7) + 1)) is None
+    assert noise_band(curve(trend(7), trend(7) + 1)) is None
 
 
 def test_a_thinned_curve_keeps_its_spikes_and_its_nan() -> None:

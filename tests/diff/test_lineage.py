@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from postmortem.diff import RunsDiff, diff_runs
-from postmortem.diff.lineage import skipped, windows
+from postmortem.diff.lineage import parse_windows, skipped_windows
 from postmortem.run import Run
 from postmortem.sources import open_run
 from tests.makers import noise, write_run
@@ -124,7 +124,7 @@ def test_settings_that_changed_on_the_way(tmp_path: Path) -> None:
     ],
 )
 def test_windows(value: object, read: object) -> None:
-    assert windows(value) == read
+    assert parse_windows(value) == read
 
 
 def indexed(root: Path, index: list[int]) -> Run:
@@ -132,6 +132,6 @@ def indexed(root: Path, index: list[int]) -> Run:
 
 
 def test_jumps_of_the_index_are_skips_and_a_stride_is_not(tmp_path: Path) -> None:
-    assert skipped(indexed(tmp_path / "a", [0, 1, 2, 8, 9, 10]), ()) == ((3, 8),)
-    assert skipped(indexed(tmp_path / "b", [0, 4, 8, 12]), ()) == ()
-    assert skipped(indexed(tmp_path / "c", [0, 1, 2, 0, 1, 2]), ()) == ()
+    assert skipped_windows(indexed(tmp_path / "a", [0, 1, 2, 8, 9, 10]), ()) == ((3, 8),)
+    assert skipped_windows(indexed(tmp_path / "b", [0, 4, 8, 12]), ()) == ()
+    assert skipped_windows(indexed(tmp_path / "c", [0, 1, 2, 0, 1, 2]), ()) == ()

@@ -48,7 +48,7 @@ def test_the_index_stands_in_for_a_hash_and_that_is_said(tmp_path: Path) -> None
     assert d.alignment is not None and d.alignment.by == "batch_index"
     assert d.alignment.only_a == ((20, 30),) and d.alignment.only_b == ((40, 50),)
     assert d.b.skipped == ((20, 30),)
-    assert "whether batches of one index hold the same data: no batch_hash in a and b" in d.cannot_tell
+    assert "whether batches with the same index have the same data: no batch_hash in a and b" in d.cannot_tell
 
 
 def test_hashes_of_two_functions_are_not_compared(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_hashes_of_two_functions_are_not_compared(tmp_path: Path) -> None:
     b = run(tmp_path / "b", ["p", "q"], manifest={"hashes": {"batch": "v2"}})
     d = diff_runs(a, b)
     assert d.verdict == "identical" and d.alignment is None and [c.name for c in d.columns] == ["loss"]
-    assert any("by different functions" in line for line in d.cannot_tell)
+    assert any("different hash functions" in line for line in d.cannot_tell)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postmortem.diff import RunsDiff, compare_runs, diff_runs, render
+from postmortem.diff import RunsDiff, diff_many_runs, diff_runs, render
 from postmortem.sources import open_run
 from tests.samples import ROOT, sample
 
@@ -51,10 +51,10 @@ def test_the_spiked_run_parts_at_the_batch_of_the_spike_and_meets_its_twin_again
 
 
 def test_three_in_a_table() -> None:
-    found = compare_runs([open_run(sample(name)) for name in (CLEAN, SPIKED, RECOVERED)])
+    found = diff_many_runs([open_run(sample(name)) for name in (CLEAN, SPIKED, RECOVERED)])
     assert found.verdicts == ("recovered", "recovered")
     lines = ["".join(span.text for span in line).rstrip() for line in render.summary(found, 80)]
-    assert lines[2].split() == ["b", "verdict", "part", "at", "incidents", "area", "end", "lost"]
+    assert lines[2].split() == ["b", "verdict", "divergence", "incidents", "area", "end", "lost"]
     assert lines[3].split()[:5] == [SPIKED, "recovered", "312", "other", "batch"]
 
 

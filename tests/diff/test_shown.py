@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from postmortem.diff import ManyRunsDiff, RunsDiff, compare_runs, diff_runs, render
+from postmortem.diff import ManyRunsDiff, RunsDiff, diff_many_runs, diff_runs, render
 from postmortem.errors import UsageError
 from postmortem.lines import Line, joined
 from postmortem.run import Run
@@ -45,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 @pytest.fixture(scope="module", params=["pair", "hostile", "several"])
 def result(request: pytest.FixtureRequest, runs: list[Run]) -> RunsDiff | ManyRunsDiff:
     if request.param == "several":
-        return compare_runs(runs)
+        return diff_many_runs(runs)
     return diff_runs(runs[0], runs[1] if request.param == "pair" else runs[2])
 
 
@@ -123,5 +123,5 @@ def test_files_of_other_makers_stay(runs: list[Run], tmp_path: Path) -> None:
     render.write(d, tmp_path / "ours")
     (tmp_path / "ours" / "diff.md").unlink()
     (tmp_path / "ours" / "diff.md").symlink_to(tmp_path / "diff.md")
-    with pytest.raises(UsageError, match="left as it is"):
+    with pytest.raises(UsageError, match="nothing is changed"):
         render.write(d, tmp_path / "ours")

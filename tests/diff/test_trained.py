@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from postmortem.arithmetic import _has
-from postmortem.diff import RunsDiff, compare_runs, diff_runs, render
+from postmortem.diff import RunsDiff, diff_many_runs, diff_runs, render
 from postmortem.sources import open_run
 from tests.diff.makers import BAD, FROM, HURT, NUDGED, SHORT, STEPS, WRONG
 from tests.diff.mirror import comparable
@@ -96,13 +96,13 @@ def test_a_resume_is_told_and_its_stretch_set_apart(trained: Trained) -> None:
     d = against_clean(trained, "resumed")
     assert d.top_lines == (f"b resumed from step {FROM}",)
     assert [(s.first_step, s.last_step) for s in d.b.discarded] == [(FROM, FROM + 19)]
-    assert d.reason == f"{len(d.columns)} common columns in {STEPS} common steps hold the same bits"
+    assert d.reason == f"the same bits in {len(d.columns)} common columns and {STEPS} common steps"
 
 
 def test_the_shorter_of_equal_runs_is_named(trained: Trained) -> None:
     d = against_clean(trained, "short")
     assert d.top_lines == (f"a ends at step {STEPS - 1}, b at {SHORT - 1}",)
-    assert d.reason.startswith(d.top_lines[0]) and "hold the same bits" in d.reason
+    assert d.reason.startswith(d.top_lines[0]) and "the same bits in" in d.reason
 
 
 def test_a_replay_is_compared_as_far_as_it_goes(trained: Trained, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_swapping_the_runs_mirrors_the_report(trained: Trained, name: str) -> No
 
 
 def test_three_runs_are_a_table(trained: Trained) -> None:
-    found = compare_runs([open_run(trained[name]) for name in ("clean", "spiked", "rolled", "resumed")])
+    found = diff_many_runs([open_run(trained[name]) for name in ("clean", "spiked", "rolled", "resumed")])
     assert found.verdicts[1:] == ("recovered", "identical")
     rows = ["".join(span.text for span in line).split() for line in render.summary(found, 100)]
     rolled = next(row for row in rows if row[:1] == ["rolled"])

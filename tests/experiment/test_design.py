@@ -18,7 +18,7 @@ from postmortem.experiment.judge import NEAR
 from postmortem.interventions import make
 from tests.report.factory import spike
 
-HERE = Suspect(window=(312, 313), elsewhere=313 + AWAY, onset=312, jump=312)
+HERE = Suspect(window=(312, 313), move_to=313 + AWAY, onset=312, jump=312)
 PREDICTING = [cause for cause in causes() if any(one.changes for one in cause.predicts(HERE))]
 
 
@@ -131,16 +131,16 @@ class TestCatalogue:
 
     def test_a_cause_that_predicts_says_what_cures_it(self) -> None:
         for cause in causes():
-            assert (cause.remedy is not None) == bool(cause.predicts(HERE)), cause.slug
-            remedy = cause.remedy(HERE) if cause.remedy else ()
+            assert (cause.fix is not None) == bool(cause.predicts(HERE)), cause.slug
+            remedy = cause.fix(HERE) if cause.fix else ()
             assert all(make(change).text for change in remedy)
             assert remedy or all(one == Prediction((), "vanishes") for one in cause.predicts(HERE)), cause.slug
 
     def test_a_remedy_is_not_contradicted_by_the_cause_itself(self) -> None:
         for cause in PREDICTING:
             own = {change: one.outcome for one in cause.predicts(HERE) for change in one.changes}
-            assert cause.remedy is not None
-            assert all(own.get(change, "cures") == "cures" for change in cause.remedy(HERE)), cause.slug
+            assert cause.fix is not None
+            assert all(own.get(change, "cures") == "cures" for change in cause.fix(HERE)), cause.slug
 
     def test_every_cause_predicts_a_cure(self) -> None:
         """Else any run that nothing cures would prove it."""

@@ -29,7 +29,7 @@ def said(folder: Path, raised: tuple[int, int], factor: float = 15.0) -> Evidenc
 @pytest.mark.parametrize("first", [AT, AT - 30, AT - 80])
 def test_a_rate_that_is_still_up_is_evidence(tmp_path: Path, first: int) -> None:
     found = said(tmp_path, (first, AT + 30))
-    assert found is not None and f"at step {first} " in found.text and "(15×)" in found.text
+    assert found is not None and f"at step {first}, " in found.text and "(15×)" in found.text
 
 
 @pytest.mark.parametrize(

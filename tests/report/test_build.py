@@ -10,13 +10,13 @@ import pytest
 
 from postmortem.diagnosis import Diagnosis, Sample, Token
 from postmortem.report.build import report_view
-from postmortem.report.select import chosen
+from postmortem.report.select import select_incident
 from postmortem.report.view import IncidentView, ReportView
 from tests.report.factory import CASES, HOSTILE, clean, hostile, several, spike, undecided
 
 
 def view(diagnosis: Diagnosis) -> ReportView:
-    return report_view(diagnosis, chosen(diagnosis, None))
+    return report_view(diagnosis, select_incident(diagnosis, None))
 
 
 def incident(diagnosis: Diagnosis) -> IncidentView:

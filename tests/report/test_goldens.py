@@ -109,10 +109,10 @@ def test_hostile_names_become_text_in_html() -> None:
 
 def test_a_skip_window_without_batch_indices_says_what_it_counts() -> None:
     case = CASES["spike"]()
-    assert "one batch a step is assumed" not in render(case)
+    assert "one batch per step is assumed" not in render(case)
     one = case.incidents[0]
     unlogged = tuple(
         replace(s, value=None, missing="not logged") if s.key == "batch_index" else s for s in one.symptoms
     )
     text = render(replace(case, incidents=(replace(one, symptoms=unlogged),)))
-    assert "(absolute, half-open; no batch index is logged, so one batch a step is assumed)." in text
+    assert "(absolute, half-open; no batch index is logged, so one batch per step is assumed)." in text

@@ -48,7 +48,7 @@ TEMPLATE = """<!doctype html><html>
 {% endfor %}
 {% for h in i.hypotheses %}
 <p id="h{{ h.number }}">{{ h.title }}:
-{%- for p in h.supported_by %}{{ joint(loop) or " " }}{{ p.name }}{% endfor %}</p>
+{%- for p in h.supported_by %}{{ separator(loop) or " " }}{{ p.name }}{% endfor %}</p>
 {% endfor %}
 {% for e in i.evidence %}<p>{{ e.text }}: {{ e.effect }}</p>{% endfor %}
 <ul>{% for p in i.moved %}{{ line(p) }}{% endfor %}</ul>

@@ -56,8 +56,8 @@ def test_too_few_rows_are_no_clean_bill() -> None:
     short = clean()
     short = replace(short, run=replace(short.run, rows=2))
     assert text(summarize(short)) == [
-        "clean-000  no incident: too few rows for a baseline (2): only non-finite values could be seen, and there are "
-        "none"
+        "clean-000  no incident: too few rows for a baseline (2): only non-finite values could be detected, and "
+        "there are none"
     ]
 
 
@@ -65,8 +65,8 @@ def test_what_was_rolled_back_did_not_just_end() -> None:
     case = spike()
     one = replace(case.incidents[0], outcome="unresolved", recovery_step=None)
     ends = [replace(case, incidents=(replace(one, discarded=d),)) for d in (False, True)]
-    assert any(line.endswith("→ the log ends before it") for line in text(summarize(ends[0])))
-    assert any(line.endswith("→ rolled back before it") for line in text(summarize(ends[1])))
+    assert any(line.endswith("→ the log ends first") for line in text(summarize(ends[0])))
+    assert any(line.endswith("→ rolled back first") for line in text(summarize(ends[1])))
 
 
 def test_a_non_finite_gradient_is_no_non_finite_loss() -> None:

@@ -117,7 +117,7 @@ def test_a_forged_diagnosis_removes_nothing_outside(tmp_path: Path) -> None:
 
 def test_a_directory_of_others_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.md").write_text("years of work")
-    with pytest.raises(UsageError, match="no earlier report"):
+    with pytest.raises(UsageError, match="not an earlier report"):
         write_report(spike(), tmp_path, draw=draw)
     assert contents(tmp_path) == {"thesis.md": b"years of work"}
     with pytest.raises(UsageError, match="is a file"):

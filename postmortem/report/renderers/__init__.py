@@ -1,7 +1,7 @@
-"""The formats of a report, one file each: `RENDERER = Renderer(...)`.
+"""The formats of a report, one file each: a file defines `RENDERER = Renderer(...)`.
 
-A renderer makes text of a `ReportView` and of nothing else; the escaper of its format is its own. One that goes through
-a template is a `Template` with that escaper: see `postmortem.report.templates`.
+A renderer turns a `ReportView` into text and brings the escaper of its format. A renderer with a template is a
+`Template` with that escaper: see `postmortem.report.templates`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from postmortem.report.view import ReportView
 
 @dataclass(frozen=True)
 class Renderer:
-    """A format: the `name` it is asked for by, and what renders it."""
+    """A format: its `name` (as in `--format`), and the function that renders it."""
 
     name: str
     render: Callable[[ReportView], str]
@@ -25,6 +25,6 @@ class Renderer:
 
 @cache
 def renderers() -> dict[str, Renderer]:
-    """Name → renderer, of every file there is, in order of name."""
-    found = discover(sys.modules[__name__], "RENDERER", Renderer)
-    return {one.name: one for one in sorted(found, key=lambda one: one.name)}
+    """Name → renderer, for every file of this package, in order of name."""
+    discovered = discover(sys.modules[__name__], "RENDERER", Renderer)
+    return {renderer.name: renderer for renderer in sorted(discovered, key=lambda renderer: renderer.name)}

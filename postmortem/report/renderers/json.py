@@ -1,6 +1,6 @@
-"""The view itself as strict JSON: what the report says, for a page or a program that shows it in its own way.
+"""Renders a report as strict JSON: what the report says, for a program that shows it in its own way.
 
-Its keys are those of `ReportView` and change with it; what is versioned, and can be rendered again, is diagnosis.json.
+The keys are those of `ReportView` and change with it. diagnosis.json is the versioned file that can be rendered again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from postmortem.report.view import ReportView
 
 
 def _render(report: ReportView) -> str:
-    """In ASCII, which is JSON's own escape: it holds whatever a name holds, half a surrogate pair as well."""
+    """In ASCII with JSON's escapes, so that any name can be written, even half a surrogate pair."""
     return strict_json(report)
 
 

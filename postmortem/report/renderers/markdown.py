@@ -1,4 +1,4 @@
-"""report.md: what a template prints is escaped for Markdown, and for the HTML that it becomes."""
+"""Renders report.md through a template, escaped for Markdown and for HTML made from it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def _table(table: ReportTable) -> Safe:
 
 
 def _legend(files: Iterable[SourceFile]) -> Safe:
-    """The letters of the places in each file, each with what it stands for."""
+    """The letters of the places in each file, each with its column or key."""
     parts: list[str] = []
-    for one in files:
+    for source in files:
         places = [
-            f"[{place.mark}] " + (f"{markdown.escape(place.kind)} " if one.file else "") + markdown.code(place.name)
-            for place in one.places
+            f"[{place.mark}] " + (f"{markdown.escape(place.kind)} " if source.file else "") + markdown.code(place.name)
+            for place in source.places
         ]
-        parts.append((f"{markdown.code(one.file)}: " if one.file else "") + ", ".join(places))
+        parts.append((f"{markdown.code(source.file)}: " if source.file else "") + ", ".join(places))
     return Safe(" · ".join(parts))
 
 
 def _passage(pieces: Iterable[TextPiece]) -> Safe:
-    """The pieces as one text, the marked ones in ⟦ ⟧."""
+    """The pieces as one text, with the marked pieces in ⟦ ⟧."""
     return markdown.escape("".join(f"⟦{piece.text}⟧" if piece.marked else piece.text for piece in pieces))
 
 

@@ -1,4 +1,4 @@
-"""The lines that a draft ends with, as they are in a pipe: without styles, and not wrapped."""
+"""Renders the terminal summary as plain text, as in a pipe: without styles, and not wrapped."""
 
 from __future__ import annotations
 
