@@ -68,20 +68,20 @@ def build(config: Mapping[str, Any]) -> HuggingFaceLoop:
 
 
 def main(run: Path) -> None:
-    """Train; replay the run unchanged; replay it without the garbage."""
+    """Train, replay without changes, replay without the garbage."""
     torch.set_num_threads(1)
     make_trainer({**CONFIG, "run": str(run)}).train()
     for name, changes in (("null", ()), ("skip", (Change("skip", ((40, 42),)),))):
         worst = 0.0
 
-        def look(step: int, until: int, now: float, then: float | None) -> None:
+        def track_worst_loss(step: int, until: int, loss: float, recorded: float | None) -> None:
             nonlocal worst
-            worst = max(worst, now)
+            worst = max(worst, loss)
 
-        order = ReplaySpec(str(run), f"{run}-{name}", from_step=20, until=60, changes=changes, trusted=True)
-        done = replay(order, on_step=look)
-        same = "every bit as recorded" if done.exact else f"departs at step {done.differences[0].step}"
-        print(f"{name}: {done.steps} steps from 20, {same}, highest loss {worst:.2f}")
+        spec = ReplaySpec(str(run), f"{run}-{name}", from_step=20, until=60, changes=changes, trusted=True)
+        result = replay(spec, on_step=track_worst_loss)
+        comparison = "every bit as recorded" if result.exact else f"differs from step {result.differences[0].step} on"
+        print(f"{name}: {result.steps} steps from 20, {comparison}, highest loss {worst:.2f}")
 
 
 if __name__ == "__main__":

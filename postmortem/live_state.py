@@ -1,8 +1,8 @@
-"""What a live program is made of, piece by piece, found by looking rather than by asking.
+"""Finds all state of a live program by inspecting its objects, piece by piece.
 
-A `state_dict` that forgets the scheduler cannot tell that it does. So a resume is judged by the objects themselves:
-everything reachable from the program through attributes and containers, and the random number generators of the
-process. Each piece is a path, the kind of state it is, and a hash; two programs are compared piece by piece.
+A `state_dict` that forgets the scheduler does not show that it does. So a resume is judged by the objects themselves:
+everything that is reachable from the program through attributes and containers, and the global random generators. Each
+piece has a path, a kind of state and a value or hash; two programs are compared piece by piece.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-# Kinds in the order in which they are blamed: what decides the next step comes first.
+# Kinds of state, in the order in which they are blamed: what affects the next step comes first.
 KINDS = (
     "parameters",
     "optimizer moments",
@@ -31,7 +31,7 @@ KINDS = (
     "random number generator",
     "other state",
 )
-# Words by which people name such things, matched against the parts of a path.
+# Usual names of such state, which are searched in the parts of a path.
 _WORDS = {
     "scheduler": ("sched", "warmup"),
     "loss scaler": ("scaler",),
@@ -42,13 +42,13 @@ _WORDS = {
     "optimizer moments": ("exp_avg", "exp_avg_sq", "momentum", "moments"),
 }
 _OPAQUE = (types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)
-_Found: TypeAlias = tuple[str, "str | None", str]  # path, kind where the type tells it, value as text
-_MOST_PIECES, _DEEPEST = 100_000, 12
+_Piece: TypeAlias = tuple[str, "str | None", str]  # path, kind if the type determines it, value as text
+_MAX_PIECES, _MAX_DEPTH = 100_000, 12
 
 
 @dataclass(frozen=True)
 class StatePiece:
-    """One piece of state: where it is, what it is, and its value as text (a number, or the hash of an array)."""
+    """One piece of state: its path, its kind, and its value as text (a number, or the hash of an array)."""
 
     path: str
     kind: str
@@ -56,26 +56,27 @@ class StatePiece:
 
 
 def live_state(program: object) -> dict[str, StatePiece]:
-    """Path → piece, of all that `program` reaches and of the process's own random number generators."""
-    found: dict[str, StatePiece] = {}
+    """Path → piece, of everything reachable from `program` and of the global random generators."""
+    pieces: dict[str, StatePiece] = {}
     for path, kind, value in _walk(program, "", None, set(), 0):
-        found.setdefault(path, StatePiece(path, kind or _kind_of(path), value))
-        if len(found) >= _MOST_PIECES:
+        pieces.setdefault(path, StatePiece(path, kind or _kind_by_name(path), value))
+        if len(pieces) >= _MAX_PIECES:
             break
     for path, value in _global_generators():
-        found[path] = StatePiece(path, "random number generator", value)
-    return found
+        pieces[path] = StatePiece(path, "random number generator", value)
+    return pieces
 
 
-def outline(state: Mapping[str, Any]) -> dict[str, StatePiece]:
-    """The same of a state dict: dotted key → piece."""
+def state_pieces(state: Mapping[str, Any]) -> dict[str, StatePiece]:
+    """Path → piece of a state dict; the paths are dotted keys."""
     return {
-        path: StatePiece(path, kind or _kind_of(path), value) for path, kind, value in _walk(state, "", None, set(), 0)
+        path: StatePiece(path, kind or _kind_by_name(path), value)
+        for path, kind, value in _walk(state, "", None, set(), 0)
     }
 
 
-def differing(a: Mapping[str, StatePiece], b: Mapping[str, StatePiece]) -> list[StatePiece]:
-    """Pieces of `a` that `b` lacks or holds otherwise, and pieces only `b` has, the first to blame first."""
+def differing_pieces(a: Mapping[str, StatePiece], b: Mapping[str, StatePiece]) -> list[StatePiece]:
+    """Pieces that differ or that only `a` or `b` has, in the order in which they are blamed."""
     paths = [path for path in {**a, **b} if path not in a or path not in b or a[path].value != b[path].value]
     return sorted((a.get(path) or b[path] for path in paths), key=lambda piece: (KINDS.index(piece.kind), piece.path))
 
@@ -88,24 +89,24 @@ def digest(value: object) -> str:
     return state.hexdigest()
 
 
-def _walk(value: object, path: str, kind: str | None, seen: set[int], depth: int) -> Iterator[_Found]:
+def _walk(value: object, path: str, kind: str | None, seen: set[int], depth: int) -> Iterator[_Piece]:
     """Every leaf below `value`."""
     text = _leaf(value)
     if text is not None:
         yield path, kind, text
         return
-    if isinstance(value, _OPAQUE) or id(value) in seen or depth > _DEEPEST:
+    if isinstance(value, _OPAQUE) or id(value) in seen or depth > _MAX_DEPTH:
         return
     seen.add(id(value))
     state = _generator_state(value)
-    left = length_hint(value, -1) if isinstance(value, Iterator) else -1
+    remaining = length_hint(value, -1) if isinstance(value, Iterator) else -1
     if state is not None:
         yield path, "random number generator", state
-    elif left >= 0:
-        yield path, "loader position", f"{left} left"
+    elif remaining >= 0:
+        yield path, "loader position", f"{remaining} left"
     elif isinstance(value, torch.optim.Optimizer):
         yield from _optimizer(value, path)
-    elif isinstance(value, torch.amp.GradScaler):  # its attributes differ by when it was first used
+    elif isinstance(value, torch.amp.GradScaler):  # its attributes depend on when it was first used
         yield from _walk(value.state_dict(), path, "loss scaler", seen, depth + 1)
     elif isinstance(value, nn.Module):
         yield from _module(value, path, seen, depth)
@@ -133,21 +134,21 @@ def _attributes(value: object) -> dict[str, object]:
     return {**names, **getattr(value, "__dict__", {})}
 
 
-def _optimizer(optimizer: torch.optim.Optimizer, path: str) -> Iterator[_Found]:
+def _optimizer(optimizer: torch.optim.Optimizer, path: str) -> Iterator[_Piece]:
     state: dict[str, Any] = optimizer.state_dict()
     for number, group in enumerate(state["param_groups"]):
         for key, inner in group.items():
             if key != "params":
-                for place, _, text in _walk(inner, _join(path, f"param_groups.{number}.{key}"), None, set(), 0):
-                    yield place, "optimizer hyperparameters", text
+                for piece_path, _, text in _walk(inner, _join(path, f"param_groups.{number}.{key}"), None, set(), 0):
+                    yield piece_path, "optimizer hyperparameters", text
     for parameter, entries in state["state"].items():
         for key, inner in entries.items():
             kind = "optimizer step count" if key == "step" else "optimizer moments"
-            for place, _, text in _walk(inner, _join(path, f"state.{parameter}.{key}"), None, set(), 0):
-                yield place, kind, text
+            for piece_path, _, text in _walk(inner, _join(path, f"state.{parameter}.{key}"), None, set(), 0):
+                yield piece_path, kind, text
 
 
-def _module(module: nn.Module, path: str, seen: set[int], depth: int) -> Iterator[_Found]:
+def _module(module: nn.Module, path: str, seen: set[int], depth: int) -> Iterator[_Piece]:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         yield _join(path, name), "parameters", _leaf(tensor.detach()) or ""
     for name, inner in module.named_modules():
@@ -158,7 +159,7 @@ def _module(module: nn.Module, path: str, seen: set[int], depth: int) -> Iterato
 
 
 def _leaf(value: object) -> str | None:
-    """A leaf as text: exact for numbers, a hash for arrays and bytes; None where `value` has an inside."""
+    """A leaf as text: exact for numbers, a hash for arrays and bytes; None if `value` is no leaf."""
     if value is None or isinstance(value, (bool, int, str)):
         return repr(value)
     if isinstance(value, float):
@@ -204,8 +205,8 @@ def _global_generators() -> Iterator[tuple[str, str]]:
             yield f"torch.cuda[{number}]", _tensor(state)
 
 
-def _kind_of(path: str) -> str:
-    """The kind that the words of a path tell; sections of a state dict are such words, too."""
+def _kind_by_name(path: str) -> str:
+    """The kind that the words in a path suggest; sections of a state dict are such words, too."""
     parts = [part.strip("_").lower() for part in path.split(".")]
     if parts[0] == "model":
         return "parameters"

@@ -29,7 +29,7 @@ from postmortem.panels import panels
 from postmortem.run import Run
 from postmortem.series import Series
 from postmortem.sources import open_run
-from postmortem.text import plain
+from postmortem.text import plain, relative_path
 from postmortem.version import __version__
 
 Mode: TypeAlias = Literal["all", "watchdog"]
@@ -225,5 +225,5 @@ def _read_panels(case: Case) -> tuple[tuple[PanelReading, ...], list[tuple[int, 
 
 
 def _relative(run: Run, path: Path) -> str:
-    """`path` relative to the run's directory, if it is inside."""
-    return plain(path.relative_to(run.root) if run.root and path.is_relative_to(run.root) else path, 500)
+    """A path as the run's own directory sees it."""
+    return plain(relative_path(path, run.root), 500)

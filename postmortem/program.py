@@ -1,32 +1,32 @@
-"""The contract by which anything drives a training: the lab, a replay, a resume test, a live guard.
+"""The contract of a program: a training that can be driven step by step (by the lab, a replay, a resume test, a guard).
 
     build(config) -> Program          a fresh training, before its first update
-    program.updates                   updates done = the number of the step that comes next
-    program.position                  index of the batch that its loader would hand out next
-    program.batch(index) -> Batch     a pure function of config and index: no state is read or written
+    program.updates                   updates done = the number of the next step
+    program.position                  index of the next batch of its loader
+    program.batch(index) -> Batch     a pure function of config and index: it neither reads nor changes state
     program.step(batch) -> Measured   one update; afterwards position = batch.index + 1
     program.state_dict() / load_state_dict(state)
 
-The driver, not the program, decides which batch a step consumes. Step and batch index are two numbers: they part at
-the first skip and never meet again. So a plain run and a replay with skip windows are the same loop:
+The driver, not the program, decides which batch a step consumes. Step and batch index are different numbers: they
+differ from the first skip on. So a plain run and a replay with skip windows are the same loop:
 
     while program.updates < until:
         measured = program.step(program.batch(next_index(program.position, skip)))
 
-A replay can change more of a program that also offers one of these:
+A replay can change more if the program also offers these:
 
-    program.optimizers                what steps its parameters: rates, clipping, betas and moments can be changed
-    program.edited(batch, edit)       its batches can be replaced, moved, masked
-    program.measure(batch)            loss and gradient without an update, for probes; else a step is taken and undone
+    program.optimizers                rates, clipping, betas and moments can be changed
+    program.edited(batch, edit)       batches can be replaced, moved, masked
+    program.measure(batch)            loss and gradient without an update, for probes; otherwise a step is undone
 
-A program around somebody else's loop (`postmortem.frameworks`) may also offer:
+A program around the loop of a framework (`postmortem.frameworks`) may also offer:
 
-    program.restore(path), save(folder)   checkpoints in the form that its framework writes
-    program.place(updates, position)      where it stands, for states that do not say
+    program.restore(path), save(folder)   checkpoints in the framework's own form
+    program.place(updates, position)      sets step and batch, for states that do not contain them
 
 State is a nested mapping of named sections ("model", "optimizer", "loader", "rng", …) down to tensors and plain types,
-so that it can be written, compared and restored piece by piece. What a loaded state lacks is left as it was built:
-`load_state_dict(select(state, ["model", "loader"]))` is a resume that forgets the optimizer.
+so that it can be written, compared and restored piece by piece. Loading a state leaves all that it lacks unchanged:
+`load_state_dict(select(state, ["model", "loader"]))` is a resume that loses the optimizer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Scalar: TypeAlias = "float | int | str | None"
 
 
 class Batch(Protocol):
-    """What one step consumes. Only its index means something to a driver."""
+    """What one step consumes. A driver uses only its index."""
 
     @property
     def index(self) -> int:
@@ -59,8 +59,8 @@ class Batch(Protocol):
 class Measured:
     """What one step measured, keyed by the canonical column names of the run format.
 
-    `metrics` becomes the step's row in metrics/, `batch` its row in batches/. The loss belongs to the parameters
-    before the update, norms of parameters and moments to those after it.
+    `metrics` becomes the step's row in metrics/, `batch` its row in batches/. The loss is that of the parameters before
+    the update, norms of parameters and moments are those after it.
     """
 
     metrics: Mapping[str, Scalar]
@@ -69,7 +69,7 @@ class Measured:
 
 @runtime_checkable
 class Program(Protocol):
-    """A training that can be driven from outside, step by step."""
+    """A training that can be driven step by step."""
 
     @property
     def updates(self) -> int:
@@ -82,28 +82,27 @@ class Program(Protocol):
         ...
 
     def batch(self, index: int) -> Batch:
-        """The batch at an absolute index; the same for the same config and index, whatever was driven before."""
+        """The batch at an absolute index; it depends only on config and index."""
         ...
 
     def step(self, batch: Batch) -> Measured:
-        """Train on `batch` once and say what was measured."""
+        """Do one update on `batch`; return what was measured."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on. The caller owns it: later steps do not change it."""
+        """Everything that the next step depends on. It is a copy: later steps do not change it."""
         ...
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what `state` holds; sections and keys that it lacks stay as they are."""
+        """Load what `state` contains; sections and keys that it lacks stay as they are."""
         ...
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A change to one batch. `index` is the place it takes in the data order, where that is not its own;
-    `without_rows` are samples to leave out, `masked_tokens` ids of which nothing shall count, neither where they are
-    the label nor where the label follows them, and `unmask` asks for the labels of a batch in which none counts to
-    count again."""
+    """A change to one batch. `index` is its new place in the data order, None keeps it; `without_rows` are the samples
+    to leave out; `masked_tokens` are ids that must not count, neither as the label nor as the input before a label;
+    `unmask` lets labels count again in a batch in which no label counts."""
 
     index: int | None = None
     without_rows: frozenset[int] = frozenset()
@@ -113,11 +112,12 @@ class Edit:
 
 @runtime_checkable
 class Adjustable(Protocol):
-    """A program that shows its optimizers."""
+    """A program that offers its optimizers."""
 
     @property
     def optimizers(self) -> Sequence[Any]:
-        """The `torch.optim.Optimizer`s whose `step()` makes an update, those of inner wrappers, not the wrappers."""
+        """The `torch.optim.Optimizer`s whose `step()` makes an update: the inner optimizers, not wrappers around
+        them."""
         ...
 
 
@@ -126,47 +126,48 @@ class Editable(Protocol):
     """A program whose batches can be changed before they are consumed."""
 
     def edited(self, batch: Batch, edit: Edit) -> Batch:
-        """A copy of `batch` with the edit in it, the facts that its row records included."""
+        """A copy of `batch` with the edit applied; the facts for its row change with it."""
         ...
 
     def labels(self, batch: Batch) -> Sequence[Sequence[int]]:
-        """The label ids that count, sample by sample: its length is the number of rows."""
+        """The label ids that count, one sequence per sample: its length is the number of rows."""
         ...
 
 
 @runtime_checkable
 class Measurable(Protocol):
-    """A program that can look at a batch without training on it."""
+    """A program that can measure a batch without training on it."""
 
     def measure(self, batch: Batch) -> Measured:
-        """Loss and `grad_norm` of `batch` in the present state, which stays as it is."""
+        """Loss and `grad_norm` of `batch` in the present state, which does not change."""
         ...
 
 
 @runtime_checkable
-class OwnCheckpoints(Protocol):
-    """A program whose framework has checkpoints of its own, beside those that hold a `state_dict`."""
+class FrameworkCheckpoints(Protocol):
+    """A program whose framework writes its own checkpoints, besides those of a `state_dict`."""
 
     def restore(self, checkpoint: Path) -> Sequence[str]:
-        """Begin a training that has taken no step from such a checkpoint; names of the pieces that came back."""
+        """Start a training that has taken no step yet from such a checkpoint; the names of the restored pieces."""
         ...
 
     def save(self, folder: Path) -> Path:
-        """Write one of the present state into `folder`, whole or not at all; its path, which names the step."""
+        """Write such a checkpoint of the present state into `folder`, completely or not at all; its path names the
+        step."""
         ...
 
 
 @runtime_checkable
 class Placeable(Protocol):
-    """A program whose state may not say where it stands: a loop of one's own keeps its step in a variable."""
+    """A program whose state may lack its step and batch: your own loop may keep them in variables."""
 
     @property
     def placed_sections(self) -> Sequence[str]:
-        """Sections of the state that a checkpoint may lack, because `place` says the same."""
+        """Sections of the state that a checkpoint may lack, because `place` replaces them."""
         ...
 
     def place(self, updates: int, position: int) -> None:
-        """Called after a checkpoint was restored. What the state did say stays as it is."""
+        """Called after a checkpoint was restored, to set what the state did not contain."""
         ...
 
 
@@ -174,10 +175,10 @@ ProgramFactory: TypeAlias = Callable[[Config], Program]
 
 
 def measure(program: Program, batch: Batch) -> Measured:
-    """Loss and gradient norm of `batch` in the present state, which is as it was afterwards.
+    """Loss and gradient norm of `batch` in the present state, which is the same afterwards.
 
-    A program that offers no `measure` takes a step and gets its state back: dearer, and the same figures, because the
-    loss and the gradient of a step belong to the parameters before its update.
+    A program without `measure` takes a step and gets its state back. This costs more and gives the same numbers,
+    because the loss and the gradient of a step are those of the parameters before its update.
     """
     if isinstance(program, Measurable):
         return program.measure(batch)
@@ -189,28 +190,28 @@ def measure(program: Program, batch: Batch) -> Measured:
 
 
 def resolve(entry_point: str) -> ProgramFactory:
-    """The factory that "module:attribute" names. Importing it runs its module: ask the user first where it is foreign.
+    """Import the factory that "module:attribute" names. This runs its module: ask the user first if it is foreign.
 
-    Raises UsageError where the text has another form, or where module or attribute do not exist or cannot be called.
+    Raises UsageError if the text has another form, or if module or attribute do not exist or cannot be called.
     """
     module_name, colon, attribute = entry_point.partition(":")
     if not (colon and module_name and attribute):
         raise UsageError(f"program {entry_point!r}: expected module:attribute, as in package.train:build")
     try:
-        found: object = importlib.import_module(module_name)
+        target: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UsageError(f"program {entry_point!r}: no module named {error.name!r} is found from here") from error
     for name in attribute.split("."):
-        if not hasattr(found, name):
+        if not hasattr(target, name):
             raise UsageError(f"program {entry_point!r}: {module_name} has no {attribute!r}")
-        found = getattr(found, name)
-    if not callable(found):
+        target = getattr(target, name)
+    if not callable(target):
         raise UsageError(f"program {entry_point!r}: {attribute!r} cannot be called; expected a factory of programs")
-    return cast(ProgramFactory, found)
+    return cast(ProgramFactory, target)
 
 
 def next_index(position: int, skip: Iterable[Window] = ()) -> int:
-    """The first batch index from `position` on that lies in none of the windows [first, last)."""
+    """The first batch index from `position` on that is in none of the windows [first, last)."""
     for first, last in sorted(skip):
         if first <= position < last:
             position = last
@@ -220,7 +221,7 @@ def next_index(position: int, skip: Iterable[Window] = ()) -> int:
 def select(state: State, parts: Sequence[str]) -> dict[str, Any]:
     """The pieces of `state` that `parts` name, such as "model" or "optimizer.step", in the same nesting.
 
-    Raises UsageError for a piece that the state does not hold.
+    Raises UsageError for a piece that is not in the state.
     """
     chosen: dict[str, Any] = {}
     for part in parts:
@@ -235,8 +236,8 @@ def select(state: State, parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _piece(source: Any, key: str, part: str) -> Any:
-    held = cast(Mapping[str, Any], source) if isinstance(source, Mapping) else {}
-    if key not in held:
-        there = plain(", ".join(sorted(map(str, held)))) or "nothing"
-        raise UsageError(f"the state holds no {plain(part)!r}; there it has {there}")
-    return held[key]
+    pieces = cast(Mapping[str, Any], source) if isinstance(source, Mapping) else {}
+    if key not in pieces:
+        names = plain(", ".join(sorted(map(str, pieces)))) or "nothing"
+        raise UsageError(f"the state has no {plain(part)!r}; at that place it has {names}")
+    return pieces[key]

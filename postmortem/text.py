@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -63,3 +65,10 @@ def count(number: int, singular: str, plural: str = "") -> str:
 def times(ratio: float) -> str:
     """A ratio as people write it: 3.2×."""
     return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.3g}×" if ratio < 1e6 else f"{ratio:.1e}×"
+
+
+def relative_path(path: Path, folder: Path | None) -> str:
+    """`path` as seen from `folder`, with forward slashes, if it is inside; otherwise the path as it is."""
+    if folder is not None and path.is_relative_to(folder):
+        return path.relative_to(folder).as_posix()
+    return str(path)

@@ -1,8 +1,8 @@
-"""The one loop by which a program is trained here: lab runs, resume tests and replays differ in what they hand to it.
+"""The training loop that drives a program: lab runs, resume tests and replays all use it.
 
-    checkpoint what is due → step on the next batch → record its row
+    save a checkpoint that is due → step on the next batch → record its row
 
-A checkpoint named step N holds the state after N updates, that is, before the step of that number.
+A checkpoint named step N contains the state after N updates, that is, before the step of that number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Row: TypeAlias = dict[str, Scalar]
 
 
 class RowSink(Protocol):
-    """What takes the rows: a `postmortem.record.Recorder`, or what a replay compares them with."""
+    """Receives the rows: a `postmortem.record.Recorder`, or any object with these methods."""
 
     def log(self, step: int, metrics: Mapping[str, Any] | None = None, /, **columns: Any) -> None:
         """One row of metrics."""
@@ -42,11 +42,10 @@ def drive(
     rewrite: Callable[[int, Row], Row] | None = None,
     after_step: Callable[[int, Measured], None] | None = None,
 ) -> None:
-    """Train `program` until `until` updates are done, skipping the batches of the windows [first, last).
+    """Train `program` until `until` updates are done; skip the batches of the windows [first, last) in `skip`.
 
-    `before_step(step, program)` may change the program from outside, `edit(step, batch)` the batch that is consumed,
-    `rewrite(step, row)` what is logged of the step and nothing else; `after_step(step, measured)` sees what was really
-    measured.
+    `before_step(step, program)` may change the program, `edit(step, batch)` the batch that is consumed, and
+    `rewrite(step, row)` only the logged row; `after_step(step, measured)` gets what was really measured.
     """
     windows = tuple(skip)
     while program.updates < until:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postmortem.arithmetic import arithmetic_of
-from postmortem.arithmetic import differences as other_arithmetic
+from postmortem.arithmetic import describe_differences as describe_other_arithmetic
 from postmortem.lab import make_run
 from postmortem.lab.compare import differences
 from postmortem.replay.branch import SPEC_FILE
@@ -125,7 +125,7 @@ def check(name: str, scratch: Path) -> list[str]:
 
     again = make(name, scratch / "a" / name, scratch / f"{name}-a.truth.json")
     committed = ROOT / name
-    other = other_arithmetic(open_run(committed).manifest.environment, environment())
+    other = describe_other_arithmetic(open_run(committed).manifest.environment, environment())
     found = differences(committed, again)
     if not (found and other):
         return found

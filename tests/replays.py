@@ -1,4 +1,4 @@
-"""Replays driven in this process, and a run on which an experiment takes a second."""
+"""Drives replays in this process, and makes a run on which an experiment takes a second."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from shutil import copytree
 
 import pytest
 
-from postmortem.arithmetic import OWN, Arithmetic
+from postmortem.arithmetic import NATIVE, Arithmetic
 from postmortem.errors import PostmortemError
-from postmortem.experiment.pool import ReplayOutcome, finished
+from postmortem.experiment.pool import ReplayOutcome, read_finished
 from postmortem.replay.spec import ReplaySpec
 
 AT = 110  # of the rogue run: its bad batch
 
 
 class Driver:
-    """Stands in for `run_replays`. `driven` are the names of the orders that were really carried out."""
+    """Stands in for `run_replays`. `driven` are the names of the replays that were really driven."""
 
     def __init__(self) -> None:
         self.driven: list[str] = []
@@ -27,16 +27,16 @@ class Driver:
         specs: Sequence[ReplaySpec],
         *,
         workers: int | None = None,
-        arithmetic: Arithmetic = OWN,
+        arithmetic: Arithmetic = NATIVE,
         on_done: Callable[[ReplayOutcome], None] | None = None,
     ) -> list[ReplayOutcome]:
-        """Carry them out one after the other, as a process of its own would."""
-        every: list[ReplayOutcome] = []
+        """Drive them one after the other, as a separate process would."""
+        outcomes: list[ReplayOutcome] = []
         for spec in specs:
-            every.append(finished(spec) or self._drive(spec))
+            outcomes.append(read_finished(spec) or self._drive(spec))
             if on_done is not None:
-                on_done(every[-1])
-        return every
+                on_done(outcomes[-1])
+        return outcomes
 
     def _drive(self, spec: ReplaySpec) -> ReplayOutcome:
         from postmortem.replay.run_replay import replay

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from postmortem import arithmetic
-from postmortem.arithmetic import KERNELS, Arithmetic, arithmetic_of, differences
+from postmortem.arithmetic import KERNELS, Arithmetic, arithmetic_of, describe_differences
 from tests.samples import ROOT
 
 X86 = "x86_64"
@@ -138,20 +138,23 @@ class TestMissing:
 class TestDifferences:
     def test_what_accounts_for_a_fingerprint_is_said_in_its_stead(self) -> None:
         now = {**THEN, "torch": "2.13.0", "fingerprint": "1:cd"}
-        assert differences(THEN, now) == ("torch 2.8.0 then, 2.13.0 now",)
-        assert differences(THEN, {**THEN, "cpu_capability": "AVX512"}) == ("kernels AVX2 then, AVX512 now",)
+        assert describe_differences(THEN, now) == ("torch 2.8.0 then, 2.13.0 now",)
+        assert describe_differences(THEN, {**THEN, "cpu_capability": "AVX512"}) == ("kernels AVX2 then, AVX512 now",)
 
     def test_the_fingerprint_alone(self) -> None:
-        assert differences(THEN, THEN) == ()
+        assert describe_differences(THEN, THEN) == ()
         told = "fingerprint of its kernels 1:ab then, 1:cd now"
-        assert differences(THEN, {**THEN, "fingerprint": "1:cd"}) == (told,)
-        assert differences(THEN, {**THEN, "fingerprint": "1:cd", "threads": 1}) == ("threads 3 then, 1 now", told)
+        assert describe_differences(THEN, {**THEN, "fingerprint": "1:cd"}) == (told,)
+        assert describe_differences(THEN, {**THEN, "fingerprint": "1:cd", "threads": 1}) == (
+            "threads 3 then, 1 now",
+            told,
+        )
 
     def test_what_the_run_does_not_say_is_not_taken_for_equal(self) -> None:
-        assert differences({}, THEN) == ("torch and processor then unknown",)
+        assert describe_differences({}, THEN) == ("torch and processor then unknown",)
         old = {key: value for key, value in THEN.items() if key != "fingerprint"}
         unknown = ("kernels of its libraries then unknown",)
-        assert differences(old, THEN) == unknown == differences(THEN, {**THEN, "fingerprint": "2:ab"})
+        assert describe_differences(old, THEN) == unknown == describe_differences(THEN, {**THEN, "fingerprint": "2:ab"})
 
 
 @pytest.mark.bits
@@ -162,7 +165,8 @@ class TestFingerprint:
 
     def fingerprint(self, **variables: str) -> str:
         return self.printed(
-            "import torch; from postmortem.arithmetic import measured; print(measured()['fingerprint'])", **variables
+            "import torch; from postmortem import arithmetic; print(arithmetic.measure_arithmetic()['fingerprint'])",
+            **variables,
         ).strip()
 
     def printed(self, code: str, **variables: str) -> str:
@@ -173,22 +177,25 @@ class TestFingerprint:
         ).stdout
 
     def test_it_repeats_itself_and_is_of_sixteen_digits(self) -> None:
-        first = arithmetic.measured()["fingerprint"]
-        assert first == arithmetic.measured()["fingerprint"] and len(bytes.fromhex(first.removeprefix("1:"))) == 8
+        first = arithmetic.measure_arithmetic()["fingerprint"]
+        assert (
+            first == arithmetic.measure_arithmetic()["fingerprint"]
+            and len(bytes.fromhex(first.removeprefix("1:"))) == 8
+        )
 
     def test_it_draws_nothing_and_leaves_autocast_as_it_was(self) -> None:
         import torch
 
-        before, plain = torch.get_rng_state(), arithmetic.measured()["fingerprint"]
+        before, plain = torch.get_rng_state(), arithmetic.measure_arithmetic()["fingerprint"]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert arithmetic.measured()["fingerprint"] == plain and torch.is_autocast_enabled("cpu")
+            assert arithmetic.measure_arithmetic()["fingerprint"] == plain and torch.is_autocast_enabled("cpu")
         assert torch.equal(before, torch.get_rng_state())
 
     @pytest.mark.processes
     def test_it_belongs_to_a_number_of_threads(self) -> None:
         """Some BLAS split a product over two threads, so it is compared with one of as many."""
-        code = "import torch; from postmortem.arithmetic import measured\n"
-        code += "for n in (1, 2, 8, 16, 8, 2, 1): torch.set_num_threads(n); print(measured()['fingerprint'])"
+        code = "import torch; from postmortem.arithmetic import measure_arithmetic\n"
+        code += "for n in (1, 2, 8, 16, 8, 2, 1): torch.set_num_threads(n); print(measure_arithmetic()['fingerprint'])"
         once, again = self.printed(code).split(), self.printed(code).split()
         assert once == again == once[::-1]
 
@@ -196,7 +203,7 @@ class TestFingerprint:
     def test_instructions_and_the_choice_of_a_blas_are(self) -> None:
         import torch
 
-        if not arithmetic._has("AVX2"):
+        if not arithmetic._processor_supports("AVX2"):
             pytest.skip("this processor has one kind of kernels")
         assert self.fingerprint(ATEN_CPU_CAPABILITY="avx2") != self.fingerprint(ATEN_CPU_CAPABILITY="default")
         if torch.backends.mkl.is_available():

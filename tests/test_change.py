@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postmortem.change import Change, Value, Window, merged
+from postmortem.change import Change, Value, Window, merge_windows
 
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,10}", fullmatch=True)
 WORDS = st.from_regex(r"[a-zA-Z][a-zA-Z0-9._-]{0,8}", fullmatch=True)
@@ -33,7 +33,7 @@ def test_any_text_spells_a_change_or_is_one_message(text: str) -> None:
     try:
         change = Change.from_text(text, batches=True)
     except ValueError as error:
-        assert ("holds no batch" in str(error) or "a value is missing" in str(error)) and "\n" not in str(error)
+        assert ("contains no batch" in str(error) or "a value is missing" in str(error)) and "\n" not in str(error)
     else:
         assert Change.from_text(str(change)) == change
 
@@ -60,4 +60,4 @@ def test_a_batch_by_itself_is_a_window_where_batches_are_meant() -> None:
 
 
 def test_windows_that_touch_are_one() -> None:
-    assert merged([(5, 6), (1, 3), (3, 4)]) == ((1, 4), (5, 6))
+    assert merge_windows([(5, 6), (1, 3), (3, 4)]) == ((1, 4), (5, 6))

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 TITLE, *PARTS = re.split(r"^## ", (ROOT / "docs" / "replay-your-loop.md").read_text(), flags=re.MULTILINE)
 SECTIONS = {part.partition("\n")[0]: part for part in PARTS if "```python" in part}
 NEEDS = {"Hugging Face": "transformers", "Lightning": "lightning"}
-SKIPPED = {"A loop of your own": (60, [70]), "Hugging Face": (10, [12, 13]), "Lightning": (10, [12, 13])}
+SKIPPED = {"Your own loop": (60, [70]), "Hugging Face": (10, [12, 13]), "Lightning": (10, [12, 13])}
 
 
 def blocks(section: str, language: str) -> list[str]:

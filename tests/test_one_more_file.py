@@ -201,6 +201,6 @@ class TestCauseWithoutObservations:
 
 
 def designed(diagnosis: Diagnosis) -> object:
-    from postmortem.experiment.design import design
+    from postmortem.experiment.design import design_experiment
 
-    return design(diagnosis.incidents[0], from_step=300)
+    return design_experiment(diagnosis.incidents[0], from_step=300)

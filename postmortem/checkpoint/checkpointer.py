@@ -34,7 +34,7 @@ from postmortem.checkpoint.state import Stateful, TrainState
 from postmortem.checkpoint.writing import Job, write
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run.manifest import inside
-from postmortem.text import plain
+from postmortem.text import plain, relative_path
 
 __all__ = ["Checkpointer", "Resumed", "Stateful"]
 
@@ -359,9 +359,7 @@ class Checkpointer:
 
     def _name(self, path: Path) -> str:
         """`path` relative to the run, where it lies in it."""
-        root = self._journal.path.resolve()
-        whole = path.resolve()
-        return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(whole)
+        return relative_path(path.resolve(), self._journal.path.resolve())
 
     def _tell(self) -> None:
         """Say in the training thread what went wrong in the other one."""

@@ -31,10 +31,10 @@ def drive_replay(
     Raises NotReproduced, if `check` asks for it, where a null replay is not the run and should be.
     """
     from postmortem.pipeline import OpenRuns
-    from postmortem.replay.distributed import joined
+    from postmortem.replay.distributed import joined_ranks
 
     runs = OpenRuns()
-    with joined() as ranks:
+    with joined_ranks() as ranks:
         planned = ranks.first_says(lambda: plan(runs))
         result = _drive(planned, runs, ranks, quiet=as_json)
         if ranks.first:

@@ -73,20 +73,20 @@ def _window(target: ExperimentTarget, text: str | None) -> tuple[int, int]:
     from postmortem.experiment.bisect import default_window
 
     window = default_window(target) if text is None else parse_window("--window", text)
-    earliest = target.recorded.index_at(target.from_step)
+    earliest = target.recorded.batch_index_at(target.from_step)
     if window[0] < earliest:
         raise UsageError(
             f"--window {text}: the checkpoint at step {target.from_step} is after the batches before {earliest}; "
             f"search from {earliest} on"
         )
-    latest = target.recorded.last_index + 1
+    latest = target.recorded.last_batch_index + 1
     if window[1] > latest:
         raise UsageError(f"--window {text}: the run consumed no batch from {latest} on; search up to {latest}")
     return window
 
 
 def _search(search: BatchSearch, *, rows: bool, quiet: bool) -> Culprits:
-    from postmortem.experiment.bisect import rows_of
+    from postmortem.experiment.bisect import count_suspect_rows
     from postmortem.experiment.target import NULL
 
     try:
@@ -99,7 +99,7 @@ def _search(search: BatchSearch, *, rows: bool, quiet: bool) -> Culprits:
                         print_labelled("probe" if name != NULL else name, plain(text, 1000))
 
             search.on_probe = on_probe
-            return search.find(rows_of(search.target) if rows else None)
+            return search.find_culprits(count_suspect_rows(search.target) if rows else None)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted. The same command continues with the probes that are not done yet") from error
 

@@ -13,9 +13,9 @@ def interventions() -> None:
       postmortem interventions
       postmortem replay RUN --change lr-scale=0.5 --change clip=0.5
     """
-    from postmortem.interventions import interventions as known_interventions
+    from postmortem.interventions import intervention_classes
 
-    rows = [(_usage(name, kind.usage), kind.about) for name, kind in known_interventions().items()]
+    rows = [(_usage(name, kind.usage), kind.summary) for name, kind in intervention_classes().items()]
     print_table(sorted(rows))
 
 

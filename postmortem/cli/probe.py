@@ -28,7 +28,7 @@ from postmortem.text import number, plain
 
 if TYPE_CHECKING:
     from postmortem.arithmetic import Mode
-    from postmortem.probe.probe import Probe
+    from postmortem.probe.measurement import ProbeResult
     from postmortem.replay.distributed import Speaker
     from postmortem.run import Run
 
@@ -63,9 +63,9 @@ def probe(
       postmortem probe runs/19-spike-001 310:315 --at 200,300 --json
     """
     from postmortem.errors import require
-    from postmortem.replay.distributed import joined as joined_ranks
+    from postmortem.replay.distributed import joined_ranks
     from postmortem.replay.request import adopt_arithmetic
-    from postmortem.replay.trust import announced
+    from postmortem.replay.trust import import_notice
     from postmortem.sources import open_run
 
     require("probe", "train", "torch", "xxhash")
@@ -73,7 +73,7 @@ def probe(
     with joined_ranks() as ranks:
         batches, steps = parse_window("A:B", window), parse_indices("--at", at)
         opened = open_run(run)
-        imports = announced(opened.manifest.program, program, trust=trust)
+        imports = import_notice(opened.manifest.program, program, trust=trust)
         if ranks.first:
             print_imports(imports)
         result = _measure(opened, batches, steps, ranks, program, trust, attempt, arithmetic or "recorded")
@@ -90,11 +90,11 @@ def _measure(
     trusted: bool,
     attempt: int | None,
     arithmetic: Mode,
-) -> Probe:
+) -> ProbeResult:
     with stage("Loading torch") if ranks.first else nullcontext():
-        from postmortem.probe.probe import probe as measure
+        from postmortem.probe.measurement import probe_batches
     with progress("Probing") if ranks.first else nullcontext() as advance:
-        return measure(
+        return probe_batches(
             run,
             window,
             steps,
@@ -106,7 +106,7 @@ def _measure(
         )
 
 
-def _print(path: Path, run: Run, result: Probe, out: Path | None, arithmetic: Mode, *, as_json: bool) -> None:
+def _print(path: Path, run: Run, result: ProbeResult, out: Path | None, arithmetic: Mode, *, as_json: bool) -> None:
     """Print a probe, and write its files beside the run or to `out`; with `as_json` to `out` only."""
     from postmortem.arithmetic import arithmetic_of
     from postmortem.run.manifest import inside
@@ -114,9 +114,9 @@ def _print(path: Path, run: Run, result: Probe, out: Path | None, arithmetic: Mo
     folder = out or (None if as_json else inside(path, "postmortem/probe", plain(path, 1000)))
     picture = None
     if folder is not None:
-        from postmortem.probe.heatmap import write
+        from postmortem.probe.heatmap import write_probe
 
-        picture = write(result, folder)
+        picture = write_probe(result, folder)
     if as_json:
         print_json(result)
     else:
@@ -129,7 +129,7 @@ def _print(path: Path, run: Run, result: Probe, out: Path | None, arithmetic: Mo
         print_location("picture", display_path(picture), err=as_json)
 
 
-def _print_table(result: Probe) -> None:
+def _print_table(result: ProbeResult) -> None:
     """The worst batches; where a terminal is too narrow, the losses first and the gradient norms below them."""
     count, batches, width = len(result.states), range(*result.window), columns(sys.stdout)
     chosen = sorted(sorted(batches, key=lambda index: -sum(index in s.bad for s in result.states))[:MOST_ROWS])
@@ -144,7 +144,7 @@ def _print_table(result: Probe) -> None:
         typer.echo(f"{len(chosen)} of {len(batches)} batches; the files contain all of them")
 
 
-def _rows(result: Probe, chosen: Sequence[int]) -> list[list[str]]:
+def _rows(result: ProbeResult, chosen: Sequence[int]) -> list[list[str]]:
     states, first = result.states, result.window[0]
     rows = [["batch", *(f"loss at {s.step}" for s in states), *(f"grad norm at {s.step}" for s in states)]]
     for index in chosen:

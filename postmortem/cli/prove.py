@@ -94,19 +94,19 @@ def prove(
 
 def _experiment(target: ExperimentTarget, jobs: Path | None, *, collect: bool) -> ExperimentRun:
     """The designed experiment; with `jobs` its replays are driven elsewhere, and their files are in that folder."""
-    from postmortem.experiment.design import design
+    from postmortem.experiment.design import design_experiment
     from postmortem.experiment.prove import ExperimentRun
 
     if jobs is not None:
         target = replace(target, folder=jobs, key="", collect=collect)
-    plan = design(target.incident, from_step=target.from_step, end=target.end, apart=jobs is not None)
+    plan = design_experiment(target.incident, from_step=target.from_step, end=target.end, independent=jobs is not None)
     return ExperimentRun(target, plan)
 
 
 def _print_plan(experiment: ExperimentRun, bits: str, *, as_json: bool) -> None:
-    from postmortem.experiment.cost import cost
+    from postmortem.experiment.cost import estimate_cost
 
-    total = cost(experiment)
+    total = estimate_cost(experiment)
     if as_json:
         print_json(total)
         return
@@ -126,9 +126,9 @@ def _print_plan(experiment: ExperimentRun, bits: str, *, as_json: bool) -> None:
 
 
 def _export(run: Path, experiment: ExperimentRun, folder: Path, *, as_json: bool) -> None:
-    from postmortem.experiment.export import SCRIPT, export
+    from postmortem.experiment.export import SCRIPT, export_jobs
 
-    specs = export(experiment, folder)
+    specs = export_jobs(experiment, folder)
     print_location("jobs", f"{len(specs)} in {display_path(folder / SCRIPT)}", err=as_json)
     command = f"postmortem prove {display_path(run)} --collect {display_path(folder)}{experiment.target.options}"
     print_location("next", command, err=as_json)

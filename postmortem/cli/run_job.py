@@ -30,10 +30,12 @@ def run_job(
       torchrun --nproc-per-node 2 -m postmortem run-job jobs/R0.json --trust
     """
     from postmortem.errors import require
-    from postmortem.replay.request import adopt_arithmetic, plan_of
+    from postmortem.replay.request import adopt_arithmetic, plan_from_file
 
     require("run-job", "train", "torch", "xxhash")
     adopt_arithmetic(Path(), job, arithmetic)  # before the ranks join: that imports torch
     drive_replay(
-        lambda runs: plan_of(job, program, arithmetic, trusted=trust, runs=runs), keep_outcome=False, as_json=as_json
+        lambda runs: plan_from_file(job, program, arithmetic, trusted=trust, runs=runs),
+        keep_outcome=False,
+        as_json=as_json,
     )

@@ -93,12 +93,12 @@ def _replay_with_remedy(
     target: ExperimentTarget, expected: Verification, changes: tuple[Change, ...], *, quiet: bool
 ) -> tuple[Path, Verification]:
     """(the replay with the remedy, what is expected of it: within the measured band if bits cannot be reproduced)."""
-    from postmortem.experiment.null_replay import BAND
-    from postmortem.experiment.verify_remedy import replay_with_remedy, widened
-    from postmortem.interventions import make
+    from postmortem.experiment.null_replay import BAND_NOTE
+    from postmortem.experiment.verify_remedy import replay_with_remedy, with_measured_band
+    from postmortem.interventions import build_intervention
 
     print_imports(target.imports)
-    changed = plain(", ".join(make(change).text for change in changes) or "nothing changed", 500)
+    changed = plain(", ".join(build_intervention(change).text for change in changes) or "nothing changed", 500)
     print_labelled("replay", f"from step {target.from_step} to {expected.through_step}: {changed}", err=quiet)
     print_labelled("bits", target.arithmetic.text, err=quiet)
     target.arithmetic.adopt()
@@ -112,9 +112,9 @@ def _replay_with_remedy(
                 on_step=lambda step, _, loss, was: advance(step - start, until - start, loss, was),
             )
         if result.arithmetic:
-            print_labelled("bits", f"other arithmetic: {'; '.join(result.arithmetic)}{BAND}", err=quiet)
+            print_labelled("bits", f"other arithmetic: {'; '.join(result.arithmetic)}{BAND_NOTE}", err=quiet)
             with stage("Measuring the band: null replays"):
-                expected = widened(target, expected)
+                expected = with_measured_band(target, expected)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted. The same command starts again") from error
     return Path(result.out), expected

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from postmortem.change import Window, shown
+from postmortem.change import Window, format_window
 from postmortem.diff.model import ChangedSetting, Rewind
 from postmortem.diff.pair import parent
 from postmortem.run import Event, Run
@@ -123,7 +123,7 @@ def rewind_line(rewind: Rewind, letter: str, letters: Mapping[str, str]) -> str:
 
 def window_list(windows: Iterable[Window]) -> str:
     """`[312, 512), [600, 601)`."""
-    return ", ".join(map(shown, windows))
+    return ", ".join(map(format_window, windows))
 
 
 def _rollback(event: Event, step: int, attempt: int) -> Rewind:

@@ -1,1 +1,1 @@
-"""Experiments on one incident: which replays would prove a cause, driving them side by side, judging what comes out."""
+"""Experiments on one incident: design the replays that would prove a cause, drive them in parallel, judge them."""

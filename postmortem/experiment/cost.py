@@ -1,4 +1,4 @@
-"""What an experiment would cost, before it is driven."""
+"""Estimates what an experiment costs, before it is driven."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from postmortem.text import number
 
 @dataclass(frozen=True)
 class Cost:
-    """lines: (role, number of replays, what they change). steps: all of them together, were none left out. seconds: by
-    the run's own step time, None where it logged no clock."""
+    """lines: (role, number of replays, what they change). steps: of all replays together, if none is left out. seconds:
+    by the run's own step time, None if it logged no times."""
 
     lines: tuple[tuple[str, int, str], ...]
     replays: int
@@ -32,31 +32,31 @@ class Cost:
         return f", about {number(float(f'{size:.2g}'))} {unit} of training at the run's pace"
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """The estimate for JSON."""
         return asdict(self)
 
 
-def cost(bench: ExperimentRun) -> Cost:
-    """Of every replay that the experiment may need."""
-    design = bench.design
-    arms = dict.fromkeys([*design.cross, *design.placebos, *(a for test in design.tests for a in test.arms)])
+def estimate_cost(experiment: ExperimentRun) -> Cost:
+    """The cost of all replays that the experiment may need."""
+    design = experiment.design
+    arms = dict.fromkeys([*design.cross, *design.placebos, *(arm for test in design.tests for arm in test.arms)])
     steps = design.until - design.from_step + sum(design.steps(arm) for arm in arms)
-    pace = step_time(bench.target.run)
+    pace = median_step_time(experiment.target.run)
     lines = [("R0", 1, "nothing changed")]
     for role in ("R1", "R2", "R3"):
-        own = [arm for arm in arms if arm.role == role]
-        if own:
-            lines.append((role, len(own), "; ".join(arm.text for arm in own)))
+        role_arms = [arm for arm in arms if arm.role == role]
+        if role_arms:
+            lines.append((role, len(role_arms), "; ".join(arm.text for arm in role_arms)))
     return Cost(tuple(lines), len(arms) + 1, steps, None if pace is None else steps * pace)
 
 
-def step_time(run: Run) -> float | None:
-    """Seconds a step took in the run: the median of `step_time_s`, or of the differences of its clock."""
+def median_step_time(run: Run) -> float | None:
+    """Seconds per step of the run: the median of `step_time_s`, or of the differences between its times."""
     logged = run.series("step_time_s")
     if logged is not None and len(logged):
         return float(np.median(logged.value))
-    clock = run.series("time")
-    if clock is None or len(clock) < 2:
+    times = run.series("time")
+    if times is None or len(times) < 2:
         return None
-    apart = np.diff(clock.value) / np.diff(clock.step)
-    return float(np.median(apart))
+    seconds_per_step = np.diff(times.value) / np.diff(times.step)
+    return float(np.median(seconds_per_step))

@@ -1,7 +1,7 @@
-"""The experiment for one incident: which replays would confirm a cause, and which would refute it.
+"""Designs the experiment for one incident: which replays would confirm a cause, and which would refute it.
 
-R0 null replay         the incident must appear again, or nothing can be shown by making it go
-R1 the named change    of each hypothesis, with what else it predicts
+R0 null replay         the incident must appear again, or no replay can show a cure
+R1 predicted changes   those that each hypothesis predicts something about
 R2 placebos            changes of the same size that no hypothesis names
 R3 data against state  the suspect data in another state, other data in the suspect state
 """
@@ -16,47 +16,48 @@ from postmortem.assess.experiments import AWAY
 from postmortem.change import Change, Window
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError
-from postmortem.experiment.judge import NEAR, last_of
-from postmortem.interventions import make
+from postmortem.experiment.judge import NEAR, last_needed_step
+from postmortem.interventions import build_intervention
 
-LIKELY = 0.01  # probability from which a hypothesis is worth its replays
-FEWEST, MOST = 3, 5  # hypotheses that are tested
-BEFORE = 4  # steps between the arms' common checkpoint and the first that an arm changes
-PLACEBOS, LONGEST_PLACEBO = 3, 16  # replays, batches
-MARGIN = 10  # steps after the last place asked about
+MIN_PROBABILITY = 0.01  # probability from which a hypothesis is tested
+MIN_TESTS, MAX_TESTS = 3, 5  # number of tested hypotheses
+LEAD_STEPS = 4  # steps between the arms' common checkpoint and the first changed step
+PLACEBOS, MAX_PLACEBO_BATCHES = 3, 16  # number of replays, batches of each
+MARGIN = 10  # steps driven after the last step that is judged
 
 Role = Literal["R1", "R2", "R3"]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One replay of the experiment. `early`: from the run's own checkpoint, else from R0's state just before the
-    incident. `asks` is the batch at whose new place the incident is looked for, None for its old one."""
+    """One replay of the experiment. `from_checkpoint`: it starts from the run's own checkpoint, otherwise from R0's
+    state just before the incident. `moved_to`: the batch index to which the suspect data are moved, so that the
+    incident is looked for there; None looks at the old place."""
 
     role: Role
     changes: tuple[Change, ...]
-    early: bool = False
-    asks: int | None = None
+    from_checkpoint: bool = False
+    moved_to: int | None = None
 
     @property
     def name(self) -> str:
-        """A folder name."""
+        """The name of its folder."""
         text = "+".join(str(change) for change in self.changes)
         return f"{self.role}-" + "".join(c if c.isalnum() or c in ".+-" else "-" for c in text)
 
     @property
     def text(self) -> str:
         """What it changes, in words."""
-        return ", ".join(make(change).text for change in self.changes)
+        return ", ".join(build_intervention(change).text for change in self.changes)
 
 
 @dataclass(frozen=True)
 class Test:
-    """One hypothesis and, for each of its predictions, the arms that decide it: one that shows it is enough."""
+    """One hypothesis and, for each of its predictions, the arms that test it: one arm that shows it is enough."""
 
     cause: str
     title: str
-    likely: bool  # by the panels; what they give no weight can be refuted, and not confirmed
+    likely: bool  # by the panels; an unlikely cause can be refuted, but not confirmed
     predictions: tuple[tuple[Prediction, tuple[Arm, ...]], ...]
 
     @property
@@ -72,8 +73,8 @@ class Test:
 
 @dataclass(frozen=True)
 class Design:
-    """The experiment: R0 drives [from_step, until), the arms [lead, until) on what R0 saved at `lead`. first: the first
-    step at which the incident may show in any of them."""
+    """The experiment: R0 drives [from_step, until), the arms drive [lead, until) from the state that R0 saved at
+    `lead`. first: the first step at which the incident may appear in any arm."""
 
     from_step: int
     lead: int
@@ -85,85 +86,104 @@ class Design:
     cross: tuple[Arm, ...]
 
     def start(self, arm: Arm) -> int:
-        """The step that an arm is driven from."""
-        return self.from_step if arm.early else self.lead
+        """The step from which an arm is driven."""
+        return self.from_step if arm.from_checkpoint else self.lead
 
     def steps(self, arm: Arm) -> int:
         """How many steps an arm drives."""
         return self.until - self.start(arm)
 
 
-def design(incident: Incident, *, from_step: int, end: int | None = None, apart: bool = False) -> Design:
-    """The experiment for `incident` from the checkpoint at `from_step`, not past the `end` of the run where that lies a
-    little behind the incident: many a loop cannot go further. `apart`: no arm waits for what R0 saves.
+def design_experiment(
+    incident: Incident, *, from_step: int, end: int | None = None, independent: bool = False
+) -> Design:
+    """The experiment for `incident`, from the checkpoint at `from_step`. It does not go past the `end` of the run, if
+    the run ends soon after the incident: many loops cannot go further. `independent`: no arm needs a state of R0.
 
     Raises:
-        UsageError: no hypothesis of the incident predicts anything that a replay could show.
+        UsageError: no hypothesis of the incident predicts the outcome of a replay.
     """
-    tested = _tested(incident.hypotheses)
+    tested = _choose_hypotheses(incident.hypotheses)
     if not tested:
-        raise UsageError("no hypothesis of this incident names a replay that would test it; try a null replay")
-    window = incident.skip_window or _window(tested) or (incident.onset_step, incident.peak_step + 1)
-    length = min(window[1] - window[0], LONGEST_PLACEBO)
-    near = max(from_step, incident.onset_step - (window[1] - window[0]) - 2 * length - BEFORE)
-    lead = from_step if apart else near
-    away = _away(tested, window)
+        raise UsageError("no hypothesis of this incident predicts a replay that could test it; try a null replay")
+    window = incident.skip_window or _suspect_window(tested) or (incident.onset_step, incident.peak_step + 1)
+    length = min(window[1] - window[0], MAX_PLACEBO_BATCHES)
+    just_before = max(from_step, incident.onset_step - (window[1] - window[0]) - 2 * length - LEAD_STEPS)
+    lead = from_step if independent else just_before
+    destination = _move_destination(tested, window)
     cross = (
         Arm("R3", (Change("replace", (window,)),)),
-        Arm("R3", (Change("move", (window,), (away,)),), asks=away),
+        Arm("R3", (Change("move", (window,), (destination,)),), moved_to=destination),
     )
-    same = {arm.changes: arm for arm in cross}
+    cross_arms = {arm.changes: arm for arm in cross}
     tests = tuple(
-        Test(h.cause, h.title, h.probability >= LIKELY, tuple((p, _arms(p, same)) for p in h.predictions))
-        for h in tested
+        Test(
+            hypothesis.cause,
+            hypothesis.title,
+            hypothesis.probability >= MIN_PROBABILITY,
+            tuple((prediction, _arms_of_prediction(prediction, cross_arms)) for prediction in hypothesis.predictions),
+        )
+        for hypothesis in tested
     )
-    farthest = max([away + 1, *(arm.asks + 1 for test in tests for arm in test.arms if arm.asks is not None)])
-    seen = last_of(incident)
-    until = max(seen, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
+    farthest = max(
+        [destination + 1, *(arm.moved_to + 1 for test in tests for arm in test.arms if arm.moved_to is not None)]
+    )
+    last = last_needed_step(incident)
+    until = max(last, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
     if end is not None and end >= incident.onset_step + MARGIN:
         until = min(until, end)
     placebos = _placebos(window[0], length, incident.onset_step - lead)
-    return Design(from_step, lead, near, until, window, tests, placebos, cross)
+    return Design(from_step, lead, just_before, until, window, tests, placebos, cross)
 
 
-def _tested(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
-    """Those likely enough, the best and its nearest rivals at least. What only predicts that R0 shows nothing is
-    decided by R0."""
-    able = [h for h in hypotheses if any(p.changes for p in h.predictions)]
-    likely = [h for h in able if h.probability >= LIKELY]
-    return (likely if len(likely) >= FEWEST else able[:FEWEST])[:MOST]
+def _choose_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """The likely hypotheses, but at least the best one and its nearest rivals. A hypothesis that predicts only R0 is
+    decided by R0, without further replays."""
+    testable = [
+        hypothesis for hypothesis in hypotheses if any(prediction.changes for prediction in hypothesis.predictions)
+    ]
+    likely = [hypothesis for hypothesis in testable if hypothesis.probability >= MIN_PROBABILITY]
+    return (likely if len(likely) >= MIN_TESTS else testable[:MIN_TESTS])[:MAX_TESTS]
 
 
-def _window(tested: Sequence[Hypothesis]) -> Window | None:
-    """The batches that the best hypothesis suspects, read off its own predictions."""
-    spans = [window for p in tested[0].predictions for change in p.changes for window in change.windows]
-    return spans[0] if spans else None
+def _suspect_window(tested: Sequence[Hypothesis]) -> Window | None:
+    """The batches that the best hypothesis suspects, according to its predictions."""
+    windows = [
+        window for prediction in tested[0].predictions for change in prediction.changes for window in change.windows
+    ]
+    return windows[0] if windows else None
 
 
-def _away(tested: Sequence[Hypothesis], window: Window) -> int:
-    """The place that the suspect window is moved to: the one that a hypothesis names for the same window."""
-    changes = [change for h in tested for p in h.predictions for change in p.changes]
-    named = [_place(change) for change in changes if change.name == "move" and change.windows == (window,)]
-    return named[0] if named else window[1] + AWAY
+def _move_destination(tested: Sequence[Hypothesis], window: Window) -> int:
+    """The batch index to which the suspect window is moved: where a hypothesis moves the same window, else a
+    default."""
+    changes = [
+        change for hypothesis in tested for prediction in hypothesis.predictions for change in prediction.changes
+    ]
+    destinations = [
+        _destination_of(change) for change in changes if change.name == "move" and change.windows == (window,)
+    ]
+    return destinations[0] if destinations else window[1] + AWAY
 
 
-def _place(move: Change) -> int:
-    """The batch from which on a window is consumed that was moved there."""
+def _destination_of(move: Change) -> int:
+    """The batch index to which a change moves its window."""
     return int(move.values[0])
 
 
-def _arms(prediction: Prediction, same: Mapping[tuple[Change, ...], Arm]) -> tuple[Arm, ...]:
-    """The arms of a prediction, one for each alternative, those in `same` where they change the same."""
+def _arms_of_prediction(prediction: Prediction, existing: Mapping[tuple[Change, ...], Arm]) -> tuple[Arm, ...]:
+    """The arms of a prediction, one for each alternative change; an arm in `existing` with the same change is
+    reused."""
     follows = prediction.outcome == "follows"
     return tuple(
-        same.get((change,)) or Arm("R1", (change,), prediction.early, _place(change) if follows else None)
+        existing.get((change,)) or Arm("R1", (change,), prediction.early, _destination_of(change) if follows else None)
         for change in prediction.changes
     )
 
 
 def _placebos(first: int, length: int, ahead: int) -> tuple[Arm, ...]:
-    """Skips of as many batches just before the suspect ones, as far as the `ahead` steps before the onset reach: a skip
-    after them could cure nothing. Meaningless noise stands in for those that find no room."""
+    """Skips of `length` batches just before the suspect ones, which are consumed in the `ahead` steps before the onset:
+    a skip after them could cure nothing. Where there is no room for a skip, meaningless noise replaces it."""
     starts = [first - n * length for n in (1, 2) if ahead > n * length and first >= n * length]
-    skips = [Arm("R2", (Change("skip", ((at, at + length),)),)) for at in starts]
+    skips = [Arm("R2", (Change("skip", ((start, start + length),)),)) for start in starts]
     return (*skips, *(Arm("R2", (Change("noise", values=(n,)),)) for n in range(1, PLACEBOS + 1 - len(skips))))

@@ -1,4 +1,4 @@
-"""Experiments for machines that only their own launcher can drive: one job per arm out, their results back in."""
+"""Exports an experiment as jobs, one per arm, for machines that only their own launcher can drive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from postmortem.atomic import write_text
 from postmortem.errors import UsageError
-from postmortem.experiment.prove import AGAIN, ExperimentRun
+from postmortem.experiment.prove import NULL_AGAIN, ExperimentRun
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.start_checkpoint import find_checkpoint
 from postmortem.text import plain
@@ -16,35 +16,39 @@ from postmortem.text import plain
 JOBS, SCRIPT = "jobs.json", "jobs.sh"
 
 
-def export(bench: ExperimentRun, folder: Path) -> list[ReplaySpec]:
-    """Write one order per arm, all independent of each other, into `folder`, with a list of jobs and a script of them.
+def export_jobs(experiment: ExperimentRun, folder: Path) -> list[ReplaySpec]:
+    """Write one spec per arm into `folder`, independent of each other, with a list of the jobs and a script of them.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder contains something else.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / JOBS).is_file())):
-        raise UsageError(f"{plain(folder, 1000)}: is there already and holds no exported jobs; choose another folder")
+        raise UsageError(f"{plain(folder, 1000)}: already exists and contains no exported jobs; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    design = bench.design
+    design = experiment.design
     arms = dict.fromkeys([*design.placebos, *design.cross, *(arm for test in design.tests for arm in test.arms)])
-    specs = [bench.null_order(), bench.null_order(AGAIN), *map(bench.spec, arms)]
-    jobs = [_job(bench, spec, folder) for spec in specs]
+    specs = [experiment.null_spec(), experiment.null_spec(NULL_AGAIN), *map(experiment.spec, arms)]
+    jobs = [_job(experiment, spec, folder) for spec in specs]
     for spec in specs:
-        write_text(_file(folder, spec), spec.to_json())
+        write_text(_spec_file(folder, spec), spec.to_json())
     write_text(folder / JOBS, json.dumps(jobs, indent=1) + "\n")
-    lines = ["#!/bin/sh", "# One job a line, each by itself; under a launcher, put torchrun or srun before it.", ""]
+    lines = [
+        "#!/bin/sh",
+        "# One independent job per line; to use a launcher, put torchrun or srun before the command.",
+        "",
+    ]
     write_text(folder / SCRIPT, "\n".join([*lines, *(str(job["command"]) for job in jobs)]) + "\n")
     return specs
 
 
-def _job(bench: ExperimentRun, spec: ReplaySpec, folder: Path) -> dict[str, object]:
-    checkpoint = find_checkpoint(bench.target.recorded, spec)
-    command = ["postmortem", "run-job", str(_file(folder, spec)), "--json"]
+def _job(experiment: ExperimentRun, spec: ReplaySpec, folder: Path) -> dict[str, object]:
+    checkpoint = find_checkpoint(experiment.target.recorded, spec)
+    command = ["postmortem", "run-job", str(_spec_file(folder, spec)), "--json"]
     command += ["--program", spec.program] if spec.program is not None else []
     return {
         "name": Path(spec.out).name,
         "command": shlex.join([*command, "--trust"] if spec.trusted else command),
-        "checkpoint": None if checkpoint is None else bench.target.inside(checkpoint),
+        "checkpoint": None if checkpoint is None else experiment.target.relative_path(checkpoint),
         "skip": [change.body for change in spec.changes if change.name == "skip"],
         "changes": [str(change) for change in spec.changes],
         "from_step": spec.from_step,
@@ -52,5 +56,5 @@ def _job(bench: ExperimentRun, spec: ReplaySpec, folder: Path) -> dict[str, obje
     }
 
 
-def _file(folder: Path, spec: ReplaySpec) -> Path:
+def _spec_file(folder: Path, spec: ReplaySpec) -> Path:
     return folder / f"{Path(spec.out).name}.json"

@@ -1,4 +1,4 @@
-"""R0: does the run reproduce itself? If it does not, that is a finding by itself."""
+"""Judges the null replay R0: does the run reproduce itself? If it does not, that is a result by itself."""
 
 from __future__ import annotations
 
@@ -6,102 +6,110 @@ from dataclasses import dataclass
 
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Experiment, Incident
-from postmortem.experiment.judge import last_of
+from postmortem.experiment.judge import last_needed_step
 from postmortem.replay.result import Difference, ReplayResult
 from postmortem.text import number, plain
 
-FEW_ROWS = 3  # departed rows that a faulty log line may explain, where the state was not logged
-BLIND = "the replayed rows alone show neither an incident nor a higher loss, so that no replay can show a cure"
-BAND = ": a measured band is used"
+FEW_ROWS = 3  # differing rows that a faulty log line may explain, if the state was not logged
+NOTHING_TO_CURE = "the replayed rows alone show neither an incident nor a higher loss, so no replay can show a cure"
+BAND_NOTE = ": a measured band is used"
 _MEASURED = ("loss", "grad_norm")
 
 
 @dataclass(frozen=True)
 class NullReplay:
-    """What the null replay showed. reproduces: the incident is there again. found: a detector sees it in the replayed
-    rows alone. cause: the one that R0 alone confirms, "" for none. reason: why it does not reproduce. exact: every
-    compared row is the run's, bit for bit."""
+    """What the null replay shows. reproduces: the incident appears again. detected: a detector finds it in the replayed
+    rows alone. exact: every compared row equals the run's, bit for bit. cause: the one that R0 alone confirms, "" for
+    none. reason: why the incident does not appear again. agreement: how exactly the rows equal the run's, in words.
+    """
 
     reproduces: bool
-    found: bool
+    detected: bool
     exact: bool
     cause: str
     reason: str
-    how: str
+    agreement: str
     experiment: Experiment
 
 
-def examine(incident: Incident, result: ReplayResult, found: DetectedIncident | None, out: str) -> NullReplay:
-    """Judge a null replay of `incident`, in which `found` was found at its place."""
-    how = (
+def judge_null_replay(
+    incident: Incident, result: ReplayResult, detected: DetectedIncident | None, out: str
+) -> NullReplay:
+    """Judge a null replay of `incident`, in which a detector found `detected` at its place."""
+    agreement = (
         f"bit for bit ({result.compared} rows: {', '.join(result.columns)})"
         if result.exact
-        else f"though not bit for bit ({'; '.join(result.arithmetic) or _parting(result)})"
+        else f"though not bit for bit ({'; '.join(result.arithmetic) or _difference_text(result)})"
     )
-    there = found is not None and not _logged_only_there(incident, result)
-    if there or _the_same_rows(incident, result):
-        again = _experiment("persists", f"nothing changed: the incident appears again, {how}", result, out)
-        return NullReplay(True, there, result.exact, "", "", how, again)
-    cause, reason = _why(result)
-    gone = _experiment("vanished", f"nothing changed: {reason}", result, out)
-    return NullReplay(False, False, result.exact, cause, reason, how, gone)
+    shows_incident = detected is not None and not _only_log_differs_there(incident, result)
+    if shows_incident or _rows_are_equal(incident, result):
+        experiment = _experiment("persists", f"nothing changed: the incident appears again, {agreement}", result, out)
+        return NullReplay(True, shows_incident, result.exact, "", "", agreement, experiment)
+    cause, reason = _why_vanished(result)
+    experiment = _experiment("vanished", f"nothing changed: {reason}", result, out)
+    return NullReplay(False, False, result.exact, cause, reason, agreement, experiment)
 
 
-def _why(result: ReplayResult) -> tuple[str, str]:
-    """(the cause that it shows, "" for none; the reason in words) of an incident that did not appear again."""
+def _why_vanished(result: ReplayResult) -> tuple[str, str]:
+    """(cause, reason in words) of an incident that did not appear again; the cause is "" unless R0 alone confirms
+    it."""
     if result.exact:
         return "", (
-            "the replay equals the run bit for bit, and no incident is found in it: "
-            "the log shows something that the replayed rows do not hold, or they end before it"
+            "the replay equals the run bit for bit, and no incident is detected in it: "
+            "the log shows something that is not in the replayed rows, or they end before it"
         )
     if not result.differences:
-        return "", "it does not appear again, and nothing of the replay could be compared with what the run recorded"
+        return "", "it does not appear again, and the run recorded nothing that the replay could be compared with"
     if result.arithmetic:
-        return "", f"it does not appear again, but with other arithmetic ({'; '.join(result.arithmetic)})"
-    first = {one.column: one for one in result.differences}
-    if _log_only(result, first):
-        shown = next(iter(first.values()))
-        return "logging_artifact", (
-            f"only the log had it: at step {shown.step} it says {shown.column} {_value(shown.recorded)}, the replay "
-            f"measures {_value(shown.replayed)}, and {_untouched(result)}"
+        return (
+            "",
+            f"it does not appear again, but the replay computes with other arithmetic ({'; '.join(result.arithmetic)})",
         )
-    parting = min(result.differences, key=lambda one: (one.step, one.column != "param_hash"))
-    if "batch_hash" in first and first["batch_hash"].step <= parting.step:
-        return "", f"the batches differ from step {first['batch_hash'].step} on: it is not the run that was replayed"
-    if parting.step <= result.from_step:
+    first = {difference.column: difference for difference in result.differences}
+    if _only_log_differs(result, first):
+        logged = next(iter(first.values()))
+        return "logging_artifact", (
+            f"only the log shows it: at step {logged.step} it says {logged.column} {_value_text(logged.recorded)}, "
+            f"the replay measures {_value_text(logged.replayed)}, and {_restoring(result)}"
+        )
+    earliest = min(result.differences, key=lambda difference: (difference.step, difference.column != "param_hash"))
+    if "batch_hash" in first and first["batch_hash"].step <= earliest.step:
+        return "", f"the batches differ from step {first['batch_hash'].step} on: what was replayed is not the run"
+    if earliest.step <= result.from_step:
         return "", (
-            f"run and replay part in the first replayed step (in {parting.column}): a checkpoint that does not hold "
-            "all of the state looks the same as a fault of the machine; test it with postmortem test-resume"
+            f"run and replay differ from the first replayed step on (in {earliest.column}): a checkpoint that lacks a "
+            "part of the state looks the same as a fault of the machine; test it with postmortem test-resume"
         )
     if "batch_hash" not in result.columns:
         return "", (
-            f"run and replay part at step {parting.step} (first in {parting.column}), and no hash of the batches could "
-            "be compared: other data would look the same; record batch_hash"
+            f"run and replay differ from step {earliest.step} on (first in {earliest.column}), and no batch hashes "
+            "could be compared: other data would look the same; record batch_hash"
         )
     return "bit_flip", (
-        f"transient: run and replay are equal bit for bit until step {parting.step}, with the same batches and "
-        f"program, and part there for good (first in {parting.column}); something outside of the training changed its "
-        "state, such as a flipped bit of memory"
+        f"transient: run and replay are equal bit for bit until step {earliest.step}, with the same batches and "
+        f"program, and differ from there on (first in {earliest.column}); something outside the training changed its "
+        "state, such as a flipped bit in memory"
     )
 
 
-def _the_same_rows(incident: Incident, result: ReplayResult) -> bool:
-    """Whether the rows that carry the incident are the run's own bit for bit: it is there, whatever a detector makes of
-    a history that ends so soon after it."""
-    carried = {signal.column for signal in incident.signals} & set(result.columns)
-    whole = result.from_step <= incident.onset_step and last_of(incident) < result.until
-    return result.exact and bool(carried) and whole
+def _rows_are_equal(incident: Incident, result: ReplayResult) -> bool:
+    """Whether the rows that show the incident equal the run's bit for bit. Then it appears again, even if no detector
+    finds it because the rows end soon after it."""
+    columns = {signal.column for signal in incident.signals} & set(result.columns)
+    covered = result.from_step <= incident.onset_step and last_needed_step(incident) < result.until
+    return result.exact and bool(columns) and covered
 
 
-def _logged_only_there(incident: Incident, result: ReplayResult) -> bool:
-    """Whether the log alone differs, and does so within the incident: what was found there then is another one."""
-    first = {one.column: one for one in result.differences}
-    within = any(incident.onset_step <= one.step <= incident.peak_step for one in result.differences)
-    return within and not result.arithmetic and _log_only(result, first)
+def _only_log_differs_there(incident: Incident, result: ReplayResult) -> bool:
+    """Whether only the log differs, and does so within the incident: then what a detector finds there is another
+    one."""
+    first = {difference.column: difference for difference in result.differences}
+    within = any(incident.onset_step <= difference.step <= incident.peak_step for difference in result.differences)
+    return within and not result.arithmetic and _only_log_differs(result, first)
 
 
-def _log_only(result: ReplayResult, first: dict[str, Difference]) -> bool:
-    """Whether single measured values differ while the training itself is the same."""
+def _only_log_differs(result: ReplayResult, first: dict[str, Difference]) -> bool:
+    """Whether only single measured values differ, while the training itself is equal."""
     if not first or any(column not in _MEASURED for column in first):
         return False
     if "param_hash" in result.columns:
@@ -109,20 +117,20 @@ def _log_only(result: ReplayResult, first: dict[str, Difference]) -> bool:
     return max(result.departed.values()) <= FEW_ROWS
 
 
-def _untouched(result: ReplayResult) -> str:
+def _restoring(result: ReplayResult) -> str:
     if "param_hash" in result.columns:
         return "the parameters are equal bit for bit at every step"
     return f"the other {result.compared - max(result.departed.values())} rows are equal bit for bit"
 
 
-def _parting(result: ReplayResult) -> str:
+def _difference_text(result: ReplayResult) -> str:
     if not result.differences:
         return "nothing could be compared"
-    one = result.differences[0]
-    return f"{one.column} differs from step {one.step} on"
+    first = result.differences[0]
+    return f"{first.column} differs from step {first.step} on"
 
 
-def _value(value: float | str | None) -> str:
+def _value_text(value: float | str | None) -> str:
     return plain(value, 40) if isinstance(value, str) else number(value)
 
 

@@ -1,4 +1,4 @@
-"""Independent replays as parallel processes, forked by `fork_server`. What is done is not done again."""
+"""Drives independent replays in parallel processes, forked by `fork_server`. Finished replays are not repeated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from postmortem.arithmetic import OWN, Arithmetic
+from postmortem.arithmetic import NATIVE, Arithmetic
 from postmortem.errors import UnreadableInput
 from postmortem.jsonio import build_from
 from postmortem.replay.branch import SPEC_FILE
@@ -27,7 +27,7 @@ from postmortem.text import plain
 
 @dataclass(frozen=True)
 class ReplayOutcome:
-    """One order carried out: its result, or the message of what kept it from being done."""
+    """The outcome of one spec: its result, or the message of the error that prevented it."""
 
     spec: ReplaySpec
     result: ReplayResult | None
@@ -35,8 +35,8 @@ class ReplayOutcome:
     exit_code: int = 0
 
 
-def workers_here() -> int:
-    """How many replays run side by side: one a processor, because each has the run's number of threads, else one."""
+def default_workers() -> int:
+    """How many replays run in parallel: one per processor, because each uses the run's number of threads, or one."""
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -44,62 +44,63 @@ def run_replays(
     specs: Sequence[ReplaySpec],
     *,
     workers: int | None = None,
-    arithmetic: Arithmetic = OWN,
+    arithmetic: Arithmetic = NATIVE,
     on_done: Callable[[ReplayOutcome], None] | None = None,
 ) -> list[ReplayOutcome]:
-    """Carry out `specs` in processes of their own that compute by `arithmetic`, `workers` of them at a time; the
-    results in their order.
+    """Drive the replays of `specs` in separate processes that compute by `arithmetic`, `workers` of them at a time.
+    Returns their outcomes in the same order.
 
-    An order whose result lies in its place is taken from there, so that an interrupted experiment goes on. On Ctrl-C
-    the processes are ended, and what they had not finished is done anew the next time.
+    If the folder of a spec contains its result already, that is returned, so that an interrupted experiment continues.
+    On Ctrl-C the processes are ended; what they have not finished starts again the next time.
     """
-    found: list[ReplayOutcome | None] = [finished(spec) for spec in specs]
-    waiting = [n for n, done in enumerate(found) if done is None]
-    for done in found:
-        if done is not None and on_done is not None:
-            on_done(done)
+    outcomes: list[ReplayOutcome | None] = [read_finished(spec) for spec in specs]
+    waiting = [n for n, outcome in enumerate(outcomes) if outcome is None]
+    for outcome in outcomes:
+        if outcome is not None and on_done is not None:
+            on_done(outcome)
     server: _ForkServer | None = None
-    running: dict[int, _Arm] = {}
-    limit = workers_here() if workers is None else workers
+    running: dict[int, _RunningReplay] = {}
+    limit = default_workers() if workers is None else workers
     try:
         while waiting or running:
             while waiting and len(running) < limit:
                 if server is None or server.ended:
-                    server = _fork_server(arithmetic)
+                    server = _get_server(arithmetic)
                 number = waiting.pop(0)
-                running[number] = server.begin(specs[number])
+                running[number] = server.start(specs[number])
             if server is not None:
-                server.listen()
-            for number, arm in list(running.items()):
-                if arm.code is not None:
-                    found[number] = done = running.pop(number).done(arm.code)
+                server.receive()
+            for number, replay in list(running.items()):
+                if replay.exit_code is not None:
+                    outcomes[number] = outcome = running.pop(number).outcome(replay.exit_code)
                     if on_done is not None:
-                        on_done(done)
+                        on_done(outcome)
             time.sleep(0.02 if running else 0)
     finally:
         if running and server is not None:
             server.end()
-        for arm in running.values():
-            arm.files.cleanup()
-    return [done for done in found if done is not None]
+        for replay in running.values():
+            replay.files.cleanup()
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
-def finished(spec: ReplaySpec) -> ReplayOutcome | None:
-    """The result of an order that was carried out before; None where it was not, or another lies in its place. However
-    the two spelled their paths: what was driven elsewhere may have been brought here."""
+def read_finished(spec: ReplaySpec) -> ReplayOutcome | None:
+    """The outcome of a spec that was carried out before; None if there is none, or if the folder contains another
+    replay. Paths may be spelled differently: results may have been copied from another machine.
+    """
     out = Path(spec.out)
     try:
-        lies = read_spec(out / SPEC_FILE)
-        same_run = Path(lies.run).resolve().name == Path(spec.run).resolve().name
-        if not same_run or replace(lies, run=spec.run, out=spec.out) != spec:
+        stored = read_spec(out / SPEC_FILE)
+        same_run = Path(stored.run).resolve().name == Path(spec.run).resolve().name
+        if not same_run or replace(stored, run=spec.run, out=spec.out) != spec:
             return None
         return ReplayOutcome(spec, build_from(ReplayResult, read_mapping(out / RESULT_FILE)))
     except (OSError, UnreadableInput, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None
 
 
-class _Arm:
-    """One order under way. `code` is set when it has ended, `why` where that was not its own doing."""
+class _RunningReplay:
+    """A replay in progress. `exit_code` is set when it has ended, `reason` if the fork server ended it."""
 
     def __init__(self, spec: ReplaySpec) -> None:
         self.spec = spec
@@ -108,102 +109,107 @@ class _Arm:
         self.file.write_text(spec.to_json())
         self.errors.touch()
         self.pid: int | None = None
-        self.code: int | None = None
-        self.why = ""
+        self.exit_code: int | None = None
+        self.reason = ""
 
-    def done(self, code: int) -> ReplayOutcome:
-        said = self.why or _last_line(self.errors.read_bytes())
+    def outcome(self, exit_code: int) -> ReplayOutcome:
+        message = self.reason or _last_line(self.errors.read_bytes())
         self.files.cleanup()
-        done = finished(self.spec) if code == 0 else None
-        return done or ReplayOutcome(self.spec, None, said or f"the process ended with {code} and said nothing", code)
+        outcome = read_finished(self.spec) if exit_code == 0 else None
+        return outcome or ReplayOutcome(
+            self.spec, None, message or f"the process ended with {exit_code} and printed nothing", exit_code
+        )
 
 
 class _ForkServer:
-    """The process that arms are forked from, in a session of its own: Ctrl-C reaches us, and we end it."""
+    """The process that forks replays. It has its own session: Ctrl-C reaches only us, and we end it."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.common = _common(environment)
-        self.ended, self._begun = False, b""
-        self._arms: dict[str, _Arm] = {}
+        self.settings = _server_settings(environment)
+        self.ended, self._incomplete = False, b""
+        self._replays: dict[str, _RunningReplay] = {}
         self._errors, name = tempfile.mkstemp()
         Path(name).unlink()
-        words, pipe = [sys.executable, "-P", "-m", "postmortem.experiment.fork_server"], subprocess.PIPE
+        command, pipe = [sys.executable, "-P", "-m", "postmortem.experiment.fork_server"], subprocess.PIPE
         self.process = subprocess.Popen(
-            words, bufsize=0, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors, start_new_session=True
+            command, bufsize=0, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors, start_new_session=True
         )
         assert self.process.stdin is not None and self.process.stdout is not None
-        self._asked, self._reports = self.process.stdin, self.process.stdout
+        self._requests, self._reports = self.process.stdin, self.process.stdout
         os.set_blocking(self._reports.fileno(), False)
         atexit.register(self.end)
 
-    def begin(self, spec: ReplaySpec) -> _Arm:
-        arm = _Arm(spec)
-        self._arms[str(arm.file)] = arm
-        with suppress(BrokenPipeError):  # it has died, and `listen` will find out
-            self._asked.write(json.dumps({"spec": str(arm.file), "errors": str(arm.errors)}).encode() + b"\n")
-        return arm
+    def start(self, spec: ReplaySpec) -> _RunningReplay:
+        replay = _RunningReplay(spec)
+        self._replays[str(replay.file)] = replay
+        with suppress(BrokenPipeError):  # it has died, and `receive` will notice
+            self._requests.write(json.dumps({"spec": str(replay.file), "errors": str(replay.errors)}).encode() + b"\n")
+        return replay
 
-    def listen(self) -> None:
-        """Take in what it reports; where it has died, so have its arms."""
+    def receive(self) -> None:
+        """Read its reports. If it has died, so have its replays."""
         try:
-            got = os.read(self._reports.fileno(), 65536)
+            data = os.read(self._reports.fileno(), 65536)
         except BlockingIOError:
             return
-        if not got:
+        if not data:
             self.end()
-        *lines, self._begun = (self._begun + got).split(b"\n")
+        *lines, self._incomplete = (self._incomplete + data).split(b"\n")
         for line in lines:
-            told = json.loads(line)
-            arm = self._arms[told["spec"]]
-            arm.pid, arm.code = told["pid"], told.get("code")
-            if arm.code is not None:
-                del self._arms[told["spec"]]
+            report = json.loads(line)
+            replay = self._replays[report["spec"]]
+            replay.pid, replay.exit_code = report["pid"], report.get("code")
+            if replay.exit_code is not None:
+                del self._replays[report["spec"]]
 
     def end(self) -> None:
-        """End it, and by that every arm it has; those of one that died by itself as well."""
-        if self.ended or self.common[0] != os.getpid():
+        """End it, and so all its replays; also those of a server that died by itself."""
+        if self.ended or self.settings[0] != os.getpid():
             return
-        self._asked.close()
+        self._requests.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(15)
-        self.process.kill()  # nothing, where it has ended
-        code = self.process.wait()
+        self.process.kill()  # has no effect if it has ended
+        exit_code = self.process.wait()
         self.ended = True
         with os.fdopen(self._errors, "rb") as errors:
             errors.seek(0)
-            why = _last_line(errors.read()) or f"the process that starts replays ended with {code} and said nothing"
-        for arm in self._arms.values():
-            if code != 0 and arm.pid is not None:
+            reason = (
+                _last_line(errors.read())
+                or f"the process that starts replays ended with {exit_code} and printed nothing"
+            )
+        for replay in self._replays.values():
+            if exit_code != 0 and replay.pid is not None:
                 with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(arm.pid, signal.SIGKILL)
-            arm.code, arm.why = code or 1, why
+                    os.killpg(replay.pid, signal.SIGKILL)
+            replay.exit_code, replay.reason = exit_code or 1, reason
         self._reports.close()
         atexit.unregister(self.end)
 
 
-_at_hand: list[_ForkServer] = []
-_PACKAGE = Path(__file__).parents[2]  # not this directory: a stranger's run may lie here, with modules in it
+_servers: list[_ForkServer] = []
+_PACKAGE = Path(__file__).parents[2]  # not the current directory: it may contain a stranger's run, with modules in it
 
 
-def _common(environment: dict[str, str]) -> tuple[int, str, Path, dict[str, str]]:
-    """What all arms of one server have in common."""
+def _server_settings(environment: dict[str, str]) -> tuple[int, str, Path, dict[str, str]]:
+    """What all replays of one server have in common."""
     return os.getpid(), sys.executable, Path.cwd(), environment
 
 
-def _fork_server(arithmetic: Arithmetic) -> _ForkServer:
-    """The one at hand; another where it has died or what arms have in common is another by now."""
+def _get_server(arithmetic: Arithmetic) -> _ForkServer:
+    """The running server, or a new one if it has died or the settings have changed."""
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", **arithmetic.environ(os.environ)}
     if arithmetic.threads is not None:
         environment["OMP_NUM_THREADS"] = str(arithmetic.threads)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH", "")]))
-    for server in _at_hand:
-        if server.process.poll() is None and server.common == _common(environment):
+    for server in _servers:
+        if server.process.poll() is None and server.settings == _server_settings(environment):
             return server
         server.end()
-    _at_hand[:] = [_ForkServer(environment)]
-    return _at_hand[0]
+    _servers[:] = [_ForkServer(environment)]
+    return _servers[0]
 
 
-def _last_line(said: bytes) -> str:
-    lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
+def _last_line(output: bytes) -> str:
+    lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
     return plain(lines[-1], 500) if lines else ""

@@ -1,7 +1,7 @@
-"""Proving a cause: the designed experiment, driven until it is decided.
+"""Proves a cause: drives the designed experiment until it is decided.
 
-A cause is confirmed only where the panels suggest it, every replay that it names comes out as it says, no placebo
-cures, and each rival has failed one of its own predictions. A skip removes any spike that a batch brings, so it proves
+A cause is confirmed only if the panels suggest it, every replay of its predictions comes out as predicted, no placebo
+cures, and each rival has failed one of its own predictions. A skip removes any spike that a batch causes, so it proves
 nothing by itself.
 """
 
@@ -14,8 +14,8 @@ from typing import Literal
 from postmortem.assess.proof import Proof
 from postmortem.diagnosis import Experiment, Incident, Prediction, Verdict
 from postmortem.experiment.design import Arm, Design, Test
-from postmortem.experiment.judge import OutcomeJudge, judge_replay, reappeared, spread, step_of_batch
-from postmortem.experiment.null_replay import BAND, BLIND, NullReplay, examine
+from postmortem.experiment.judge import OutcomeJudge, find_reappearance, judge_replay, loss_spread, step_of_batch
+from postmortem.experiment.null_replay import BAND_NOTE, NOTHING_TO_CURE, NullReplay, judge_null_replay
 from postmortem.experiment.pool import ReplayOutcome
 from postmortem.experiment.target import NULL, ExperimentTarget
 from postmortem.replay.spec import ReplaySpec
@@ -23,7 +23,7 @@ from postmortem.run import Run
 from postmortem.sources import open_run
 from postmortem.text import plain
 
-AGAIN = "R0-again"  # folder of the second null replay
+NULL_AGAIN = "R0-again"  # folder of the second null replay
 Outcome = Literal["cured", "finite", "persists", "follows", "vanished", ""]
 _OUTCOMES: dict[str, tuple[Outcome, ...]] = {
     "cures": ("cured",),
@@ -36,237 +36,256 @@ _OUTCOMES: dict[str, tuple[Outcome, ...]] = {
 
 @dataclass
 class ExperimentRun:
-    """The arms of one experiment in the doing. `on_arm(name, text)` hears when one begins ("") and what came of it."""
+    """Drives the arms of one experiment. `on_arm(name, text)` is called when an arm starts (with "") and when it
+    ends."""
 
     target: ExperimentTarget
     design: Design
     on_arm: Callable[[str, str], None] | None = None
-    done: dict[Arm, Experiment] = field(default_factory=dict["Arm", Experiment])
+    driven: dict[Arm, Experiment] = field(default_factory=dict["Arm", Experiment])
     judge: OutcomeJudge | None = None
     _noise: dict[str, Run] = field(default_factory=dict[str, Run])
 
     @property
     def null_run(self) -> Run:
-        """What R0 wrote, once it is driven."""
+        """The run that R0 wrote, after it was driven."""
         return self.target.runs.run(self.target.folder / NULL)
 
-    def null_order(self, name: str = NULL) -> ReplaySpec:
-        """R0: nothing changed; the state just before the incident is kept for the arms."""
+    def null_spec(self, name: str = NULL) -> ReplaySpec:
+        """The spec of R0: no changes; it saves the state just before the incident for the arms."""
         design = self.design
         save = (design.lead,) if design.lead > design.from_step else ()
         return self.target.spec(name, design.from_step, design.until, save_at=save, reason="null replay")
 
     def spec(self, arm: Arm) -> ReplaySpec:
-        """The order of one arm."""
+        """The spec of one arm."""
         design = self.design
-        on_null = not arm.early and design.lead > design.from_step
+        on_null = not arm.from_checkpoint and design.lead > design.from_step
         start = design.start(arm)
         reason = f"{arm.role}: {arm.text}"
         return self.target.spec(arm.name, start, design.until, arm.changes, on_null=on_null, reason=reason)
 
     def drive(self, arms: Sequence[Arm]) -> None:
-        """Run those arms that have no outcome yet, side by side."""
-        waiting = [arm for arm in dict.fromkeys(arms) if arm not in self.done]
+        """Drive those arms that were not driven yet, in parallel."""
+        waiting = [arm for arm in dict.fromkeys(arms) if arm not in self.driven]
         by_out = {self.spec(arm).out: arm for arm in waiting}
         for arm in waiting:
-            self.say(arm.name, "")
+            self.report(arm.name, "")
         specs = [self.spec(arm) for arm in waiting]
-        self.target.drive(specs, lambda done: self._judge(by_out[done.spec.out], done))
+        self.target.drive(specs, lambda replayed: self._judge(by_out[replayed.spec.out], replayed))
 
-    def _judge(self, arm: Arm, done: ReplayOutcome) -> None:
-        outcome, excess, text = self._seen(arm, done)
-        self.done[arm] = Experiment(
+    def _judge(self, arm: Arm, replayed: ReplayOutcome) -> None:
+        outcome, excess, text = self._outcome_of(arm, replayed)
+        self.driven[arm] = Experiment(
             role=arm.role,
             changes=arm.changes,
             outcome=outcome,
             text=f"{arm.text}: {text}",
             excess=excess,
             tests=tuple(t.cause for t in self.design.tests if arm in t.arms),
-            from_step=done.spec.from_step,
-            steps=done.spec.until - done.spec.from_step,
-            seconds=0.0 if done.result is None else done.result.seconds,
-            run=self.target.inside(done.spec.out),
+            from_step=replayed.spec.from_step,
+            steps=replayed.spec.until - replayed.spec.from_step,
+            seconds=0.0 if replayed.result is None else replayed.result.seconds,
+            run=self.target.relative_path(replayed.spec.out),
         )
-        self.say(arm.name, self.done[arm].text)
+        self.report(arm.name, self.driven[arm].text)
 
-    def _seen(self, arm: Arm, done: ReplayOutcome) -> tuple[Outcome, float | None, str]:
-        """(what became of the incident, its share of R0's excess, the same in words)."""
+    def _outcome_of(self, arm: Arm, replayed: ReplayOutcome) -> tuple[Outcome, float | None, str]:
+        """(what became of the incident, its share of R0's excess, a description in words)."""
         assert self.judge is not None
-        if done.result is None:
-            return "", None, f"not driven: {done.error}"
-        run = self._noise.pop(done.spec.out, None) or open_run(done.spec.out)
-        start = done.spec.from_step
-        if arm.asks is None:
-            seen = judge_replay(self.judge, run, start)
-            return seen.outcome, seen.excess, seen.text
-        falls_at = step_of_batch(run, arm.asks)
-        if falls_at is None:
-            return "", None, "the data was not met again, so nothing can be said"
-        stayed = self.judge.incident(run, self.judge.first, falls_at - 2, start)
-        if stayed is not None:  # what lasts from there on is no second incident
-            return "persists", None, f"it stays where it was, at step {stayed.onset_step}"
-        seen = judge_replay(self.judge, run, start, falls_at)
-        where = f"where the data falls now (step {falls_at}): {seen.text}"
-        if not seen.cured and seen.found is None:
-            return "", seen.excess, f"{where}, neither there nor gone"
-        return "cured" if seen.cured else "follows", seen.excess, where
+        if replayed.result is None:
+            return "", None, f"not driven: {replayed.error}"
+        run = self._noise.pop(replayed.spec.out, None) or open_run(replayed.spec.out)
+        start = replayed.spec.from_step
+        if arm.moved_to is None:
+            judged = judge_replay(self.judge, run, start)
+            return judged.outcome, judged.excess, judged.text
+        moved_to = step_of_batch(run, arm.moved_to)
+        if moved_to is None:
+            return "", None, "the suspect data were not consumed again, so nothing can be concluded"
+        old_incident = self.judge.find_incident(run, self.judge.first, moved_to - 2, start)
+        if old_incident is not None:  # what continues from there is no second incident
+            return "persists", None, f"it stays at its old place, step {old_incident.onset_step}"
+        judged = judge_replay(self.judge, run, start, moved_to)
+        text = f"where the data are consumed now (step {moved_to}): {judged.text}"
+        if not judged.cured and judged.incident is None:
+            return "", judged.excess, f"{text}: neither cured nor there"
+        return "cured" if judged.cured else "follows", judged.excess, text
 
     def noise_runs(self) -> list[Run]:
-        """The placebos that change nothing of meaning, driven side by side; each is kept until it is judged."""
+        """Drive the placebos that only add noise, in parallel; each run is kept until it is judged."""
         arms = [arm for arm in self.design.placebos if arm.changes[0].name == "noise"]
-        driven = self.target.drive([self.spec(arm) for arm in arms])
-        self._noise = {done.spec.out: open_run(done.spec.out) for done in driven if done.result is not None}
+        outcomes = self.target.drive([self.spec(arm) for arm in arms])
+        self._noise = {
+            outcome.spec.out: open_run(outcome.spec.out) for outcome in outcomes if outcome.result is not None
+        }
         return list(self._noise.values())
 
-    def say(self, name: str, text: str) -> None:
-        """Tell of an arm."""
+    def report(self, name: str, text: str) -> None:
+        """Pass a message about an arm to `on_arm`."""
         if self.on_arm is not None:
             self.on_arm(name, text)
 
 
-def prove(bench: ExperimentRun) -> Proof:
-    """Drive the experiment of `bench` until it is decided.
+def prove(experiment: ExperimentRun) -> Proof:
+    """Drive `experiment` until it is decided.
 
     Raises:
-        PostmortemError: the null replay cannot be driven; its message says why.
+        PostmortemError: the null replay failed; its message says why.
     """
-    design, run, incident = bench.design, bench.target.run, bench.target.incident
-    null = _null_replay(bench)
-    experiments = [null.experiment]
+    design, run, incident = experiment.design, experiment.target.run, experiment.target.incident
+    null = _drive_null_replay(experiment)
+    replays = [null.experiment]
     if not null.reproduces:
         cause, reason = null.cause, null.reason
         if cause == "bit_flip":
-            cause, reason, again = _again(bench, null)
-            experiments.append(again)
-        return _proof(incident, "not_reproducible", cause, reason, experiments)
+            cause, reason, second = _drive_second_null_replay(experiment, null)
+            replays.append(second)
+        return _make_proof(incident, "not_reproducible", cause, reason, replays)
     judge = OutcomeJudge.of(run, incident, design.first)
-    if not null.exact:  # bits cannot be had: the band is what changes of no meaning do
-        judge = judge.widened(spread([bench.null_run, *bench.noise_runs()], design.lead))
-    bench.judge = judge.measured(bench.null_run)
-    if not (null.found or bench.judge.measurable):
-        return _proof(incident, "undecided", "", BLIND, experiments)
-    bench.drive([*design.tests[0].first_arms, *design.placebos, *design.cross])
-    doubt = _doubt(bench)
+    if not null.exact:  # equal bits are not possible here: measure the effect of meaningless changes
+        judge = judge.with_band(loss_spread([experiment.null_run, *experiment.noise_runs()], design.lead))
+    experiment.judge = judge.with_reference_excess(experiment.null_run)
+    if not (null.detected or experiment.judge.has_reference_excess):
+        return _make_proof(incident, "undecided", "", NOTHING_TO_CURE, replays)
+    experiment.drive([*design.tests[0].first_arms, *design.placebos, *design.cross])
+    doubt = _placebo_doubt(experiment)
     if doubt:
-        return _proof(incident, "undecided", "", doubt, [*experiments, *bench.done.values()])
-    confirmed = _decide(bench)
-    experiments += bench.done.values()
-    refuted = {test.cause: why for test in design.tests if (why := _failed(bench, test))}
+        return _make_proof(incident, "undecided", "", doubt, [*replays, *experiment.driven.values()])
+    confirmed = _drive_until_decided(experiment)
+    replays += experiment.driven.values()
+    refuted = {test.cause: failure for test in design.tests if (failure := _failed_prediction(experiment, test))}
     if confirmed is not None:
-        rivals = "; ".join(f"{cause}: {why}" for cause, why in refuted.items())
+        rivals = "; ".join(f"{cause}: {failure}" for cause, failure in refuted.items())
         text = (
-            f"the null replay shows it again {null.how}, every replay that {confirmed} names came out as it says, "
-            f"{len(design.placebos)} placebos do not cure" + (f", and its rivals fail ({rivals})" if rivals else "")
+            f"the null replay shows it again {null.agreement}, every replay that {confirmed} predicts came out as "
+            f"predicted, {len(design.placebos)} placebos do not cure"
+            + (f", and its rivals fail ({rivals})" if rivals else "")
         )
-        return _proof(incident, "confirmed", confirmed, text, experiments)
-    other_data, other_state = (bench.done[arm].outcome for arm in design.cross)
+        return _make_proof(incident, "confirmed", confirmed, text, replays)
+    other_data, other_state = (experiment.driven[arm].outcome for arm in design.cross)
     if other_data == "cured" and other_state == "cured":
         text = (
-            "the suspect batches do no harm in another state, and others do none in the suspect state: "
-            "the incident takes both"
+            "the suspect batches do no harm in another state, and other batches do no harm in the suspect state: "
+            "the incident needs both"
         )
-        return _proof(incident, "interaction", "", text, experiments)
+        return _make_proof(incident, "interaction", "", text, replays)
     if len(refuted) == len(design.tests):
-        text = "every tested cause failed a prediction: " + "; ".join(f"{c}: {why}" for c, why in refuted.items())
-        return _proof(incident, "refuted", "", text, experiments)
-    return _proof(incident, "undecided", "", _left([t for t in design.tests if t.cause not in refuted]), experiments)
+        text = "every tested cause failed a prediction: " + "; ".join(
+            f"{cause}: {failure}" for cause, failure in refuted.items()
+        )
+        return _make_proof(incident, "refuted", "", text, replays)
+    return _make_proof(
+        incident,
+        "undecided",
+        "",
+        _undecided_text([test for test in design.tests if test.cause not in refuted]),
+        replays,
+    )
 
 
-def _left(tests: Sequence[Test]) -> str:
-    """Why the causes that no replay refuted are not confirmed."""
+def _undecided_text(tests: Sequence[Test]) -> str:
+    """Why the causes that no replay refuted are not confirmed either."""
     names = ", ".join(test.cause for test in tests)
     if len(tests) > 1:
-        return f"the replays do not tell {names} apart"
+        return f"the replays do not distinguish between {names}"
     if not tests[0].likely:
-        return f"{names} is all that the replays leave, but no panel suggests it: elimination alone confirms nothing"
-    return f"{names} is all that the replays leave, but not all that it predicts could be driven"
+        return f"only {names} is not refuted, but no panel suggests it: elimination alone confirms nothing"
+    return f"only {names} is not refuted, but not every replay that it predicts could be driven"
 
 
-def _null_replay(bench: ExperimentRun) -> NullReplay:
-    target = bench.target
-    bench.say(NULL, "")
-    done = target.drive_one(bench.null_order())
-    assert done.result is not None
-    again = reappeared(bench.null_run, target.incident)
-    null = examine(target.incident, done.result, again, target.inside(done.spec.out))
-    bench.say(NULL, null.experiment.text + BAND * (null.reproduces and not null.exact))
+def _drive_null_replay(experiment: ExperimentRun) -> NullReplay:
+    target = experiment.target
+    experiment.report(NULL, "")
+    outcome = target.drive_one(experiment.null_spec())
+    assert outcome.result is not None
+    incident = find_reappearance(experiment.null_run, target.incident)
+    null = judge_null_replay(target.incident, outcome.result, incident, target.relative_path(outcome.spec.out))
+    experiment.report(NULL, null.experiment.text + BAND_NOTE * (null.reproduces and not null.exact))
     return null
 
 
-def _again(bench: ExperimentRun, null: NullReplay) -> tuple[str, str, Experiment]:
-    """(cause, reason, second null replay) where the first one parted from its run: the machine is to blame only if the
-    second equals the first bit for bit. A program that does not reproduce itself parts from any run."""
-    bench.say(AGAIN, "")
-    first, second = (bench.target.drive_one(bench.null_order(name)) for name in (NULL, AGAIN))
+def _drive_second_null_replay(experiment: ExperimentRun, null: NullReplay) -> tuple[str, str, Experiment]:
+    """(cause, reason, second null replay) where the first null replay differs from its run. The machine is to blame
+    only if the second equals the first bit for bit: a program that does not reproduce itself differs from any run."""
+    experiment.report(NULL_AGAIN, "")
+    first, second = (experiment.target.drive_one(experiment.null_spec(name)) for name in (NULL, NULL_AGAIN))
     assert first.result is not None and second.result is not None
-    alike = first.result.state == second.result.state
-    told = "equals the first bit for bit" if alike else "differs from the first: the program does not repeat itself"
-    text = f"nothing changed, once more: {told}"
-    bench.say(AGAIN, text)
-    out = bench.target.inside(second.spec.out)
+    equal = first.result.state == second.result.state
+    comparison = (
+        "equals the first bit for bit" if equal else "differs from the first: the program does not reproduce itself"
+    )
+    text = f"nothing changed, once more: {comparison}"
+    experiment.report(NULL_AGAIN, text)
+    out = experiment.target.relative_path(second.spec.out)
     again = replace(null.experiment, text=text, seconds=second.result.seconds, run=out)
-    reason = f"{null.reason if alike else 'it does not appear again'}; a second null replay {told}"
-    return null.cause if alike else "", reason, again
+    reason = f"{null.reason if equal else 'it does not appear again'}; a second null replay {comparison}"
+    return null.cause if equal else "", reason, again
 
 
-def _doubt(bench: ExperimentRun) -> str:
-    """What the placebos say against any cure, in words; "" where all of them were driven and none cures."""
-    placebos = [bench.done[arm] for arm in bench.design.placebos]
-    for one in placebos:
-        if one.outcome not in ("persists", ""):
-            changed = one.text.partition(": ")[0]
-            return f"a placebo cures, too ({changed}): the incident hangs on chance, and no cure of it proves a cause"
-    for one in placebos:
-        if not one.outcome:
-            return f"a placebo is missing, without which no cure proves a cause ({one.text})"
+def _placebo_doubt(experiment: ExperimentRun) -> str:
+    """Why the placebos make any cure doubtful, in words; "" if all of them were driven and none cures."""
+    placebos = [experiment.driven[arm] for arm in experiment.design.placebos]
+    for placebo in placebos:
+        if placebo.outcome not in ("persists", ""):
+            changed = placebo.text.partition(": ")[0]
+            return f"a placebo cures, too ({changed}): the incident depends on chance, so no cure proves a cause"
+    for placebo in placebos:
+        if not placebo.outcome:
+            return f"a placebo could not be driven, and without it no cure proves a cause ({placebo.text})"
     return ""
 
 
-def _decide(bench: ExperimentRun) -> str | None:
-    """The one cause whose predictions all hold, once every rival has failed one; None where there is none.
+def _drive_until_decided(experiment: ExperimentRun) -> str | None:
+    """Drive arms until the tests are decided; the cause whose predictions all came true while every rival failed one,
+    or None.
 
-    Round by round, each test that is still open has its next arm driven, side by side.
+    In each round, the next arm of every open test is driven, in parallel.
     """
-    while waiting := [arm for test in bench.design.tests if (arm := _next(bench, test)) is not None]:
-        bench.drive(waiting)
-    left = [test for test in bench.design.tests if not _failed(bench, test)]
-    return left[0].cause if len(left) == 1 and left[0].likely and _holds(bench, left[0]) else None
+    while waiting := [arm for test in experiment.design.tests if (arm := _next_arm(experiment, test)) is not None]:
+        experiment.drive(waiting)
+    unrefuted = [test for test in experiment.design.tests if not _failed_prediction(experiment, test)]
+    return (
+        unrefuted[0].cause
+        if len(unrefuted) == 1 and unrefuted[0].likely and _all_shown(experiment, unrefuted[0])
+        else None
+    )
 
 
-def _next(bench: ExperimentRun, test: Test) -> Arm | None:
-    """The next arm that a test needs; None where it has failed, or all that it names was driven."""
-    if _failed(bench, test):
+def _next_arm(experiment: ExperimentRun, test: Test) -> Arm | None:
+    """The next arm that a test needs; None if it has failed, or all its arms were driven."""
+    if _failed_prediction(experiment, test):
         return None
     for prediction, arms in test.predictions:
-        if not any(_shows(bench, prediction, arm) for arm in arms):
-            waiting = [arm for arm in arms if arm not in bench.done]
+        if not any(_shows(experiment, prediction, arm) for arm in arms):
+            waiting = [arm for arm in arms if arm not in experiment.driven]
             if waiting:
                 return waiting[0]
     return None
 
 
-def _holds(bench: ExperimentRun, test: Test) -> bool:
-    return all(any(_shows(bench, p, arm) for arm in arms) for p, arms in test.predictions)
+def _all_shown(experiment: ExperimentRun, test: Test) -> bool:
+    return all(any(_shows(experiment, p, arm) for arm in arms) for p, arms in test.predictions)
 
 
-def _failed(bench: ExperimentRun, test: Test) -> str:
-    """The first prediction of a cause that came out otherwise, in words; "" while none did. What could not be driven
-    fails nothing."""
+def _failed_prediction(experiment: ExperimentRun, test: Test) -> str:
+    """The first failed prediction of a cause, in words; "" if there is none. An arm that could not be driven fails
+    nothing."""
     for prediction, arms in test.predictions:
-        if not arms:  # it predicts what R0 has refuted
+        if not arms:  # it predicts that R0 shows no incident
             return "the null replay shows the incident again"
-        done = [bench.done[arm].outcome for arm in arms if arm in bench.done]
-        if len(done) == len(arms) and all(done) and not set(_OUTCOMES[prediction.outcome]) & set(done):
+        outcomes = [experiment.driven[arm].outcome for arm in arms if arm in experiment.driven]
+        if len(outcomes) == len(arms) and all(outcomes) and not set(_OUTCOMES[prediction.outcome]) & set(outcomes):
             changes = plain(", ".join(map(str, prediction.changes)), 120)
-            return f"{changes}: predicted {_OUTCOMES[prediction.outcome][0]}, came out {done[-1]}"
+            return f"{changes}: predicted {_OUTCOMES[prediction.outcome][0]}, came out {outcomes[-1]}"
     return ""
 
 
-def _shows(bench: ExperimentRun, prediction: Prediction, arm: Arm) -> bool:
-    done = bench.done.get(arm)
-    return done is not None and done.outcome in _OUTCOMES[prediction.outcome]
+def _shows(experiment: ExperimentRun, prediction: Prediction, arm: Arm) -> bool:
+    replay = experiment.driven.get(arm)
+    return replay is not None and replay.outcome in _OUTCOMES[prediction.outcome]
 
 
-def _proof(incident: Incident, verdict: Verdict, cause: str, text: str, experiments: Sequence[Experiment]) -> Proof:
-    ordered = tuple(sorted(experiments, key=lambda one: one.role))
+def _make_proof(incident: Incident, verdict: Verdict, cause: str, text: str, replays: Sequence[Experiment]) -> Proof:
+    ordered = tuple(sorted(replays, key=lambda replay: replay.role))
     return Proof(incident.key, verdict, cause, text, ordered)

@@ -11,7 +11,7 @@ from postmortem.experiment.record_outcome import record_outcome
 from postmortem.experiment.target import ExperimentTarget
 from postmortem.panels import draw_panel
 from postmortem.pipeline import OpenRuns
-from postmortem.replay.branch import root_of, writing
+from postmortem.replay.branch import explained_write_errors, replayable_root
 from postmortem.replay.result import ReplayResult
 from postmortem.replay.spec import ReplaySpec
 
@@ -25,8 +25,8 @@ def redraft(run: Path, proof: Proof, runs: OpenRuns) -> tuple[Path, Incident]:
 
 def keep_proof(run: Path, target: ExperimentTarget, proof: Proof) -> tuple[Path, Incident]:
     """Keep a proof beside its run, and draft the report with it: see `redraft`. Raises CannotWrite."""
-    root = root_of(target.run)
-    with writing(root):
+    root = replayable_root(target.run)
+    with explained_write_errors(root):
         store_proof(root, proof, earlier_proofs(target.run))
     return redraft(run, proof, target.runs)
 

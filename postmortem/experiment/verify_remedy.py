@@ -1,4 +1,4 @@
-"""The run once more, with the remedy of its diagnosis in it, and how exactly that can be asked to come out."""
+"""Replays a run with the remedy of its diagnosis, and measures how exactly the result can be predicted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from postmortem.change import Change
 from postmortem.diagnosis import Verification
-from postmortem.experiment.judge import spread
+from postmortem.experiment.judge import loss_spread
 from postmortem.experiment.target import NULL, ExperimentTarget
 from postmortem.replay.result import ReplayResult
 from postmortem.sources import open_run
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 def replay_with_remedy(
-    about: ExperimentTarget, until: int, changes: tuple[Change, ...], on_step: OnStep | None = None
+    target: ExperimentTarget, until: int, changes: tuple[Change, ...], on_step: OnStep | None = None
 ) -> ReplayResult:
     """Drive the run from its newest healthy checkpoint with `changes`."""
     from postmortem.replay.run_replay import replay
 
-    spec = about.spec("remedy", about.from_step, until, changes, reason=f"verify: {about.incident.kind}")
-    return replay(spec, on_step=on_step, run=about.run)
+    spec = target.spec("remedy", target.from_step, until, changes, reason=f"verify: {target.incident.kind}")
+    return replay(spec, on_step=on_step, run=target.run)
 
 
-def widened(about: ExperimentTarget, expected: Verification) -> Verification:
-    """What is expected, within the measured band: how far replays lie apart that nothing, or nothing but the last bit
-    of the parameters, tells from each other."""
+def with_measured_band(target: ExperimentTarget, expected: Verification) -> Verification:
+    """What is expected, with a measured band: how much replays differ that change nothing, or only the last bit of the
+    parameters."""
     until = expected.through_step + 1
-    specs = [about.spec(NULL, about.from_step, until, reason="null replay")]
-    specs += [about.spec(f"noise-{n}", about.from_step, until, (Change("noise", values=(n,)),)) for n in (1, 2)]
-    alike = (open_run(done.spec.out) for done in about.drive(specs) if done.result is not None)
-    apart = spread(alike, about.from_step)
-    checks = [replace(c, bound=c.bound + apart) if c.column == "loss" and c.bound is not None else c
-              for c in expected.checks]  # fmt: skip
-    epsilon = None if expected.epsilon is None else max(expected.epsilon, apart)
+    specs = [target.spec(NULL, target.from_step, until, reason="null replay")]
+    specs += [target.spec(f"noise-{n}", target.from_step, until, (Change("noise", values=(n,)),)) for n in (1, 2)]
+    replays = (open_run(outcome.spec.out) for outcome in target.drive(specs) if outcome.result is not None)
+    band = loss_spread(replays, target.from_step)
+    checks = [replace(check, bound=check.bound + band) if check.column == "loss" and check.bound is not None else check
+              for check in expected.checks]  # fmt: skip
+    epsilon = None if expected.epsilon is None else max(expected.epsilon, band)
     return replace(expected, epsilon=epsilon, checks=tuple(checks))

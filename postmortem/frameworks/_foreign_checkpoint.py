@@ -1,4 +1,4 @@
-"""The gate before a framework loads a checkpoint of its own: it reads pickles, and runs come from strangers."""
+"""Checks a framework's own checkpoint before the framework loads it: it reads pickles, and runs come from strangers."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from postmortem.checkpoint import inspection
 from postmortem.errors import UnreadableInput
 from postmortem.text import plain
 
-# What Hugging Face's Trainer reads at a resume and is a pickle; training_args.bin is not read.
+# The pickles that Hugging Face's Trainer reads at a resume; it does not read training_args.bin.
 _PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 _DEEPSPEED = ("global_step*", "zero_pp_rank_*", "*_optim_states.pt")
 
 
-def check_foreign(checkpoint: Path) -> None:
-    """Look into every file of `checkpoint` that its framework will unpickle, without running any of it.
+def check_foreign_checkpoint(checkpoint: Path) -> None:
+    """Check every file of `checkpoint` that its framework will unpickle, without running any of it.
 
     Raises:
-        UnreadableInput: one is damaged or names what no checkpoint needs, or it is of a kind that cannot be looked at.
+        UnreadableInput: a file is damaged or names what no checkpoint needs, or its kind cannot be checked.
     """
     if checkpoint.is_file():
-        _check(checkpoint)
+        _check_file(checkpoint)
         return
     if any(any(checkpoint.glob(name)) for name in _DEEPSPEED):
         raise UnreadableInput(
-            "is of DeepSpeed, which loads pickles that may run anything: it is not loaded.",
+            "is a DeepSpeed checkpoint: its pickles may run any code, so it is not loaded.",
             file=plain(checkpoint, 1000),
             hint="Convert it to safetensors and start from there.",
         )
-    for file in _pickled(checkpoint):
-        _check(file)
+    for file in _pickle_files(checkpoint):
+        _check_file(file)
 
 
-def _pickled(folder: Path) -> Iterator[Path]:
+def _pickle_files(folder: Path) -> Iterator[Path]:
     for name in _PICKLES:
         yield from (file for file in sorted(folder.glob(name)) if file.suffix != ".json")
     yield from (entry for entry in sorted(folder.iterdir()) if (entry / ".metadata").is_file())
 
 
-def _check(file: Path) -> None:
+def _check_file(file: Path) -> None:
     if file.is_dir() and not (file / ".metadata").is_file():
         return
     inspection.check(file, deep=False)

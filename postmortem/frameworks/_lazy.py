@@ -1,4 +1,4 @@
-"""Names that a package imports when they are asked for: each needs torch or a framework, and the package needs none."""
+"""Imports names of a package on first use: they need torch or a framework, but the package itself needs neither."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from postmortem.errors import require
 
 
-def lazily(package: str, name: str, modules: Mapping[str, str]) -> Any:
-    """`name` of `package`, out of the module that `modules` names for it.
+def import_lazily(package: str, name: str, modules: Mapping[str, str]) -> Any:
+    """Import `name` of `package` from the module that `modules` lists for it.
 
     Raises:
         AttributeError: the package has no such name.

@@ -1,4 +1,4 @@
-"""The batches of a DataLoader by absolute index, as often and in whatever order they are asked for."""
+"""Finds the batches of a DataLoader by absolute index, in any order and as often as needed."""
 
 from __future__ import annotations
 
@@ -11,105 +11,105 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from postmortem.errors import UsageError
-from postmortem.frameworks._untouched import same_draws
+from postmortem.frameworks._restoring import restored_generators
 
-_KEPT = 2  # epochs whose order is held
+_MAX_ORDERS = 2  # epochs whose order is kept in memory
 
 
 class LoaderBatches:
-    """What `loader` hands out: index i is what update i of a training without skips consumes.
+    """The batches of `loader`: index i is what update i of a training without skips consumes.
 
-    accumulate: batches of the loader to an update. per_epoch: batches of the loader that are consumed of each epoch,
-    all of them by default. exhausts: whether the loop asks an epoch for more than its last batch, upon which torch's
-    RandomSampler draws from its generator once more.
+    accumulate: batches of the loader per update. per_epoch: batches of the loader that are consumed per epoch, by
+    default all of them. exhausts: whether the loop asks for a batch after the last one of an epoch, because torch's
+    RandomSampler then draws from its generator once more.
 
-    A map-style dataset is read at the rows that the loader's own sampler names; a stream is read from its beginning,
-    again where an earlier batch is asked for. Nothing is drawn from the process's generators.
+    A map-style dataset is read at the rows that the loader's own sampler lists; a stream is read from its beginning,
+    and again if an earlier batch is requested. The global random generators are not changed.
     """
 
     def __init__(
         self, loader: DataLoader[Any], accumulate: int = 1, per_epoch: int | None = None, *, exhausts: bool = True
     ) -> None:
         self._loader, self._accumulate, self._exhausts = loader, accumulate, exhausts
-        self._streams = isinstance(loader.dataset, IterableDataset)
-        self.per_epoch = None if self._streams else len(loader) if per_epoch is None else per_epoch
+        self._is_stream = isinstance(loader.dataset, IterableDataset)
+        self.per_epoch = None if self._is_stream else len(loader) if per_epoch is None else per_epoch
         self._orders: dict[int, list[Any]] = {}
-        self._listed = 0  # epochs that a generator of the loader's own has drawn
+        self._listed_epochs = 0  # epochs whose order was drawn from the loader's own generator
         self._checked = False
         self._samplers = _samplers(loader)
         self._generators = _generators(loader, self._samplers)
         self._stream: Iterator[Any] = iter(())
-        self._at = -1  # index that the stream hands out next; -1 before its beginning
+        self._stream_index = -1  # index of the stream's next batch; -1 before it is opened
 
     @property
     def updates_per_epoch(self) -> int | None:
-        """Updates to an epoch; None for a stream, which has no end that is known."""
+        """Updates per epoch; None for a stream, whose length is unknown."""
         return None if self.per_epoch is None else math.ceil(self.per_epoch / self._accumulate)
 
     @property
     def draws(self) -> bool:
-        """Whether torch's loader draws from the global generator when an epoch begins: a seed for its workers, even
-        where there are none."""
+        """Whether torch's loader draws from the global generator when an epoch begins: a seed for its workers, even if
+        it has none."""
         return self._loader.generator is None
 
     def parts(self, index: int) -> tuple[Any, ...]:
         """The micro-batches of the update at `index`.
 
         Raises:
-            UsageError: the order of the data cannot be found again, or a stream ends before that batch.
+            UsageError: the order of the data cannot be reproduced, or a stream ends before that batch.
         """
-        with same_draws():
+        with restored_generators():
             if self.updates_per_epoch is None:
-                return self._streamed(index)
-            epoch, at = divmod(index, self.updates_per_epoch)
-            first = at * self._accumulate
-            return tuple(self._fetch(key) for key in self._order(epoch)[first : first + self._accumulate])
+                return self._read_stream(index)
+            epoch, update = divmod(index, self.updates_per_epoch)
+            first = update * self._accumulate
+            return tuple(self._fetch(key) for key in self._epoch_order(epoch)[first : first + self._accumulate])
 
     def _fetch(self, key: Any) -> Any:
         dataset: Any = self._loader.dataset
         if self._loader.batch_sampler is None:
             return self._loader.collate_fn(dataset[key])
-        together = getattr(dataset, "__getitems__", None)  # what torch's own fetcher asks for
-        return self._loader.collate_fn(together(key) if together else [dataset[one] for one in key])
+        get_items = getattr(dataset, "__getitems__", None)  # torch's own fetcher calls it
+        return self._loader.collate_fn(get_items(key) if get_items else [dataset[row] for row in key])
 
-    def _order(self, epoch: int) -> list[Any]:
-        """Keys of the batches of an epoch: lists of rows."""
+    def _epoch_order(self, epoch: int) -> list[Any]:
+        """Keys of the batches of an epoch, lists of rows."""
         if epoch not in self._orders:
-            stateful = bool(self._generators) and not any(hasattr(one, "set_epoch") for one in self._samplers)
-            if not stateful or epoch < self._listed:
+            stateful = bool(self._generators) and not any(hasattr(sampler, "set_epoch") for sampler in self._samplers)
+            if not stateful or epoch < self._listed_epochs:
                 self._rewind()
             if not stateful:
-                self._listed = epoch
-            while self._listed <= epoch:
-                self._orders[self._listed] = self._list(self._listed)
-                self._listed += 1
-            for old in sorted(self._orders)[:-_KEPT]:
-                if old != epoch:
-                    del self._orders[old]
+                self._listed_epochs = epoch
+            while self._listed_epochs <= epoch:
+                self._orders[self._listed_epochs] = self._list_checked(self._listed_epochs)
+                self._listed_epochs += 1
+            for old_epoch in sorted(self._orders)[:-_MAX_ORDERS]:
+                if old_epoch != epoch:
+                    del self._orders[old_epoch]
         return self._orders[epoch]
 
-    def _list(self, epoch: int) -> list[Any]:
+    def _list_checked(self, epoch: int) -> list[Any]:
         if not self._checked:
             self._checked = True
             before = [generator.get_state() for generator, _ in self._generators]
-            drawn = self._listing(epoch, seed=1)
+            order = self._list_epoch(epoch, seed=1)
             for (generator, _), state in zip(self._generators, before, strict=True):
                 generator.set_state(state)
-            if drawn != self._listing(epoch, seed=2):
+            if order != self._list_epoch(epoch, seed=2):
                 raise UsageError(
-                    "the order of the data is drawn anew from torch's global generator at every epoch, so that no "
-                    "index finds a batch again. Give the loader a generator of its own: DataLoader(…, shuffle=True, "
+                    "the order of the data is drawn from torch's global generator at every epoch, so that a batch "
+                    "cannot be found by its index. Give the loader its own generator: DataLoader(…, shuffle=True, "
                     "generator=torch.Generator().manual_seed(seed))"
                 )
-            return drawn
-        return self._listing(epoch, seed=1)
+            return order
+        return self._list_epoch(epoch, seed=1)
 
-    def _listing(self, epoch: int, seed: int) -> list[Any]:
-        """What the sampler lists for an epoch, as the global generator of `seed` has it."""
-        with same_draws():
+    def _list_epoch(self, epoch: int, seed: int) -> list[Any]:
+        """What the sampler lists for an epoch if the global generator starts from `seed`."""
+        with restored_generators():
             torch.default_generator.manual_seed(seed)
             for sampler in self._samplers:
-                set_epoch = getattr(sampler, "set_epoch", None)  # samplers have it or not, by torch's convention
+                set_epoch = getattr(sampler, "set_epoch", None)  # by torch's convention, some samplers have it
                 if set_epoch is not None:
                     set_epoch(epoch)
             if self._loader.generator is not None:
@@ -118,41 +118,41 @@ class LoaderBatches:
             return list(source)[: self.per_epoch] if self._exhausts else list(islice(source, self.per_epoch))
 
     def _rewind(self) -> None:
-        self._listed = 0
+        self._listed_epochs = 0
         for generator, state in self._generators:
             generator.set_state(state)
 
-    def _streamed(self, index: int) -> tuple[Any, ...]:
-        if not 0 <= self._at <= index:
-            self._stream, self._at = iter(self._loader), 0
+    def _read_stream(self, index: int) -> tuple[Any, ...]:
+        if not 0 <= self._stream_index <= index:
+            self._stream, self._stream_index = iter(self._loader), 0
         while True:
             parts = tuple(islice(self._stream, self._accumulate))
             if len(parts) < self._accumulate:
-                raise UsageError(f"batch {index}: the data end after {self._at} batches")
-            self._at += 1
-            if self._at == index + 1:
+                raise UsageError(f"batch {index}: the data end after {self._stream_index} batches")
+            self._stream_index += 1
+            if self._stream_index == index + 1:
                 return parts
 
 
 def draw_seed(generator: torch.Generator | None = None) -> None:
-    """What torch's loader draws at the beginning of an epoch."""
+    """Draw what torch's loader draws at the beginning of an epoch."""
     torch.empty((), dtype=torch.int64).random_(generator=generator)
 
 
 def _samplers(loader: DataLoader[Any]) -> list[Any]:
     """The loader, its samplers, and the samplers that these wrap."""
-    found: list[Any] = []
-    todo: list[Any] = [loader]
-    while todo:
-        one = todo.pop()
-        if one is not None and all(one is not other for other in found):
-            found.append(one)
-            todo += [getattr(one, name, None) for name in ("batch_sampler", "sampler")]
-    return found
+    samplers: list[Any] = []
+    pending: list[Any] = [loader]
+    while pending:
+        candidate = pending.pop()
+        if candidate is not None and all(candidate is not sampler for sampler in samplers):
+            samplers.append(candidate)
+            pending += [getattr(candidate, name, None) for name in ("batch_sampler", "sampler")]
+    return samplers
 
 
 def _generators(loader: DataLoader[Any], samplers: list[Any]) -> list[tuple[torch.Generator, torch.Tensor]]:
-    """(generator, its state now) of each that the order is drawn from."""
-    held = [getattr(one, "generator", None) for one in (loader, *samplers)]
-    found = {id(one): one for one in held if isinstance(one, torch.Generator)}
-    return [(one, one.get_state()) for one in found.values()]
+    """(generator, its present state) of each generator from which the order is drawn."""
+    candidates = [getattr(owner, "generator", None) for owner in (loader, *samplers)]
+    generators = {id(generator): generator for generator in candidates if isinstance(generator, torch.Generator)}
+    return [(generator, generator.get_state()) for generator in generators.values()]

@@ -1,13 +1,13 @@
 """The changes that a replay can make, one file each: `INTERVENTION = TheClass`.
 
-A class overrides the moments at which it acts. Everything else passes it by, so that several can act together:
+A class overrides the methods in which it acts. The others do nothing, so that several interventions can act together:
 
-    configured    the config, before the program is built of it
-    resumed       which pieces of state a resume of the run takes over
-    begin         the program, once it holds the state to start from
-    windows       batches that are never consumed
-    batch         the batch, before it is consumed
-    before_update the optimizer, once the gradient is there
+    configured    changes the config from which the program is built
+    resumed       chooses the parts of the state that a resume of the run restores
+    begin         changes the program after it has restored the starting state
+    windows       lists batches that are never consumed
+    batch         changes a batch before it is consumed
+    before_update changes the optimizer after the gradients are computed
 """
 
 from __future__ import annotations
@@ -26,110 +26,113 @@ from postmortem.program import Batch, Editable, Program, Scalar, State
 from postmortem.run.recorded import RecordedRun
 from postmortem.text import plain
 
-FRESH = 64  # batches between the last one that the run consumed and the first that stands in for another
+FRESH = 64  # batches between the last one that the run consumed and the first one that replaces another
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What an intervention may look at: what the run recorded, its steps [from_step, until), and its checkpoints."""
+class ReplayContext:
+    """What an intervention may read: what the run recorded, the replayed steps [from_step, until), the checkpoints."""
 
     recorded: RecordedRun
     from_step: int
     until: int
-    load: Callable[[int], State]  # the full state of a checkpoint of that step; UsageError where there is none
+    load: Callable[[int], State]  # the full state of the checkpoint of that step; UsageError if there is none
 
     @property
     def unused_batch(self) -> int:
-        """Index of the first of those batches that the run never consumed and this replay will not."""
-        driven = self.recorded.index_at(self.from_step) + self.until - self.from_step
-        return max(self.recorded.last_index, driven) + FRESH
+        """Index from which on neither the run nor this replay consumes a batch."""
+        replay_end = self.recorded.batch_index_at(self.from_step) + self.until - self.from_step
+        return max(self.recorded.last_batch_index, replay_end) + FRESH
 
 
 class Intervention(ABC):
-    """What applies the changes of one name to a program that is driven."""
+    """Applies the changes of one name to a program while it is driven."""
 
     name: ClassVar[str]
-    usage: ClassVar[str] = ""  # the form of what follows the name, for --help and errors
-    batches: ClassVar[bool] = False  # a whole number in it is a batch: 312 is the window 312:313
-    about: ClassVar[str]  # one line
+    usage: ClassVar[str] = ""  # the form of the text after the name, for --help and errors
+    batches: ClassVar[bool] = False  # whether a whole number means a batch: 312 is the window 312:313
+    summary: ClassVar[str]  # one line, for the list of interventions
 
     @abstractmethod
     def __init__(self, change: Change) -> None:
-        """Raises UsageError for a change that cannot be meant."""
+        """Raises UsageError if the values of `change` make no sense."""
 
     @property
     @abstractmethod
     def text(self) -> str:
-        """What is changed, in words: "skip batches [312, 313)"."""
+        """What it changes, in words: "skip batches [312, 313)"."""
 
     def configured(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The config that the program is built of."""
+        """The config from which the program is built."""
         return config
 
     def resumed(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
-        """The pieces of state that a resume takes over, which left out some of them in the run; None: all."""
+        """The parts of the state that a resume restores, where the run restored only `parts`; None: all parts."""
         return parts
 
-    def begin(self, program: Program, scene: Scene) -> None:
-        """Called once the program holds the state to start from."""
-        return None  # most changes leave it as it is
+    def begin(self, program: Program, context: ReplayContext) -> None:
+        """Called once, after the program has restored the state from which the change acts."""
+        return None  # most changes leave the program as it is
 
-    def windows(self, scene: Scene) -> Sequence[Window]:
+    def windows(self, context: ReplayContext) -> Sequence[Window]:
         """Windows [first, last) of batches to skip."""
         return ()
 
-    def batch(self, program: Program, scene: Scene, batch: Batch) -> Batch:
+    def batch(self, program: Program, context: ReplayContext, batch: Batch) -> Batch:
         """The batch to consume instead of `batch`."""
         return batch
 
-    def before_update(self, scene: Scene, step: int, optimizer: Any) -> dict[str, Scalar]:
-        """Called with the gradients in place, before each `step()` of each optimizer; columns of the row to correct."""
+    def before_update(self, context: ReplayContext, step: int, optimizer: Any) -> dict[str, Scalar]:
+        """Called when the gradients are ready, before each `step()` of each optimizer. Returns columns of the step's
+        row that the change corrects."""
         return {}
 
 
 @cache
-def interventions() -> dict[str, type[Intervention]]:
-    """Name → intervention, of every file there is."""
-    found = discover(sys.modules[__name__], "INTERVENTION", type)
-    for one in found:
-        if not issubclass(one, Intervention):
-            raise TypeError(f"{one.__module__}: INTERVENTION is no Intervention")
-    return {one.name: one for one in found if issubclass(one, Intervention)}
+def intervention_classes() -> dict[str, type[Intervention]]:
+    """Name → class, of every intervention file."""
+    classes = discover(sys.modules[__name__], "INTERVENTION", type)
+    for kind in classes:
+        if not issubclass(kind, Intervention):
+            raise TypeError(f"{kind.__module__}: INTERVENTION is not an Intervention")
+    return {kind.name: kind for kind in classes if issubclass(kind, Intervention)}
 
 
-def make(change: Change) -> Intervention:
-    """The intervention that `change` names. Raises UsageError where there is none, or its values cannot be meant."""
-    return _known(change.name)(change)
+def build_intervention(change: Change) -> Intervention:
+    """The intervention for `change`. Raises UsageError if its name is unknown or its values make no sense."""
+    return _intervention_class(change.name)(change)
 
 
 def parse_change(text: str) -> Change:
-    """NAME or NAME=VALUE as people type it, checked by making it. Raises UsageError."""
-    known = _known(text.partition("=")[0].strip())
+    """The change that a user typed as NAME or NAME=VALUE. Raises UsageError unless an intervention accepts it."""
+    kind = _intervention_class(text.partition("=")[0].strip())
     try:
-        change = Change.from_text(text, batches=known.batches)
+        change = Change.from_text(text, batches=kind.batches)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    known(change)
+    kind(change)
     return change
 
 
-def _known(name: str) -> type[Intervention]:
-    known = interventions()
-    if name not in known:
-        raise UsageError(f"no intervention is called {plain(name, 40)!r}; there are {', '.join(sorted(known))}")
-    return known[name]
+def _intervention_class(name: str) -> type[Intervention]:
+    classes = intervention_classes()
+    if name not in classes:
+        raise UsageError(
+            f"there is no intervention {plain(name, 40)!r}; the interventions are {', '.join(sorted(classes))}"
+        )
+    return classes[name]
 
 
-def parameters(program: Program, what: str) -> Any:
-    """The section "model" of the program's state. Raises UsageError where it has none."""
+def model_state(program: Program, text: str) -> Any:
+    """The section "model" of the program's state. If it is missing, raises UsageError about the change `text`."""
     state = program.state_dict()
     if "model" not in state:
-        raise UsageError(f"{what}: the program's state has no section 'model', see postmortem.program")
+        raise UsageError(f"{text}: the program's state has no section 'model', see postmortem.program")
     return state["model"]
 
 
-def editable(program: Program, what: str) -> Editable:
-    """`program` as one whose batches can be changed. Raises UsageError where it offers no `edited`."""
+def as_editable(program: Program, text: str) -> Editable:
+    """`program`, if its batches can be edited; otherwise raises UsageError about the change `text`."""
     if not isinstance(program, Editable):
-        raise UsageError(f"{what}: the program offers no edited(batch, edit) and labels(batch), see postmortem.program")
+        raise UsageError(f"{text}: the program offers no edited(batch, edit) and labels(batch), see postmortem.program")
     return program

@@ -1,4 +1,4 @@
-"""What an intervention takes of its change. One that holds anything else cannot be meant, and raises UsageError."""
+"""Reads the values of a change, as the interventions expect them; everything else raises UsageError."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from postmortem.text import plain
 
 
 def refused(change: Change, expected: str) -> UsageError:
-    """The error for a change of another form, to be raised."""
+    """The error to raise for a change in any other form."""
     return UsageError(f"{plain(change, 60)}: expected {change.name}={expected}")
 
 
@@ -19,11 +19,16 @@ def whole(change: Change, expected: str) -> int:
 
 
 def numbers(change: Change, expected: str, *, windows: int = 0, least: int = 1, most: int = 1) -> tuple[int, ...]:
-    """From `least` to `most` whole numbers that are not negative, beside as many `windows`."""
-    found = tuple(value for value in change.values if isinstance(value, int) and value >= 0)
-    if change.key or len(change.windows) != windows or found != change.values or not least <= len(found) <= most:
+    """Between `least` and `most` non-negative whole numbers, after exactly as many windows as `windows` says."""
+    whole_numbers = tuple(value for value in change.values if isinstance(value, int) and value >= 0)
+    if (
+        change.key
+        or len(change.windows) != windows
+        or whole_numbers != change.values
+        or not least <= len(whole_numbers) <= most
+    ):
         raise refused(change, expected)
-    return found
+    return whole_numbers
 
 
 def positive(change: Change, expected: str) -> float:
@@ -37,22 +42,22 @@ def positive(change: Change, expected: str) -> float:
 
 
 def word(change: Change, expected: str) -> str:
-    """The first value, where it is a word; what follows it is the caller's to judge."""
+    """The first value, which must be a word. The caller checks the values after it."""
     if change.key or change.windows or not change.values or not isinstance(change.values[0], str):
         raise refused(change, expected)
     return change.values[0]
 
 
 def windows(change: Change, expected: str) -> tuple[Window, ...]:
-    """Any number of windows of batches, and nothing else."""
+    """Any number of windows of batches, without further values."""
     if change.key or change.values:
-        raise refused(change, f"{expected}, batch indices and half-open")
+        raise refused(change, f"{expected}, a half-open window of batch indices")
     return change.windows
 
 
 def window(change: Change, expected: str) -> Window:
-    """One window of batches, and nothing else."""
-    found = windows(change, expected)
-    if len(found) != 1:
-        raise refused(change, f"{expected}, batch indices and half-open")
-    return found[0]
+    """One window of batches, without further values."""
+    spans = windows(change, expected)
+    if len(spans) != 1:
+        raise refused(change, f"{expected}, a half-open window of batch indices")
+    return spans[0]

@@ -1,4 +1,4 @@
-"""Adam's β2 is another, so that v follows the gradient faster or slower."""
+"""Sets Adam's β2, so that the second moment v follows the gradient faster or slower."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 from postmortem.change import Change
 from postmortem.errors import UsageError
-from postmortem.interventions import Intervention, Scene
+from postmortem.interventions import Intervention, ReplayContext
 from postmortem.interventions._values import positive, refused
 from postmortem.program import Scalar
 from postmortem.text import number
 
 
 class Beta2(Intervention):
-    """β2 of every parameter group."""
+    """Sets β2 of every parameter group."""
 
     name = "beta2"
     usage = "VALUE"
-    about = "step with Adam's beta2 at VALUE"
+    summary = "step with Adam's beta2 at VALUE"
 
     def __init__(self, change: Change) -> None:
         self._beta2 = positive(change, self.usage)
@@ -28,7 +28,7 @@ class Beta2(Intervention):
     def text(self) -> str:
         return f"beta2 = {number(self._beta2)}"
 
-    def before_update(self, scene: Scene, step: int, optimizer: Any) -> dict[str, Scalar]:
+    def before_update(self, context: ReplayContext, step: int, optimizer: Any) -> dict[str, Scalar]:
         for group in optimizer.param_groups:
             if "betas" not in group:
                 raise UsageError(f"{self.text}: {type(optimizer).__name__} has no betas")

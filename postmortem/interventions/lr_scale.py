@@ -1,22 +1,22 @@
-"""The learning rate of every update is multiplied by a factor."""
+"""Multiplies the learning rate of every update by a factor."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from postmortem.change import Change
-from postmortem.interventions import Intervention, Scene
+from postmortem.interventions import Intervention, ReplayContext
 from postmortem.interventions._values import positive
 from postmortem.program import Scalar
 from postmortem.text import number
 
 
 class LrScale(Intervention):
-    """Rates are scaled for the update and set back after it, so that a scheduler goes on from its own."""
+    """Scales the rates for the update. They are set back after it, so that a scheduler continues from its own rate."""
 
     name = "lr-scale"
     usage = "FACTOR"
-    about = "multiply the learning rate by FACTOR"
+    summary = "multiply the learning rate by FACTOR"
 
     def __init__(self, change: Change) -> None:
         self._factor = positive(change, self.usage)
@@ -25,7 +25,7 @@ class LrScale(Intervention):
     def text(self) -> str:
         return f"learning rate × {number(self._factor)}"
 
-    def before_update(self, scene: Scene, step: int, optimizer: Any) -> dict[str, Scalar]:
+    def before_update(self, context: ReplayContext, step: int, optimizer: Any) -> dict[str, Scalar]:
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * self._factor
         return {"lr": float(optimizer.param_groups[0]["lr"])}

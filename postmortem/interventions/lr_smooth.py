@@ -1,4 +1,4 @@
-"""Where the learning rate leaves its own trend, the trend goes on; data and state are those of the run."""
+"""Continues the recorded trend of the learning rate from a given step on; data and state stay those of the run."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import numpy as np
 
 from postmortem.change import Change
 from postmortem.errors import UsageError
-from postmortem.interventions import Intervention, Scene
+from postmortem.interventions import Intervention, ReplayContext
 from postmortem.interventions._values import whole
 from postmortem.program import Scalar
 
-ROWS = 20  # rows before the step that the trend is read from
+ROWS = 20  # rows before the step, from which the trend is read
 
 
 class LrSmooth(Intervention):
-    """From step N on, the rate is the straight line through the 20 rows before it, kept above a tenth of its level."""
+    """From step N on, the rate follows the straight line fitted to the 20 rows before it, and stays above a tenth of
+    the last rate."""
 
     name = "lr-smooth"
     usage = "N"
-    about = "let the learning rate go on from step N as it went before"
+    summary = "continue the learning rate from step N on as it went before"
 
     def __init__(self, change: Change) -> None:
         self._step = whole(change, self.usage)
@@ -29,12 +30,12 @@ class LrSmooth(Intervention):
     def text(self) -> str:
         return f"smooth the learning rate from step {self._step} on"
 
-    def before_update(self, scene: Scene, step: int, optimizer: Any) -> dict[str, Scalar]:
+    def before_update(self, context: ReplayContext, step: int, optimizer: Any) -> dict[str, Scalar]:
         if step < self._step:
             return {}
-        past = scene.recorded.series("lr", self._step)
+        past = context.recorded.series("lr", self._step)
         if past is None or len(past) < 2:
-            raise UsageError(f"{self.text}: no learning rate was recorded before that step")
+            raise UsageError(f"{self.text}: the run recorded no learning rate before that step")
         steps, rates = past.step[-ROWS:].astype(np.float64), past.value[-ROWS:]
         slope, level = np.polyfit(steps - self._step, rates, 1)
         rate = float(max(level + slope * (step - self._step), 0.1 * float(rates[-1])))

@@ -1,40 +1,40 @@
-"""Suspect batches meet another state: they change places with later or earlier ones."""
+"""Moves suspect batches to another state: they swap places with later or earlier batches."""
 
 from __future__ import annotations
 
-from postmortem.change import Change, shown
-from postmortem.interventions import Intervention, Scene, editable
+from postmortem.change import Change, format_window
+from postmortem.interventions import Intervention, ReplayContext, as_editable
 from postmortem.interventions._values import numbers, refused
 from postmortem.program import Batch, Edit, Program
 
 
 class Move(Intervention):
-    """Batches [A, B) and those from C on change places, so that none is consumed twice."""
+    """Batches [A, B) and as many batches from C on swap places, so that no batch is consumed twice."""
 
     name = "move"
     usage = "A:B@C"
     batches = True
-    about = "let the batches [A, B) change places with those from C on"
+    summary = "swap the batches [A, B) with those from C on"
 
     def __init__(self, change: Change) -> None:
-        (self._other,) = numbers(change, self.usage, windows=1)
+        (self._destination,) = numbers(change, self.usage, windows=1)
         ((self._first, self._last),) = change.windows
-        if abs(self._other - self._first) < self._last - self._first:
-            raise refused(change, f"{self.usage} with C outside of {shown((self._first, self._last))}")
+        if abs(self._destination - self._first) < self._last - self._first:
+            raise refused(change, f"{self.usage} with C outside of {format_window((self._first, self._last))}")
 
     @property
     def text(self) -> str:
-        return f"move batches {shown((self._first, self._last))} to {self._other}"
+        return f"move batches {format_window((self._first, self._last))} to {self._destination}"
 
-    def batch(self, program: Program, scene: Scene, batch: Batch) -> Batch:
-        away = self._other - self._first
+    def batch(self, program: Program, context: ReplayContext, batch: Batch) -> Batch:
+        distance = self._destination - self._first
         if self._first <= batch.index < self._last:
-            content = batch.index + away
-        elif self._first <= batch.index - away < self._last:
-            content = batch.index - away
+            content = batch.index + distance
+        elif self._first <= batch.index - distance < self._last:
+            content = batch.index - distance
         else:
             return batch
-        return editable(program, self.text).edited(program.batch(content), Edit(index=batch.index))
+        return as_editable(program, self.text).edited(program.batch(content), Edit(index=batch.index))
 
 
 INTERVENTION = Move

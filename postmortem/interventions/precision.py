@@ -1,4 +1,4 @@
-"""The same batches in another precision: the config's own word for it is replaced before the program is built."""
+"""Trains the same batches in another precision: changes the config before the program is built."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ _FLAGS = ("fp16", "bf16")
 
 
 class Precision(Intervention):
-    """Every precision, dtype or mixed_precision of the config, and the flags fp16 and bf16, say the wanted one."""
+    """Sets every precision, dtype or mixed_precision of the config, and the flags fp16 and bf16."""
 
     name = "precision"
     usage = "fp32|bf16|fp16"
-    about = "train in another precision"
+    summary = "train in another precision"
 
     def __init__(self, change: Change) -> None:
-        self._wanted = word(change, self.usage)
-        if self._wanted not in _VOCABULARIES[0] or len(change.values) > 1:
+        self._precision = word(change, self.usage)
+        if self._precision not in _VOCABULARIES[0] or len(change.values) > 1:
             raise refused(change, self.usage)
 
     @property
     def text(self) -> str:
-        return f"precision {self._wanted}"
+        return f"precision {self._precision}"
 
     def configured(self, config: dict[str, Any]) -> dict[str, Any]:
-        changed, found = _changed(config, self._wanted)
-        if not found:
+        changed, names_a_precision = _with_precision(config, self._precision)
+        if not names_a_precision:
             names = ", ".join((*_KEYS, *_FLAGS))
             raise UsageError(f"{self.text}: the run's config has none of {names}; name its key with set=KEY=VALUE")
         return changed
 
 
-def _changed(config: Mapping[str, Any], wanted: str) -> tuple[dict[str, Any], bool]:
-    """(config with `wanted` in it, whether it names a precision anywhere)."""
-    out, found = dict(config), False
+def _with_precision(config: Mapping[str, Any], precision: str) -> tuple[dict[str, Any], bool]:
+    """(config with `precision` in it, whether the config names a precision anywhere)."""
+    changed, names_a_precision = dict(config), False
     for key, value in config.items():
         if isinstance(value, Mapping):
-            out[key], inside = _changed(cast(Mapping[str, Any], value), wanted)
-            found = found or inside
+            changed[key], inside = _with_precision(cast(Mapping[str, Any], value), precision)
+            names_a_precision = names_a_precision or inside
         elif key in _KEYS and isinstance(value, str):
             words = next((v for v in _VOCABULARIES if value in v.values()), None)
             if words is not None:
-                out[key], found = words[wanted], True
+                changed[key], names_a_precision = words[precision], True
         elif key in _FLAGS and isinstance(value, bool):
-            out[key], found = key == wanted, True
-    return out, found
+            changed[key], names_a_precision = key == precision, True
+    return changed, names_a_precision
 
 
 INTERVENTION = Precision

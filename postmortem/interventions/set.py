@@ -1,4 +1,4 @@
-"""Any key of the config is another: for what has no intervention of its own."""
+"""Sets any one key of the config, for changes without an intervention of their own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from postmortem.text import plain
 
 
 class SetKey(Intervention):
-    """KEY is dotted and exists in the run's config; VALUE is JSON, or else a text."""
+    """KEY is dotted and must exist in the run's config; VALUE is JSON, or plain text otherwise."""
 
     name = "set"
     usage = "KEY=VALUE"
-    about = "build the program with another value of one key of its config"
+    summary = "build the program with another value of one key of its config"
 
     def __init__(self, change: Change) -> None:
         self._key, text = change.key, str(change.values[0]) if len(change.values) == 1 else ""

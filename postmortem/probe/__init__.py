@@ -1,1 +1,1 @@
-"""Probing: what single batches do to the states of several checkpoints, measured without training."""
+"""Probes: the loss and gradient of single batches in the states of several checkpoints, without training."""

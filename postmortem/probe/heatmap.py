@@ -1,6 +1,6 @@
-"""The picture of a probe, and its files: batches across, states down, loss above gradient norm.
+"""Writes the files of a probe, and its picture: a heat map of batches by states, loss above gradient norm.
 
-It looks like the report's panels.
+The picture has the style of the report's panels.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from postmortem.atomic import write_bytes, write_text
 from postmortem.jsonio import strict_json
-from postmortem.probe.probe import Probe, Probed
-from postmortem.replay.branch import writing
+from postmortem.probe.measurement import ProbeResult, StateProbe
+from postmortem.replay.branch import explained_write_errors
 from postmortem.report import canvas
 from postmortem.report.canvas import INK, LINES
 from postmortem.text import number
@@ -27,84 +27,84 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-_ROW = 0.3  # inches of a state
-_ABOVE, _BELOW = 0.34, 0.36  # inches over and under each map
-_LEFT, _RIGHT = 0.075, 0.925  # share of the width; the colour bar stands right of it
-_MOST_WRITTEN = 16  # batches up to which every cell says its figure
+_ROW = 0.3  # inches per state
+_ABOVE, _BELOW = 0.34, 0.36  # inches above and below each map
+_LEFT, _RIGHT = 0.075, 0.925  # shares of the width; the color bar is to the right
+_MAX_LABELED = 16  # up to so many batches, every cell shows its value
 
 
-def write(probe: Probe, out: Path) -> Path:
-    """Write <first>-<last>.json and .png into the folder `out`; the picture's path. Raises CannotWrite."""
-    stem = f"{probe.window[0]}-{probe.window[1]}"
-    with writing(out):
+def write_probe(result: ProbeResult, out: Path) -> Path:
+    """Write <first>-<last>.json and .png into the folder `out`; return the picture's path. Raises CannotWrite."""
+    stem = f"{result.window[0]}-{result.window[1]}"
+    with explained_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / f"{stem}.json", strict_json(probe))
-        write_bytes(out / f"{stem}.png", draw(probe))
+        write_text(out / f"{stem}.json", strict_json(result))
+        write_bytes(out / f"{stem}.png", draw_probe(result))
     return out / f"{stem}.png"
 
 
-def draw(probe: Probe) -> bytes:
-    """A PNG. Cells that are out of the ordinary in their state are framed; those that are not finite are black."""
-    tall = max(2, len(probe.states)) * _ROW
+def draw_probe(result: ProbeResult) -> bytes:
+    """A PNG. Cells of unusual batches have a frame; cells without a finite value are black."""
+    tall = max(2, len(result.states)) * _ROW
     height = 2 * (tall + _ABOVE + _BELOW)
 
     def paint(figure: Figure) -> None:
         maps = (
-            (height - _ABOVE - tall, "Loss  (nats per token, by the state it meets)", [s.loss for s in probe.states]),
-            (_BELOW, "Gradient norm  (L2, before clipping)", [s.grad_norm for s in probe.states]),
+            (height - _ABOVE - tall, "Loss  (nats per token, by the state it meets)", [s.loss for s in result.states]),
+            (_BELOW, "Gradient norm  (L2, before clipping)", [s.grad_norm for s in result.states]),
         )
         for bottom, title, values in maps:
             axes = figure.add_axes((_LEFT, bottom / height, _RIGHT - _LEFT, tall / height))
-            image = _map(axes, probe, values)
+            image = _draw_map(axes, result, values)
             axes.set_title(title, pad=4, parse_math=False)
             bar = figure.add_axes((_RIGHT + 0.012, bottom / height, 0.012, tall / height))
             if image is not None:
-                _bar(figure, image, bar)
+                _draw_color_bar(figure, image, bar)
             else:
                 bar.set_axis_off()
 
     return canvas.to_png(canvas.draw(height, paint, **{"axes.grid": False}))
 
 
-def _map(axes: Axes, probe: Probe, rows: Sequence[Sequence[float | None]]) -> AxesImage | None:
-    """One row of cells for each state; None where no figure is finite."""
-    first, last = probe.window
+def _draw_map(axes: Axes, result: ProbeResult, rows: Sequence[Sequence[float | None]]) -> AxesImage | None:
+    """One row of cells for each state; None if no value is finite."""
+    first, last = result.window
     values = np.array([[np.nan if v is None else v for v in row] for row in rows], np.float64)
-    shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    positive = np.where(np.isfinite(values) & (values > 0), values, np.nan)
     edges = (first - 0.5, last - 0.5, len(rows) - 0.5, -0.5)
     axes.set(xlim=edges[:2], ylim=edges[2:])
     axes.set_facecolor("black")
     image = None
-    if np.isfinite(shown).any():
-        low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+    if np.isfinite(positive).any():
+        low, high = float(np.nanmin(positive)), float(np.nanmax(positive))
         scale = LogNorm(low, high) if high > 10 * low else None
-        image = axes.imshow(shown, cmap="YlOrRd", norm=scale, aspect="auto", extent=edges, interpolation="nearest")
+        image = axes.imshow(positive, cmap="YlOrRd", norm=scale, aspect="auto", extent=edges, interpolation="nearest")
     axes.yaxis.set_major_locator(FixedLocator(list(range(len(rows)))))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda at, _: f"step {probe.states[round(at)].step}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda position, _: f"step {result.states[round(position)].step}"))
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: f"{position:.0f}"))
     axes.set_xlabel("batch", labelpad=1)
-    for row, state in enumerate(probe.states):
-        _frames(axes, row, state)
-    if last - first <= _MOST_WRITTEN:
+    for row, state in enumerate(result.states):
+        _frame_bad_cells(axes, row, state)
+    if last - first <= _MAX_LABELED:
         for (row, column), value in np.ndenumerate(values):
             if rows[row][column] is not None:
-                _written(axes, first + column, row, float(value), image)
+                _label_cell(axes, first + column, row, float(value), image)
     return image
 
 
-def _frames(axes: Axes, row: int, state: Probed) -> None:
+def _frame_bad_cells(axes: Axes, row: int, state: StateProbe) -> None:
     for index in state.bad:
-        place = (index - 0.5, row - 0.5)
-        axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=LINES[0], linewidth=2.0, zorder=3))
+        corner = (index - 0.5, row - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=LINES[0], linewidth=2.0, zorder=3))
 
 
-def _written(axes: Axes, batch: int, row: int, value: float, image: AxesImage | None) -> None:
+def _label_cell(axes: Axes, batch: int, row: int, value: float, image: AxesImage | None) -> None:
     dark = image is None or not np.isfinite(value) or float(np.asarray(image.norm(np.array(value)))) > 0.6
     axes.text(batch, row, number(value), ha="center", va="center", fontsize=7, color="white" if dark else INK)
 
 
-def _bar(figure: Figure, image: AxesImage, axes: Axes) -> None:
+def _draw_color_bar(figure: Figure, image: AxesImage, axes: Axes) -> None:
     bar = figure.colorbar(image, cax=axes)
     bar.ax.yaxis.set_major_locator(MaxNLocator(3))
     bar.ax.yaxis.set_minor_locator(NullLocator())

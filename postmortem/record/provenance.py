@@ -71,7 +71,7 @@ def environment() -> dict[str, Any]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found | arithmetic.measured()
+    return found | arithmetic.measure_arithmetic()
 
 
 def host() -> str:

@@ -1,1 +1,1 @@
-"""One replay: a run's program driven again from a checkpoint, with changes or without, into a new run."""
+"""Replays: a run's program trains again from a checkpoint, changed or unchanged, and writes a new run."""

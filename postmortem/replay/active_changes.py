@@ -1,4 +1,4 @@
-"""The interventions of one replay, bound to the program that it drives."""
+"""The interventions that act during a replay, bound to the program that it drives."""
 
 from __future__ import annotations
 
@@ -7,111 +7,124 @@ from typing import Any
 
 from postmortem.change import Change, Window
 from postmortem.errors import UsageError
-from postmortem.interventions import Intervention, Scene, make
+from postmortem.interventions import Intervention, ReplayContext, build_intervention
 from postmortem.program import Adjustable, Batch, Program, Scalar
 from postmortem.training_loop import Row
 
-_OWN = ("lr", "betas")  # of a group: what a change sets for one update
+_RESTORED = ("lr", "betas")  # keys of a parameter group that a change sets for one update only
 
 
 class ActiveChanges:
-    """Several interventions as one. `columns` is what the last update's row has to say otherwise."""
+    """Several interventions that act as one. `columns` are the corrections to the row of the last update."""
 
-    def __init__(self, changes: Iterable[Change], scene: Scene) -> None:
-        self._scene = scene
-        self._all: tuple[Intervention, ...] = tuple(make(change) for change in changes)
-        self._on_update = [one for one in self._all if _overrides(one, "before_update")]
-        self._on_batch = [one for one in self._all if _overrides(one, "batch")]
+    def __init__(self, changes: Iterable[Change], context: ReplayContext) -> None:
+        self._context = context
+        self._interventions: tuple[Intervention, ...] = tuple(build_intervention(change) for change in changes)
+        self._before_updates = [
+            intervention for intervention in self._interventions if _overrides(intervention, "before_update")
+        ]
+        self._batch_editors = [
+            intervention for intervention in self._interventions if _overrides(intervention, "batch")
+        ]
         self._handles: list[Any] = []
-        self._own: list[dict[str, Any]] = []
-        self.step = scene.from_step
+        self._saved_groups: list[dict[str, Any]] = []
+        self.step = context.from_step
         self.columns: dict[str, Scalar] = {}
         self.edited = False
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What is changed, in words."""
-        return tuple(one.text for one in self._all)
+        """What each change does, in words."""
+        return tuple(intervention.text for intervention in self._interventions)
 
     @property
     def reconfigures(self) -> bool:
-        """Whether the program is built of another config, so that its batches may be others on purpose."""
-        return any(_overrides(one, "configured") for one in self._all)
+        """Whether a change affects the config of the program, so that its batches may differ on purpose."""
+        return any(_overrides(intervention, "configured") for intervention in self._interventions)
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """Every window of batches to skip."""
-        return tuple(window for one in self._all for window in one.windows(self._scene))
+        """All windows of batches to skip."""
+        return tuple(window for intervention in self._interventions for window in intervention.windows(self._context))
 
     def configured(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The config that the program is built of."""
-        for one in self._all:
-            config = one.configured(config)
+        """The config from which the program is built, with all changes."""
+        for intervention in self._interventions:
+            config = intervention.configured(config)
         return config
 
     def resumed(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
-        """What a resume takes over that took over `parts` in the run; None: everything."""
-        taken: tuple[str, ...] | None = parts
-        for one in self._all:
-            taken = None if taken is None else one.resumed(taken)
-        return taken
+        """The parts of the state that a resume restores, where the run restored only `parts`; None: all parts."""
+        restored: tuple[str, ...] | None = parts
+        for intervention in self._interventions:
+            restored = None if restored is None else intervention.resumed(restored)
+        return restored
 
     def begin(self, program: Program) -> None:
-        """Called once, when the program holds the state of the step from which on the changes hold."""
-        for one in self._all:
-            one.begin(program, self._scene)
+        """Called once, after the program has restored the state from which the changes act."""
+        for intervention in self._interventions:
+            intervention.begin(program, self._context)
 
     def bind(self, program: Program) -> None:
-        """See every update of `program` from now on.
+        """Act on every update of `program` from now on.
 
         Raises:
-            UsageError: an intervention needs the optimizers, and the program does not show them.
+            UsageError: an intervention needs the optimizers, and the program does not offer them.
         """
         self.release()
-        if not self._on_update:
+        if not self._before_updates:
             return
         if not isinstance(program, Adjustable):
-            raise UsageError(f"{self._on_update[0].text}: the program offers no optimizers, see postmortem.program")
+            raise UsageError(
+                f"{self._before_updates[0].text}: the program offers no optimizers, see postmortem.program"
+            )
         for optimizer in program.optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_update))
             self._handles.append(optimizer.register_step_post_hook(self._after_update))
 
     def release(self) -> None:
-        """Let go of the program."""
+        """Stop acting on the program."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def edit(self, program: Program) -> Callable[[int, Batch], Batch]:
-        """(step, batch) → the batch to consume."""
+        """A function (step, batch) → the batch to consume."""
 
         def edited(step: int, batch: Batch) -> Batch:
-            self.step, self.columns, found = step, {}, batch
-            for one in self._on_batch:
-                found = one.batch(program, self._scene, found)
-            self.edited = found is not batch
-            return found
+            self.step, self.columns, result = step, {}, batch
+            for intervention in self._batch_editors:
+                result = intervention.batch(program, self._context, result)
+            self.edited = result is not batch
+            return result
 
         return edited
 
     def rewrite(self, step: int, row: Row) -> Row:
-        """The row of a step with what was changed in it. The program divides its update by the rate that it knows."""
-        known, used, size = row.get("lr"), self.columns.get("lr"), row.get("update_rms")
-        found = {**row, **self.columns}
-        if isinstance(known, float) and isinstance(used, float) and isinstance(size, float) and used:
-            found["update_rms"] = size * (known / used)
-        return found
+        """The row of a step, corrected for the changes. A program computes `update_rms` from the rate that it knows."""
+        program_rate, used_rate, update_rms = row.get("lr"), self.columns.get("lr"), row.get("update_rms")
+        corrected = {**row, **self.columns}
+        if (
+            isinstance(program_rate, float)
+            and isinstance(used_rate, float)
+            and isinstance(update_rms, float)
+            and used_rate
+        ):
+            corrected["update_rms"] = update_rms * (program_rate / used_rate)
+        return corrected
 
     def _before_update(self, optimizer: Any, args: Sequence[Any], kwargs: Any) -> None:
-        self._own = [{key: group[key] for key in _OWN if key in group} for group in optimizer.param_groups]
-        for one in self._on_update:
-            self.columns |= one.before_update(self._scene, self.step, optimizer)
+        self._saved_groups = [
+            {key: group[key] for key in _RESTORED if key in group} for group in optimizer.param_groups
+        ]
+        for intervention in self._before_updates:
+            self.columns |= intervention.before_update(self._context, self.step, optimizer)
 
     def _after_update(self, optimizer: Any, args: Sequence[Any], kwargs: Any) -> None:
-        """Set back what a change was for one update: a program or a scheduler may go on from its own rate."""
-        for group, own in zip(optimizer.param_groups, self._own, strict=True):
-            group.update(own)
+        """Undo changes that are for one update only: a program or a scheduler continues from its own rate."""
+        for group, saved in zip(optimizer.param_groups, self._saved_groups, strict=True):
+            group.update(saved)
 
 
-def _overrides(one: Intervention, name: str) -> bool:
-    return getattr(type(one), name) is not getattr(Intervention, name)
+def _overrides(intervention: Intervention, method: str) -> bool:
+    return getattr(type(intervention), method) is not getattr(Intervention, method)

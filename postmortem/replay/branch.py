@@ -1,7 +1,7 @@
-"""A new run that begins as a copy of another one: its rows, its journal, and the checkpoint it goes on from.
+"""Creates the run of a replay as a copy of its parent: the rows, the journal, and the checkpoint to start from.
 
-So a replay is a run like any other: it can be drafted, diffed, resumed and replayed, and its parent is never written.
-Parquet parts and checkpoint files are linked where the file system can: they are replaced, never changed.
+So a replay is a run like any other: it can be drafted, diffed, resumed and replayed. Its parent is never written.
+Parquet parts and checkpoint files are hard links where the file system has them: such files are replaced, not changed.
 """
 
 from __future__ import annotations
@@ -31,76 +31,80 @@ _TABLES = ("metrics", "batches")
 
 
 def branch(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None) -> Path | None:
-    """Make the run directory `spec.out`; the copy of `checkpoint` in it. A replay that broke off there is replaced.
+    """Create the run directory `spec.out`; return the copy of `checkpoint` in it. An interrupted replay is replaced.
 
     Raises:
-        UsageError: the place holds something else, or the parent is no run directory.
+        UsageError: the folder contains something else, or the parent is no run directory.
     """
-    root, out = root_of(recorded.run), Path(spec.out)
+    root, out = replayable_root(recorded.run), Path(spec.out)
     if root.resolve().is_relative_to(out.resolve()):
-        raise UsageError(f"{plain(out, 1000)}: is the run that is replayed, or holds it; choose another with --out")
+        raise UsageError(f"{plain(out, 1000)}: is the replayed run, or contains it; choose another folder with --out")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SPEC_FILE).is_file())):
-        raise UsageError(f"{plain(out, 1000)}: is there already and no replay; choose another folder with --out")
+        raise UsageError(f"{plain(out, 1000)}: already exists and is no replay; choose another folder with --out")
     if out.is_dir() and attempt_of_holder(out, 0) is not None:
-        raise UsageError(f"{plain(out, 1000)}: is being written by another replay; wait, or choose another --out")
-    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    with writing(out):
-        return _made(recorded, spec, checkpoint, root, made)
+        raise UsageError(
+            f"{plain(out, 1000)}: another replay is writing to it; wait, or choose another folder with --out"
+        )
+    staging = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    with explained_write_errors(out):
+        return _fill_branch(recorded, spec, checkpoint, root, staging)
 
 
-def _made(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None, root: Path, made: Path) -> Path | None:
-    """The branch, put together in the folder `made` and then moved to its place."""
+def _fill_branch(
+    recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None, root: Path, staging: Path
+) -> Path | None:
+    """Fill the folder `staging` with the branch, then move it to `spec.out`."""
     out = Path(spec.out)
-    made.mkdir(parents=True)
+    staging.mkdir(parents=True)
     try:
         for table in _TABLES:
             if (root / table).is_dir():
-                _copy(root, root / table, made / table)
+                _copy(root, root / table, staging / table)
         for name in ("journal.jsonl", "run.json", recorded.run.manifest.vocab):
             if name is not None and inside(root, name, "run.json").is_file():
-                (made / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / name, made / name)
-        copied = None
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / name, staging / name)
+        checkpoint_path = None
         if checkpoint is not None:
-            copied = checkpoint.resolve().relative_to(root.resolve())
-            _copy(root.resolve(), checkpoint.resolve(), made / copied)
-        lineage = _lineage(recorded, spec)
-        update_manifest(made, lambda before: {**before, "id": out.name, "lineage": lineage})
-        write_text(made / SPEC_FILE, spec.to_json())
+            checkpoint_path = checkpoint.resolve().relative_to(root.resolve())
+            _copy(root.resolve(), checkpoint.resolve(), staging / checkpoint_path)
+        lineage = _lineage_entry(recorded, spec)
+        update_manifest(staging, lambda old: {**old, "id": out.name, "lineage": lineage})
+        write_text(staging / SPEC_FILE, spec.to_json())
         if out.exists():
             shutil.rmtree(out)
-        made.rename(out)
+        staging.rename(out)
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
-    return None if copied is None else out / copied
+    return None if checkpoint_path is None else out / checkpoint_path
 
 
 @contextmanager
-def writing(place: Path) -> Generator[None]:
-    """Say what could not be written: a full disk, or a place that is somebody else's. Raises CannotWrite."""
+def explained_write_errors(folder: Path) -> Generator[None]:
+    """Turn an OSError into CannotWrite, which says what could not be written and what to do about it."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        where = place if full else error.filename or place
+        where = folder if full else error.filename or folder
         raise CannotWrite(
             f"{plain(where, 1000)}: {error.strerror or plain(error, 200)}. "
-            f"{'Free some space' if full else 'Mend that'}, or choose another place with --out"
+            f"{'Free some space' if full else 'Fix this'}, or choose another folder with --out"
         ) from error
 
 
-def root_of(run: Run) -> Path:
-    """The directory of a run that can be replayed. Raises UsageError where it is a log alone."""
+def replayable_root(run: Run) -> Path:
+    """The directory of a run that can be replayed. Raises UsageError if the run is only a log."""
     if run.root is None or not (run.root / "metrics").is_dir():
         raise UsageError(
-            f"{plain(run.path, 1000)}: only a run directory that a recorder wrote can be replayed; this is a log alone"
+            f"{plain(run.path, 1000)}: only a run directory that a recorder wrote can be replayed; this is only a log"
         )
     return run.root
 
 
-def _lineage(recorded: RecordedRun, spec: ReplaySpec) -> Mapping[str, Any]:
-    """What run.json tells of where the run comes from; `phases` are all changes that it is driven under."""
+def _lineage_entry(recorded: RecordedRun, spec: ReplaySpec) -> Mapping[str, Any]:
+    """The entry `lineage` of run.json: where the run comes from. `phases` are all changes that were active in it."""
     phases = (*recorded.phases, Phase(spec.from_step, spec.changes))
     return {
         "run": recorded.run.id,
@@ -112,24 +116,24 @@ def _lineage(recorded: RecordedRun, spec: ReplaySpec) -> Mapping[str, Any]:
 
 
 def _copy(root: Path, source: Path, target: Path) -> None:
-    """The regular files of a folder of the run, or one of them; a Parquet part or a checkpoint's file is linked."""
-    folder = source.is_dir()
-    (target if folder else target.parent).mkdir(parents=True, exist_ok=True)
-    for file in sorted(source.iterdir()) if folder else [source]:
-        where = inside(root, str(file.relative_to(root)), plain(root, 1000))
-        if file.is_symlink() or where != file.resolve():
-            raise UnreadableInput("is a link; a run names files of its own only.", file=plain(file, 1000))
+    """Copy a folder of the run, or one file. Files are hard links where possible; a journal is always copied."""
+    is_folder = source.is_dir()
+    (target if is_folder else target.parent).mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()) if is_folder else [source]:
+        resolved = inside(root, str(file.relative_to(root)), plain(root, 1000))
+        if file.is_symlink() or resolved != file.resolve():
+            raise UnreadableInput("is a link; a run may contain only its own files.", file=plain(file, 1000))
         if file.is_dir():
             _copy(root, file, target / file.name)
             continue
-        copied = target / file.name if folder else target
-        if file.suffix == ".jsonl" or not _linked(file, copied):
-            shutil.copyfile(file, copied)
+        destination = target / file.name if is_folder else target
+        if file.suffix == ".jsonl" or not _try_link(file, destination):
+            shutil.copyfile(file, destination)
 
 
-def _linked(file: Path, target: Path) -> bool:
+def _try_link(file: Path, target: Path) -> bool:
     try:
         os.link(file, target)
-    except OSError:  # another file system, or one that has no links
+    except OSError:  # the target is on another file system, or on one without links
         return False
     return True

@@ -1,4 +1,4 @@
-"""A replay held against what the run recorded, step by step, while it goes."""
+"""Compares a replay, step by step while it is driven, with what the run recorded."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from postmortem.arithmetic import differences
+from postmortem.arithmetic import describe_differences
 from postmortem.errors import NotReproduced
 from postmortem.program import Measured
 from postmortem.record.provenance import environment
 from postmortem.replay.result import Difference
-from postmortem.run.recorded import IDENTITY, RecordedRun
+from postmortem.run.recorded import IDENTITY_COLUMNS, RecordedRun
 from postmortem.text import plain
 
 
@@ -22,8 +22,8 @@ class DataChanged(NotReproduced):
 
 @dataclass
 class Tally:
-    """What was found so far. `first` holds the first difference of each column, `departed` how many rows of it differ,
-    `compared` counts the steps in which something could be compared."""
+    """The comparison so far. `first` contains the first difference of each column, `departed` how many rows of it
+    differ; `compared` counts the steps in which something could be compared."""
 
     first: dict[str, Difference] = field(default_factory=dict)
     departed: dict[str, int] = field(default_factory=dict)
@@ -31,77 +31,77 @@ class Tally:
     compared: int = 0
 
     @staticmethod
-    def of_ranks(found: Sequence[Tally]) -> Tally:
-        """One tally of all ranks: a step differs where it does on any of them."""
-        every = Tally(compared=max(one.compared for one in found))
-        for one in found:
-            every.columns |= one.columns
-            for column, rows in one.departed.items():
-                every.departed[column] = max(rows, every.departed.get(column, 0))
-            for column, difference in one.first.items():
-                if column not in every.first or difference.step < every.first[column].step:
-                    every.first[column] = difference
-        return every
+    def of_ranks(tallies: Sequence[Tally]) -> Tally:
+        """One tally of all ranks: a step differs if it differs on any of them."""
+        total = Tally(compared=max(tally.compared for tally in tallies))
+        for tally in tallies:
+            total.columns |= tally.columns
+            for column, rows in tally.departed.items():
+                total.departed[column] = max(rows, total.departed.get(column, 0))
+            for column, difference in tally.first.items():
+                if column not in total.first or difference.step < total.first[column].step:
+                    total.first[column] = difference
+        return total
 
 
 class ReplayComparison:
-    """What a replay of the steps [first, last) has in common with its run, on one rank. Where it has another number of
-    ranks than the run had, hashes are of other parts of batches and parameters, and only figures are compared."""
+    """Compares a replay of the steps [first, last) with its run, on one rank. If the run had another number of ranks,
+    its hashes belong to other parts of batches and parameters, so that only figures are compared."""
 
     def __init__(self, recorded: RecordedRun, first: int, last: int, world_size: int) -> None:
         self._recorded = recorded
         self._resharded = recorded.run.manifest.world_size not in (None, world_size)
-        names = [name for name in IDENTITY if not (self._resharded and name.endswith("_hash"))]
+        names = [name for name in IDENTITY_COLUMNS if not (self._resharded and name.endswith("_hash"))]
         self._rows = {name: recorded.rows(name, first, last) for name in names}
         self.tally = Tally()
 
     def loss_at(self, step: int) -> float | None:
         """The loss that the run recorded at `step`."""
-        found = self._rows["loss"].get(step)
-        return found if isinstance(found, float) else None
+        loss = self._rows["loss"].get(step)
+        return loss if isinstance(loss, float) else None
 
     def batch(self, step: int, index: int, facts: Mapping[str, Any]) -> None:
-        """Hold an untouched batch against the one of its index.
+        """Compare an unchanged batch with the batch that the run consumed at its index.
 
         Raises:
-            DataChanged: the run consumed another one.
+            DataChanged: they differ.
         """
-        found, known = facts.get("batch_hash"), self._recorded.hash_of(index)
-        if not self._resharded and known is not None and found is not None and found != known:
+        replayed, recorded = facts.get("batch_hash"), self._recorded.batch_hash_at(index)
+        if not self._resharded and recorded is not None and replayed is not None and replayed != recorded:
             raise DataChanged(
-                f"batch {index}, the first that is not what the run consumed: hash {plain(found, 40)} now, "
-                f"{plain(known, 40)} in the run's rows (step {step}). The dataset, its order or the tokenizer has "
-                "changed since; restore it, or replay with the program of then"
+                f"batch {index} is the first that differs from what the run consumed: hash {plain(replayed, 40)} now, "
+                f"{plain(recorded, 40)} in the run's rows (step {step}). The dataset, its order or the tokenizer has "
+                "changed since; restore it, or replay with the program of that time"
             )
 
     def row(self, step: int, measured: Measured) -> None:
         """Compare one step."""
-        tally, any_here = self.tally, False
+        tally, compared = self.tally, False
         for column, rows in self._rows.items():
-            now = measured.batch.get(column)
-            if now is None:
-                now = measured.metrics.get(column)
-            known = rows.get(step)
-            if now is None or known is None:
+            replayed = measured.batch.get(column)
+            if replayed is None:
+                replayed = measured.metrics.get(column)
+            recorded = rows.get(step)
+            if replayed is None or recorded is None:
                 continue
-            any_here = True
+            compared = True
             tally.columns.add(column)
-            if not same(known, now):
+            if not equal_bits(recorded, replayed):
                 tally.departed[column] = tally.departed.get(column, 0) + 1
                 if column not in tally.first:
-                    tally.first[column] = Difference(column, step, known, now)
-        tally.compared += any_here
+                    tally.first[column] = Difference(column, step, recorded, replayed)
+        tally.compared += compared
 
 
-def same(a: float | str, b: float | str | None) -> bool:
-    """Equality of bits; NaN equals NaN."""
+def equal_bits(a: float | str, b: float | str | None) -> bool:
+    """Whether two values have the same bits; NaN equals NaN."""
     if isinstance(a, float) and isinstance(b, (int, float)):
         return a == b or (math.isnan(a) and math.isnan(b))
     return a == b
 
 
-def other_arithmetic(recorded: RecordedRun, world_size: int) -> tuple[str, ...]:
-    """What the bits depend on and is not as it was: "torch 2.8.0 then, 2.13.0 now". Call it once torch is imported."""
-    found = differences(recorded.run.manifest.environment, environment())
+def describe_other_arithmetic(recorded: RecordedRun, world_size: int) -> tuple[str, ...]:
+    """What bits depend on and what differs from the run: "torch 2.8.0 then, 2.13.0 now". Needs torch to be imported."""
+    differences = describe_differences(recorded.run.manifest.environment, environment())
     ranks = recorded.run.manifest.world_size
-    return found if ranks in (None, world_size) else (*found, f"{ranks} ranks then, {world_size} now")
+    return differences if ranks in (None, world_size) else (*differences, f"{ranks} ranks then, {world_size} now")

@@ -1,9 +1,8 @@
-"""Ranks that a launcher such as torchrun started: they join, one of them speaks, and they part again.
+"""Joins the ranks that a launcher such as torchrun started into one process group.
 
     torchrun --nproc-per-node 2 -m postmortem replay RUN …
 
-Every rank runs the same command. Rank 0 decides and prints; what goes wrong is said once, by the rank that it went
-wrong on.
+Every rank runs the same command. Rank 0 decides and prints; an error is printed once, by the rank on which it happened.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_SAID = "postmortem/said"
-_PATIENCE_S = 5.0  # by then the rank on which something went wrong has said so
+_ERROR_REPORTED = "postmortem/error-reported"
+_PATIENCE_S = 5.0  # within this time the failing rank has reported its error
 
 
 class Speaker(Protocol):
-    """Who decides and prints: rank 0 of several, or this process alone."""
+    """Lets one process decide and print: rank 0 of several, or this process alone."""
 
     @property
     def first(self) -> bool:
-        """Whether this process is it."""
+        """Whether this process is that one."""
         ...
 
     def first_says(self, part: Callable[[], T]) -> T:
-        """What `part` returns there, everywhere."""
+        """Call `part` on that process; all processes get its result."""
         ...
 
 
@@ -40,17 +39,17 @@ class SingleProcess:
     first = True
 
     def first_says(self, part: Callable[[], T]) -> T:
-        """What `part` returns."""
+        """The result of `part`."""
         return part()
 
 
 @contextmanager
-def joined() -> Generator[Speaker]:
-    """The process group of the ranks that were launched together, gloo on processors and nccl on devices.
+def joined_ranks() -> Generator[Speaker]:
+    """The process group of the ranks that were launched together: gloo on processors, nccl on devices.
 
-    Where no launcher is at work it is `SingleProcess`, and nothing of torch is imported.
+    Without a launcher it is a `SingleProcess`, and torch is not imported.
 
-    An error leaves on one rank as it is, on the others as SystemExit with its exit code.
+    An error is raised unchanged on one rank, and on the others as SystemExit with its exit code.
     """
     if not all(os.environ.get(name) for name in _LAUNCHED):
         yield SingleProcess()
@@ -73,22 +72,22 @@ def joined() -> Generator[Speaker]:
     except SystemExit:
         raise
     except BaseException as error:
-        if _is_to_say(store, error):
+        if _must_report(store, error):
             raise
-        time.sleep(_PATIENCE_S)  # whoever ends first has the launcher end the others, the one that speaks too
+        time.sleep(_PATIENCE_S)  # when one rank ends, the launcher ends the others, the reporting one too
         raise SystemExit(_exit_code(error)) from error
     dist.destroy_process_group()
 
 
-def _is_to_say(store: Any, error: BaseException) -> bool:
-    """Whether this rank is the one to tell what went wrong: the first, and one that only heard of it from another rank
-    does not hurry."""
+def _must_report(store: Any, error: BaseException) -> bool:
+    """Whether this rank reports the error: the first one does. A rank that only heard of the error from another rank
+    waits for that rank."""
     from postmortem.checkpoint.ranks import RankFailed
 
     if isinstance(error, RankFailed):
-        with suppress(RuntimeError):  # it could not say it
-            store.wait([_SAID], timedelta(seconds=_PATIENCE_S))
-    return int(store.add(_SAID, 1)) == 1
+        with suppress(RuntimeError):  # the other rank could not report it
+            store.wait([_ERROR_REPORTED], timedelta(seconds=_PATIENCE_S))
+    return int(store.add(_ERROR_REPORTED, 1)) == 1
 
 
 def _exit_code(error: BaseException) -> int:

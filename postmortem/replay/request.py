@@ -1,6 +1,6 @@
-"""What the command line leaves open, filled in from the run's diagnosis: where to start, what to skip, how far to go.
+"""Plans a replay: what the command line does not say comes from the run's diagnosis (start, batches to skip, end).
 
-Nothing here imports torch, so that what cannot be done is said at once.
+Nothing here imports torch, so that errors in a request are reported at once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from postmortem.arithmetic import Mode, arithmetic_of
 from postmortem.change import Change
 from postmortem.diagnosis import Incident
 from postmortem.errors import PostmortemError, UnreadableInput, UsageError
-from postmortem.interventions import make
+from postmortem.interventions import build_intervention
 from postmortem.pipeline import Examined, OpenRuns
-from postmortem.replay.branch import SPEC_FILE, root_of
+from postmortem.replay.branch import SPEC_FILE, replayable_root
 from postmortem.replay.result import RESULT_FILE
 from postmortem.replay.spec import ReplaySpec, read_spec
-from postmortem.replay.start_checkpoint import find_checkpoint, usable
-from postmortem.replay.trust import announced
+from postmortem.replay.start_checkpoint import find_checkpoint, usable_checkpoints
+from postmortem.replay.trust import import_notice
 from postmortem.report import select_id
 from postmortem.run import Run
 from postmortem.run.manifest import inside, manifest_file, read_manifest
@@ -33,7 +33,7 @@ _LONGEST_NAME = 80
 
 @dataclass(frozen=True)
 class ReplayRequest:
-    """What the command line says. None is "as the diagnosis suggests"; `changes` () changes nothing on purpose."""
+    """What the command line asks for. None means "as the diagnosis suggests"; `changes` () asks for no change."""
 
     run: Path
     from_step: int | None = None
@@ -51,8 +51,8 @@ class ReplayRequest:
 
 @dataclass(frozen=True)
 class ReplayPlan:
-    """An order, and what is to be said of it before it is carried out: (label, text) each. `imports` says which foreign
-    program is imported from where, "" for this package's own."""
+    """A spec, and the lines (label, text) to print before it is carried out. `imports` says which foreign program is
+    imported from where, "" for this package's own."""
 
     spec: ReplaySpec
     lines: tuple[tuple[str, str], ...]
@@ -60,101 +60,109 @@ class ReplayPlan:
 
 
 def adopt_arithmetic(run: Path, spec: Path | None, mode: Mode | None) -> None:
-    """Compute as `run` did, or the run of the order in that file; to be called before anything imports torch.
+    """Compute as `run` did, or as the run of the spec in the file `spec`. Call it before anything imports torch.
 
-    What cannot be read is left to the planning of the replay, which says so, and with several ranks once.
+    Nothing is said about files that cannot be read: planning the replay reports them, and only once on several ranks.
     """
     with suppress(OSError, PostmortemError):
-        given = None if spec is None else read_spec(spec)
-        path = run if given is None else Path(given.run)
+        from_file = None if spec is None else read_spec(spec)
+        path = run if from_file is None else Path(from_file.run)
         file = manifest_file(path)
         if file is not None and file.is_file():
             environment = read_manifest(file, path)[0].environment
-            arithmetic_of(environment, mode or ("recorded" if given is None else given.arithmetic)).adopt()
+            arithmetic_of(environment, mode or ("recorded" if from_file is None else from_file.arithmetic)).adopt()
 
 
-def plan(asked: ReplayRequest, runs: OpenRuns | None = None) -> ReplayPlan:
-    """The order that `asked` comes to. `runs` are those that the command has read.
+def plan(request: ReplayRequest, runs: OpenRuns | None = None) -> ReplayPlan:
+    """The plan for `request`. `runs` are the runs that the command has already read.
 
     Raises:
-        UsageError: nothing says from where, or there is no such step, checkpoint or incident.
+        UsageError: no start is known, or there is no such step, checkpoint or incident.
         UnreadableInput: the run cannot be read.
     """
     runs = runs or OpenRuns()
-    run = runs.run(asked.run)
-    root_of(run)
-    imports = announced(run.manifest.program, asked.program, trust=asked.trusted)
-    start_is_open = asked.from_step is None and asked.checkpoint is None
-    is_open = start_is_open or asked.until is None or asked.changes is None
-    incident = _incident(runs.examined(asked.run), asked.incident) if is_open or asked.incident is not None else None
-    attempt = asked.attempt
+    run = runs.run(request.run)
+    replayable_root(run)
+    imports = import_notice(run.manifest.program, request.program, trust=request.trusted)
+    start_missing = request.from_step is None and request.checkpoint is None
+    needs_diagnosis = start_missing or request.until is None or request.changes is None
+    incident = (
+        _find_incident(runs.examined(request.run), request.incident)
+        if needs_diagnosis or request.incident is not None
+        else None
+    )
+    attempt = request.attempt
     if attempt is None and incident is not None and incident.discarded:
         attempt = incident.attempt
     recorded = RecordedRun(run, attempt)
-    start, checkpoint = _start(asked, recorded, incident)
-    ahead = incident if incident is not None and start <= incident.peak_step else None
-    changes, why = _changes(asked, recorded, ahead, start)
+    start, checkpoint = _find_start(request, recorded, incident)
+    incident_ahead = incident if incident is not None and start <= incident.peak_step else None
+    changes, origin = _find_changes(request, recorded, incident_ahead, start)
     end = recorded.last_step + 1
-    until = asked.until
+    until = request.until
     if until is None:
-        wanted = end if ahead is None or ahead.verification is None else ahead.verification.through_step + 1
-        until = min(wanted, end)
+        suggested = (
+            end
+            if incident_ahead is None or incident_ahead.verification is None
+            else incident_ahead.verification.through_step + 1
+        )
+        until = min(suggested, end)
     if not 0 <= start < until:
         raise UsageError(f"steps {start} to {until}: there is no step to drive; the run's last step is {end - 1}")
     spec = ReplaySpec(
-        run=str(asked.run),
+        run=str(request.run),
         out="",
         from_step=start,
         until=until,
         changes=changes,
         attempt=attempt,
-        program=asked.program,
+        program=request.program,
         checkpoint=checkpoint,
-        save_at=asked.save_at,
-        reason="" if ahead is None else ahead.kind,
-        trusted=asked.trusted,
-        arithmetic=asked.arithmetic,
+        save_at=request.save_at,
+        reason="" if incident_ahead is None else incident_ahead.kind,
+        trusted=request.trusted,
+        arithmetic=request.arithmetic,
     )
-    held = find_checkpoint(recorded, spec)
-    spec = replace(spec, out=str(asked.out or place(asked.run, spec)))
-    if asked.out is not None and _taken(asked.out, spec):
-        raise UsageError(f"{plain(asked.out, 1000)}: holds another replay; choose another folder with --out")
-    return _planned(run, spec, held, why, imports)
+    start_checkpoint = find_checkpoint(recorded, spec)
+    spec = replace(spec, out=str(request.out or replay_folder(request.run, spec)))
+    if request.out is not None and _is_taken(request.out, spec):
+        raise UsageError(f"{plain(request.out, 1000)}: contains another replay; choose another folder with --out")
+    return _make_plan(run, spec, start_checkpoint, origin, imports)
 
 
-def plan_of(
+def plan_from_file(
     file: Path, program: str | None, arithmetic: Mode | None, *, trusted: bool, runs: OpenRuns | None = None
 ) -> ReplayPlan:
-    """The order in `file`, with another `program` or `arithmetic` where one is given. What it says of trust counts for
-    nothing: it comes from elsewhere as a run does.
+    """The plan for the spec in `file`, with another `program` or `arithmetic` where one is given. What the file says
+    about trust is ignored: like a run, it may come from strangers.
 
     Raises:
-        UsageError: its program has to be trusted first, or there is no such checkpoint.
-        UnreadableInput: the file holds no order, or its run cannot be read.
+        UsageError: its program must be trusted first, or there is no such checkpoint.
+        UnreadableInput: the file contains no spec, or its run cannot be read.
     """
     spec = read_spec(file)
     run = (runs or OpenRuns()).run(spec.run)
-    root_of(run)
-    imports = announced(spec.program or run.manifest.program, program, trust=trusted)
+    replayable_root(run)
+    imports = import_notice(spec.program or run.manifest.program, program, trust=trusted)
     spec = replace(spec, program=program or spec.program, arithmetic=arithmetic or spec.arithmetic, trusted=trusted)
-    return _planned(run, spec, find_checkpoint(RecordedRun(run, spec.attempt), spec), "", imports)
+    return _make_plan(run, spec, find_checkpoint(RecordedRun(run, spec.attempt), spec), "", imports)
 
 
-def place(run: Path, spec: ReplaySpec) -> Path:
-    """The folder of a replay below its run, named by what it does. A finished replay of another order is not
-    replaced: a number is added."""
+def replay_folder(run: Path, spec: ReplaySpec) -> Path:
+    """The folder for a replay inside its run, named by what the replay does. A finished replay of another spec is not
+    replaced: the folder gets a number."""
     inside(run, str(REPLAYS), plain(run, 1000))
     changed = "-".join(str(change) for change in spec.changes) or "null"
     name = f"step-{spec.from_step}-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in changed)
     first = run / REPLAYS / name[:_LONGEST_NAME].rstrip("-")
-    found, number = first, 1
-    while _taken(found, spec):
+    folder, number = first, 1
+    while _is_taken(folder, spec):
         number += 1
-        found = first.with_name(f"{first.name}-{number}")
-    return found
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
 
 
-def _taken(out: Path, spec: ReplaySpec) -> bool:
+def _is_taken(out: Path, spec: ReplaySpec) -> bool:
     if not out.exists():
         return False
     try:
@@ -164,69 +172,73 @@ def _taken(out: Path, spec: ReplaySpec) -> bool:
     return (out / RESULT_FILE).exists() and not same
 
 
-def _incident(examined: Examined, number: int | None) -> Incident | None:
-    """The incident with that number, or the worst; None where there is none."""
-    found = examined.diagnosis()
-    chosen = select_id(found, number=number, at=None)
-    return next((one for one in found.incidents if one.id == chosen), None)
+def _find_incident(examined: Examined, number: int | None) -> Incident | None:
+    """The incident with that number, or the worst one; None if there is none."""
+    diagnosis = examined.diagnosis()
+    chosen = select_id(diagnosis, number=number, at=None)
+    return next((incident for incident in diagnosis.incidents if incident.id == chosen), None)
 
 
-def _start(asked: ReplayRequest, recorded: RecordedRun, incident: Incident | None) -> tuple[int, str | None]:
-    """(step, checkpoint where one of that step has to be told from others)."""
-    if asked.checkpoint is not None:
-        step = asked.from_step
-        root = root_of(recorded.run)
-        path = find_checkpoint(recorded, ReplaySpec(str(asked.run), "", 0, 0, checkpoint=asked.checkpoint))
-        held = next(one for one in recorded.run.checkpoints if one.path == path)
-        if step not in (None, held.step):
-            raise UsageError(f"{plain(asked.checkpoint, 300)} is of step {held.step}, and --from-step says {step}")
-        return held.step, held.path.relative_to(root).as_posix()
-    if asked.from_step is not None:
-        return asked.from_step, None
+def _find_start(request: ReplayRequest, recorded: RecordedRun, incident: Incident | None) -> tuple[int, str | None]:
+    """(step, checkpoint), where the checkpoint is None unless the request names one."""
+    if request.checkpoint is not None:
+        step = request.from_step
+        root = replayable_root(recorded.run)
+        path = find_checkpoint(recorded, ReplaySpec(str(request.run), "", 0, 0, checkpoint=request.checkpoint))
+        checkpoint = next(saved for saved in recorded.run.checkpoints if saved.path == path)
+        if step not in (None, checkpoint.step):
+            raise UsageError(
+                f"{plain(request.checkpoint, 300)} is of step {checkpoint.step}, but --from-step is {step}"
+            )
+        return checkpoint.step, checkpoint.path.relative_to(root).as_posix()
+    if request.from_step is not None:
+        return request.from_step, None
     if incident is None:
         raise UsageError(
-            f"{plain(recorded.run.id)} has no incident, so nothing says where to start: name a step, --from-step N"
+            f"{plain(recorded.run.id)} has no incident, so there is no suggested start: name a step with --from-step N"
         )
-    return healthy_start(recorded, incident), None
+    return healthy_start_step(recorded, incident), None
 
 
-def healthy_start(recorded: RecordedRun, incident: Incident) -> int:
-    """The step of the newest checkpoint before the incident; one of parameters only, which would reset the optimizer,
-    only where there is no other. 0, from scratch, where none is held."""
-    root = root_of(recorded.run)
-    newest = next((one.step for one in recorded.run.checkpoints if one.path == root / incident.checkpoint), 0)
-    before = [one for one in usable(recorded) if one.step <= newest]
-    best = max(before, key=lambda one: (not one.parameters_only, one.step), default=None)
-    return 0 if best is None else best.step
+def healthy_start_step(recorded: RecordedRun, incident: Incident) -> int:
+    """The step of the newest checkpoint before the incident; 0, from scratch, if there is none. A checkpoint that has
+    only parameters would reset the optimizer, so it is used only if there is no other."""
+    root = replayable_root(recorded.run)
+    newest = next(
+        (checkpoint.step for checkpoint in recorded.run.checkpoints if checkpoint.path == root / incident.checkpoint), 0
+    )
+    candidates = [checkpoint for checkpoint in usable_checkpoints(recorded) if checkpoint.step <= newest]
+    start = max(candidates, key=lambda checkpoint: (not checkpoint.parameters_only, checkpoint.step), default=None)
+    return 0 if start is None else start.step
 
 
-def _changes(
-    asked: ReplayRequest, recorded: RecordedRun, incident: Incident | None, start: int
+def _find_changes(
+    request: ReplayRequest, recorded: RecordedRun, incident: Incident | None, start: int
 ) -> tuple[tuple[Change, ...], str]:
-    """(changes, where they come from)."""
-    if asked.changes is not None:
-        return asked.changes, ""
+    """(changes, a note in parentheses that says where they come from)."""
+    if request.changes is not None:
+        return request.changes, ""
     if incident is None:
-        return (), " (no incident lies ahead)"
-    at = f"{plain(incident.kind, 60)} at step {incident.onset_step}"
+        return (), " (there is no incident after the start)"
+    incident_text = f"{plain(incident.kind, 60)} at step {incident.onset_step}"
     if incident.skip_window is None:
-        return (), f" (no batch is suspected of the {at}; `postmortem prove` tests what is)"
-    first, last = max(incident.skip_window[0], recorded.index_at(start)), incident.skip_window[1]
+        return (), f" (no batch is suspected of the {incident_text}; `postmortem prove` tests the suspected causes)"
+    first, last = max(incident.skip_window[0], recorded.batch_index_at(start)), incident.skip_window[1]
     if first >= last:
-        return (), f" (the suspect batches of the {at} lie behind)"
-    return (Change("skip", ((first, last),)),), f" (suggested for the {at})"
+        return (), f" (the suspect batches of the {incident_text} come before the start)"
+    return (Change("skip", ((first, last),)),), f" (suggested for the {incident_text})"
 
 
-def _planned(run: Run, spec: ReplaySpec, checkpoint: Path | None, why: str, imports: str) -> ReplayPlan:
+def _make_plan(run: Run, spec: ReplaySpec, checkpoint: Path | None, origin: str, imports: str) -> ReplayPlan:
     lines = (
-        ("plan", _told(run, spec, checkpoint)),
-        ("change", f"{_texts(spec.changes)}{why}"),
+        ("plan", _plan_text(run, spec, checkpoint)),
+        ("change", f"{_changes_text(spec.changes)}{origin}"),
         ("bits", arithmetic_of(run.manifest.environment, spec.arithmetic, here=True).text),
     )
     return ReplayPlan(spec, lines, imports)
 
 
-def _told(run: Run, spec: ReplaySpec, checkpoint: Path | None) -> str:
+def _plan_text(run: Run, spec: ReplaySpec, checkpoint: Path | None) -> str:
     source = "scratch"
     if checkpoint is not None:
         source = f"{checkpoint.parent.name}/{checkpoint.name}"
@@ -234,5 +246,5 @@ def _told(run: Run, spec: ReplaySpec, checkpoint: Path | None) -> str:
     return f"steps [{spec.from_step}, {spec.until}) of {plain(run.id, 100)}{lineage}, from {plain(source, 300)}"
 
 
-def _texts(changes: Sequence[Change]) -> str:
-    return ", ".join(make(change).text for change in changes) or "nothing: a null replay"
+def _changes_text(changes: Sequence[Change]) -> str:
+    return ", ".join(build_intervention(change).text for change in changes) or "nothing: a null replay"

@@ -1,4 +1,4 @@
-"""What came of a replay: kept beside its rows, and read by whoever judges it."""
+"""The result of a replay: stored beside its rows, and read when the replay is judged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESULT_FILE = "replayed.json"
 
 @dataclass(frozen=True)
 class Difference:
-    """The first step at which a column of the replay is another than the run recorded."""
+    """The first step at which a column of the replay differs from what the run recorded."""
 
     column: str
     step: int
@@ -22,12 +22,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What came of an order.
+    """The result of a replay.
 
-    `differences` are the first of each column against the run, `departed` how many rows of each differ; `compared`
-    counts the rows that could be compared; `arithmetic` says what the bits depend on and was other then,
-    `computed_with` what they come from now; `state` is a hash of the final state; `startup_s` the seconds from
-    the call to the first step.
+    `differences` are the first difference of each column, `departed` how many rows of each differ; `compared` counts
+    the rows that could be compared; `arithmetic` says what bits depend on and what differs from the run,
+    `computed_with` what this replay computed with; `state` is a hash of the final state; `startup_s` are the seconds
+    from the call to the first step.
     """
 
     out: str
@@ -47,10 +47,10 @@ class ReplayResult:
 
     @property
     def exact(self) -> bool:
-        """Whether every compared row is the run's, bit for bit."""
+        """Whether every compared row equals the run's, bit for bit."""
         return self.compared > 0 and not self.differences
 
 
 def to_json(result: ReplayResult) -> str:
-    """The result as strict JSON; what is not finite is a text."""
+    """The result as strict JSON; numbers that are not finite are texts."""
     return strict_json(result)

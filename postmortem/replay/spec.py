@@ -1,15 +1,14 @@
-"""What a replay is told to do: one JSON document, by which it can be done again, elsewhere, or by another process."""
+"""The spec of a replay: one JSON document, from which any process on any machine can drive the same replay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from postmortem.arithmetic import Mode
 from postmortem.change import Change
 from postmortem.errors import UnreadableInput
-from postmortem.jsonio import as_json, build_from, strict_json
+from postmortem.jsonio import build_from, strict_json
 from postmortem.run.manifest import read_mapping
 from postmortem.text import plain
 
@@ -20,9 +19,9 @@ class ReplaySpec:
 
     Steps [from_step, until) are driven from the checkpoint of `from_step`, or from the fresh program at step 0.
     `attempt` follows the lineage of that attempt, discarded rows included; None follows the effective history.
-    `program` stands in for the one that the run names. `save_at` are steps whose state is saved. `key` tells what the
-    replay was driven by (rows, program, versions), so that one of another making is not taken for it. `arithmetic` is
-    that which the run recorded, as far as the machine has it, or the machine's own.
+    `program` replaces the program that the run names. `save_at` are steps whose state is saved. `key` is a hash of what
+    the result depends on (rows, program, versions): a result with another key is not reused. `arithmetic` says whether
+    to compute as the run did, as far as the machine can, or with the machine's own kernels.
     """
 
     run: str
@@ -40,29 +39,24 @@ class ReplaySpec:
     arithmetic: Mode = "recorded"
 
     def to_json(self) -> str:
-        """The order as JSON."""
+        """The spec as JSON."""
         return strict_json(self)
 
     @property
     def options(self) -> str:
-        """What a further command needs to drive in the same way: " --trust", or nothing."""
-        named = f" --program {self.program}" if self.program else ""
-        return named + (" --trust" if self.trusted else "") + " --arithmetic native" * (self.arithmetic == "native")
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What another replay needs of it: the changes, the step, and why."""
-        return {"from_step": self.from_step, "changes": as_json(self.changes), "reason": self.reason}
+        """Options with which another command drives replays in the same way: " --trust", or nothing."""
+        options = f" --program {self.program}" if self.program else ""
+        return options + (" --trust" if self.trusted else "") + " --arithmetic native" * (self.arithmetic == "native")
 
 
 def read_spec(file: Path) -> ReplaySpec:
-    """The order in `file`.
+    """The spec in `file`.
 
     Raises:
-        UnreadableInput: it holds none.
+        UnreadableInput: the file contains no spec.
     """
     raw = read_mapping(file)
     try:
         return build_from(ReplaySpec, raw)
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise UnreadableInput(f"is no order of a replay ({plain(error, 120)}).", file=plain(file, 1000)) from error
+        raise UnreadableInput(f"is no spec of a replay ({plain(error, 120)}).", file=plain(file, 1000)) from error

@@ -81,6 +81,4 @@ def _template_folder() -> Traversable:
     for folder in (inside, beside):
         if folder.joinpath("report.md.j2").is_file():
             return folder
-    raise InternalError(
-        f"The report templates are neither in {inside} nor in {beside}: reinstall training-postmortem."
-    )
+    raise InternalError(f"The report templates are neither in {inside} nor in {beside}: reinstall training-postmortem.")

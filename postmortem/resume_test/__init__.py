@@ -1,1 +1,1 @@
-"""Does a program resume exactly? A straight run against one that is killed and resumed, compared bit for bit."""
+"""Tests whether a program resumes exactly: compares a straight run with one that is killed and resumed."""

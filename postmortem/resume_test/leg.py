@@ -1,12 +1,12 @@
-"""One leg of a resume test, a process of its own: `python -m postmortem.resume_test.leg SPEC.json`.
+"""One leg of a resume test, a separate process: `python -m postmortem.resume_test.leg SPEC.json`.
 
-    straight   trains from 0 to the end
-    killed     trains, saves at `at`, goes on for a few steps and is killed by SIGKILL, by its own hand
-    resumed    builds the program anew, takes up that checkpoint and trains to the end
+    straight   trains from step 0 to the end
+    killed     trains, saves at step `kill_at`, trains a few more steps and then kills itself with SIGKILL
+    resumed    builds the program again, restores that checkpoint and trains to the end
 
-Each writes what it did step by step, so that what a killed process did is known, too. The process's own generators are
-seeded before the program is built: a program seldom seeds all of them, and one from which no step draws is not to
-blame.
+Each leg writes a record of every step, so that the steps of the killed process are known, too. The global random
+generators are seeded before the program is built: programs seldom seed all of them, and a generator from which no step
+draws is not to blame.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEPS_FILE, PIECES_FILE = "steps.jsonl", "pieces-{}.json"
 
 @dataclass(frozen=True)
 class Leg:
-    """What one leg has to do. `folder` takes its record, `run` is the run directory that killed and resumed share."""
+    """The task of one leg. `folder` is for its records, `run` is the run directory that killed and resumed share."""
 
     name: str
     program: str
@@ -33,17 +33,17 @@ class Leg:
     folder: str
     run: str
     steps: int
-    at: int
+    kill_at: int
     lost: int
     threads: int
 
     def write(self, file: Path) -> None:
-        """Write the leg as JSON."""
+        """Write the task as JSON."""
         file.write_text(json.dumps(asdict(self)))
 
 
 def main(file: Path) -> None:
-    """Do what the leg in `file` says."""
+    """Run the leg that is described in `file`."""
     leg = Leg(**json.loads(file.read_text()))
     import numpy as np
     import torch
@@ -60,14 +60,14 @@ def main(file: Path) -> None:
     program = resolve(leg.program)(leg.config)
     folder = Path(leg.folder)
     folder.mkdir(parents=True)
-    file_of_steps = os.open(folder / STEPS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    started = program.updates
+    steps_file = os.open(folder / STEPS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    first_step = program.updates
 
     def before(step: int, _: object) -> None:
-        number = step - (started if leg.name == "resumed" else leg.at)
-        if number in (0, 1):
-            _write_pieces(program, folder / PIECES_FILE.format(number))
-        if leg.name == "killed" and step == leg.at + leg.lost:
+        offset = step - (first_step if leg.name == "resumed" else leg.kill_at)
+        if offset in (0, 1):
+            _write_pieces(program, folder / PIECES_FILE.format(offset))
+        if leg.name == "killed" and step == leg.kill_at + leg.lost:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def after(step: int, measured: Any) -> None:
@@ -78,7 +78,7 @@ def main(file: Path) -> None:
             "batch": digest(measured.batch),
             "state": digest(program.state_dict()),
         }
-        os.write(file_of_steps, (json.dumps(row) + "\n").encode())
+        os.write(steps_file, (json.dumps(row) + "\n").encode())
 
     if leg.name == "straight":
         drive(program, leg.steps, before_step=before, after_step=after)
@@ -88,19 +88,19 @@ def main(file: Path) -> None:
         Checkpointer(recorder, program, Policy(rollback_every=0, recovery_every=0)) as checkpointer,
     ):
         if leg.name == "killed":
-            drive(program, leg.at, rows=recorder, after_step=after)
-            checkpointer.save(leg.at, "recovery")
+            drive(program, leg.kill_at, rows=recorder, after_step=after)
+            checkpointer.save(leg.kill_at, "recovery")
             checkpointer.wait()
         else:
             checkpointer.resume()
-            started = program.updates
+            first_step = program.updates
         drive(program, leg.steps, rows=recorder, before_step=before, after_step=after)
 
 
 def _write_pieces(program: Any, file: Path) -> None:
-    from postmortem.live_state import live_state, outline
+    from postmortem.live_state import live_state, state_pieces
 
-    pieces = {f"state_dict {path}": piece for path, piece in outline(program.state_dict()).items()}
+    pieces = {f"state_dict {path}": piece for path, piece in state_pieces(program.state_dict()).items()}
     pieces |= live_state(program)
     file.write_text(json.dumps([[path, piece.kind, piece.value] for path, piece in pieces.items()]))
 

@@ -1,4 +1,4 @@
-"""What a run recorded of its steps, held ready for a replay to be compared with."""
+"""Reads what a run recorded about its steps, so that a replay can be compared with it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from postmortem.run.journal import Event, step_number
 from postmortem.series import Series, Steps
 from postmortem.text import plain
 
-IDENTITY = ("batch_hash", "loss", "grad_norm", "param_hash")  # in the order in which a difference is blamed
+IDENTITY_COLUMNS = ("batch_hash", "loss", "grad_norm", "param_hash")  # in the order in which a difference is blamed
 PAST_BATCHES = 1000
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Changes that hold from `from_step` on: those of a replay that the run itself is, or of a rollback in it."""
+    """Changes that act from `from_step` on: those of the replay that wrote the run, or of a rollback in it."""
 
     from_step: int
     changes: tuple[Change, ...]
@@ -30,7 +30,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Resume:
-    """A resume of the run at `step` that took over `parts` of the state and left out the rest."""
+    """A resume of the run at `step` that restored only these `parts` of the state."""
 
     step: int
     parts: tuple[str, ...]
@@ -45,97 +45,97 @@ class RecordedRun:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config that the program is built of."""
+        """The config from which the program is built."""
         return dict(self.run.manifest.config)
 
     @cached_property
     def last_step(self) -> int:
-        """The last step that has a row; -1 where none has."""
+        """The last step that has a row; -1 if there are no rows."""
         steps = self.run.steps(attempt=self.attempt)
         return int(steps[-1]) if steps.size else -1
 
     def series(self, name: str, before: int = 2**62) -> Series | None:
-        """A column before a step, None where it was never logged."""
-        whole_run = self.run.series(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None
-        found = self.run.series(name, attempt=self.attempt) if whole_run is None else whole_run
-        return None if found is None else found.window(0, before)
+        """The rows of a column before a step; None if it was never logged."""
+        of_rank = self.run.series(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None
+        series = self.run.series(name, attempt=self.attempt) if of_rank is None else of_rank
+        return None if series is None else series.window(0, before)
 
     def rows(self, name: str, first: int, last: int) -> dict[int, float | str]:
-        """Step → what a column holds there, for first <= step < last: plain values, to be looked up step by step."""
+        """Step → value of a column, for first <= step < last: plain values, for a lookup at each step."""
         column = self._labels(name) if name.endswith("_hash") else self.series(name)
         if column is None:
             return {}
         low, high = np.searchsorted(column.step, [first, last])
-        found = zip(column.step[low:high].tolist(), column.value[low:high].tolist(), strict=True)
-        return {step: value for step, value in found if isinstance(value, (float, str))}
+        pairs = zip(column.step[low:high].tolist(), column.value[low:high].tolist(), strict=True)
+        return {step: value for step, value in pairs if isinstance(value, (float, str))}
 
-    def index_at(self, step: int) -> int:
-        """Index of the batch that the run consumed at `step`; one batch a step is assumed where none is logged."""
-        return int(self._indices_at(np.array([step]))[0])
+    def batch_index_at(self, step: int) -> int:
+        """Index of the batch that the run consumed at `step`; if none is logged, one batch per step is assumed."""
+        return int(self._batch_indices_at(np.array([step]))[0])
 
-    def _indices_at(self, steps: Steps) -> Steps:
-        """The same of many steps: int64[n]."""
-        known = self._indices
-        if known is None or not len(known):
+    def _batch_indices_at(self, steps: Steps) -> Steps:
+        """The same for many steps: int64[n]."""
+        logged = self._logged_indices
+        if logged is None or not len(logged):
             return steps
-        at = np.searchsorted(known.step, steps, side="right") - 1
-        found = known.value[np.maximum(at, 0)].astype(np.int64) + steps - known.step[np.maximum(at, 0)]
-        return np.where(at < 0, steps, found)
+        rows = np.searchsorted(logged.step, steps, side="right") - 1
+        indices = logged.value[np.maximum(rows, 0)].astype(np.int64) + steps - logged.step[np.maximum(rows, 0)]
+        return np.where(rows < 0, steps, indices)
 
     @cached_property
-    def _indices(self) -> Series | None:
+    def _logged_indices(self) -> Series | None:
         return self.series("batch_index")
 
-    def step_of(self, index: int) -> int:
-        """The first step that consumed the batch at `index`, or would have had it followed the last row."""
-        known = self._indices
-        if known is None or not len(known):
+    def step_of_batch(self, index: int) -> int:
+        """The first step that consumed the batch at `index`, or the step that would have if the run had continued."""
+        logged = self._logged_indices
+        if logged is None or not len(logged):
             return index
-        reached = np.flatnonzero(known.value >= index)
+        reached = np.flatnonzero(logged.value >= index)
         if reached.size:
-            return int(known.step[reached[0]])
-        return int(known.step[-1]) + index - int(known.value[-1])
+            return int(logged.step[reached[0]])
+        return int(logged.step[-1]) + index - int(logged.value[-1])
 
     @cached_property
-    def last_index(self) -> int:
-        """The highest index that the run consumed in any attempt."""
+    def last_batch_index(self) -> int:
+        """The highest batch index that the run consumed in any attempt."""
         index = self.run.series("batch_index")
-        found = [self.last_step] if index is None or not len(index) else [int(np.nanmax(index.value))]
+        highest = [self.last_step] if index is None or not len(index) else [int(np.nanmax(index.value))]
         for segment in (s for s in self.run.segments if s.discarded):
-            own = self.run.series("batch_index", attempt=segment.attempt)
-            found += [int(np.nanmax(own.value))] if own is not None and len(own) else []
-        return max(found)
+            discarded = self.run.series("batch_index", attempt=segment.attempt)
+            highest += [int(np.nanmax(discarded.value))] if discarded is not None and len(discarded) else []
+        return max(highest)
 
     @cached_property
     def _hash_by_index(self) -> dict[int, str]:
-        steps, hashes = self._hashes
-        return dict(zip(self._indices_at(steps).tolist(), hashes, strict=True))
+        steps, hashes = self._batch_hashes
+        return dict(zip(self._batch_indices_at(steps).tolist(), hashes, strict=True))
 
-    def hash_of(self, index: int) -> str | None:
-        """The hash of the batch at `index` when the run consumed it; None where it did not."""
+    def batch_hash_at(self, index: int) -> str | None:
+        """The hash that the run recorded for the batch at `index`; None if there is none."""
         return self._hash_by_index.get(index)
 
-    def worst_tokens(self, index: int) -> frozenset[int]:
-        """Ids of the tokens that cost most when the run consumed the batch at `index`; none where it recorded none."""
+    def costliest_tokens(self, index: int) -> frozenset[int]:
+        """Ids of the tokens with the highest loss in the batch at `index`, as far as the run recorded them."""
         consumed, worst = self.series("batch_index"), self._labels("worst_token_ids")
-        at = np.zeros(0, np.int64) if consumed is None else consumed.step[consumed.value == index]
-        value = worst.at(int(at[-1])) if worst is not None and at.size else None
-        held = cast(list[object], list(value)) if isinstance(value, (list, tuple, np.ndarray)) else []
-        return frozenset(int(one) for one in held if isinstance(one, (int, np.integer)))
+        steps = np.zeros(0, np.int64) if consumed is None else consumed.step[consumed.value == index]
+        value = worst.at(int(steps[-1])) if worst is not None and steps.size else None
+        ids = cast(list[object], list(value)) if isinstance(value, (list, tuple, np.ndarray)) else []
+        return frozenset(int(token) for token in ids if isinstance(token, (int, np.integer)))
 
-    def repeated(self, since: int) -> Steps:
-        """int64[n]: indices consumed from step `since` on whose batch was one of the 1,000 before it."""
-        steps, hashes = self._hashes
-        last: dict[str, int] = {}
-        found: list[int] = []
-        for row, text in enumerate(hashes):
-            if steps[row] >= since and row - last.get(text, -PAST_BATCHES - 1) <= PAST_BATCHES:
-                found.append(self.index_at(int(steps[row])))
-            last[text] = row
-        return np.array(found, np.int64)
+    def repeated_batches(self, since: int) -> Steps:
+        """int64[n]: indices consumed from step `since` on whose batch repeats one of the 1,000 batches before it."""
+        steps, hashes = self._batch_hashes
+        last_row: dict[str, int] = {}
+        indices: list[int] = []
+        for row, batch_hash in enumerate(hashes):
+            if steps[row] >= since and row - last_row.get(batch_hash, -PAST_BATCHES - 1) <= PAST_BATCHES:
+                indices.append(self.batch_index_at(int(steps[row])))
+            last_row[batch_hash] = row
+        return np.array(indices, np.int64)
 
     @cached_property
-    def _hashes(self) -> tuple[Steps, list[str]]:
+    def _batch_hashes(self) -> tuple[Steps, list[str]]:
         labels = self._labels("batch_hash")
         if labels is None:
             return np.zeros(0, np.int64), []
@@ -143,84 +143,87 @@ class RecordedRun:
 
     @cached_property
     def _lineage_events(self) -> list[Event]:
-        """Resumes and rollbacks whose rows are part of this lineage: a later return to before them undoes them."""
-        kept: list[Event] = []
+        """Resumes and rollbacks whose rows are part of this lineage: a later return to an earlier step undoes them."""
+        events: list[Event] = []
         attempt = 0
         for event in self.run.journal:
-            told = step_number(event.keys.get("attempt"))
-            attempt = max(attempt, told or 0)
+            event_attempt = step_number(event.keys.get("attempt"))
+            attempt = max(attempt, event_attempt or 0)
             if self.attempt is not None and attempt > self.attempt:
                 break
             target = step_number(event.keys.get({"resume": "from_step", "rollback": "to_step"}.get(event.event, "")))
             if target is not None:
                 undone = {"resume": ("resume",), "rollback": ("resume", "rollback")}[event.event]
-                kept = [one for one in kept if _target(one) < target or (one.event not in undone)]
-                kept = [one for one in kept if _target(one) <= target]
-                kept.append(event)
-        return kept
+                events = [
+                    earlier for earlier in events if _target_step(earlier) < target or (earlier.event not in undone)
+                ]
+                events = [earlier for earlier in events if _target_step(earlier) <= target]
+                events.append(event)
+        return events
 
     @property
     def resumes(self) -> tuple[Resume, ...]:
-        """Resumes of this lineage that left out a part of the state, by step."""
-        found: list[Resume] = []
+        """Resumes of this lineage that lost a part of the state, by step."""
+        resumes: list[Resume] = []
         for event in self._lineage_events:
             missing, restored = event.keys.get("missing"), event.keys.get("restored")
             if event.event == "resume" and isinstance(missing, list) and missing and isinstance(restored, list):
-                found.append(Resume(_target(event), tuple(str(part) for part in cast(list[object], restored))))
-        return tuple(found)
+                resumes.append(Resume(_target_step(event), tuple(str(part) for part in cast(list[object], restored))))
+        return tuple(resumes)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """Changes under which the run itself was driven, by step: its lineage's, else the skip windows of rollbacks
-        that its journal tells of."""
+        """Changes that acted in the run itself, by step: those in its lineage, or else the skip windows of the
+        rollbacks in its journal."""
         lineage = self.run.manifest.lineage or {}
-        told = lineage.get("phases")
-        if isinstance(told, list):
-            phases = tuple(_phase(one) for one in cast(list[object], told))
+        entries = lineage.get("phases")
+        if isinstance(entries, list):
+            in_lineage = tuple(_read_phase(entry) for entry in cast(list[object], entries))
             if self.attempt is None:
-                return phases
-            begun = {_target(e) for e in self.run.journal if e.event == "rollback" and self._has_seen(e)}
-            return tuple(one for one in phases if one.from_step in begun)
-        found: list[Phase] = []
+                return in_lineage
+            started = {_target_step(e) for e in self.run.journal if e.event == "rollback" and self._is_in_lineage(e)}
+            return tuple(phase for phase in in_lineage if phase.from_step in started)
+        phases: list[Phase] = []
         for event in self._lineage_events:
             windows = event.keys.get("skip")
             if event.event == "rollback" and isinstance(windows, list) and windows:
-                found.append(Phase(_target(event), (Change("skip", _windows(event, cast(list[object], windows))),)))
-        return tuple(found)
+                skip = Change("skip", _skip_windows(event, cast(list[object], windows)))
+                phases.append(Phase(_target_step(event), (skip,)))
+        return tuple(phases)
 
-    def _has_seen(self, event: Event) -> bool:
+    def _is_in_lineage(self, event: Event) -> bool:
         return self.attempt is None or (step_number(event.keys.get("attempt")) or 0) <= self.attempt
 
     def _labels(self, name: str) -> LabelSeries | None:
-        own = self.run.labels(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None
-        return self.run.labels(name, attempt=self.attempt) if own is None else own
+        of_rank = self.run.labels(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None
+        return self.run.labels(name, attempt=self.attempt) if of_rank is None else of_rank
 
 
-def _windows(event: Event, windows: list[object]) -> tuple[Window, ...]:
-    spans = [cast(list[object], one) for one in windows if isinstance(one, list)]
-    sound = [(a, b) for a, b in (s for s in spans if len(s) == 2) if type(a) is int and type(b) is int and 0 <= a < b]
+def _skip_windows(event: Event, windows: list[object]) -> tuple[Window, ...]:
+    pairs = [cast(list[object], pair) for pair in windows if isinstance(pair, list)]
+    sound = [(a, b) for a, b in (s for s in pairs if len(s) == 2) if type(a) is int and type(b) is int and 0 <= a < b]
     if len(sound) != len(windows):
         raise UnreadableInput(
-            f"the rollback to step {_target(event)} tells of skip windows that are none.",
+            f"the rollback to step {_target_step(event)} has skip windows that are not valid.",
             file="journal.jsonl",
             line=event.line,
         )
     return tuple(sound)
 
 
-def _phase(told: object) -> Phase:
-    facts = cast(Mapping[str, Any], told) if isinstance(told, Mapping) else {}
-    step = step_number(facts.get("from_step"))
+def _read_phase(entry: object) -> Phase:
+    fields = cast(Mapping[str, Any], entry) if isinstance(entry, Mapping) else {}
+    step = step_number(fields.get("from_step"))
     if step is None:
-        raise UnreadableInput("lineage: a phase without a step from which it holds.", file="run.json")
-    told_changes = facts.get("changes", [])
+        raise UnreadableInput("lineage: a phase without the step from which it acts.", file="run.json")
+    texts = fields.get("changes", [])
     try:
-        if not isinstance(told_changes, list) or not all(isinstance(one, str) for one in told_changes):
-            raise ValueError(f'expected a list of texts, as in ["skip=312:512"], found {plain(told_changes, 60)}')
-        return Phase(step, tuple(map(Change.from_text, cast(list[str], told_changes))))
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f'expected a list of texts, as in ["skip=312:512"], found {plain(texts, 60)}')
+        return Phase(step, tuple(map(Change.from_text, cast(list[str], texts))))
     except ValueError as error:
         raise UnreadableInput(f"lineage: changes of a phase: {plain(error, 200)}.", file="run.json") from error
 
 
-def _target(event: Event) -> int:
+def _target_step(event: Event) -> int:
     return step_number(event.keys.get("from_step" if event.event == "resume" else "to_step")) or 0

@@ -9,7 +9,7 @@ from postmortem.case import Case, Observation
 from postmortem.causes import Cause, causes
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction
-from postmortem.interventions import make
+from postmortem.interventions import build_intervention
 from postmortem.pipeline import detect
 from postmortem.sources import open_run
 from tests.makers import worked_example
@@ -46,7 +46,7 @@ def test_every_change_of_every_cause_can_be_made_and_read_back(case: Case, cause
     made = [change for one in predictions(case, cause, {}) for change in one.changes]
     made += cause.fix(suspect_for(case, cause, {})) if cause.fix else ()
     for change in made:
-        assert make(change).text and Change.from_text(str(change)) == change
+        assert build_intervention(change).text and Change.from_text(str(change)) == change
 
 
 def test_the_window_is_what_the_cause_would_skip(case: Case) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from postmortem import cli, pipeline, sources
 from postmortem.errors import UnreadableInput
-from postmortem.interventions import interventions
+from postmortem.interventions import intervention_classes
 from tests.cli.conftest import Call
 from tests.report.factory import CASES, clean, several, spike
 
@@ -155,7 +155,7 @@ def test_explain(call: Call) -> None:
 
 def test_interventions_lists_every_change(call: Call) -> None:
     code, out, _ = call("interventions")
-    assert code == 0 and [line.split("=")[0].rstrip("[") for line in out.splitlines()] == sorted(interventions())
+    assert code == 0 and [line.split("=")[0].rstrip("[") for line in out.splitlines()] == sorted(intervention_classes())
     assert "skip=A:B[,C:D] " in out and "distinct[=A:B] " in out
 
 

@@ -255,7 +255,7 @@ class TestWords:
             ("prove run --workers x", 2, "should be a valid integer"),
             ("prove run --export a --collect b", 2, "one at a time"),
             ("prove run --trust --incident 9", 2, "There is no incident 9"),
-            ("prove run --trust --export run", 2, "is there already and holds no exported jobs"),
+            ("prove run --trust --export run", 2, "already exists and contains no exported jobs"),
             ("prove absent", 3, "absent"),
             ("prove log.csv", 2, "only a run directory that a recorder wrote can be replayed"),
             ("bisect run --trust --window 312", 2, "expected FIRST:LAST, half-open"),

@@ -62,7 +62,7 @@ def test_defaults_lead_from_a_spike_to_a_run_without_it(spike: Path, tmp_path: P
     assert lines[0] == "plan    steps [300, 330) of 19-spike-001, from rollback/step-00000300.dcp"
     assert lines[1] == "change  skip batches [312, 313) (suggested for the loss_spike at step 312)"
     assert lines[2] == "bits    as recorded: AVX2, 1 thread"
-    assert lines[3].startswith("result  parts from the run at step 312, first in its batch: ")
+    assert lines[3].startswith("result  differs from the run from step 312 on, first in its batch: ")
     assert lines[4] == "outcome loss spike at step 312: cured (no incident, excess loss 0 % of R0's)"
     (proof,) = load_proofs(open_run(spike))
     assert [experiment.outcome for experiment in proof.experiments] == ["cured"] and not proof.text
@@ -117,7 +117,7 @@ class TestChoices:
         assert call(*words, "--null")[0] == 0
         assert call(*words[:-1], tmp_path / "other", "--change", "noise=1")[0] == 0, "a change may change something"
         code, _, err = call(*words, "--change", "noise=1")
-        assert code == 2 and "holds another replay" in err, "a finished one is not replaced"
+        assert code == 2 and "contains another replay" in err, "a finished one is not replaced"
         step = ranks_program.Sharded.step
 
         def drifting(self: ranks_program.Sharded, batch: ranks_program.Rows) -> Measured:
@@ -126,7 +126,10 @@ class TestChoices:
 
         monkeypatch.setattr(ranks_program.Sharded, "step", drifting)
         code, out, err = call(*words, "--null")
-        assert (code, err.count("\n")) == (5, 1) and "result  parts from the run at step 4, first in its loss: " in out
+        assert (code, err.count("\n")) == (
+            5,
+            1,
+        ) and "result  differs from the run from step 4 on, first in its loss: " in out
         assert call(*words[:-3], "--null", "--out", tmp_path / "out")[0] == 0, "without --check it is an answer as any"
 
 
@@ -138,10 +141,10 @@ class TestTrouble:
             (("RUN", "--order", "x.json"), "a job says by itself what to replay: postmortem run-job FILE"),
             (("--order", "x.json", "--check"), "a job says by itself what to replay: postmortem run-job FILE"),
             (("RUN", "--null", "--skip", "3:4"), "a null replay changes nothing, and skip=3:4 is a change"),
-            (("RUN", "--skip", "4:3"), "[4, 3) holds no batch"),
-            (("RUN", "--change", "lr-halve"), "no intervention is called 'lr-halve'"),
+            (("RUN", "--skip", "4:3"), "[4, 3) contains no batch"),
+            (("RUN", "--change", "lr-halve"), "there is no intervention 'lr-halve'"),
             (("RUN", "--save-at", "3,x"), "--save-at '3,x': expected whole numbers"),
-            (("RUN", "--from-step", "5"), "no complete checkpoint of step 5 is held; there are those of steps 0"),
+            (("RUN", "--from-step", "5"), "the run has no complete checkpoint of step 5; it has those of steps 0"),
             (("RUN", "--from-step", "4", "--until", "4"), "there is no step to drive"),
             (("RUN", "--incident", "3"), "There is no incident 3"),
             (("RUN", "--probe", "5:7"), "--probe is a command now: postmortem probe RUN A:B"),
@@ -166,7 +169,9 @@ class TestTrouble:
     def test_changed_data_exit_with_5(self, call: Call, tmp_path: Path, small: Path) -> None:
         run = edited(small, tmp_path / "run", lambda manifest: manifest.update(config={"data_seed": 1}))
         code, _, err = call(run, "--from-step", 4, "--null", "--trust", "--out", tmp_path / "out")
-        assert code == 5 and err.splitlines()[-1].startswith("postmortem: batch 4, the first that is not what the run")
+        assert code == 5 and err.splitlines()[-1].startswith(
+            "postmortem: batch 4 is the first that differs from what the run"
+        )
 
     def test_ctrl_c(self, call: Call, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         step = ranks_program.Sharded.step

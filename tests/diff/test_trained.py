@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from postmortem.arithmetic import _has
+from postmortem.arithmetic import _processor_supports
 from postmortem.diff import RunsDiff, diff_many_runs, diff_runs, render
 from postmortem.sources import open_run
 from tests.diff.makers import BAD, FROM, HURT, NUDGED, SHORT, STEPS, WRONG
@@ -122,7 +122,7 @@ def test_other_arithmetic_is_named(trained: Trained, tmp_path: Path) -> None:
     code = "import sys\nfrom pathlib import Path\nfrom tests.diff.makers import SHORT, config, train\n"
     code += "train(Path(sys.argv[1]), config(), SHORT)"
     own = open_run(trained["short"]).manifest.environment["cpu_capability"]
-    other = "avx2" if own == "DEFAULT" and _has("AVX2") else "default"
+    other = "avx2" if own == "DEFAULT" and _processor_supports("AVX2") else "default"
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": other, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "plain")], check=True, env=environment)
     d = diff_runs(open_run(trained["short"]), open_run(tmp_path / "plain"))

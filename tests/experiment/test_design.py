@@ -13,9 +13,18 @@ from postmortem.causes import Cause, Suspect, causes
 from postmortem.change import Change
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError
-from postmortem.experiment.design import BEFORE, FEWEST, LIKELY, LONGEST_PLACEBO, MOST, Arm, Design, design
+from postmortem.experiment.design import (
+    LEAD_STEPS,
+    MAX_PLACEBO_BATCHES,
+    MAX_TESTS,
+    MIN_PROBABILITY,
+    MIN_TESTS,
+    Arm,
+    Design,
+    design_experiment,
+)
 from postmortem.experiment.judge import NEAR
-from postmortem.interventions import make
+from postmortem.interventions import build_intervention
 from tests.report.factory import spike
 
 HERE = Suspect(window=(312, 313), move_to=313 + AWAY, onset=312, jump=312)
@@ -49,13 +58,13 @@ def span(arm: Arm) -> tuple[int, int]:
 class TestPlan:
     @pytest.mark.parametrize("apart", [False, True])
     def test_of_the_worked_example(self, apart: bool) -> None:
-        plan = design(incident(of("long_tail_tokens"), of("garbage_data")), from_step=300, apart=apart)
+        plan = design_experiment(incident(of("long_tail_tokens"), of("garbage_data")), from_step=300, independent=apart)
         assert plan.window == (312, 313)
-        assert plan.first == 312 - 1 - 2 - BEFORE
+        assert plan.first == 312 - 1 - 2 - LEAD_STEPS
         assert plan.lead == (300 if apart else plan.first)
         assert [str(arm.changes[0]) for arm in plan.placebos] == ["skip=311:312", "skip=310:311", "noise=1"]
         assert [str(arm.changes[0]) for arm in plan.cross] == ["replace=312:313", "move=312:313@353"]
-        assert plan.cross[1].asks == 353 and plan.until > 353 + NEAR
+        assert plan.cross[1].moved_to == 353 and plan.until > 353 + NEAR
         names = [str(change) for arm in plan.tests[0].arms for change in arm.changes]
         assert names == ["mask=312:313", "replace=312:313", "move=312:313@353"]
         assert plan.tests[0].arms[1] is plan.cross[0], "one replay answers several questions"
@@ -70,7 +79,7 @@ class TestPlan:
             onset_step=onset,
             peak_step=onset + peak,
         )
-        plan = design(found, from_step=start, apart=apart)
+        plan = design_experiment(found, from_step=start, independent=apart)
         assert start <= plan.lead <= plan.first <= onset
         assert plan.until > max(onset + NEAR, onset + length + AWAY + NEAR)
         assert len(plan.placebos) >= 3 and all(arm.role == "R2" for arm in plan.placebos)
@@ -78,12 +87,12 @@ class TestPlan:
         noises = [arm.changes[0].values[0] for arm in plan.placebos if arm.changes[0].name == "noise"]
         assert len(set(skips)) + len(set(noises)) == len(plan.placebos) and noises, "each of them another"
         for first, last in skips:
-            assert last - first == min(length, LONGEST_PLACEBO)
+            assert last - first == min(length, MAX_PLACEBO_BATCHES)
             assert last <= window[0], "a placebo leaves the suspect data alone, and lies where it could cure"
             assert first >= plan.lead, "and skips what is still to come"
 
     def test_folders_are_told_apart_and_are_names(self) -> None:
-        plan = design(incident(*(of(cause.slug) for cause in PREDICTING[:MOST])), from_step=300)
+        plan = design_experiment(incident(*(of(cause.slug) for cause in PREDICTING[:MAX_TESTS])), from_step=300)
         names = [arm.name for arm in every(plan)]
         assert len(set(names)) == len(names)
         for name in names:
@@ -93,32 +102,32 @@ class TestPlan:
         assert "/" not in Arm("R1", (Change.from_text("set=../../x=/etc/passwd"),)).name
 
     def test_early_arms_begin_at_the_checkpoint(self) -> None:
-        plan = design(incident(of("lr_too_high")), from_step=300)
+        plan = design_experiment(incident(of("lr_too_high")), from_step=300)
         early, late = plan.tests[0].arms[0], plan.tests[0].arms[-1]
         assert (plan.start(early), plan.start(late)) == (300, plan.lead)
         assert plan.steps(early) - plan.steps(late) == plan.lead - 300
 
     def test_without_a_skip_window_the_best_hypothesis_says_what_is_suspect(self) -> None:
-        assert design(incident(of("optimizer_reset"), skip=None), from_step=300).window == (312, 313)
+        assert design_experiment(incident(of("optimizer_reset"), skip=None), from_step=300).window == (312, 313)
         bare = hypothesis("x", 0.5, Prediction((Change.from_text("moments=restored"),), "cures"))
-        assert design(incident(bare, skip=None), from_step=300).window == (312, 314), "onset through peak"
+        assert design_experiment(incident(bare, skip=None), from_step=300).window == (312, 314), "onset through peak"
 
 
 class TestTested:
     def test_likely_ones_and_at_least_three(self) -> None:
         able = [of(cause.slug, 0.001) for cause in PREDICTING]
-        plan = design(incident(*able), from_step=300)
-        assert len(plan.tests) == FEWEST and not any(test.likely for test in plan.tests)
-        plan = design(incident(*(replace(one, probability=LIKELY) for one in able)), from_step=300)
-        assert len(plan.tests) == MOST and all(test.likely for test in plan.tests)
+        plan = design_experiment(incident(*able), from_step=300)
+        assert len(plan.tests) == MIN_TESTS and not any(test.likely for test in plan.tests)
+        plan = design_experiment(incident(*(replace(one, probability=MIN_PROBABILITY) for one in able)), from_step=300)
+        assert len(plan.tests) == MAX_TESTS and all(test.likely for test in plan.tests)
 
     def test_what_only_predicts_that_nothing_appears_is_decided_by_the_null_replay(self) -> None:
-        plan = design(incident(of("bit_flip", 0.9), of("long_tail_tokens")), from_step=300)
+        plan = design_experiment(incident(of("bit_flip", 0.9), of("long_tail_tokens")), from_step=300)
         assert [test.cause for test in plan.tests] == ["long_tail_tokens"]
 
     def test_nothing_to_test_says_so(self) -> None:
-        with pytest.raises(UsageError, match="names a replay that would test it"):
-            design(incident(of("bit_flip"), hypothesis("unknown", 0.9)), from_step=300)
+        with pytest.raises(UsageError, match="predicts a replay that could test it"):
+            design_experiment(incident(of("bit_flip"), hypothesis("unknown", 0.9)), from_step=300)
 
 
 class TestCatalogue:
@@ -126,14 +135,14 @@ class TestCatalogue:
 
     @pytest.mark.parametrize("cause", PREDICTING, ids=lambda cause: cause.slug)
     def test_every_change_is_one_that_can_be_made(self, cause: Cause) -> None:
-        plan = design(incident(of(cause.slug)), from_step=300)
+        plan = design_experiment(incident(of(cause.slug)), from_step=300)
         assert all(arm.text for arm in plan.tests[0].arms)
 
     def test_a_cause_that_predicts_says_what_cures_it(self) -> None:
         for cause in causes():
             assert (cause.fix is not None) == bool(cause.predicts(HERE)), cause.slug
             remedy = cause.fix(HERE) if cause.fix else ()
-            assert all(make(change).text for change in remedy)
+            assert all(build_intervention(change).text for change in remedy)
             assert remedy or all(one == Prediction((), "vanishes") for one in cause.predicts(HERE)), cause.slug
 
     def test_a_remedy_is_not_contradicted_by_the_cause_itself(self) -> None:

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.experiment.design import design
-from postmortem.experiment.export import JOBS, SCRIPT, export
+from postmortem.experiment.design import design_experiment
+from postmortem.experiment.export import JOBS, SCRIPT, export_jobs
 from postmortem.experiment.prove import ExperimentRun, prove
 from postmortem.experiment.target import ExperimentTarget, find_target
 from postmortem.replay.run_replay import replay
@@ -28,7 +28,8 @@ pytestmark = pytest.mark.heavy
 def bench(about: ExperimentTarget, *, collect: bool = False) -> ExperimentRun:
     about = replace(about, collect=collect)
     return ExperimentRun(
-        about, design(about.incident, from_step=about.from_step, apart=about.folder.name != "prove-110")
+        about,
+        design_experiment(about.incident, from_step=about.from_step, independent=about.folder.name != "prove-110"),
     )
 
 
@@ -40,7 +41,7 @@ def about(rogue_run: Path, tmp_path: Path) -> ExperimentTarget:
 def test_carried_out_elsewhere_it_comes_to_the_verdict_of_prove(
     in_process: Driver, about: ExperimentTarget, rogue_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specs = export(bench(about), tmp_path / "jobs")
+    specs = export_jobs(bench(about), tmp_path / "jobs")
     jobs = json.loads((tmp_path / "jobs" / JOBS).read_text())
     assert [job["name"] for job in jobs] == [Path(spec.out).name for spec in specs]
     assert not any(Path(spec.out).exists() for spec in specs) and not in_process.driven
@@ -69,14 +70,14 @@ def test_carried_out_elsewhere_it_comes_to_the_verdict_of_prove(
 
 
 def test_without_the_null_replay_there_is_nothing_to_collect(about: ExperimentTarget, tmp_path: Path) -> None:
-    export(bench(about), tmp_path / "jobs")
+    export_jobs(bench(about), tmp_path / "jobs")
     with pytest.raises(PostmortemError, match=r"no result was brought back to .*R0") as error:
         prove(bench(about, collect=True))
     assert error.value.exit_code == 2
 
 
 def test_a_job_says_all_that_its_launcher_needs(about: ExperimentTarget, tmp_path: Path) -> None:
-    specs = export(bench(about), tmp_path / "jobs")
+    specs = export_jobs(bench(about), tmp_path / "jobs")
     jobs = {job["name"]: job for job in json.loads((tmp_path / "jobs" / JOBS).read_text())}
     skip = jobs["R2-skip-109-110"]
     assert skip["skip"] == ["109:110"] and skip["changes"] == ["skip=109:110"]
@@ -90,9 +91,9 @@ def test_a_job_says_all_that_its_launcher_needs(about: ExperimentTarget, tmp_pat
 
 
 def test_a_program_named_on_the_command_line_is_named_in_every_job(about: ExperimentTarget, tmp_path: Path) -> None:
-    """Else each job would refuse to import what only its order names."""
+    """Otherwise each job would refuse to import what only its spec names."""
     named = replace(about, program="tests.replay.rogue_program:build", trusted=False)
-    export(bench(named), tmp_path / "jobs")
+    export_jobs(bench(named), tmp_path / "jobs")
     for job in json.loads((tmp_path / "jobs" / JOBS).read_text()):
         words = shlex.split(job["command"])
         assert words[-2:] == ["--program", "tests.replay.rogue_program:build"] and "--trust" not in words
@@ -100,28 +101,28 @@ def test_a_program_named_on_the_command_line_is_named_in_every_job(about: Experi
 
 def test_names_of_the_shell_s_own_are_quoted(about: ExperimentTarget, tmp_path: Path) -> None:
     folder = tmp_path / "it's $(reboot); jobs"
-    export(bench(replace(about, folder=folder)), folder)
+    export_jobs(bench(replace(about, folder=folder)), folder)
     for job in json.loads((folder / JOBS).read_text()):
         assert Path(shlex.split(job["command"])[2]).parent == folder
 
 
 def test_exporting_again_replaces_jobs_and_nothing_else(about: ExperimentTarget, tmp_path: Path) -> None:
     folder = tmp_path / "jobs"
-    first = export(bench(about), folder)
-    assert export(bench(about), folder) == first
+    first = export_jobs(bench(about), folder)
+    assert export_jobs(bench(about), folder) == first
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="is there already and holds no exported jobs"):
-        export(bench(about), tmp_path / "thesis")
+    with pytest.raises(UsageError, match="already exists and contains no exported jobs"):
+        export_jobs(bench(about), tmp_path / "thesis")
     assert [file.name for file in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
-    with pytest.raises(UsageError, match="is there already and holds no exported jobs"):
-        export(bench(about), tmp_path / "thesis" / "thesis.tex")
+    with pytest.raises(UsageError, match="already exists and contains no exported jobs"):
+        export_jobs(bench(about), tmp_path / "thesis" / "thesis.tex")
 
 
 def test_results_of_another_run_are_not_taken(in_process: Driver, about: ExperimentTarget, tmp_path: Path) -> None:
     made = bench(about)
-    export(made, tmp_path / "jobs")
-    replay(made.null_order(), provenance=False)
+    export_jobs(made, tmp_path / "jobs")
+    replay(made.null_spec(), provenance=False)
     other = Path(shutil.copytree(about.run.path, tmp_path / "other"))
     theirs = replace(find_target(other, "prove", trusted=True), folder=tmp_path / "jobs")
     with pytest.raises(PostmortemError, match="no result was brought back"):
@@ -130,8 +131,8 @@ def test_results_of_another_run_are_not_taken(in_process: Driver, about: Experim
 
 def test_damaged_results_count_as_missing(about: ExperimentTarget, tmp_path: Path) -> None:
     made = bench(about)
-    export(made, tmp_path / "jobs")
-    replay(made.null_order(), provenance=False)
+    export_jobs(made, tmp_path / "jobs")
+    replay(made.null_spec(), provenance=False)
     result = tmp_path / "jobs" / "R0" / "replayed.json"
     whole = result.read_text()
     for damage in (whole[:40], "[]", re.sub(r'"seconds": [\d.]+', '"seconds": 1' + 400 * "0", whole), "\x00"):

@@ -10,13 +10,13 @@ import pytest
 
 from postmortem.detectors import DetectedIncident
 from postmortem.experiment.judge import (
+    CURED_SHARE,
     NEAR,
-    SHARE,
     JudgedReplay,
     OutcomeJudge,
-    first_incident,
+    find_first_incident,
     judge_replay,
-    spread,
+    loss_spread,
     step_of_batch,
 )
 from postmortem.run import Run
@@ -53,7 +53,7 @@ def judge(folder: Path, null: np.ndarray, first: int = ONSET - 5) -> OutcomeJudg
 
     out = written(folder, "R0", null)
     incident = replace(INCIDENT, onset_step=ONSET, peak_step=ONSET + 1)
-    return OutcomeJudge.of(out, incident, first).measured(out)
+    return OutcomeJudge.of(out, incident, first).with_reference_excess(out)
 
 
 class TestYardstick:
@@ -77,18 +77,18 @@ class TestYardstick:
 
     def test_a_band_is_widened_and_never_narrowed(self, tmp_path: Path) -> None:
         found = judge(tmp_path, bad())
-        assert found.widened(1.0).band == 1.0 and found.widened(0.0).band == found.band
+        assert found.with_band(1.0).band == 1.0 and found.with_band(0.0).band == found.band
 
     @pytest.mark.parametrize(("after", "area"), [(5.0, 0.0), (math.nan, math.inf)])
     def test_without_a_past_only_what_is_not_finite_counts(self, tmp_path: Path, after: float, area: float) -> None:
         out = write_run(tmp_path / "run", {"loss": np.full(20, after)})
         found = OutcomeJudge(0, 1, math.nan, math.nan)
-        assert found.area(open_run(out), 10) == area
+        assert found.excess_area(open_run(out), 10) == area
 
     def test_area_ends_with_its_last_step(self, tmp_path: Path) -> None:
         run = written(tmp_path, "run", bad())
         measure = OutcomeJudge(ONSET, ONSET, 2.0, 1.0)
-        assert [measure.area(run, last) for last in (ONSET - 1, ONSET, ONSET + 1)] == [0.0, 2.0, 4.0]
+        assert [measure.excess_area(run, last) for last in (ONSET - 1, ONSET, ONSET + 1)] == [0.0, 2.0, 4.0]
 
 
 class TestLook:
@@ -99,7 +99,7 @@ class TestLook:
 
     def test_cured(self, tmp_path: Path) -> None:
         seen = judge_replay(judge(tmp_path, bad()), written(tmp_path, "arm", curve()), 100)
-        assert seen.cured and seen.excess is not None and seen.excess < SHARE
+        assert seen.cured and seen.excess is not None and seen.excess < CURED_SHARE
         assert seen.text.startswith("no incident, excess loss ")
 
     def test_a_quiet_rise_that_keeps_the_excess_is_no_cure(self, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ class TestLook:
         risen = curve(s155=2.38, s165=2.38, s175=2.38)
         measure = judge(tmp_path, bad(height=2.45))
         seen = judge_replay(measure, written(tmp_path, "arm", risen), 100)
-        assert seen.found is None and seen.excess is not None and seen.excess > SHARE and not seen.cured
+        assert seen.incident is None and seen.excess is not None and seen.excess > CURED_SHARE and not seen.cured
 
     def test_an_incident_just_before_the_onset_is_its_own_and_one_long_after_is_another(self, tmp_path: Path) -> None:
         measure = judge(tmp_path, bad())
@@ -137,21 +137,21 @@ class TestLook:
 
     def test_exactly_a_tenth_is_cured(self) -> None:
         assert (
-            JudgedReplay(None, SHARE, finite=False).cured
-            and not JudgedReplay(None, math.nextafter(SHARE, 1), finite=False).cured
+            JudgedReplay(None, CURED_SHARE, finite=False).cured
+            and not JudgedReplay(None, math.nextafter(CURED_SHARE, 1), finite=False).cured
         )
 
 
 class TestFirstIncident:
     def test_bounds_are_inclusive(self, tmp_path: Path) -> None:
         run = written(tmp_path, "run", bad())
-        assert first_incident(run, ONSET, ONSET, 0) is not None
-        assert first_incident(run, ONSET + 1, 200, 0) is None and first_incident(run, 0, ONSET - 1, 0) is None
+        assert find_first_incident(run, ONSET, ONSET, 0) is not None
+        assert find_first_incident(run, ONSET + 1, 200, 0) is None and find_first_incident(run, 0, ONSET - 1, 0) is None
 
     def test_the_earliest_not_the_worst(self, tmp_path: Path) -> None:
         loss = bad(height=3.5)
         loss[ONSET + 30 : ONSET + 33] = 9.0
-        found = first_incident(written(tmp_path, "run", loss), 100, 200, 0)
+        found = find_first_incident(written(tmp_path, "run", loss), 100, 200, 0)
         assert found is not None and found.onset_step == ONSET
 
     def test_what_came_before_does_not_hide_it(self, tmp_path: Path) -> None:
@@ -159,16 +159,16 @@ class TestFirstIncident:
         loss = curve()[: ONSET + 20]
         loss[100:] += 0.4
         loss[ONSET : ONSET + 3] = 9.0
-        found = first_incident(written(tmp_path, "run", loss), ONSET - 10, ONSET + 10)
+        found = find_first_incident(written(tmp_path, "run", loss), ONSET - 10, ONSET + 10)
         assert found is not None and (found.onset_step, found.peak_step) == (100, ONSET)
 
     def test_a_jump_of_the_rate_where_the_replay_began_is_its_own_doing(self, tmp_path: Path) -> None:
         rate = np.where(np.arange(ROWS) < ONSET, 1e-3, 5e-3)
         run = written(tmp_path, "run", curve(), lr=rate)
-        found = first_incident(run, 100, 200, ONSET - 20, of_rate=True)
+        found = find_first_incident(run, 100, 200, ONSET - 20, rate_jump_only=True)
         assert isinstance(found, DetectedIncident) and (found.kind, found.onset_step) == ("lr_discontinuity", ONSET)
-        assert first_incident(run, 100, 200, ONSET, of_rate=True) is None
-        assert first_incident(run, 100, 200) is None, "what was done to a training is no incident by itself"
+        assert find_first_incident(run, 100, 200, ONSET, rate_jump_only=True) is None
+        assert find_first_incident(run, 100, 200) is None, "what was done to a training is no incident by itself"
 
 
 def test_the_step_of_a_batch_is_the_last_that_consumed_it(tmp_path: Path) -> None:
@@ -182,14 +182,14 @@ class TestSpread:
     def test_the_largest_difference_of_nearly_all_steps(self, tmp_path: Path) -> None:
         base = curve()
         outs = [written(tmp_path, f"r{n}", base + gap) for n, gap in enumerate((0.0, 0.1, -0.3))]
-        assert spread(outs, 0) == pytest.approx(0.4)
-        assert spread(outs[:1], 0) == 0.0 and spread([], 0) == 0.0 and spread(outs, ROWS) == 0.0
+        assert loss_spread(outs, 0) == pytest.approx(0.4)
+        assert loss_spread(outs[:1], 0) == 0.0 and loss_spread([], 0) == 0.0 and loss_spread(outs, ROWS) == 0.0
 
     def test_single_steps_and_what_is_not_finite_do_not_widen_it(self, tmp_path: Path) -> None:
         one = curve(s150=40.0, s151=math.nan)
-        assert spread([written(tmp_path, "a", curve()), written(tmp_path, "b", one)], 0) == 0.0
+        assert loss_spread([written(tmp_path, "a", curve()), written(tmp_path, "b", one)], 0) == 0.0
 
     def test_only_steps_that_all_have(self, tmp_path: Path) -> None:
         short = open_run(write_run(tmp_path / "short", {"loss": np.full(10, 1.0)}, steps=range(100, 110)))
         long = open_run(write_run(tmp_path / "long", {"loss": np.full(ROWS, 3.0)}))
-        assert spread([long, short], 0) == 2.0 and spread([long, short], 110) == 0.0
+        assert loss_spread([long, short], 0) == 2.0 and loss_spread([long, short], 110) == 0.0

@@ -9,7 +9,7 @@ import pytest
 
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Incident, Signal
-from postmortem.experiment.null_replay import FEW_ROWS, NullReplay, examine
+from postmortem.experiment.null_replay import FEW_ROWS, NullReplay, judge_null_replay
 from postmortem.replay.result import Difference, ReplayResult
 
 COLUMNS = ("batch_hash", "grad_norm", "loss", "param_hash")
@@ -37,7 +37,7 @@ def result(*differences: Difference, **more: Any) -> ReplayResult:
 
 
 def examined(*differences: Difference, found: DetectedIncident | None = None, **more: Any) -> NullReplay:
-    return examine(INCIDENT, result(*differences, **more), found, "replays/R0")
+    return judge_null_replay(INCIDENT, result(*differences, **more), found, "replays/R0")
 
 
 INCIDENT = Incident(
@@ -54,28 +54,28 @@ class TestReproduces:
     def test_bit_for_bit(self) -> None:
         null = examined(found=SPIKE)
         assert (null.reproduces, null.cause, null.reason) == (True, "", "")
-        assert null.exact and null.how == "bit for bit (100 rows: batch_hash, grad_norm, loss, param_hash)"
+        assert null.exact and null.agreement == "bit for bit (100 rows: batch_hash, grad_norm, loss, param_hash)"
         assert (null.experiment.role, null.experiment.outcome) == ("R0", "persists")
         assert (null.experiment.run, null.experiment.steps, null.experiment.from_step) == ("replays/R0", 100, 300)
 
     def test_rows_that_are_the_runs_own_hold_it_whatever_a_detector_makes_of_them(self) -> None:
         carried = replace(INCIDENT, signals=(Signal("loss_spike", "loss_spike", "loss", 312, 313, 6.0, 2.6, 9.0, 360),))
-        null = examine(carried, result(), None, "replays/R0")
-        assert (null.reproduces, null.found, null.experiment.outcome) == (True, False, "persists")
-        assert not examine(carried, result(until=313), None, "R0").reproduces, "they end before its peak"
+        null = judge_null_replay(carried, result(), None, "replays/R0")
+        assert (null.reproduces, null.detected, null.experiment.outcome) == (True, False, "persists")
+        assert not judge_null_replay(carried, result(until=313), None, "R0").reproduces, "they end before its peak"
         rate = replace(INCIDENT, signals=(Signal("lr", "lr_discontinuity", "lr", 312, 312, 6.0, 2.6, 9.0, None),))
-        assert not examine(rate, result(), None, "R0").reproduces, "no compared row holds it"
+        assert not judge_null_replay(rate, result(), None, "R0").reproduces, "no compared row holds it"
 
     def test_with_other_arithmetic(self) -> None:
         null = examined(LOSS, found=SPIKE, arithmetic=("torch 2.8 then, 2.13 now",))
         assert null.reproduces and not null.exact
-        assert null.how == "though not bit for bit (torch 2.8 then, 2.13 now)"
+        assert null.agreement == "though not bit for bit (torch 2.8 then, 2.13 now)"
 
     def test_with_bits_that_part_for_no_known_reason(self) -> None:
         null = examined(replace(LOSS, step=309), replace(PARAMETERS, step=309), found=SPIKE)
         assert null.reproduces and not null.exact
-        assert null.how == "though not bit for bit (loss differs from step 309 on)"
-        assert "nothing could be compared" in examined(found=SPIKE, compared=0, columns=()).how
+        assert null.agreement == "though not bit for bit (loss differs from step 309 on)"
+        assert "nothing could be compared" in examined(found=SPIKE, compared=0, columns=()).agreement
 
 
 class TestTransient:
@@ -88,7 +88,7 @@ class TestTransient:
         null = examined(LOSS)
         assert (null.reproduces, null.cause) == (False, "logging_artifact")
         assert null.reason == (
-            "only the log had it: at step 312 it says loss 6.132, the replay measures 2.626, and the parameters are "
+            "only the log shows it: at step 312 it says loss 6.132, the replay measures 2.626, and the parameters are "
             "equal bit for bit at every step"
         )
         assert null.experiment.outcome == "vanished" and null.reason in null.experiment.text

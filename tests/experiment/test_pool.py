@@ -14,7 +14,7 @@ import pytest
 
 from postmortem.arithmetic import Arithmetic
 from postmortem.change import Change
-from postmortem.experiment.pool import RESULT_FILE, ReplayOutcome, finished, run_replays, workers_here
+from postmortem.experiment.pool import RESULT_FILE, ReplayOutcome, default_workers, read_finished, run_replays
 from postmortem.replay.spec import ReplaySpec
 from postmortem.sources import open_run
 from tests.makers import write_run
@@ -42,7 +42,7 @@ fork_server.serve()
 @pytest.fixture
 def acting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands in for Python: a nursery that has not imported torch, whose children become a shell script, its word being
-    the order's file."""
+    the spec's file."""
     script, nursery, python = tmp_path / "script", tmp_path / "nursery.py", tmp_path / "python"
     script.write_text("exit 0\n")
     nursery.write_text(_NURSERY)
@@ -67,7 +67,7 @@ class TestWhatComesThrough:
     def test_a_process_that_is_killed(self, acting: Path, tmp_path: Path) -> None:
         act(acting, "kill -9 $$")
         (done,) = run_replays([spec(tmp_path, "a")])
-        assert done.result is None and done.error == "the process ended with -9 and said nothing"
+        assert done.result is None and done.error == "the process ended with -9 and printed nothing"
 
     def test_one_that_ends_well_and_leaves_nothing(self, acting: Path, tmp_path: Path) -> None:
         (done,) = run_replays([spec(tmp_path, "a")])
@@ -128,7 +128,7 @@ class TestWhatComesThrough:
     ) -> None:
         act(acting, f"echo $$ > {tmp_path}/pid", "kill -9 $PPID", "exec sleep 60")
         (done,) = run_replays([spec(tmp_path, "a")])
-        assert done.result is None and done.error == "the process that starts replays ended with -9 and said nothing"
+        assert done.result is None and done.error == "the process that starts replays ended with -9 and printed nothing"
         patience = time.monotonic() + 10
         while alive(int((tmp_path / "pid").read_text())) and time.monotonic() < patience:
             time.sleep(0.02)
@@ -151,7 +151,7 @@ class TestWhatComesThrough:
         assert not alive(int((tmp_path / "pid").read_text()))
 
     def test_nothing_to_do(self) -> None:
-        assert run_replays([]) == [] and workers_here() >= 1
+        assert run_replays([]) == [] and default_workers() >= 1
 
 
 def alive(pid: int) -> bool:
@@ -177,7 +177,7 @@ class TestFinished:
         (again,) = run_replays([carried])
         assert again.result is not None and again.result.exact, "the stand-in would have left no result"
         monkeypatch.chdir(tmp_path)
-        assert finished(replace(carried, run="run", out="a")) is not None, "however the paths are spelled"
+        assert read_finished(replace(carried, run="run", out="a")) is not None, "however the paths are spelled"
         for other in (
             replace(carried, until=121),
             replace(carried, changes=(Change.from_text("noise=1"),)),
@@ -185,7 +185,7 @@ class TestFinished:
             replace(carried, save_at=(110,)),
             replace(carried, program="elsewhere:build"),
         ):
-            assert finished(other) is None
+            assert read_finished(other) is None
 
     def test_what_broke_off_or_is_damaged_is_not(self, in_process: Driver, rogue_run: Path, tmp_path: Path) -> None:
         pytest.importorskip("torch")
@@ -194,18 +194,18 @@ class TestFinished:
         whole = result.read_text()
         for damage in (whole[: len(whole) // 2], "{}", "[1]", "", "\x00\xff"):
             result.write_text(damage)
-            assert finished(carried) is None
+            assert read_finished(carried) is None
         result.unlink()
-        assert finished(carried) is None
-        assert finished(replace(carried, out=str(tmp_path / "absent"))) is None
+        assert read_finished(carried) is None
+        assert read_finished(replace(carried, out=str(tmp_path / "absent"))) is None
 
     def test_a_folder_that_is_none_of_ours(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", {"loss": [1.0, 2.0]})
-        assert finished(spec(tmp_path, "a")) is None
+        assert read_finished(spec(tmp_path, "a")) is None
 
 
 def driving(rogue_run: Path, short: Path, long: Path) -> subprocess.Popen[str]:
-    """A process that drives two orders, when the first is done and the second under way."""
+    """A process that drives two specs, when the first is finished and the second is running."""
     environment = {**os.environ, "TMPDIR": str(rogue_run.parent), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", _ARMS, str(rogue_run), str(short), str(long)]
     parent = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -230,7 +230,7 @@ run_replays([short, long], workers=1)
 def test_ctrl_c_ends_the_processes_and_the_next_call_goes_on(
     in_process: Driver, rogue_run: Path, tmp_path: Path
 ) -> None:
-    """With real ones: the first of two orders is done, the second under way."""
+    """With real ones: the first of two specs is finished, the second is running."""
     pytest.importorskip("torch")
     short, long = tmp_path / "short", tmp_path / "long"
     with driving(rogue_run, short, long) as parent:
@@ -244,7 +244,7 @@ def test_ctrl_c_ends_the_processes_and_the_next_call_goes_on(
     def asked(out: Path, until: int) -> ReplaySpec:
         return ReplaySpec(str(rogue_run), str(out), 100, until, trusted=True)
 
-    assert finished(asked(long, 20000)) is None
+    assert read_finished(asked(long, 20000)) is None
     done = in_process([asked(short, 110), asked(long, 130)])
     assert in_process.driven == ["long"] and all(one.result is not None and one.result.exact for one in done)
 

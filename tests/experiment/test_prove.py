@@ -15,7 +15,7 @@ from postmortem.causes import Cause
 from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Prediction
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.experiment.design import MOST, design
+from postmortem.experiment.design import MAX_TESTS, design_experiment
 from postmortem.experiment.pool import ReplayOutcome
 from postmortem.experiment.prove import ExperimentRun, prove
 from postmortem.experiment.target import ExperimentTarget
@@ -111,7 +111,7 @@ def bench(folder: Path, world: World, *hypotheses: Any, **more: Any) -> Experime
         world=world,
         **more,
     )
-    return ExperimentRun(made, design(about, from_step=START))
+    return ExperimentRun(made, design_experiment(about, from_step=START))
 
 
 def told(spec: ReplaySpec | Experiment) -> str:
@@ -165,7 +165,7 @@ class TestDecision:
     def test_in_the_world_of_a_cause_it_is_confirmed_and_no_other(self, tmp_path: Path, cause: Cause) -> None:
         others = [of(one.slug) for one in PREDICTING if one is not cause]
         broken = any(one.outcome == "finite" for one in cause.predicts(HERE))
-        proof = prove(bench(tmp_path, truth_of(cause), of(cause.slug), *others[: MOST - 1], broken=broken))
+        proof = prove(bench(tmp_path, truth_of(cause), of(cause.slug), *others[: MAX_TESTS - 1], broken=broken))
         assert (proof.verdict, proof.cause) == ("confirmed", cause.slug), proof.text
         assert "3 placebos do not cure" in proof.text
 
@@ -175,7 +175,7 @@ class TestDecision:
     ) -> None:
         others = [of(one.slug) for one in PREDICTING if one is not cause]
         broken = any(one.outcome == "finite" for one in cause.predicts(HERE))
-        proof = prove(bench(tmp_path, truth_of(cause), *others[:MOST], broken=broken))
+        proof = prove(bench(tmp_path, truth_of(cause), *others[:MAX_TESTS], broken=broken))
         assert proof.verdict in ("undecided", "refuted", "interaction") and not proof.cause, proof.text
 
     def test_confirmed_with_its_figures(self, tmp_path: Path) -> None:
@@ -189,7 +189,8 @@ class TestDecision:
         )
         assert proof.text == (
             "the null replay shows it again bit for bit (100 rows: batch_hash, loss, param_hash), every replay that "
-            "long_tail_tokens names came out as it says, 3 placebos do not cure, and its rivals fail (garbage_data: "
+            "long_tail_tokens predicts came out as predicted, 3 placebos do not cure, "
+            "and its rivals fail (garbage_data: "
             "mask=312:313: predicted persists, came out cured; lr_too_high: replace=312:313: predicted persists, came "
             "out cured)"
         )
@@ -200,7 +201,7 @@ class TestDecision:
         assert (mask.run, mask.seconds) == ("replays/R1-mask-312-313", 1.5)
         assert mask.steps == made.design.until - made.design.lead
         (move,) = [one for one in proof.experiments if one.outcome == "follows"]
-        assert "where the data falls now (step 353): loss spike at step 353" in move.text
+        assert "where the data are consumed now (step 353): loss spike at step 353" in move.text
         begun = [name for name, text in heard if not text]
         assert begun == [name for name, text in sorted(heard, key=lambda one: begun.index(one[0])) if text]
 
@@ -208,7 +209,7 @@ class TestDecision:
         twin = hypothesis("garbage_data", 0.2, Prediction((Change.from_text("replace=312:313"),), "cures"))
         proof = prove(bench(tmp_path, TAIL, of("long_tail_tokens"), twin))
         assert (proof.verdict, proof.cause) == ("undecided", "")
-        assert proof.text == "the replays do not tell long_tail_tokens, garbage_data apart"
+        assert proof.text == "the replays do not distinguish between long_tail_tokens, garbage_data"
 
     def test_what_could_not_be_driven_fails_nothing_and_confirms_nothing(self, tmp_path: Path) -> None:
         world = worlds(**DATA, mask="the program offers no edited()")
@@ -217,7 +218,7 @@ class TestDecision:
         (mask,) = [one for one in proof.experiments if told(one) == "mask=312:313"]
         assert mask.outcome == "" and "not driven: the program offers no edited()" in mask.text and mask.seconds == 0.0
         alone = prove(bench(tmp_path / "alone", world, of("long_tail_tokens")))
-        assert alone.verdict == "undecided" and "not all that it predicts could be driven" in alone.text
+        assert alone.verdict == "undecided" and "not every replay that it predicts could be driven" in alone.text
 
     def test_one_of_several_strengths_is_enough_and_the_weakest_is_tried_first(self, tmp_path: Path) -> None:
         def world(spec: ReplaySpec) -> str:
@@ -225,13 +226,13 @@ class TestDecision:
 
         made = bench(tmp_path, world, *map(of, ("lr_too_high", "long_tail_tokens", "optimizer_reset")))
         assert prove(made).cause == "lr_too_high"
-        assert [told(one) for one in made.done.values() if "lr-scale" in told(one)] == [
+        assert [told(one) for one in made.driven.values() if "lr-scale" in told(one)] == [
             "lr-scale=0.5",
             "lr-scale=0.1",
         ]
 
     @pytest.mark.parametrize("placebo", ["skip=311:312", "skip=310:311", "noise=1"])
-    @pytest.mark.parametrize(("outcome", "words"), [("calm", "a placebo cures"), ("killed", "is missing")])
+    @pytest.mark.parametrize(("outcome", "words"), [("calm", "a placebo cures"), ("killed", "could not be driven")])
     def test_no_cure_proves_anything_where_a_placebo_cures_or_is_missing(
         self, tmp_path: Path, placebo: str, outcome: str, words: str
     ) -> None:
@@ -249,7 +250,7 @@ class TestDecision:
     def test_interaction(self, tmp_path: Path) -> None:
         """Other data in its state, and its data in another state: both are calm."""
         proof = prove(bench(tmp_path, worlds(replace="calm"), *map(of, RIVALS)))
-        assert (proof.verdict, proof.cause) == ("interaction", "") and "takes both" in proof.text
+        assert (proof.verdict, proof.cause) == ("interaction", "") and "needs both" in proof.text
 
     def test_refuted_names_what_each_cause_failed_by(self, tmp_path: Path) -> None:
         proof = prove(bench(tmp_path, worlds(), *map(of, ("long_tail_tokens", "optimizer_reset"))))
@@ -283,7 +284,7 @@ class TestDecision:
         made = bench(tmp_path, worlds(move="there", moments="calm"), *map(of, ("optimizer_reset", "long_tail_tokens")))
         proof = prove(made)
         (move,) = [one for one in proof.experiments if told(one) == "move=312:313@353"]
-        assert move.outcome == "persists" and "it stays where it was, at step 312" in move.text
+        assert move.outcome == "persists" and "it stays at its old place, step 312" in move.text
         assert proof.cause == "optimizer_reset"
 
     def test_data_that_is_not_met_again_decides_nothing(self, tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ class TestDecision:
         made = bench(tmp_path, TAIL, absent, of("optimizer_reset"))
         proof = prove(made)
         (far,) = [one for one in proof.experiments if told(one) == "move=312:313@9999"]
-        assert (far.outcome, far.excess) == ("", None) and "not met again" in far.text
+        assert (far.outcome, far.excess) == ("", None) and "not consumed again" in far.text
         assert proof.verdict == "undecided"
 
 
@@ -300,7 +301,7 @@ class TestNullReplay:
         made = bench(tmp_path, lambda spec: "calm", *map(of, RIVALS))
         proof = prove(made)
         assert (proof.verdict, proof.cause) == ("not_reproducible", "logging_artifact")
-        assert [one.role for one in proof.experiments] == ["R0"] and not made.done
+        assert [one.role for one in proof.experiments] == ["R0"] and not made.driven
 
     def test_what_cannot_be_driven_is_one_message_with_its_exit_code(self, tmp_path: Path) -> None:
         with pytest.raises(PostmortemError, match=r"^the shard is not there$") as error:
@@ -319,7 +320,7 @@ def test_an_older_incident_is_not_the_one_that_is_tested(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("tests.experiment.test_prove.curve", with_an_older_spike)
     made = bench(tmp_path, TAIL, *map(of, RIVALS))
-    apart = ExperimentRun(made.target, design(made.target.incident, from_step=START, apart=True))
+    apart = ExperimentRun(made.target, design_experiment(made.target.incident, from_step=START, independent=True))
     assert apart.design.lead == START < apart.design.first
     proof = prove(apart)
     assert (proof.verdict, proof.cause) == ("confirmed", "long_tail_tokens"), proof.text
@@ -365,4 +366,4 @@ class TestOtherArithmetic:
     ) -> None:
         made, proof = self.proof(tmp_path, monkeypatch, noise="killed")
         assert made.judge is not None and made.judge.band < 0.1
-        assert proof.verdict == "undecided" and "a placebo is missing" in proof.text
+        assert proof.verdict == "undecided" and "a placebo could not be driven" in proof.text

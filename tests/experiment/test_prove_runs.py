@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from postmortem.experiment.design import design
+from postmortem.experiment.design import design_experiment
 from postmortem.experiment.prove import ExperimentRun, prove
 from postmortem.experiment.target import NULL, find_target
 from postmortem.lab import make_run
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 
 def bench_of(run: Path) -> ExperimentRun:
     about = find_target(run, "prove", trusted=True)
-    return ExperimentRun(about, design(about.incident, from_step=about.from_step))
+    return ExperimentRun(about, design_experiment(about.incident, from_step=about.from_step))
 
 
 class TestRuns:
@@ -57,7 +57,7 @@ class TestRuns:
         ("fault", "from_outside", "replays", "words"),
         [
             ("bit_flip", "before_step", [NULL, "R0-again"], "equal bit for bit until step 110, with the same batches"),
-            ("logging_artifact", "rewrite", [NULL], "only the log had it: at step 110 it says loss 9"),
+            ("logging_artifact", "rewrite", [NULL], "only the log shows it: at step 110 it says loss 9"),
         ],
     )
     def test_what_came_from_outside(

@@ -10,9 +10,9 @@ pytest.importorskip("torch")
 
 from postmortem.change import Change
 from postmortem.diagnosis import Verification, VerificationCheck
-from postmortem.experiment.judge import spread
+from postmortem.experiment.judge import loss_spread
 from postmortem.experiment.target import ExperimentTarget, find_target
-from postmortem.experiment.verify_remedy import replay_with_remedy, widened
+from postmortem.experiment.verify_remedy import replay_with_remedy, with_measured_band
 from postmortem.sources import open_run
 from tests.replay.small import edited
 from tests.replays import AT, Driver
@@ -51,9 +51,9 @@ def test_the_band_is_the_spread_of_replays_that_nothing_tells_apart(
 ) -> None:
     drifting = edited(about.run.path, tmp_path / "drifting", lambda run: run["config"].update(drifts_at=100))
     apart = find_target(drifting, "verify", trusted=True)
-    found = widened(apart, EXPECTED)
+    found = with_measured_band(apart, EXPECTED)
     assert in_process.driven == ["R0", "noise-1", "noise-2"]
-    band = spread([open_run(apart.folder / name) for name in in_process.driven], 100)
+    band = loss_spread([open_run(apart.folder / name) for name in in_process.driven], 100)
     assert 0 < band < 1
     assert found.checks[0].bound == pytest.approx(2.0 + band)
     assert found.checks[1] == EXPECTED.checks[1], "what was measured of the loss says nothing of a norm"
@@ -64,5 +64,5 @@ def test_a_replay_that_fails_is_left_out_of_the_band(
     in_process: Driver, about: ExperimentTarget, tmp_path: Path
 ) -> None:
     failing = edited(about.run.path, tmp_path / "failing", lambda run: run["config"].update(fails_at=120))
-    assert widened(find_target(failing, "verify", trusted=True), EXPECTED) == EXPECTED
+    assert with_measured_band(find_target(failing, "verify", trusted=True), EXPECTED) == EXPECTED
     assert len(in_process.driven) == 3

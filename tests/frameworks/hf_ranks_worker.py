@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from tests.frameworks.hf_program import record
-from tests.frameworks.recorded import again, column, hashes
+from tests.frameworks.readings import hashes, numbers
+from tests.frameworks.recorded import again
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -20,6 +21,6 @@ if __name__ == "__main__":
     assert null.exact and null.compared == 5, null.differences
     again(run, folder / "skip", 3, 6, "skip=4:5")
     dist.barrier()
-    assert column(folder / "skip", "batch_index")[4] == 5
+    assert numbers(folder / "skip", "batch_index")[4] == 5
     assert hashes(folder / "skip")[4] == hashes(run)[5]
     dist.destroy_process_group()

@@ -12,7 +12,8 @@ from postmortem.checkpoint import Checkpointer, Policy
 from postmortem.program import Edit
 from postmortem.record import Recorder
 from postmortem.training_loop import drive
-from tests.frameworks.recorded import again, column
+from tests.frameworks.readings import numbers
+from tests.frameworks.recorded import again
 from tests.frameworks.torch_program import CONFIG, build
 
 
@@ -30,7 +31,7 @@ def train_and_replay(folder: Path, parallel: str) -> None:
     assert null.columns == ("batch_hash", "grad_norm", "loss", "param_hash"), null.columns
     again(run, folder / f"{parallel}-skip", 2, 6, "skip=3:5", "clip=0.01")
     dist.barrier()
-    assert column(folder / f"{parallel}-skip", "batch_index")[3] == 5
+    assert numbers(folder / f"{parallel}-skip", "batch_index")[3] == 5
     measured = program.measure(program.batch(9)).metrics["grad_norm"]
     assert measured == program.measure(program.edited(program.batch(9), Edit(index=4))).metrics["grad_norm"]
 

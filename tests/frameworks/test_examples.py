@@ -28,6 +28,6 @@ def test_the_null_replay_is_exact_and_without_the_garbage_the_spike_is_gone(
     importlib.import_module(name).main(tmp_path / "run")
     null, skip = re.findall(r"^(?:null|skip): .*", capsys.readouterr().out, flags=re.MULTILINE)
     assert "every bit as recorded" in null
-    assert "departs at step" in skip
+    assert "differs from step" in skip
     spiked, without = (float(line.rpartition(" ")[2]) for line in (null, skip))
     assert without < 0.75 * spiked

@@ -37,11 +37,10 @@ def test_every_name_leads_to_its_class() -> None:
     ],
 )
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, name: str, extra: str, packages: list[str]) -> None:
-    framework = {"huggingface": "huggingface", "lightning": "lightning"}.get(extra)
-    if framework is not None:
+    if extra != "train":
         pytest.importorskip("torch")
-        for module in ("record", "replay"):
-            monkeypatch.delitem(sys.modules, f"postmortem.frameworks.{framework}.{module}", raising=False)
+        for module in (f"postmortem.frameworks.{extra}.record", f"postmortem.frameworks.{extra}.replay"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=rf"training-postmortem\[{extra}\]"):

@@ -16,13 +16,14 @@ from torch import nn
 from postmortem.checkpoint import Checkpointer, Policy, TrainState
 from postmortem.errors import UsageError
 from postmortem.frameworks import TorchLoop
-from postmortem.live_state import differing, outline
+from postmortem.live_state import differing_pieces, state_pieces
 from postmortem.program import Adjustable, Edit, Editable, Measurable, Program
 from postmortem.record import Recorder
 from postmortem.record.hashing import batch_hash
 from postmortem.record.state_hash import state_hash
 from postmortem.training_loop import drive
-from tests.frameworks.recorded import again, column, hashes
+from tests.frameworks.readings import hashes, numbers
+from tests.frameworks.recorded import again
 from tests.frameworks.torch_program import CONFIG, batch, build, loss, make
 
 pytestmark = [pytest.mark.bits, pytest.mark.heavy]
@@ -95,7 +96,7 @@ def test_the_state_is_all_of_it_and_the_callers_own() -> None:
     expected = program.step(program.batch(6))
     fresh.load_state_dict(state)
     assert (fresh.updates, fresh.position) == (3, 6)
-    assert differing(outline(fresh.state_dict()), outline(state)) == []
+    assert differing_pieces(state_pieces(fresh.state_dict()), state_pieces(state)) == []
     assert fresh.step(fresh.batch(6)) == expected
 
 
@@ -105,7 +106,7 @@ def test_measuring_leaves_no_trace(precision: str) -> None:
     program.step(program.batch(0))
     before = program.state_dict()
     measured = program.measure(program.batch(1))
-    assert differing(outline(program.state_dict()), outline(before)) == []
+    assert differing_pieces(state_pieces(program.state_dict()), state_pieces(before)) == []
     assert measured == program.measure(program.batch(1))
     then = program.step(program.batch(1))
     assert measured.metrics["loss"] == then.metrics["loss"]
@@ -142,7 +143,7 @@ def test_a_loss_may_bring_further_columns() -> None:
     assert (found.metrics["log_z"], found.metrics["source"]) == (12.0, "made")
     assert found.batch["batch_hash"] == batch_hash(torch.full((3, 2), 2.0))
     assert program.labels(program.batch(0)) == [[], [], []]
-    with pytest.raises(UsageError, match="no labels of its own"):
+    with pytest.raises(UsageError, match="no labels that could be masked"):
         program.edited(program.batch(0), Edit(masked_tokens=frozenset({1})))
 
 
@@ -161,7 +162,7 @@ def test_a_rate_without_a_scheduler_is_scaled_once_an_update(tmp_path: Path) -> 
     with Recorder(tmp_path / "run", config=config, manifest=NAMED) as recorder:
         drive(program, 4, rows=recorder)
     again(tmp_path / "run", tmp_path / "half", 0, 4, "lr-scale=0.5")
-    assert set(column(tmp_path / "half", "lr").values()) == {0.005}
+    assert set(numbers(tmp_path / "half", "lr").values()) == {0.005}
 
 
 def test_it_goes_on_from_the_checkpoint_of_a_training_that_kept_no_count(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_it_goes_on_from_the_checkpoint_of_a_training_that_kept_no_count(tmp_pat
     done = again(tmp_path / "run", tmp_path / "null", 4, 8)
     assert done.exact, done.differences
     again(tmp_path / "null", tmp_path / "again", 4, 8)  # a replay of the replay stands there, too
-    assert column(tmp_path / "again", "batch_index") == {step: step + 100 for step in range(8)}
+    assert numbers(tmp_path / "again", "batch_index") == {step: step + 100 for step in range(8)}
 
 
 def held(*shape: int) -> torch.Tensor:
@@ -240,5 +241,5 @@ def test_the_last_label_that_a_mask_lets_through_is_unmasked() -> None:
 
 
 def test_a_batch_of_no_known_form_is_named() -> None:
-    with pytest.raises(UsageError, match="a batch of type str has no rows"):
+    with pytest.raises(UsageError, match="the rows of a batch of type str are unknown"):
         of("text").labels(of("text").batch(0))

@@ -17,7 +17,8 @@ from postmortem.errors import UsageError
 from postmortem.program import measure
 from postmortem.replay.comparison import DataChanged
 from postmortem.sources import open_run
-from tests.frameworks.recorded import again, column, hashes
+from tests.frameworks.readings import hashes, numbers
+from tests.frameworks.recorded import again
 
 pytestmark = [
     pytest.mark.bits,
@@ -50,8 +51,8 @@ def test_a_null_replay_is_exact_over_epochs_and_evaluations(run: Path, tmp_path:
     assert done.exact, done.differences
     assert done.columns == ("batch_hash", "grad_norm", "loss")
     assert done.compared == 16 - first
-    assert column(tmp_path / "out", "eval_loss") == column(run, "eval_loss")
-    assert column(tmp_path / "out", "lr") == column(run, "lr")
+    assert numbers(tmp_path / "out", "eval_loss") == numbers(run, "eval_loss")
+    assert numbers(tmp_path / "out", "lr") == numbers(run, "lr")
     assert {path.parent.name for path in (tmp_path / "out").rglob("*.ckpt")} <= {"saved"}
     assert not (tmp_path / "out" / "saved" / "checkpoint-15").exists()  # a trainer saves nothing by itself
 
@@ -59,11 +60,11 @@ def test_a_null_replay_is_exact_over_epochs_and_evaluations(run: Path, tmp_path:
 def test_a_skip_passes_over_batches_and_the_steps_go_on(run: Path, tmp_path: Path) -> None:
     done = again(run, tmp_path / "out", 3, 12, "skip=5:7")
     assert [one.step for one in done.differences if one.column == "batch_hash"] == [5]
-    index = column(tmp_path / "out", "batch_index")
+    index = numbers(tmp_path / "out", "batch_index")
     assert [index[step] for step in range(3, 12)] == [3, 4, 7, 8, 9, 10, 11, 12, 13]
     then, now = hashes(run), hashes(tmp_path / "out")
     assert [now[step] for step in range(5, 12)] == [then[step + 2] for step in range(5, 12)]
-    assert column(tmp_path / "out", "loss")[4] == column(run, "loss")[4]
+    assert numbers(tmp_path / "out", "loss")[4] == numbers(run, "loss")[4]
 
 
 def test_replacing_and_moving(run: Path, tmp_path: Path) -> None:
@@ -77,9 +78,9 @@ def test_replacing_and_moving(run: Path, tmp_path: Path) -> None:
 
 def test_the_rate_is_scaled_for_each_update_and_the_schedule_goes_on(run: Path, tmp_path: Path) -> None:
     again(run, tmp_path / "out", 3, 9, "lr-scale=0.5")
-    then, now = column(run, "lr"), column(tmp_path / "out", "lr")
+    then, now = numbers(run, "lr"), numbers(tmp_path / "out", "lr")
     assert [now[step] for step in range(3, 9)] == pytest.approx([then[step] / 2 for step in range(3, 9)], rel=1e-12)
-    losses, before = column(tmp_path / "out", "loss"), column(run, "loss")
+    losses, before = numbers(tmp_path / "out", "loss"), numbers(run, "loss")
     assert losses[3] == before[3]
     assert losses[4] != before[4]
 
@@ -92,11 +93,11 @@ def test_changes_of_the_update_and_of_the_state(run: Path, tmp_path: Path, chang
     if not change.startswith("noise"):  # whose least bits the loss may not show within a few steps
         assert first["loss"] >= (3 if change.startswith("state") else 4)
     if change.startswith("clip"):
-        assert column(tmp_path / "out", "clip_threshold")[3] == 0.01
-        assert column(tmp_path / "out", "grad_norm")[3] == column(run, "grad_norm")[3]
+        assert numbers(tmp_path / "out", "clip_threshold")[3] == 0.01
+        assert numbers(tmp_path / "out", "grad_norm")[3] == numbers(run, "grad_norm")[3]
     if change.startswith("noise"):
         assert done.state != again(run, tmp_path / "null", 3, 7).state
-        assert column(tmp_path / "out", "loss")[3] == pytest.approx(column(run, "loss")[3], rel=1e-5)
+        assert numbers(tmp_path / "out", "loss")[3] == pytest.approx(numbers(run, "loss")[3], rel=1e-5)
 
 
 def test_a_state_saved_on_the_way_is_one_to_go_on_from(run: Path, tmp_path: Path) -> None:
@@ -107,8 +108,8 @@ def test_a_state_saved_on_the_way_is_one_to_go_on_from(run: Path, tmp_path: Path
     for first in (6, 7):
         rest = again(tmp_path / "lead", tmp_path / f"rest-{first}", first, 15)
         assert rest.state == whole.state
-        assert column(tmp_path / f"rest-{first}", "batch_index")[8] == 9
-        assert column(tmp_path / f"rest-{first}", "lr") == column(tmp_path / "whole", "lr")
+        assert numbers(tmp_path / f"rest-{first}", "batch_index")[8] == 9
+        assert numbers(tmp_path / f"rest-{first}", "lr") == numbers(tmp_path / "whole", "lr")
 
 
 def test_a_batch_is_measured_without_a_trace(trainer: ModuleType, run: Path) -> None:
@@ -117,12 +118,12 @@ def test_a_batch_is_measured_without_a_trace(trainer: ModuleType, run: Path) -> 
     before = program.state_dict()
     measured = measure(program, program.batch(3))
     assert measured == measure(program, program.batch(3))
-    assert measured.metrics["loss"] == pytest.approx(column(run, "loss")[3], rel=1e-6)
-    assert measured.metrics["grad_norm"] == pytest.approx(column(run, "grad_norm")[3], rel=1e-6)
+    assert measured.metrics["loss"] == pytest.approx(numbers(run, "loss")[3], rel=1e-6)
+    assert measured.metrics["grad_norm"] == pytest.approx(numbers(run, "grad_norm")[3], rel=1e-6)
     after = program.state_dict()
     assert torch.equal(before["rng"]["torch"], after["rng"]["torch"])
     assert all(torch.equal(before["model"][name], after["model"][name]) for name in before["model"])
-    assert program.step(program.batch(3)).metrics["loss"] == column(run, "loss")[3]
+    assert program.step(program.batch(3)).metrics["loss"] == numbers(run, "loss")[3]
 
 
 def test_the_end_of_the_training_is_told(run: Path, tmp_path: Path) -> None:
@@ -131,5 +132,5 @@ def test_the_end_of_the_training_is_told(run: Path, tmp_path: Path) -> None:
 
 
 def test_other_data_are_named(trainer: ModuleType, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataChanged, match="batch 3, the first that is not what the run consumed"):
+    with pytest.raises(DataChanged, match="batch 3 is the first that differs from what the run consumed"):
         again(run, tmp_path / "out", 3, 6, program=f"{trainer.__name__}:build_of_other_data")

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 
 from postmortem.change import Change
 from postmortem.errors import UsageError
-from postmortem.interventions import Intervention, Scene, interventions, make, parse_change
-from postmortem.interventions.mask import concentrated
+from postmortem.interventions import Intervention, ReplayContext, build_intervention, intervention_classes, parse_change
+from postmortem.interventions.mask import concentrated_tokens
 from postmortem.lab.program import build
 from postmortem.program import Edit
 from postmortem.record.writer import RunWriter
@@ -48,20 +48,20 @@ USUAL = {  # a value that each accepts; a new intervention has to stand here
 
 
 class TestAll:
-    @pytest.mark.parametrize("name", sorted(interventions()))
+    @pytest.mark.parametrize("name", sorted(intervention_classes()))
     def test_it_says_what_it_is(self, name: str) -> None:
-        kind = interventions()[name]
+        kind = intervention_classes()[name]
         assert issubclass(kind, Intervention) and kind.name == name
-        assert kind.about and kind.about[0].islower() and not kind.about.endswith(".")
+        assert kind.summary and kind.summary[0].islower() and not kind.summary.endswith(".")
         assert kind.__doc__ and kind.__doc__ != Intervention.__doc__
-        text = make(Change.from_text(f"{name}={USUAL[name]}")).text
+        text = build_intervention(Change.from_text(f"{name}={USUAL[name]}")).text
         assert text and "\n" not in text and len(text) < 100
 
-    @pytest.mark.parametrize("name", sorted(interventions()))
+    @pytest.mark.parametrize("name", sorted(intervention_classes()))
     @pytest.mark.parametrize("value", ["nonsense!", "-1", "9:3", "nan", "1e999", "٣", "3:4:5", "=", "@"])
     def test_a_value_that_cannot_be_meant_is_one_message(self, name: str, value: str) -> None:
         try:
-            made = make(parse_change(f"{name}={value}"))
+            made = build_intervention(parse_change(f"{name}={value}"))
         except UsageError as error:
             assert "\n" not in str(error) and name in str(error)
         else:
@@ -69,13 +69,13 @@ class TestAll:
             assert value not in ("nonsense!", "9:3", "@"), f"{name} takes {value!r}"
 
     def test_an_unknown_name_names_those_there_are(self) -> None:
-        with pytest.raises(UsageError, match="no intervention is called 'lr-halve'; there are beta2, clip,"):
+        with pytest.raises(UsageError, match="there is no intervention 'lr-halve'; the interventions are beta2, clip,"):
             parse_change("lr-halve=2")
 
     def test_every_change_has_to_stand_here_and_in_the_guide(self) -> None:
-        assert sorted(USUAL) == sorted(interventions())
+        assert sorted(USUAL) == sorted(intervention_classes())
         guide = (ROOT / "docs" / "replay.md").read_text()
-        assert [name for name in interventions() if f"`{name}`" not in guide] == []
+        assert [name for name in intervention_classes() if f"`{name}`" not in guide] == []
 
 
 def replayed(
@@ -127,7 +127,7 @@ class TestData:
         from collections import Counter
 
         past = Counter({1: 500, 2: 499, 3: 1})
-        assert concentrated(Counter({1: 5, 2: 4, 3: 3, 9: 2}), past) == {3, 9}
+        assert concentrated_tokens(Counter({1: 5, 2: 4, 3: 3, 9: 2}), past) == {3, 9}
 
     def test_drop_rows_that_are_named(self, tmp_path: Path) -> None:
         result, run = replayed(tmp_path, "drop-rows=312:313@0,1")
@@ -148,19 +148,27 @@ class TestData:
         program = build(open_run(SPIKE).manifest.config)
         ordinary = program.batch(3)
         empty = program.edited(ordinary, Edit(masked_tokens=frozenset(range(1000))))
-        scene = Scene(RecordedRun(open_run(SPIKE)), 0, 10, lambda _: {})
+        context = ReplayContext(RecordedRun(open_run(SPIKE)), 0, 10, lambda _: {})
         assert sum(map(len, program.labels(empty))) == 0
-        assert sum(map(len, program.labels(make(Change.from_text("unmask=3:4")).batch(program, scene, empty)))) > 0
-        assert make(Change.from_text("unmask=4:5")).batch(program, scene, empty) is empty
+        assert (
+            sum(
+                map(
+                    len,
+                    program.labels(build_intervention(Change.from_text("unmask=3:4")).batch(program, context, empty)),
+                )
+            )
+            > 0
+        )
+        assert build_intervention(Change.from_text("unmask=4:5")).batch(program, context, empty) is empty
 
     def test_distinct(self, tmp_path: Path) -> None:
         with RunWriter(tmp_path / "run") as writer:
             for step, text in enumerate("abcdefghaxcyzb"):
                 writer.log(step, {"loss": 1.0})
                 writer.batch(step, {"batch_index": step, "batch_hash": text})
-        scene = Scene(RecordedRun(open_run(tmp_path / "run")), 3, 14, lambda _: {})
-        assert make(Change("distinct")).windows(scene) == ((8, 9), (10, 11), (13, 14))
-        assert make(Change.from_text("distinct=9:12")).windows(scene) == ((10, 11),)
+        context = ReplayContext(RecordedRun(open_run(tmp_path / "run")), 3, 14, lambda _: {})
+        assert build_intervention(Change("distinct")).windows(context) == ((8, 9), (10, 11), (13, 14))
+        assert build_intervention(Change.from_text("distinct=9:12")).windows(context) == ((10, 11),)
 
     def test_a_program_whose_batches_cannot_be_changed_is_told(self, tmp_path: Path) -> None:
         run = small_run(tmp_path / "run")
@@ -235,17 +243,17 @@ class TestConfig:
         ],
     )
     def test_precision_in_the_words_of_the_config(self, config: dict[str, object], changed: dict[str, object]) -> None:
-        assert make(Change.from_text("precision=bf16")).configured(config) == changed
+        assert build_intervention(Change.from_text("precision=bf16")).configured(config) == changed
 
     def test_a_config_without_a_precision_is_told(self) -> None:
         with pytest.raises(UsageError, match="has none of precision, dtype"):
-            make(Change.from_text("precision=bf16")).configured({"lr": 1.0})
+            build_intervention(Change.from_text("precision=bf16")).configured({"lr": 1.0})
 
     def test_set(self, tmp_path: Path) -> None:
         _, run = replayed(tmp_path, "set=optimizer.clip=0.1", until=302)
         assert column(run, "clip_threshold", 300) == 0.1
         with pytest.raises(UsageError, match="no such key"):
-            make(Change.from_text("set=optimizer.clap=0.1")).configured({"optimizer": {"clip": 1.0}})
+            build_intervention(Change.from_text("set=optimizer.clap=0.1")).configured({"optimizer": {"clip": 1.0}})
 
 
 @pytest.mark.processes
@@ -304,7 +312,7 @@ class Freeze(Intervention):
 
     name = "freeze"
     usage = "MODULE"
-    about = "leave the parameters of MODULE as they are"
+    summary = "leave the parameters of MODULE as they are"
 
     def __init__(self, change: Change) -> None:
         self._module = word(change, self.usage)
@@ -323,12 +331,15 @@ class TestOneMoreFile:
         (tmp_path / "freeze.py").write_text(FREEZE)
         package = importlib.import_module("postmortem.interventions")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-        interventions.cache_clear()
+        intervention_classes.cache_clear()
         try:
             change = parse_change("freeze=embedding")
-            assert change == Change("freeze", values=("embedding",)) and make(change).text == "freeze embedding"
+            assert (
+                change == Change("freeze", values=("embedding",))
+                and build_intervention(change).text == "freeze embedding"
+            )
             with pytest.raises(UsageError, match="freeze=3: expected freeze=MODULE"):
                 parse_change("freeze=3")
         finally:
-            interventions.cache_clear()
+            intervention_classes.cache_clear()
             sys.modules.pop("postmortem.interventions.freeze", None)

@@ -1,4 +1,4 @@
-"""What small trainings of these tests have in common: AdamW, and a place in their own steps and batches."""
+"""What the small trainings of these tests share: their step and batch, and AdamW."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from torch import nn
 from postmortem.checkpoint import TrainState
 
 
-class Counted:
-    """State and place of a training. Its step says `self._took(batch.index)` once it is done."""
+class Counter:
+    """Counts the steps of a training and its position in the data. Each step ends with `self._count(batch.index)`."""
 
-    def __init__(self, model: nn.Module, lr: float, **options: Any) -> None:
-        self._optimizer = torch.optim.AdamW(model.parameters(), lr=lr, **options)
-        self._state = TrainState(model, self._optimizer, rng=False)
+    def __init__(self) -> None:
         self._done = self._next = 0
 
     @property
@@ -28,12 +26,21 @@ class Counted:
     def position(self) -> int:
         return self._next
 
+    def _count(self, index: int) -> None:
+        self._done, self._next = self._done + 1, index + 1
+
+
+class Counted(Counter):
+    """A training with AdamW, whose state contains its step and position."""
+
+    def __init__(self, model: nn.Module, lr: float, **options: Any) -> None:
+        super().__init__()
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=lr, **options)
+        self._state = TrainState(model, self._optimizer, rng=False)
+
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer]:
         return (self._optimizer,)
-
-    def _took(self, index: int) -> None:
-        self._done, self._next = self._done + 1, index + 1
 
     def state_dict(self) -> dict[str, Any]:
         return {**copy.deepcopy(self._state.state_dict()), "place": {"done": self._done, "next": self._next}}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from postmortem.program import Batch, Measured
+from tests.replay.counted import Counter
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,11 @@ class Numbers:
     x: Tensor
 
 
-class Training:
+class Training(Counter):
     """A regression with dropout (torch's global generator), noise (a generator of its own), AdamW and a schedule."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
         torch.manual_seed(3)
         random.seed(3)
         self._forgets = config.get("forgets", "")
@@ -34,15 +36,6 @@ class Training:
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: 1 / (1 + step))
         self._shuffle = random.Random(5)
         self._drifts = bool(config.get("drifts"))
-        self._done = self._next = 0
-
-    @property
-    def updates(self) -> int:
-        return self._done
-
-    @property
-    def position(self) -> int:
-        return self._next
 
     def batch(self, index: int) -> Numbers:
         return Numbers(index, torch.randn(16, 8, generator=torch.Generator().manual_seed(index)))
@@ -57,14 +50,14 @@ class Training:
         loss.backward()
         self._optimizer.step()
         self._scheduler.step()
-        self._done, self._next = self._done + 1, batch.index + 1
+        self._count(batch.index)
         return Measured({"loss": float(loss.detach())}, {"batch_hash": str(batch.index)})
 
     def state_dict(self) -> dict[str, Any]:
         optimizer = self._optimizer.state_dict()
         state: dict[str, Any] = {
             "model": {name: tensor.clone() for name, tensor in self._model.state_dict().items()},
-            "moments": {str(i): {k: v.clone() for k, v in one.items()} for i, one in optimizer["state"].items()},
+            "moments": {str(i): {k: v.clone() for k, v in state.items()} for i, state in optimizer["state"].items()},
             "betas": list(self._optimizer.param_groups[0]["betas"]),
             "rate": self._optimizer.param_groups[0]["lr"],
             "scheduler": self._scheduler.state_dict(),

@@ -66,7 +66,7 @@ class Sharded(Counted):
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self._model.parameters() if p.grad is not None])
         self._optimizer.step()
-        self._took(batch.index)
+        self._count(batch.index)
         mean = loss.detach().clone()
         if self._several:
             dist.all_reduce(mean)

@@ -81,7 +81,7 @@ class Bigrams(Counted):
         assert self._table.weight.grad is not None
         norm = float(self._table.weight.grad.norm())
         self._optimizer.step()
-        self._took(batch.index)
+        self._count(batch.index)
         sorted_losses = each.detach().sort().values
         metrics = {
             "loss": float(loss.detach()),

@@ -1,4 +1,4 @@
-"""A run small enough to be replayed many times in a test, replays of it and of others, and copies with a change."""
+"""A run small enough to be replayed many times in a test, replays of it and of other runs, and edited copies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def drive(
     **more: Any,
 ) -> ReplayResult:
     """One replay in this process, which computes as it does; `changes` as the command line writes them."""
-    return replay(ordered(run, out, first, until, changes, trusted=trusted, **more), on_step=on_step, provenance=False)
+    return replay(
+        make_spec(run, out, first, until, changes, trusted=trusted, **more), on_step=on_step, provenance=False
+    )
 
 
 def drive_as_recorded(run: Path, out: Path, first: int, until: int, *changes: str, **more: Any) -> ReplayResult:
@@ -50,14 +52,16 @@ def drive_as_recorded(run: Path, out: Path, first: int, until: int, *changes: st
     environment = open_run(run).manifest.environment
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST", raising=False)  # another in each test, where the process may be the same
-        (done,) = run_replays([ordered(run, out, first, until, changes, **more)], arithmetic=arithmetic_of(environment))
+        (done,) = run_replays(
+            [make_spec(run, out, first, until, changes, **more)], arithmetic=arithmetic_of(environment)
+        )
     assert done.result is not None, done.error
     skip_on_other_arithmetic(out)
     return done.result
 
 
-def ordered(run: Path, out: Path, first: int, until: int, changes: Sequence[str], **more: Any) -> ReplaySpec:
-    """The order of a replay."""
+def make_spec(run: Path, out: Path, first: int, until: int, changes: Sequence[str], **more: Any) -> ReplaySpec:
+    """The spec of a replay."""
     return ReplaySpec(str(run), str(out), first, until, tuple(map(Change.from_text, changes)), **more)
 
 
@@ -73,5 +77,5 @@ def edited(run: Path, out: Path, edit: Callable[[dict[str, Any]], object]) -> Pa
 def column(run: Run | Path, name: str, step: int) -> Any:
     """What a run holds at one step."""
     opened = open_run(run) if isinstance(run, Path) else run
-    held = opened.labels(name) if name.endswith("_hash") else opened.series(name)
-    return None if held is None else held.at(step)
+    values = opened.labels(name) if name.endswith("_hash") else opened.series(name)
+    return None if values is None else values.at(step)

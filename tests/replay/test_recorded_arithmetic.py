@@ -19,7 +19,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from postmortem.arithmetic import KERNELS, _has
+from postmortem.arithmetic import KERNELS, _processor_supports
 from postmortem.sources import open_run
 from tests.cli.conftest import in_a_process
 from tests.replay.small import STEPS, edited
@@ -29,7 +29,7 @@ from tests.samples import ROOT
 pytestmark = [
     pytest.mark.bits,
     pytest.mark.processes,
-    pytest.mark.skipif(not _has("AVX2"), reason="this processor has one kind of kernels"),
+    pytest.mark.skipif(not _processor_supports("AVX2"), reason="this processor has one kind of kernels"),
 ]
 THEN = {"ATEN_CPU_CAPABILITY": "default"}
 NOW = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "2"}
@@ -94,7 +94,7 @@ class TestReplay:
         code, out, _ = in_a_process(tmp_path, *words, "--arithmetic", "native", **NOW)
         assert code == 0, "bits could not be expected"
         assert "bits    this machine's own, as asked for" in out.splitlines()
-        assert "result  other arithmetic: kernels DEFAULT then, AVX2 now: bits cannot be expected; parts from" in out
+        assert "result  other arithmetic: kernels DEFAULT then, AVX2 now: bits cannot be expected; differs from" in out
         assert json.loads((tmp_path / "out" / "replay.json").read_text())["arithmetic"] == "native"
 
     def test_a_blas_that_chose_otherwise_is_told_by_the_fingerprint_alone(self, lab: Path, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ class TestExperiments:
     def test_bisect(self, spiked: Path, tmp_path: Path) -> None:
         code, out, err = in_a_process(tmp_path, "bisect", "run", "--trust", "--window", "109:111", "--no-rows", **NOW)
         assert code == 0 and SAID in out.splitlines(), (out, err)
-        assert f"found   batch {AT} did it" in out and "bit for bit" in out
+        assert f"found   batch {AT} caused it" in out and "bit for bit" in out
 
     def test_what_was_driven_natively_is_not_taken_for_it(self, spiked: Path, tmp_path: Path) -> None:
         words = ("bisect", "run", "--trust", "--window", "110:111", "--no-rows")
@@ -169,7 +169,7 @@ class TestNoMachineHasIt:
         "AVX1024 (this processor has no such kernels): bits cannot be expected"
     )
 
-    BAND = "a measured band is used"
+    BAND_NOTE = "a measured band is used"
 
     def test_replay_says_it_and_no_bits_are_asked_for(self, lab: Path, tmp_path: Path) -> None:
         self.altered(lab, tmp_path / "run")
@@ -182,15 +182,15 @@ class TestNoMachineHasIt:
         run = self.altered(spiked, tmp_path / "other" / "run")
         code, out, err = in_a_process(run.parent, "prove", "run", "--trust", **NOW)
         assert code == 0 and self.SAYS in out.splitlines(), err
-        assert "though not bit for bit (torch 1.0.0 then" in out and self.BAND in out
+        assert "though not bit for bit (torch 1.0.0 then" in out and self.BAND_NOTE in out
         assert "verdict confirmed: long_tail_tokens" in out
         code, out, err = in_a_process(run.parent, "verify", "run/postmortem/diagnosis.json", "--trust", **NOW)
-        assert code == 0 and self.BAND in out and "FAIL" not in out, (out, err)
+        assert code == 0 and self.BAND_NOTE in out and "FAIL" not in out, (out, err)
         assert (run / "postmortem" / "replays" / "verify-110" / "noise-2" / "replayed.json").is_file()
 
     def test_so_does_bisect(self, spiked: Path, tmp_path: Path) -> None:
         run = self.altered(spiked, tmp_path / "other" / "run")
         words = ("bisect", "run", "--trust", "--window", "110:111", "--no-rows")
         code, out, err = in_a_process(run.parent, *words, **NOW)
-        assert code == 0 and self.BAND in out and f"found   batch {AT} did it" in out, (out, err)
+        assert code == 0 and self.BAND_NOTE in out and f"found   batch {AT} caused it" in out, (out, err)
         assert (run / "postmortem" / "replays" / "bisect-110" / "noise-2" / "replayed.json").is_file()

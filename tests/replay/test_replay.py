@@ -20,7 +20,7 @@ from postmortem.replay.branch import CannotWrite
 from postmortem.replay.comparison import DataChanged
 from postmortem.replay.result import RESULT_FILE
 from postmortem.replay.run_replay import ProgramFailed, SaveFailed
-from postmortem.replay.start_checkpoint import usable
+from postmortem.replay.start_checkpoint import usable_checkpoints
 from postmortem.run.recorded import RecordedRun
 from postmortem.sources import open_run
 from postmortem.training_loop import drive as train
@@ -30,7 +30,7 @@ from tests.samples import NAMES, sample
 
 pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 SHORT = 40  # steps after a checkpoint
-HELD = [(name, one.step) for name in NAMES for one in usable(RecordedRun(open_run(sample(name))))]
+HELD = [(name, one.step) for name in NAMES for one in usable_checkpoints(RecordedRun(open_run(sample(name))))]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_rollback_and_skip_is_the_run_that_never_saw_the_window(tmp_path: Path) 
 class TestNotTheSame:
     def test_a_changed_dataset_stops_at_the_first_batch(self, tmp_path: Path, small: Path) -> None:
         run = edited(small, tmp_path / "run", lambda manifest: manifest.update(config={"data_seed": 1}))
-        with pytest.raises(DataChanged, match=r"batch 4, the first that is not what the run consumed") as error:
+        with pytest.raises(DataChanged, match=r"batch 4 is the first that differs from what the run consumed") as error:
             drive(run, tmp_path / "out", 4, STEPS)
         assert error.value.exit_code == 5
         assert open_run(tmp_path / "out").row_steps.tolist() == [0, 1, 2, 3, 4], "what is there stays readable"
@@ -145,9 +145,9 @@ class TestNotTheSame:
 
 class TestTrouble:
     def test_a_missing_checkpoint_names_those_there_are(self, tmp_path: Path, small: Path) -> None:
-        with pytest.raises(UsageError, match=r"of step 5 is held; there are those of steps 0 \(from scratch\), 4, 8"):
+        with pytest.raises(UsageError, match=r"of step 5; it has those of steps 0 \(from scratch\), 4, 8"):
             drive(small, tmp_path / "out", 5, STEPS)
-        with pytest.raises(UsageError, match="holds no such checkpoint"):
+        with pytest.raises(UsageError, match="has no such checkpoint"):
             drive(small, tmp_path / "out", 4, STEPS, checkpoint="../elsewhere")
         assert not (tmp_path / "out").exists()
 
@@ -171,7 +171,7 @@ class TestTrouble:
 
     def test_a_program_that_cannot_be_built(self, tmp_path: Path, small: Path) -> None:
         run = edited(small, tmp_path / "run", lambda manifest: manifest.update(config={"data_seed": "x"}))
-        with pytest.raises(UsageError, match="cannot be built of the run's config: ValueError"):
+        with pytest.raises(UsageError, match="cannot be built from the run's config: ValueError"):
             drive(run, tmp_path / "out", 4, STEPS)
 
     def test_interrupted_it_is_readable_and_done_anew(self, tmp_path: Path, small: Path) -> None:
@@ -204,10 +204,10 @@ class TestTrouble:
     def test_a_place_that_holds_something_else(self, tmp_path: Path, small: Path) -> None:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.tex").write_text("years of work")
-        with pytest.raises(UsageError, match="is there already and no replay"):
+        with pytest.raises(UsageError, match="already exists and is no replay"):
             drive(small, tmp_path / "out", 4, STEPS)
         (tmp_path / "file").write_text("")
-        with pytest.raises(UsageError, match="is there already and no replay"):
+        with pytest.raises(UsageError, match="already exists and is no replay"):
             drive(small, tmp_path / "file", 4, STEPS)
 
     def test_a_place_that_another_process_writes(self, tmp_path: Path, small: Path) -> None:
@@ -215,14 +215,14 @@ class TestTrouble:
         lock = WriterLock(tmp_path / "out", 0)
         lock.announce(2)
         try:
-            with pytest.raises(UsageError, match="is being written by another replay"):
+            with pytest.raises(UsageError, match="another replay is writing to it"):
                 drive(small, tmp_path / "out", 4, STEPS)
         finally:
             lock.release()
 
     def test_a_log_alone_is_no_run_to_replay(self, tmp_path: Path) -> None:
         (tmp_path / "metrics.csv").write_text("step,loss\n0,1.0\n1,0.9\n")
-        with pytest.raises(UsageError, match="a log alone"):
+        with pytest.raises(UsageError, match="only a log"):
             drive(tmp_path / "metrics.csv", tmp_path / "out", 0, 1, program="tests.replay.ranks_program:build")
 
     @pytest.mark.parametrize("place", ["metrics/part-000001.parquet", "rollback/step-00000004.dcp/checkpoint.json"])

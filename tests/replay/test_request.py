@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 from postmortem.change import Change
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.experiment.target import find_target
-from postmortem.replay.request import ReplayRequest, adopt_arithmetic, place, plan, plan_of
+from postmortem.replay.request import ReplayRequest, adopt_arithmetic, plan, plan_from_file, replay_folder
 from postmortem.replay.spec import ReplaySpec
 from postmortem.run.recorded import RecordedRun
 from postmortem.sources import open_run
@@ -56,7 +56,7 @@ def test_what_is_said_stands_and_the_rest_is_filled_in() -> None:
 def test_behind_the_incident_nothing_is_left_to_change() -> None:
     found = plan(ReplayRequest(SPIKE, from_step=400))
     assert found.spec.changes == () and found.spec.until == 2000
-    assert "no incident lies ahead" in found.lines[1][1]
+    assert "there is no incident after the start" in found.lines[1][1]
 
 
 def test_a_checkpoint_is_named_by_its_path() -> None:
@@ -65,7 +65,7 @@ def test_a_checkpoint_is_named_by_its_path() -> None:
     assert (found.until, found.changes) == (514, SKIP)
     with pytest.raises(UsageError, match="is of step 200, and --from-step says 300"):
         plan(ReplayRequest(SPIKE, from_step=300, checkpoint="rollback/step-00000200.dcp"))
-    with pytest.raises(UsageError, match="holds no such checkpoint"):
+    with pytest.raises(UsageError, match="has no such checkpoint"):
         plan(ReplayRequest(SPIKE, checkpoint="../20-run-002/rollback/step-00000600.dcp"))
 
 
@@ -124,7 +124,7 @@ class TestPlace:
 
     def test_a_name_is_a_name_of_a_folder(self) -> None:
         changes = (Change.from_text("set=a/../b=\x1b[2J" + "x" * 300), Change.from_text("noise=1"))
-        name = place(Path("run"), ReplaySpec("run", "", 3, 9, changes)).name
+        name = replay_folder(Path("run"), ReplaySpec("run", "", 3, 9, changes)).name
         assert name.startswith("step-3-set-a----b") and len(name) <= 80 and name.replace("-", "").isalnum()
 
 
@@ -133,11 +133,11 @@ def test_an_order_from_a_file_does_not_bring_its_own_trust(tmp_path: Path) -> No
     file = tmp_path / "order.json"
     file.write_text(ReplaySpec(str(run), str(tmp_path / "out"), 4, 8, trusted=True).to_json())
     with pytest.raises(UsageError, match="--trust"):
-        plan_of(file, None, None, trusted=False)
-    assert plan_of(file, None, None, trusted=True).spec.trusted
+        plan_from_file(file, None, None, trusted=False)
+    assert plan_from_file(file, None, None, trusted=True).spec.trusted
     file.write_text(ReplaySpec(str(run), str(tmp_path / "out"), 4, 8, program="evil:build").to_json())
     with pytest.raises(UsageError, match="names the program 'evil:build'"):
-        plan_of(file, None, None, trusted=False)
+        plan_from_file(file, None, None, trusted=False)
 
 
 def test_a_parameters_only_checkpoint_is_the_last_choice(tmp_path: Path) -> None:
@@ -197,5 +197,5 @@ def test_a_lineage_that_tells_no_changes_is_one_message(tmp_path: Path, changes:
 def test_a_lineage_without_a_step_is_one_message(tmp_path: Path) -> None:
     lineage = {"run": "x", "from_step": 4, "phases": [{"changes": ["skip=1:2"]}]}
     run = edited(small_run(tmp_path / "run"), tmp_path / "other", lambda manifest: manifest.update(lineage=lineage))
-    with pytest.raises(UnreadableInput, match="a phase without a step from which it holds"):
+    with pytest.raises(UnreadableInput, match="a phase without the step from which it acts"):
         _ = RecordedRun(open_run(run)).phases

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem.errors import UsageError
-from postmortem.replay.trust import announced, factory_of, trusted_program, where_from
+from postmortem.replay.trust import import_location, import_notice, load_factory, trusted_program
 from tests.replay.small import drive, edited, small_run
 from tests.samples import ROOT, copy_of
 
@@ -53,9 +53,9 @@ def test_a_run_from_elsewhere_imports_nothing(tmp_path: Path, evil: Path, module
 
 def test_what_is_ours_or_given_needs_no_trust() -> None:
     assert trusted_program(LAB, None, trust=False) == LAB
-    assert announced(LAB, None, trust=False) == ""
+    assert import_notice(LAB, None, trust=False) == ""
     assert trusted_program("evil_train:build", "mine:build", trust=False) == "mine:build"
-    assert announced(None, "tests.replay.programs:build", trust=False).endswith("tests/replay/programs.py")
+    assert import_notice(None, "tests.replay.programs:build", trust=False).endswith("tests/replay/programs.py")
     with pytest.raises(UsageError, match="names no program"):
         trusted_program(None, None, trust=True)
 
@@ -73,9 +73,11 @@ def test_a_hostile_name_does_nothing_to_a_terminal() -> None:
 
 
 def test_where_a_module_would_come_from() -> None:
-    assert where_from("no_such_module_at_all.train:build") == "(no module 'no_such_module_at_all' is found from here)"
-    assert where_from("json.no_such_part:x") == "(no module 'json.no_such_part' is found from here)"
-    assert where_from("json.decoder:x").endswith("json/decoder.py")
+    assert (
+        import_location("no_such_module_at_all.train:build") == "(no module 'no_such_module_at_all' is found from here)"
+    )
+    assert import_location("json.no_such_part:x") == "(no module 'json.no_such_part' is found from here)"
+    assert import_location("json.decoder:x").endswith("json/decoder.py")
 
 
 @pytest.mark.processes
@@ -93,10 +95,10 @@ def test_a_program_that_no_longer_imports(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "broken_train.py").write_text("import json\njson.a_name_of_last_year\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(UsageError, match=r"no longer imports: AttributeError.*Mend it, or name another with --program"):
-        factory_of("broken_train:build")
+    with pytest.raises(UsageError, match=r"no longer imports: AttributeError.*Fix it, or name another with --program"):
+        load_factory("broken_train:build")
     with pytest.raises(UsageError, match="no module named 'gone_train' is found"):
-        factory_of("gone_train:build")
+        load_factory("gone_train:build")
 
 
 @pytest.mark.processes

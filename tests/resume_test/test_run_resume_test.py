@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 
 from postmortem.errors import UsageError
 from postmortem.resume_test import leg as legs
-from postmortem.resume_test.run_resume_test import ResumeTest, run_resume_test
+from postmortem.resume_test.run_resume_test import ResumeTestResult, run_resume_test
 
 pytestmark = [pytest.mark.bits, pytest.mark.processes]
 ROOT = Path(__file__).parent.parent.parent
@@ -37,10 +37,10 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
         process.join(60)
         assert process.exitcode == (-signal.SIGKILL if leg.name == "killed" else 0)
 
-    monkeypatch.setattr("postmortem.resume_test.run_resume_test._run", launch)
+    monkeypatch.setattr("postmortem.resume_test.run_resume_test._run_leg", launch)
 
 
-def run(factory: str, tmp_path: Path, **config: Any) -> ResumeTest:
+def run(factory: str, tmp_path: Path, **config: Any) -> ResumeTestResult:
     return run_resume_test(f"tests.replay.programs:{factory}", config, steps=16, folder=tmp_path / "test")
 
 
@@ -90,7 +90,7 @@ class TestForked:
 
 
 def test_a_kill_outside_the_test_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="must lie inside"):
+    with pytest.raises(UsageError, match="must be inside"):
         run_resume_test("tests.replay.programs:build", {}, steps=10, kill_at=10, folder=tmp_path)
 
 

@@ -1,13 +1,13 @@
-"""For a transformers `Trainer`: `HuggingFaceCallback` records its runs, `HuggingFaceLoop` lets them be replayed.
+"""For a transformers `Trainer`: `HuggingFaceCallback` records its runs, `HuggingFaceLoop` replays them.
 
-Each is imported when it is asked for.
+Each is imported on first use.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from postmortem.frameworks._lazy import lazily
+from postmortem.frameworks._lazy import import_lazily
 
 if TYPE_CHECKING:
     from postmortem.frameworks.huggingface.record import HuggingFaceCallback
@@ -17,4 +17,4 @@ __all__ = ["HuggingFaceCallback", "HuggingFaceLoop"]
 
 
 def __getattr__(name: str) -> Any:
-    return lazily(__name__, name, {"HuggingFaceCallback": "record", "HuggingFaceLoop": "replay"})
+    return import_lazily(__name__, name, {"HuggingFaceCallback": "record", "HuggingFaceLoop": "replay"})

@@ -1,15 +1,15 @@
-"""Recording a Hugging Face `Trainer`: one callback.
+"""Records a Hugging Face `Trainer` with one callback.
 
     Trainer(…, callbacks=[HuggingFaceCallback("runs/exp7")])
 
-A row per update, without a synchronisation: the loss that the model returned, the learning rate of the update, the hash
-of its batch. `Trainer.state.global_step` counts updates that are done, so the row of step t is the one after which it
-reads t + 1. The norm of the gradient is handed out by the Trainer at logging steps only (`logging_steps=1` gives all of
-them); it is that before clipping.
+One row per update, without synchronization: the loss that the model returned, the learning rate of the update, the hash
+of its batch. `Trainer.state.global_step` counts finished updates, so the row of step t is written when it is t + 1. The
+Trainer reports the gradient norm only at logging steps (use `logging_steps=1` to get all of them); it is the norm
+before clipping.
 
-The Trainer's own logged loss is an average over `logging_steps`, and by default a NaN is replaced by the average before
-it (`logging_nan_inf_filter`). So the model's own loss is recorded, unless the Trainer logs each step unfiltered, or the
-model returns none (label smoothing, `compute_loss_func`): then it is the Trainer's, at its logging steps.
+The Trainer's own logged loss is an average over `logging_steps`, and by default a NaN in it is replaced by the average
+before it (`logging_nan_inf_filter`). So the model's own loss is recorded, unless the Trainer logs each step unfiltered,
+or the model returns no loss (label smoothing, `compute_loss_func`): then it is the Trainer's loss, at logging steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from postmortem.errors import MissingExtra
-from postmortem.frameworks._recording import Recording, Run, dtype_name, joined, known_by, place
+from postmortem.frameworks._recording import (
+    Recording,
+    Run,
+    checkpoint_location,
+    dtype_name,
+    integer_ids,
+    join_micro_batches,
+)
 
 try:
     import torch
@@ -36,7 +43,7 @@ if TYPE_CHECKING:
     from postmortem.record.ring import Ids
     from postmortem.record.watch import Watch
 
-# Files of a Trainer checkpoint → what they restore. What is not there, the Trainer leaves as it was built.
+# Files of a Trainer checkpoint, by the piece of state that they restore. The Trainer keeps the initial state of others.
 _PIECES = {
     "model": ("*.safetensors", "pytorch_model*", "adapter_model*"),
     "optimizer": ("optimizer*", "global_step*"),
@@ -48,11 +55,11 @@ _NOT_MEASURED = {"epoch", "loss", "learning_rate"}
 
 
 class HuggingFaceCallback(TrainerCallback):
-    """Records into `run`: a directory, or a Recorder that the caller made and closes.
+    """Records into `run`: a directory, or a Recorder that the caller created and closes.
 
-    With a directory, run.json gets the training arguments and the model's configuration, or `config` in their place,
-    and the name of the `program` ("train:build") that a replay builds of that config. `watch` also samples the model
-    and optimizer (`Recorder.watch` at its defaults).
+    With a directory, run.json gets the training arguments and the model's configuration, or `config` instead of them,
+    and the name of the `program` ("train:build") that a replay builds from that config. `watch` also samples the model
+    and optimizer (`Recorder.watch` with its defaults).
     """
 
     def __init__(
@@ -64,7 +71,7 @@ class HuggingFaceCallback(TrainerCallback):
         self._watching: Watch | None = None
         self._saved: list[Path] = []
         self._begin_step(0)
-        self._row: dict[str, Any] | None = None  # a finished step that waits for what the Trainer logs of it
+        self._row: dict[str, Any] | None = None  # the row of a finished step, which waits for what the Trainer logs
 
     @property
     def recorder(self) -> Recorder | None:
@@ -76,9 +83,9 @@ class HuggingFaceCallback(TrainerCallback):
     ) -> None:
         model = cast("nn.Module", kwargs["model"])
         recorder = self._recording.begin(_config(args, model), _manifest(args, model))
-        # The loss as logged is that of exactly one step, and honest about NaN.
+        # Then the logged loss is that of exactly one step, NaN included.
         self._logged_is_exact = state.logging_steps == 1 and not args.logging_nan_inf_filter
-        self._shares = args.world_size if args.average_tokens_across_devices else 1
+        self._loss_shares = args.world_size if args.average_tokens_across_devices else 1
         self._indexed = not (state.global_step and args.ignore_data_skip)
         self._row = None
         self._remove_hooks()
@@ -112,7 +119,7 @@ class HuggingFaceCallback(TrainerCallback):
             row["loss"] = self._loss()
         if args.max_grad_norm and args.max_grad_norm > 0:
             row["clip_threshold"] = args.max_grad_norm
-        ids = joined(self._batches)
+        ids = join_micro_batches(self._batches)
         if ids is not None:
             self.recorder.batch(self._step, ids, index=self._step if self._indexed else None)
         self._row = row
@@ -127,7 +134,9 @@ class HuggingFaceCallback(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self._row is None or logs is None or "loss" not in logs:  # of an evaluation, or of the whole training
+        if (
+            self._row is None or logs is None or "loss" not in logs
+        ):  # the log of an evaluation, or of the whole training
             return
         if self._logged_is_exact or "loss" not in self._row:
             self._row["loss"] = logs["loss"]
@@ -142,7 +151,7 @@ class HuggingFaceCallback(TrainerCallback):
         metrics: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """The parameters are those after the last update, so its row is where the metrics belong."""
+        """The parameters are those after the last update, so the metrics belong to its row."""
         if self.recorder is not None and metrics:
             self._log_row()
             row = _numbers({key: value for key, value in metrics.items() if key != "epoch"})
@@ -154,12 +163,18 @@ class HuggingFaceCallback(TrainerCallback):
         folder = _checkpoint(args, state.global_step)
         contents = "parameters" if args.save_only_model else "full"
         self.recorder.event(
-            "checkpoint", state.global_step, role="recovery", contents=contents, **place(self.recorder.path, folder)
+            "checkpoint",
+            state.global_step,
+            role="recovery",
+            contents=contents,
+            **checkpoint_location(self.recorder.path, folder),
         )
-        for gone in [saved for saved in self._saved if not saved.exists()]:
-            self._saved.remove(gone)
-            step = int(gone.name.rpartition("-")[2])
-            self.recorder.event("checkpoint_deleted", step, role="recovery", **place(self.recorder.path, gone))
+        for deleted in [saved for saved in self._saved if not saved.exists()]:
+            self._saved.remove(deleted)
+            step = int(deleted.name.rpartition("-")[2])
+            self.recorder.event(
+                "checkpoint_deleted", step, role="recovery", **checkpoint_location(self.recorder.path, deleted)
+            )
         self._saved.append(folder)
 
     def on_train_end(
@@ -178,7 +193,7 @@ class HuggingFaceCallback(TrainerCallback):
 
     def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if model.training and torch.is_grad_enabled():
-            ids = known_by(kwargs.get(self._name, args[0] if args else None))
+            ids = integer_ids(kwargs.get(self._name, args[0] if args else None))
             if ids is not None:
                 self._batches.append(ids)
 
@@ -190,11 +205,11 @@ class HuggingFaceCallback(TrainerCallback):
                 self._summed = kwargs.get("num_items_in_batch") is not None
 
     def _loss(self) -> Tensor:
-        """The step's loss from those of its micro-batches: shares of one sum where the model was told the number of
-        tokens in all of them, means otherwise.
+        """The step's loss from those of its micro-batches: the sum if the model divided each by the number of tokens in
+        all of them, otherwise the mean.
         """
         losses = torch.stack(self._losses) if len(self._losses) > 1 else self._losses[0]
-        return losses.sum() * self._shares if self._summed else losses.mean()
+        return losses.sum() * self._loss_shares if self._summed else losses.mean()
 
     def _log_row(self) -> None:
         row, self._row = self._row, None
@@ -202,9 +217,9 @@ class HuggingFaceCallback(TrainerCallback):
             self.recorder.log(self._step, row)
 
     def _resumed(self, recorder: Recorder, args: TrainingArguments, step: int) -> None:
-        """Journal the resume, and which pieces of the state the checkpoint held."""
+        """Journal the resume, and which pieces of the state the checkpoint contains."""
         folder = _checkpoint(args, step)
-        if not folder.is_dir():  # it resumed from somewhere else, and callbacks are not told from where
+        if not folder.is_dir():  # it resumed from another folder, which callbacks do not know
             recorder.resumed(step)
             return
         restored = [piece for piece, names in _PIECES.items() if any(any(folder.glob(name)) for name in names)]
@@ -220,15 +235,15 @@ class HuggingFaceCallback(TrainerCallback):
 
 
 def _config(args: TrainingArguments, model: nn.Module) -> dict[str, Any]:
-    """The training arguments, tokens masked, and under `model` the model's configuration where it has one."""
-    of_model: Any = getattr(model, "config", None)
-    return {**args.to_dict(), **({"model": of_model.to_dict()} if hasattr(of_model, "to_dict") else {})}
+    """The training arguments, with access tokens masked, and under `model` the model's configuration if it has one."""
+    model_config: Any = getattr(model, "config", None)
+    return {**args.to_dict(), **({"model": model_config.to_dict()} if hasattr(model_config, "to_dict") else {})}
 
 
 def _manifest(args: TrainingArguments, model: nn.Module) -> dict[str, Any]:
     parameter = next(model.parameters(), None)
-    own = dtype_name(parameter.dtype) if parameter is not None else None
-    return {"seed": args.seed, "dtype": "bf16" if args.bf16 else "fp16" if args.fp16 else own}
+    parameter_dtype = dtype_name(parameter.dtype) if parameter is not None else None
+    return {"seed": args.seed, "dtype": "bf16" if args.bf16 else "fp16" if args.fp16 else parameter_dtype}
 
 
 def _checkpoint(args: TrainingArguments, step: int) -> Path:
@@ -236,5 +251,5 @@ def _checkpoint(args: TrainingArguments, step: int) -> Path:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The entries that are numbers, NaN among them."""
+    """The entries that are numbers, NaN included."""
     return {key: value for key, value in values.items() if isinstance(value, (int, float))}

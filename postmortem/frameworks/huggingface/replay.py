@@ -1,4 +1,4 @@
-"""A Hugging Face `Trainer` behind the contract of `postmortem.program`: its own loop takes every step.
+"""Makes a Hugging Face `Trainer` a program, see `postmortem.program`: its own loop takes every step.
 
 def build(config):
     return HuggingFaceLoop(make_trainer(config))
@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from postmortem.checkpoint import TrainState
 from postmortem.errors import MissingExtra
-from postmortem.frameworks._feed import Feed
+from postmortem.frameworks._feed import BatchFeed
+from postmortem.frameworks._framework_loop import FrameworkLoop, RowCollector
 from postmortem.frameworks._loader import LoaderBatches, draw_seed
-from postmortem.frameworks._own_loop import OwnLoop, Taken
 from postmortem.frameworks.huggingface.record import HuggingFaceCallback
 from postmortem.record import Recorder
 
@@ -29,18 +29,18 @@ except ImportError as error:
 _ENDLESS = 2**40  # batches of a stream
 
 
-class HuggingFaceLoop(OwnLoop):
-    """Takes over `trainer`, which has not trained yet.
+class HuggingFaceLoop(FrameworkLoop):
+    """Drives `trainer`, which must not have trained yet.
 
-    The Trainer neither saves by itself nor reports anywhere, and records no run: progress bars, reporting callbacks and
-    `HuggingFaceCallback` are taken out. Other callbacks and evaluations stay. Batch i is what update i of a training
-    without skips consumes, `gradient_accumulation_steps` micro-batches together.
+    The Trainer does not save by itself, report anywhere or record a run: progress bars, reporting callbacks and
+    `HuggingFaceCallback` are removed. Other callbacks and evaluations stay. Batch i is what update i of a training
+    without skips consumes: `gradient_accumulation_steps` micro-batches.
     """
 
     framework = "Hugging Face"
 
     def __init__(self, trainer: Trainer) -> None:
-        _leave_alone(trainer)
+        _disable_saving_and_reporting(trainer)
         self._trainer: Any = trainer
         data = LoaderBatches(trainer.get_train_dataloader(), trainer.args.gradient_accumulation_steps)
 
@@ -48,56 +48,56 @@ class HuggingFaceLoop(OwnLoop):
             if data.draws and trainer.state.global_step % (data.updates_per_epoch or _ENDLESS) == 0:
                 draw_seed()
 
-        self._source = data
-        taken, feed = Taken(), Feed(before_batch)
+        self._loader_batches = data
+        collector, feed = RowCollector(), BatchFeed(before_batch)
         loader = feed.loader(data.per_epoch or _ENDLESS)
         vars(trainer)["get_train_dataloader"] = lambda: loader
-        trainer.add_callback(HuggingFaceCallback(cast(Recorder, taken)))  # hands its rows to the driver
-        super().__init__(feed, taken)
+        trainer.add_callback(HuggingFaceCallback(cast(Recorder, collector)))  # its rows go to the driver
+        super().__init__(feed, collector)
 
     @property
     def updates(self) -> int:
-        """Updates that the Trainer has done."""
+        """Number of updates that the Trainer has done."""
         return int(self._trainer.state.global_step)
 
     @property
     def optimizers(self) -> tuple[Any]:
         """The optimizer within accelerate's wrapper."""
-        self._begin()
+        self._start()
         return (_unwrapped(self._trainer.optimizer),)
 
     def restore(self, checkpoint: Path) -> tuple[str, ...]:
-        """Begin the loop from a `checkpoint-<step>` of the Trainer's own, see `postmortem.program.OwnCheckpoints`."""
+        """Start the loop from a Trainer's `checkpoint-<step>`, see `postmortem.program.FrameworkCheckpoints`."""
         trainer = self._trainer
         load_generators = trainer._load_rng_state
-        vars(trainer)["_load_rng_state"] = _nothing  # the loop would do so with the first batch in hand: too late
+        vars(trainer)["_load_rng_state"] = _do_nothing  # the loop would load them after its first batch: too late
         restored = super().restore(checkpoint)
         load_generators(str(checkpoint))
         return restored
 
     def save(self, folder: Path) -> Path:
-        """A checkpoint of the Trainer's own, `folder/checkpoint-<step>`."""
-        self._begin()
+        """Write a Trainer checkpoint, `folder/checkpoint-<step>`."""
+        self._start()
         trainer, arguments = self._trainer, self._trainer.args
         name = f"checkpoint-{self.updates}"
-        made, path = folder / f".{name}.tmp", folder / name
-        before, arguments.output_dir = arguments.output_dir, str(made)
+        staging, path = folder / f".{name}.tmp", folder / name
+        output_dir, arguments.output_dir = arguments.output_dir, str(staging)
         try:
             trainer._save_checkpoint(trainer.model_wrapped, trial=None)
         finally:
-            arguments.output_dir = before
+            arguments.output_dir = output_dir
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             if path.exists():
                 shutil.rmtree(path)
-            (made / name).rename(path)
-            made.rmdir()
+            (staging / name).rename(path)
+            staging.rmdir()
         trainer.accelerator.wait_for_everyone()
         return path
 
     @property
     def _data(self) -> LoaderBatches:
-        return self._source
+        return self._loader_batches
 
     @property
     def _model(self) -> nn.Module:
@@ -107,7 +107,7 @@ class HuggingFaceLoop(OwnLoop):
         trainer = self._trainer
         if checkpoint is None:
             return trainer.train
-        trainer.args.output_dir = str(checkpoint.parent)  # where callbacks look for what was restored
+        trainer.args.output_dir = str(checkpoint.parent)  # where callbacks look for the restored checkpoint
         return lambda: trainer.train(resume_from_checkpoint=str(checkpoint))
 
     def _sections(self) -> TrainState:
@@ -116,7 +116,7 @@ class HuggingFaceLoop(OwnLoop):
             trainer.model, _unwrapped(trainer.optimizer), trainer.lr_scheduler, trainer.accelerator.scaler
         )
 
-    def _go_to(self, updates: int) -> None:
+    def _set_updates(self, updates: int) -> None:
         if updates != self.updates:
             self._trainer.state.global_step = self._trainer._globalstep_last_logged = updates
 
@@ -124,33 +124,33 @@ class HuggingFaceLoop(OwnLoop):
         trainer = self._trainer
         samples, items = trainer.get_batch_samples(iter(parts), len(parts), trainer.args.device)
         trainer.current_gradient_accumulation_steps = len(samples)
-        loss = sum(float(trainer.training_step(trainer.model_wrapped, one, items)) for one in samples)
+        loss = sum(float(trainer.training_step(trainer.model_wrapped, sample, items)) for sample in samples)
         scaler = trainer.accelerator.scaler
         if scaler is not None:
-            for parameter in (one for one in trainer.model.parameters() if one.grad is not None):
+            for parameter in (p for p in trainer.model.parameters() if p.grad is not None):
                 parameter.grad.div_(scaler.get_scale())
         return loss
 
 
-def _leave_alone(trainer: Trainer) -> None:
-    """Nothing is written or reported but what the driver writes."""
+def _disable_saving_and_reporting(trainer: Trainer) -> None:
+    """Only the driver writes files and reports."""
     arguments: Any = trainer.args
     arguments.save_strategy = "no"
     arguments.load_best_model_at_end = False
     arguments.push_to_hub = False
     handler = trainer.callback_handler
     handler.callbacks = [
-        one
-        for one in handler.callbacks
-        if not isinstance(one, (HuggingFaceCallback, ProgressCallback, PrinterCallback))
-        and not type(one).__module__.startswith("transformers.integrations")
+        callback
+        for callback in handler.callbacks
+        if not isinstance(callback, (HuggingFaceCallback, ProgressCallback, PrinterCallback))
+        and not type(callback).__module__.startswith("transformers.integrations")
     ]
 
 
-def _nothing(*_: Any) -> None:
+def _do_nothing(*_: Any) -> None:
     pass
 
 
 def _unwrapped(optimizer: Any) -> Any:
-    """accelerate's wrapper has none of torch's step hooks."""
+    """torch's optimizer: accelerate's wrapper has no step hooks."""
     return getattr(optimizer, "optimizer", optimizer)

@@ -1,13 +1,13 @@
-"""For a Lightning `Trainer`: `LightningCallback` records its runs, `LightningLoop` lets them be replayed.
+"""For a Lightning `Trainer`: `LightningCallback` records its runs, `LightningLoop` replays them.
 
-Each is imported when it is asked for.
+Each is imported on first use.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from postmortem.frameworks._lazy import lazily
+from postmortem.frameworks._lazy import import_lazily
 
 if TYPE_CHECKING:
     from postmortem.frameworks.lightning.record import LightningCallback
@@ -17,4 +17,4 @@ __all__ = ["LightningCallback", "LightningLoop"]
 
 
 def __getattr__(name: str) -> Any:
-    return lazily(__name__, name, {"LightningCallback": "record", "LightningLoop": "replay"})
+    return import_lazily(__name__, name, {"LightningCallback": "record", "LightningLoop": "replay"})

@@ -15,7 +15,8 @@ import torch
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.frameworks import HuggingFaceLoop
 from tests.frameworks.hf_program import CONFIG, build, record, saved
-from tests.frameworks.recorded import again, hashes
+from tests.frameworks.readings import hashes
+from tests.frameworks.recorded import again
 
 pytestmark = [
     pytest.mark.bits,
@@ -55,14 +56,14 @@ def test_an_epoch_that_ends_within_an_update(tmp_path: Path) -> None:
     """Eleven batches to an epoch, two to an update: the sixth has one. A skip would have it meet another place."""
     run = record(tmp_path / "run", rows=22)
     assert again(run, tmp_path / "null", 3, 16).exact
-    with pytest.raises(UsageError, match="one update to a batch"):
+    with pytest.raises(UsageError, match="one update per batch"):
         again(run, tmp_path / "skip", 3, 8, "skip=4:5")
 
 
 def test_an_order_that_no_index_finds_again_is_refused(tmp_path: Path) -> None:
     unseeded = {"accelerator_config": {"use_seedable_sampler": False}}
     program = build({**CONFIG, "run": str(tmp_path / "run"), "arguments": unseeded})
-    with pytest.raises(UsageError, match="drawn anew from torch's global generator"):
+    with pytest.raises(UsageError, match="drawn from torch's global generator"):
         program.batch(0)
 
 

@@ -19,7 +19,8 @@ from postmortem.checkpoint.inspection import inspect
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.frameworks import LightningLoop
 from tests.frameworks.lightning_program import CONFIG, build, parts, record, saved
-from tests.frameworks.recorded import again, column
+from tests.frameworks.readings import numbers
+from tests.frameworks.recorded import again
 
 pytestmark = [
     pytest.mark.bits,
@@ -39,7 +40,7 @@ def test_data_modules_and_rates_that_fall_by_the_step(tmp_path: Path) -> None:
     run = record(tmp_path / "run", data="module", interval="step", shuffle="no", trainer={"limit_train_batches": 8})
     assert again(run, tmp_path / "null", 3, 16).exact
     again(run, tmp_path / "out", 3, 9, "lr-scale=0.5")
-    then, now = column(run, "lr"), column(tmp_path / "out", "lr")
+    then, now = numbers(run, "lr"), numbers(tmp_path / "out", "lr")
     assert [now[step] for step in range(3, 9)] == pytest.approx([then[step] / 2 for step in range(3, 9)], rel=1e-12)
 
 
@@ -58,7 +59,7 @@ def test_a_loop_goes_to_another_step_by_its_own_checkpoints_only(run: Path) -> N
 
 def test_an_order_that_no_index_finds_again_is_refused(tmp_path: Path) -> None:
     program = build({**CONFIG, "run": str(tmp_path / "run"), "shuffle": "global"})
-    with pytest.raises(UsageError, match="drawn anew from torch's global generator"):
+    with pytest.raises(UsageError, match="drawn from torch's global generator"):
         program.batch(0)
 
 

@@ -1,4 +1,4 @@
-"""What the loops of Hugging Face and Lightning have in common when they are driven step by step."""
+"""What `HuggingFaceLoop` and `LightningLoop` share: driving a framework's own loop step by step."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import numpy as np
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from postmortem.checkpoint import TrainState
 from postmortem.errors import UsageError
-from postmortem.frameworks._batch_contents import Gathered, counting, edited, facts, fresh
-from postmortem.frameworks._feed import Feed
-from postmortem.frameworks._foreign_checkpoint import check_foreign
+from postmortem.frameworks._batch_contents import UpdateBatch, apply_edit, batch_facts, counted_labels, shallow_copies
+from postmortem.frameworks._feed import BatchFeed
+from postmortem.frameworks._foreign_checkpoint import check_foreign_checkpoint
 from postmortem.frameworks._loader import LoaderBatches
-from postmortem.frameworks._untouched import untouched
+from postmortem.frameworks._recording import as_array
+from postmortem.frameworks._restoring import restored_state
 from postmortem.program import Batch, Edit, Measured, Scalar, State
 from postmortem.record.cells import cell
 from postmortem.record.hashing import batch_hash
@@ -30,8 +30,8 @@ from postmortem.record.state_hash import state_hash
 _HASH_EVERY = 100  # steps, as `Recorder.watch` does
 
 
-class Taken:
-    """Stands where the recording callback has its recorder, and keeps what the callback says of the step."""
+class RowCollector:
+    """Takes the place of the recording callback's recorder, and collects the row of the step."""
 
     def __init__(self) -> None:
         self.path = Path()
@@ -40,40 +40,39 @@ class Taken:
         self._batches: dict[int, dict[str, Any]] = {}
 
     def log(self, step: int, metrics: Mapping[str, Any] | None = None, /, **columns: Any) -> None:
-        """One row of metrics; those of one step become one."""
+        """Collect columns of a step's row of metrics."""
         row = {name: value for name, value in {**(metrics or {}), **columns}.items() if value is not None}
         self._rows.setdefault(step, {}).update({name: cast(Scalar, cell(name, value)) for name, value in row.items()})
 
-    def batch(self, step: int, batch: Any = None, *, index: int | None = None, **told: Any) -> None:
-        """One row about the batch, whose hash is that of `Recorder.batch`."""
-        ids = batch if isinstance(batch, np.ndarray) else batch.cpu().numpy()
-        self._batches[step] = {"batch_hash": batch_hash(cast("np.ndarray[Any, Any]", ids)), **told}
+    def batch(self, step: int, batch: Any = None, *, index: int | None = None, **facts: Any) -> None:
+        """Collect the row about a step's batch; its hash is that of `Recorder.batch`."""
+        self._batches[step] = {"batch_hash": batch_hash(as_array(batch)), **facts}
 
     def event(self, event: str, step: int | None = None, **keys: Any) -> None:
-        """Events are the driver's to tell."""
+        """Ignore events: the driver journals them."""
 
     def resumed(self, step: int, checkpoint: Any = None, *, restored: Sequence[str] = (), **keys: Any) -> None:
-        """The loop went on from its own checkpoint."""
+        """Remember what the loop restored from its own checkpoint."""
         self.restored = tuple(restored)
 
     def measured(self, step: int) -> Measured:
-        """What was said of `step`."""
-        found = Measured(self._rows.get(step, {}), self._batches.get(step, {}))
+        """What was collected for `step`; then forget it."""
+        measured = Measured(self._rows.get(step, {}), self._batches.get(step, {}))
         self._rows.clear()
         self._batches.clear()
-        return found
+        return measured
 
 
-class OwnLoop(ABC):
-    """A program whose steps are taken by a loop that somebody else wrote, see `_feed`."""
+class FrameworkLoop(ABC):
+    """A program whose steps are taken by a framework's own loop, see `_feed`."""
 
     framework: ClassVar[str]
 
-    def __init__(self, feed: Feed, taken: Taken) -> None:
-        self._feed, self._taken = feed, taken
+    def __init__(self, feed: BatchFeed, collector: RowCollector) -> None:
+        self._feed, self._collector = feed, collector
         self._position = 0
-        self._begun = False
-        weakref.finalize(self, feed.close)  # nothing that the loop's thread holds leads back to self
+        self._started = False
+        weakref.finalize(self, feed.close)  # the loop's thread has no reference to self
 
     @property
     @abstractmethod
@@ -87,11 +86,11 @@ class OwnLoop(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> Path:
-        """See `postmortem.program.OwnCheckpoints`."""
+        """See `postmortem.program.FrameworkCheckpoints`."""
 
     @abstractmethod
     def _training(self, checkpoint: Path | None) -> Callable[[], Any]:
-        """The whole training as one call, which holds no reference to self."""
+        """The whole training as one call, without a reference to self."""
 
     @property
     @abstractmethod
@@ -100,11 +99,11 @@ class OwnLoop(ABC):
 
     @abstractmethod
     def _sections(self) -> TrainState:
-        """The live state, once the loop has begun."""
+        """The live state, after the loop has started."""
 
     @abstractmethod
-    def _go_to(self, updates: int) -> None:
-        """Have the loop count on from this step, which may be another than its own."""
+    def _set_updates(self, updates: int) -> None:
+        """Let the loop continue at this step, even if it is at another one."""
 
     @abstractmethod
     def _backward(self, parts: Sequence[Any]) -> float:
@@ -113,25 +112,25 @@ class OwnLoop(ABC):
     @property
     @abstractmethod
     def _model(self) -> nn.Module:
-        """The model, as it is trained."""
+        """The model that is trained."""
 
     @property
     def position(self) -> int:
         """Index of the batch after the last one consumed."""
         return self._position
 
-    def batch(self, index: int) -> Gathered:
+    def batch(self, index: int) -> UpdateBatch:
         """The batch at an absolute index: what update `index` of a training without skips consumes."""
-        self._begin()
-        return Gathered(index, self._data.parts(index))
+        self._start()
+        return UpdateBatch(index, self._data.parts(index))
 
     def labels(self, batch: Batch) -> Sequence[Sequence[int]]:
         """The labels that count, row by row."""
-        return counting(cast(Gathered, batch).parts)
+        return counted_labels(cast(UpdateBatch, batch).parts)
 
-    def edited(self, batch: Batch, edit: Edit) -> Gathered:
-        """The batch with `edit` in it."""
-        return edited(cast(Gathered, batch), edit)
+    def edited(self, batch: Batch, edit: Edit) -> UpdateBatch:
+        """A copy of the batch with `edit` applied."""
+        return apply_edit(cast(UpdateBatch, batch), edit)
 
     def step(self, batch: Batch) -> Measured:
         """One update of the loop.
@@ -139,72 +138,75 @@ class OwnLoop(ABC):
         Raises:
             UsageError: the loop ends, or makes no update or several of one batch.
         """
-        self._begin()
-        batch, step = cast(Gathered, batch), self.updates
+        self._start()
+        batch, step = cast(UpdateBatch, batch), self.updates
         if self._feed.ended:
             raise UsageError(
-                f"the {self.framework} Trainer ends its training after {step} steps (its max_steps, its epochs, or a "
+                f"the {self.framework} Trainer ends its training after {step} steps (because of max_steps, epochs or a "
                 f"callback): there is no step {step} to drive"
             )
-        self._feed.give(fresh(batch.parts))
-        if self.updates != step + 1 or self._feed.left:
+        self._feed.give(shallow_copies(batch.parts))
+        if self.updates != step + 1 or self._feed.unused_parts:
             raise UsageError(
-                f"step {step}: the {self.framework} Trainer made {self.updates - step} updates of the "
-                f"{len(batch.parts)} micro-batches of batch {batch.index} and left {self._feed.left} of them. A replay "
-                "needs one update to a batch: one optimizer, and epochs of a multiple of the accumulated batches where "
-                "batches are skipped or moved"
+                f"step {step}: the {self.framework} Trainer made {self.updates - step} updates from batch "
+                f"{batch.index} and did not use {self._feed.unused_parts} of its {len(batch.parts)} micro-batches. "
+                "A replay needs one update per batch: use one optimizer, and if batches are skipped or moved, epochs "
+                "whose length is a multiple of the accumulated batches"
             )
         self._position = batch.index + 1
         if step % _HASH_EVERY == 0:
-            self._taken.log(step, param_hash=state_hash(dict(self._model.named_parameters())).hex)
-        return self._taken.measured(step)
+            self._collector.log(step, param_hash=state_hash(dict(self._model.named_parameters())).hex)
+        return self._collector.measured(step)
 
     def measure(self, batch: Batch) -> Measured:
         """Loss and gradient norm of a batch, without an update."""
-        self._begin()
-        parts = fresh(cast(Gathered, batch).parts)
-        with untouched(self._model):
+        self._start()
+        parts = shallow_copies(cast(UpdateBatch, batch).parts)
+        with restored_state(self._model):
             loss = self._backward(parts)
-            norm: Any = get_total_norm([one.grad for one in self._model.parameters() if one.grad is not None])
+            norm: Any = get_total_norm([p.grad for p in self._model.parameters() if p.grad is not None])
         metrics = {"loss": loss, "grad_norm": float(norm.full_tensor() if isinstance(norm, DTensor) else norm)}
-        return Measured(metrics, facts(parts))
+        return Measured(metrics, batch_facts(parts))
 
     def state_dict(self) -> dict[str, Any]:
         """Sections model, optimizer, scheduler, scaler, rng, progress."""
-        self._begin()
+        self._start()
         progress = {"updates": self.updates, "position": self._position}
         return copy.deepcopy({**self._state.state_dict(), "progress": progress})
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the sections that `state` holds."""
-        self._begin()
+        """Load the sections that `state` contains."""
+        self._start()
         self._state.load_state_dict(state)
         progress: Mapping[str, int] | None = state.get("progress")
         if progress is not None:
-            self._go_to(progress["updates"])
+            self._set_updates(progress["updates"])
             self._position = progress["position"]
 
     def restore(self, checkpoint: Path) -> tuple[str, ...]:
-        """Begin the loop from a checkpoint of its own; names of the pieces of state that came back.
+        """Start the loop from a checkpoint of its framework; the names of the restored pieces of state.
 
         Raises:
-            UnreadableInput: what it holds is not safe to load.
-            UsageError: the loop runs already.
+            UnreadableInput: the checkpoint is not safe to load.
+            UsageError: the loop has already started.
         """
-        if self._begun:
-            raise UsageError(f"the {self.framework} Trainer runs already: a checkpoint of its own begins a training")
-        check_foreign(checkpoint)
-        self._begin(checkpoint)
+        if self._started:
+            raise UsageError(
+                f"the {self.framework} Trainer has already started: its own checkpoint can only start a training"
+            )
+        check_foreign_checkpoint(checkpoint)
+        self._start(checkpoint)
         self._position = self.updates
-        return self._taken.restored
+        return self._collector.restored
 
     @property
     def placed_sections(self) -> tuple[str]:
-        """The loop counts updates; the batches before them are told by nobody else."""
+        """The loop counts updates, but not the batches before them."""
         return ("progress",)
 
     def place(self, updates: int, position: int) -> None:
-        """The batches that were skipped before the checkpoint: the loop counts updates only."""
+        """Set the position in the data, which includes batches skipped before the checkpoint: the loop counts only
+        updates."""
         if updates == self.updates:
             self._position = position
 
@@ -212,8 +214,8 @@ class OwnLoop(ABC):
     def _state(self) -> TrainState:
         return self._sections()
 
-    def _begin(self, checkpoint: Path | None = None) -> None:
-        """Run the loop until it wants its first batch."""
-        if not self._begun:
-            self._begun = True
+    def _start(self, checkpoint: Path | None = None) -> None:
+        """Run the loop until it asks for its first batch."""
+        if not self._started:
+            self._started = True
             self._feed.start(self._training(checkpoint))

@@ -1,4 +1,4 @@
-"""Looking without leaving a trace."""
+"""Context managers after which random generators and models are in the same state as before."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import nn
 
 
 @contextmanager
-def same_draws() -> Generator[None]:
-    """Whatever is drawn within from the process's generators, they go on as if it had not been."""
-    held = random.getstate(), np.random.get_state()
+def restored_generators() -> Generator[None]:
+    """Restore the global random generators afterwards, whatever was drawn from them."""
+    states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         try:
             yield
         finally:
-            random.setstate(held[0])
-            np.random.set_state(held[1])
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Generator[None]:
-    """A forward and backward pass within changes nothing: gradients, buffers (the running statistics of a BatchNorm),
-    modes and generators are afterwards as they were before. Within, there are no gradients at first."""
+def restored_state(model: nn.Module) -> Generator[None]:
+    """Restore `model` after a forward and backward pass: its gradients, buffers (such as the running statistics of
+    BatchNorm) and modes, and the global generators. Inside, the gradients are None at first."""
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with same_draws():
+        with restored_generators():
             yield
     finally:
         for parameter, gradient in gradients:
