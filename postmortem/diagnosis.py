@@ -6,7 +6,6 @@ causes, and of `unknown`, into probabilities by softmax. `docs/diagnosis.md` doc
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from postmortem.change import Change
 from postmortem.display import markdown
 from postmortem.errors import UnreadableInput
 from postmortem.incident import Occurrence
-from postmortem.jsonio import build_from, numbers_on_one_line, strict_json
+from postmortem.jsonio import numbers_on_one_line, read_record, strict_json
 from postmortem.text import count, plain, row_range
 
 SCHEMA_VERSION = 2
@@ -292,26 +291,16 @@ class Diagnosis:
 
 
 def load(path: Path) -> Diagnosis:
-    """Read a diagnosis file. Raises UnreadableInput where it is not a diagnosis, or has an unknown version."""
-    try:
-        raw = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UnreadableInput(f"cannot be read ({error.strerror}).", file=path) from error
-    except (ValueError, RecursionError) as error:
-        raise UnreadableInput(
-            f"is not JSON ({error}).", file=path, hint="Draft it again: postmortem draft RUN."
-        ) from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UnreadableInput(
-            f"has schema_version {version!r}; this tool reads {SCHEMA_VERSION}.",
-            file=path,
-            hint="Draft it again: postmortem draft RUN.",
-        )
-    try:
-        return build_from(Diagnosis, raw)
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise UnreadableInput(f"is not a diagnosis ({error}).", file=path, hint="Draft it again.") from error
+    """Read a diagnosis file. Raises UnreadableInput where it is not one, or of a version this tool does not know."""
+    hint = "Draft it again: postmortem draft RUN."
+
+    def check_version(raw: Mapping[str, object]) -> None:
+        version = raw.get("schema_version")
+        if version != SCHEMA_VERSION:
+            reason = f"has schema_version {version!r}; this tool reads {SCHEMA_VERSION}."
+            raise UnreadableInput(reason, file=path, hint=hint)
+
+    return read_record(Diagnosis, path, "a diagnosis", hint=hint, check=check_version)
 
 
 def rank(scores: Mapping[str, float]) -> dict[str, float]:

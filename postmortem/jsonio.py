@@ -1,4 +1,4 @@
-"""Dataclasses to strict JSON and back: non-finite numbers are the strings "NaN", "Infinity" and "-Infinity"."""
+"""Writes dataclasses as strict JSON and reads them back. Non-finite numbers are "NaN", "Infinity" and "-Infinity"."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from postmortem.errors import UnreadableInput
+from postmortem.text import plain
+
 T = TypeVar("T")
+_LIMIT = 64 * 2**20  # bytes of a file that is read whole
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NUMBERS = re.compile(r'\[\n((?:\s*(?:-?\d[^\s,]*|"-?(?:NaN|Infinity)"),?\n)+)\s*\]')
 
 
-def strict_json(value: Any, *, ensure_ascii: bool = True) -> str:
+def strict_json(value: Any, *, ensure_ascii: bool = True, indent: int = 1, sort_keys: bool = False) -> str:
     """Dataclasses, mappings and sequences as indented text, which ends with a newline.
 
     Half a surrogate pair, which UTF-8 cannot hold, is escaped without `ensure_ascii`, too.
     """
-    text = json.dumps(as_json(value), indent=1, allow_nan=False, ensure_ascii=ensure_ascii)
+    raw = as_json(value)
+    text = json.dumps(raw, indent=indent, allow_nan=False, ensure_ascii=ensure_ascii, sort_keys=sort_keys)
     return text.encode("utf-8", "backslashreplace").decode() + "\n"
 
 
@@ -50,6 +56,52 @@ def as_json(value: Any) -> Any:
     return [as_json(item) for item in value] if isinstance(value, Sequence) else value
 
 
+def read_record(
+    kind: type[T], file: Path, what: str, *, hint: str = "", check: Callable[[dict[str, Any]], None] | None = None
+) -> T:
+    """The dataclass `kind` from a JSON file, checked field by field. `what` names the file's content: "a diagnosis".
+
+    `check` gets the JSON object first and may refuse it. `hint` tells the user what to do about a damaged file.
+
+    Raises:
+        UnreadableInput: the file cannot be read or holds something else; the message names the file and the field.
+    """
+    name = plain(file, 1000)
+    try:
+        raw = read_object(file, hint=hint)
+    except OSError as error:
+        raise UnreadableInput(f"cannot be read ({error.strerror or error}).", file=name) from error
+    if check is not None:
+        check(raw)
+    try:
+        return build_from(kind, raw)
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise UnreadableInput(f"is not {what} ({plain(error, 120)}).", file=name, hint=hint) from error
+
+
+def read_object(file: Path, *, hint: str = "") -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UnreadableInput: the file holds something else, or more than 64 MiB.
+        OSError: it cannot be opened.
+    """
+    name = plain(file, 1000)
+    if file.stat().st_size > _LIMIT:
+        raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB.", file=name, hint=hint)
+    try:
+        value = json.loads(file.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UnreadableInput("not UTF-8 text.", file=name, hint=hint) from error
+    except json.JSONDecodeError as error:
+        raise UnreadableInput(f"not JSON ({error.msg}).", file=name, line=error.lineno, hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=name, hint=hint) from error
+    if not isinstance(value, dict):
+        raise UnreadableInput("expected an object of keys and values.", file=name, hint=hint)
+    return typing.cast("dict[str, Any]", value)
+
+
 def build_from(kind: type[T], raw: Any) -> T:
     """The dataclass `kind` from its JSON, checked field by field; a missing field takes its default or is an error.
 
@@ -58,19 +110,21 @@ def build_from(kind: type[T], raw: Any) -> T:
     if not isinstance(raw, Mapping):
         raise TypeError(f"expected an object, found {_name(type(raw))}")
     hints = typing.get_type_hints(kind)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast("type[Any]", kind)):
         if field.name in raw:
             try:
-                found[field.name] = _coerce(hints[field.name], raw[field.name])
+                values[field.name] = _coerce(hints[field.name], raw[field.name])
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{field.name}: {error}") from error
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise TypeError(f"no {field.name}")
-    return kind(**found)
+    return kind(**values)
 
 
 def _coerce(hint: Any, raw: Any) -> Any:
+    if hint is Any:
+        return raw
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hasattr(hint, "from_text"):
         if not isinstance(raw, str):
@@ -82,10 +136,10 @@ def _coerce(hint: Any, raw: Any) -> Any:
         if not isinstance(raw, list):
             raise TypeError(f"expected a list, found {_name(type(raw))}")
         inner = arguments[:1] * len(raw) if arguments[-1] is Ellipsis else arguments
-        return tuple(_coerce(one, item) for one, item in zip(inner, raw, strict=True))
+        return tuple(_coerce(item_hint, item) for item_hint, item in zip(inner, raw, strict=True))
     if origin is Literal:
         if raw not in arguments:
-            raise ValueError(f"{raw!r} is none of {', '.join(map(repr, arguments))}")
+            raise ValueError(f"expected one of {', '.join(map(repr, arguments))}, found {raw!r}")
         return raw
     if origin in (types.UnionType, typing.Union):
         if raw is None and type(None) in arguments:

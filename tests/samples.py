@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from postmortem.arithmetic import arithmetic_of
-from postmortem.jsonio import build_from
+from postmortem.jsonio import read_record
 from postmortem.replay.result import RESULT_FILE, ReplayResult
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ def copy_of(name: str, out: Path) -> Path:
 def skip_on_other_arithmetic(replay: Path) -> None:
     """Skip a test that holds the bits of a committed run where the finished `replay` of it says that this machine
     computes otherwise, unless it came to the same bits all the same. The closing summary names the run and why."""
-    result = build_from(ReplayResult, json.loads((replay / RESULT_FILE).read_text()))
+    result = read_record(ReplayResult, replay / RESULT_FILE, "the result of a replay")
     if result.arithmetic and (result.changes or not result.exact):
         name = json.loads((replay / "run.json").read_text())["lineage"]["run"]
         then = json.loads((COMMITTED / name / "run.json").read_text())["environment"]

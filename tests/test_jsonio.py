@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from postmortem.jsonio import build_from, numbers_on_one_line, strict_json
+from postmortem.errors import UnreadableInput
+from postmortem.jsonio import build_from, numbers_on_one_line, read_record, strict_json
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,34 @@ def test_numbers_stand_on_one_line_and_texts_are_left() -> None:
     text = numbers_on_one_line(strict_json(held))
     assert '"trace": [1.5, -2, "NaN"],' in text
     assert json.loads(text) == json.loads(strict_json(held)) and text.count("\n") == strict_json(held).count("\n") - 4
+
+
+def test_a_record_is_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    file.write_text(strict_json(WHOLE))
+    assert read_record(Outer, file, "an outer record") == WHOLE
+    checked: list[dict[str, Any]] = []
+    read_record(Outer, file, "an outer record", check=checked.append)
+    assert checked[0]["name"] == WHOLE.name
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b'{"name": 3}',
+            r"record\.json: is not an outer record \(name: expected a text, found a whole number\)\. Draft it",
+        ),
+        (b'{"kind": "x"}', r"record\.json: is not an outer record \(no name\)"),
+        (b"[1]", r"record\.json: expected an object"),
+        (b'{"name":\n 3', r"record\.json:2: not JSON"),
+        (b"\xff", r"record\.json: not UTF-8"),
+        (None, r"record\.json: cannot be read \(No such file"),
+    ],
+)
+def test_what_is_no_record_is_refused_with_file_and_field(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "record.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UnreadableInput, match=message):
+        read_record(Outer, file, "an outer record", hint="Draft it again.")

@@ -13,9 +13,9 @@ from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Verdict
 from postmortem.errors import UnreadableInput
 from postmortem.incident import IncidentKey
-from postmortem.jsonio import build_from, strict_json
+from postmortem.jsonio import read_record, strict_json
 from postmortem.run import Run
-from postmortem.run.manifest import inside, read_mapping
+from postmortem.run.manifest import inside
 from postmortem.text import plain
 
 FILE = "postmortem/proof.json"
@@ -57,12 +57,12 @@ def load_proofs(run: Run) -> tuple[Proof, ...]:
     file = inside(run.root, FILE, plain(run.root, 1000))
     if not file.is_file():
         return ()
+    hint = "Remove it, or prove again."
+    book = read_record(_ProofFile, file, "a record of replays", hint=hint)
     try:
-        return tuple(map(_harmless, build_from(_ProofFile, read_mapping(file)).proofs))
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise UnreadableInput(
-            f"is not a file of proofs ({plain(error, 120)}).", file=plain(file, 1000), hint="Remove it, or prove again."
-        ) from error
+        return tuple(map(_harmless, book.proofs))
+    except ValueError as error:
+        raise UnreadableInput(f"is not a record of replays ({plain(error, 120)}).", file=file, hint=hint) from error
 
 
 def _harmless(proof: Proof) -> Proof:

@@ -1,8 +1,8 @@
-"""Reading and writing the DCP files of a checkpoint, through DCP's planner and storage interfaces.
+"""Reads and writes the DCP files of a checkpoint, through DCP's planner and storage interfaces.
 
-`dcp.save` and `dcp.load` drive the same interfaces; driven from here, a failure on one rank ends the step on all of
-them by `Ranks`, a single process needs no process group and hears no warning about that, and every pickle passes the
-gate.
+`dcp.save` and `dcp.load` use the same interfaces. Used from here, a failure on one rank ends the step on all ranks
+(`Ranks`), a single process needs no process group and gets no warning about that, and every pickle goes through the
+restricted unpickler.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ METADATA = ".metadata"
 
 
 class _Writer(FileSystemWriter):
-    """Leaves the path and a random id out of `.metadata`: the same state makes the same bytes, wherever it lies."""
+    """Leaves the path and a random id out of `.metadata`: the same state gives the same bytes in any place."""
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta()
 
 
 def write(folder: Path, tensors: Mapping[str, Any], ranks: Ranks) -> None:
-    """Write a nested mapping of CPU tensors into the existing `folder`, each rank its shards, synchronised to disk."""
+    """Write a nested mapping of CPU tensors into the existing `folder`, each rank its shards, synchronized to disk."""
     writer, planner = _Writer(folder), DefaultSavePlanner()
 
     def plan() -> Any:
@@ -46,16 +46,16 @@ def write(folder: Path, tensors: Mapping[str, Any], ranks: Ranks) -> None:
         return writer.prepare_local_plan(planner.create_local_plan())
 
     local_plans = ranks.together(plan)
-    # Every rank makes the global plan from the same local ones, and so the same: nothing has to be scattered.
+    # Every rank makes the same global plan from the same local plans, so no plan has to be sent.
     plans, table = planner.create_global_plan(local_plans)
-    mine = planner.finish_plan(writer.prepare_global_plan(plans)[ranks.rank])
-    results = ranks.together(lambda: writer.write_data(mine, planner).wait())
+    own_plan = planner.finish_plan(writer.prepare_global_plan(plans)[ranks.rank])
+    results = ranks.together(lambda: writer.write_data(own_plan, planner).wait())
     if ranks.first:
         writer.finish(table, results)
 
 
 class _Reader(FileSystemReader):
-    """Takes `.metadata` through the restricted unpickler, and leaves no file outside the checkpoint unrefused."""
+    """Reads `.metadata` by the restricted unpickler, and refuses files outside the checkpoint."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         folder = Path(cast(Path, self.path))
@@ -64,26 +64,28 @@ class _Reader(FileSystemReader):
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise UnreadableInput("cannot be read: the save was cut short, or this is none.", file=where) from error
+            raise UnreadableInput(
+                "cannot be read: the save was cut short, or this is no checkpoint.", file=where
+            ) from error
         table = pickles.safe_load(data, _CLASSES, file=where)
         if not isinstance(table, Metadata) or not isinstance(table.storage_data, dict):
-            raise UnreadableInput("holds no table of a checkpoint.", file=where)
+            raise UnreadableInput("does not contain the table of a checkpoint.", file=where)
         for piece in cast(dict[Any, Any], table.storage_data).values():
             inside(folder, str(piece.relative_path), where)
             if getattr(piece, "transform_descriptors", None):
-                raise UnreadableInput("asks for a transformation of what is stored; that is not supported.", file=where)
+                raise UnreadableInput("needs a transformation of the stored data; that is not supported.", file=where)
         return table
 
 
 class _Planner(DefaultLoadPlanner):
-    """Loads entries that are no tensors with torch's restricted unpickler only."""
+    """Loads entries that are not tensors only with torch's restricted unpickler."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         self.original_state_dict[read_item.dest_index.fqn] = torch.load(value, weights_only=True)
 
 
 class Shards:
-    """The DCP files of one checkpoint, to read from."""
+    """The DCP files of one checkpoint, open for reading."""
 
     def __init__(self, folder: Path) -> None:
         self._reader = _Reader(folder)
@@ -92,20 +94,20 @@ class Shards:
         self._reader.set_up_storage_reader(self._table, True)
 
     def paths(self) -> dict[str, tuple[str | int, ...]]:
-        """Name of every entry → where it stood in the nested state."""
+        """Name of every entry → its path in the nested state."""
         paths: Mapping[str, Any] = self._table.planner_data or {}
         return {name: tuple(paths.get(name, (name,))) for name in self._table.state_dict_metadata}
 
     def empty(self, name: str, like: Tensor | None = None) -> Any:
-        """A place to read the tensor `name` into: sharded as `like` where that is of the same shape, otherwise whole
-        and on the CPU; None for an entry that is no tensor.
+        """An empty tensor to read `name` into: sharded as `like` if that has the same shape, otherwise whole and on the
+        CPU; None for an entry that is not a tensor.
 
         Raises:
-            UnreadableInput: the checkpoint holds no such entry.
+            UnreadableInput: the checkpoint has no such entry.
         """
         entry = self._table.state_dict_metadata.get(name)
         if entry is None:
-            raise UnreadableInput(f"holds no tensor {plain(name)!r}.", file=self._where)
+            raise UnreadableInput(f"has no tensor {plain(name)!r}.", file=self._where)
         if not isinstance(entry, TensorStorageMetadata):
             return None
         if like is None or like.shape != entry.size:
@@ -113,7 +115,7 @@ class Shards:
         return torch.empty_like(like, dtype=entry.properties.dtype, requires_grad=False)
 
     def read(self, targets: dict[str, Any]) -> None:
-        """Fill `targets` (name → place from `empty`) in place; no other rank is waited for."""
+        """Read into `targets` (name → result of `empty`), in place; this waits for no other rank."""
         planner = _Planner(flatten_state_dict=False)
         planner.set_up_planner(targets, self._table, True)
         plan = planner.finish_plan(planner.create_local_plan())
@@ -124,15 +126,15 @@ def _layout(name: str) -> torch.layout:
     return {"torch.strided": torch.strided}[name]
 
 
-def _real(module: str, name: str) -> Any:
-    """What an allow-listed global stands for in a table that is to be used."""
-    for home in (metadata, filesystem):
-        if module == home.__name__:
-            return getattr(home, name)
-    shadow = pickles.SHADOWS[module, name]
-    if isinstance(shadow, pickles.InertDType):
-        return getattr(torch, name, shadow)
-    return {"Size": torch.Size, "_get_layout": _layout}.get(name, shadow)
+def _real_global(module: str, name: str) -> Any:
+    """The real object for an allow-listed global, in a table that is used for loading."""
+    for torch_module in (metadata, filesystem):
+        if module == torch_module.__name__:
+            return getattr(torch_module, name)
+    inert = pickles.ALLOWED_GLOBALS[module, name]
+    if isinstance(inert, pickles.InertDType):
+        return getattr(torch, name, inert)
+    return {"Size": torch.Size, "_get_layout": _layout}.get(name, inert)
 
 
-_CLASSES = {(module, name): _real(module, name) for module, name in pickles.SHADOWS}
+_CLASSES = {(module, name): _real_global(module, name) for module, name in pickles.ALLOWED_GLOBALS}

@@ -1,4 +1,4 @@
-"""What checkpoints need of whoever keeps the run's journal."""
+"""The interface of the run's journal that checkpoints need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Journal(Protocol):
-    """Where saves, deletions and resumes are told. `postmortem.record.Recorder` is one.
+    """Takes the events about saves, deletions and resumes. `postmortem.record.Recorder` is one.
 
     `event` is called from the thread that writes checkpoints as well as from the training thread.
     """
@@ -31,13 +31,13 @@ class Journal(Protocol):
         ...
 
     def flush(self) -> None:
-        """Write the rows of every step so far: they must not be lost where a checkpoint behind them is not."""
+        """Write the rows of every step so far: a checkpoint must not survive a crash that loses rows before it."""
         ...
 
     def state_hashes(self, tensors: Mapping[str, Tensor], /) -> Mapping[str, str]:
-        """Group → hash of the bytes that this rank holds, kept with every checkpoint."""
+        """Group → hash of this rank's bytes, stored with every checkpoint."""
         ...
 
 
 class CheckpointWarning(UserWarning):
-    """A save that failed, a checkpoint that was refused, or a restore that resets the optimizer."""
+    """A save failed, a checkpoint was refused, or a restore resets the optimizer."""

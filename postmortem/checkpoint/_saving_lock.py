@@ -1,4 +1,4 @@
-"""Who may save into a run: one process, or one group of ranks, at a time."""
+"""The lock of a run's checkpoints: one process, or one group of ranks, may save at a time."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from postmortem.text import plain
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: nobody is kept out
+except ImportError:  # not a POSIX system: there is no lock
     fcntl = None
 
 
 class SavingLock:
-    """The right to save into `run`, and to remove what is surplus there: a lock on the directory itself, which leaves
-    no file behind and which the system releases when the process ends, however it ends."""
+    """The right to save checkpoints into `run` and to remove them: a lock on the directory itself. It leaves no file
+    behind, and the system releases it when the process ends, in whatever way."""
 
     def __init__(self, run: Path) -> None:
-        """Raises UsageError where another process or Checkpointer has it."""
+        """Raises UsageError if another process or Checkpointer has it."""
         self.release = lambda: None
         try:
             handle = os.open(run, os.O_RDONLY)
-        except OSError:  # no such directory yet, or no right to read it: the first save tells
+        except OSError:  # no such directory yet, or no right to read it: the first save reports that
             return
         self.release = weakref.finalize(self, os.close, handle)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.release)  # a worker must not hold it when its parent dies
+            os.register_at_fork(after_in_child=self.release)  # a worker must not keep it when its parent dies
         if fcntl is None:
             return
         try:

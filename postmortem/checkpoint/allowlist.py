@@ -1,7 +1,6 @@
 """The allow-list of the restricted unpickler: every global that a checkpoint may name, and the inert record for it.
 
-Nothing here does more than keep its arguments. Records are hashed by identity, so that no pickle decides what a hash
-costs.
+Everything here only stores its arguments. Records are hashed by identity, so that no pickle can make a hash expensive.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ class InertDType:
 
 @dataclass(frozen=True, eq=False)
 class InertStorageType:
-    """A torch storage class; `dtype` is None where the tensor says what its bytes are."""
+    """A torch storage class; `dtype` is None if the tensor itself names the type of its elements."""
 
     dtype: str | None
 
 
 @dataclass(frozen=True, eq=False)
 class InertStorage:
-    """Bytes that stand elsewhere in the file: `numel` elements of `dtype` (bytes where it is None), under `key`."""
+    """Bytes in another place of the file: `numel` elements of `dtype` (bytes if it is None), named `key`."""
 
     dtype: str | None
     key: str
@@ -39,7 +38,7 @@ class InertStorage:
 
 @dataclass(frozen=True, eq=False)
 class InertTensor:
-    """A tensor: its storage, and which elements of it, in elements. `dtype` names torch's."""
+    """A tensor: its storage, and its offset, size and stride in elements. `dtype` is the name of torch's dtype."""
 
     storage: object
     offset: object
@@ -50,14 +49,14 @@ class InertTensor:
 
 @dataclass(eq=False)
 class InertObject:
-    """An instance of an allow-listed class: what it was made of, and the state it was given. Hashed by identity."""
+    """An instance of an allow-listed class: its arguments, and the state that it was given. Hashed by identity."""
 
     name: str
     args: tuple[object, ...] = ()
     state: object = None
 
     def get(self, field: str) -> object:
-        """An entry of a state that is a mapping; None where there is none."""
+        """An entry of the state, if that is a mapping; else None."""
         return cast(dict[object, object], self.state).get(field) if isinstance(self.state, dict) else None
 
 
@@ -75,7 +74,7 @@ class Dictionary(dict[object, object]):
     """`OrderedDict`, whose instances may be given attributes, too (a module's state has `_metadata`)."""
 
     def __setstate__(self, state: object) -> None:
-        """Forget the attributes: nothing here asks for them."""
+        """Ignore the attributes: nothing here needs them."""
 
 
 def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> InertTensor:
@@ -88,17 +87,17 @@ def _typed_tensor(storage: object, offset: object, size: object, stride: object,
 
 
 def _size(numbers: object = ()) -> tuple[int, ...]:
-    found = sizes(numbers)
-    if found is None:
-        raise TypeError("a size that is no short tuple of whole numbers")
-    return found
+    size = sizes(numbers)
+    if size is None:
+        raise TypeError("a size that is not a short tuple of whole numbers")
+    return size
 
 
 def sizes(value: object) -> tuple[int, ...] | None:
-    """`value` as the shape, offsets or strides of a tensor; None where it is nothing of that kind."""
+    """`value` as the shape, offsets or strides of a tensor; None if it cannot be that."""
     if not isinstance(value, tuple) or len(cast(tuple[object, ...], value)) > _MOST_DIMENSIONS:
         return None
-    numbers = [one for one in cast(tuple[object, ...], value) if type(one) is int and 0 <= one < 2**63]
+    numbers = [item for item in cast(tuple[object, ...], value) if type(item) is int and 0 <= item < 2**63]
     return tuple(numbers) if len(numbers) == len(cast(tuple[object, ...], value)) else None
 
 
@@ -133,10 +132,16 @@ _CLASSES = {
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "_codecs": ("encode",),
     "builtins": ("set", "frozenset", "bytes", "bytearray", "complex"),
-    "__builtin__": ("set", "frozenset", "bytes", "bytearray", "complex"),  # what protocol 2, torch.save's, calls them
+    "__builtin__": (
+        "set",
+        "frozenset",
+        "bytes",
+        "bytearray",
+        "complex",
+    ),  # their names in protocol 2, which torch.save uses
 }
 
-SHADOWS: Mapping[tuple[str, str], Any] = MappingProxyType(
+ALLOWED_GLOBALS: Mapping[tuple[str, str], Any] = MappingProxyType(
     {(module, name): _Class(name) for module, names in _CLASSES.items() for name in names}
     | {("torch", name): InertDType(name) for name in DTYPES}
     | {("torch", name): InertStorageType(dtype) for name, dtype in _STORAGES.items()}
@@ -151,4 +156,4 @@ SHADOWS: Mapping[tuple[str, str], Any] = MappingProxyType(
         ("collections", "OrderedDict"): Dictionary,
     }
 )
-"""(module, name) → what stands for it: the whole allow-list. Nothing in it does more than keep its arguments."""
+"""(module, name) → its inert replacement: the whole allow-list."""

@@ -1,12 +1,12 @@
-"""Plain state as JSON, exactly: what goes in comes out of the same type and, float for float, of the same bits.
+"""Writes plain state as JSON and reads it back exactly: the same types, and floats with the same bits.
 
-JSON holds None, bool, int, finite float, text, lists and mappings with text keys as they are. Everything else is an
-object with one key that begins with `$`:
+None, bool, int, finite float, text, lists and mappings with text keys are written as they are. Everything else becomes
+an object with one key that begins with `$`:
 
     {"$tuple": […]} {"$bytes": base64} {"$float": 16 hex digits of the IEEE double}
     {"$dict": [[key, value], …]} {"$ordered": …} {"$counter": …}      dict with other keys, OrderedDict, Counter
     {"$ndarray": {"dtype", "shape", "data": base64}} {"$numpy": …} {"$tensor": …}    array, NumPy scalar, small tensor
-    {"$shared": name, "numpy": true?}                                  a tensor (or array) that lies in the DCP files
+    {"$shared": name, "numpy": true?}                                  a tensor (or array) in the DCP files
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _KINDS: dict[str, Callable[[list[tuple[Any, Any]]], Any]] = {
 
 
 def encode(value: Any, outside: Outside, where: Path = ()) -> Any:
-    """`value` for `json.dumps`. `outside` is asked about every tensor and array first, and answers with what stands
-    for it, or with None where it is to be written here.
+    """`value` as what `json.dumps` can write. `outside` is called for every tensor and array first: it returns what is
+    written instead, or None if the tensor should be written here.
 
     Raises:
-        UsageError: a value of another type, by the path of its key.
+        UsageError: a value of another type; the message names the path of its key.
     """
     kind = type(value)
     if value is None or kind in (bool, int, str):
@@ -75,10 +75,10 @@ def _encode_mapping(value: Mapping[Any, Any], kind: type, outside: Outside, wher
 
 
 def decode(value: Any, shared: Callable[[str, bool], Any]) -> Any:
-    """The state that `encode` wrote; `shared(name, numpy)` gives what stands for a tensor outside.
+    """The state that `encode` wrote; `shared(name, numpy)` returns the tensors that are not in the JSON.
 
     Raises:
-        UnreadableInput: what `encode` never writes.
+        UnreadableInput: something that `encode` never writes.
     """
     try:
         return _decode(value, shared)
@@ -91,11 +91,11 @@ def _decode(value: Any, shared: Callable[[str, bool], Any]) -> Any:
         return [_decode(inner, shared) for inner in cast(list[Any], value)]
     if not isinstance(value, dict):
         return value
-    marked = cast(dict[str, Any], value)
-    tag = next(iter(marked), "")
+    entries = cast(dict[str, Any], value)
+    tag = next(iter(entries), "")
     if not tag.startswith("$"):
-        return {key: _decode(inner, shared) for key, inner in marked.items()}
-    inner = marked[tag]
+        return {key: _decode(inner, shared) for key, inner in entries.items()}
+    inner = entries[tag]
     if tag in _KINDS:
         return _KINDS[tag]([(_decode(key, shared), _decode(entry, shared)) for key, entry in inner])
     if tag == "$tuple":
@@ -105,14 +105,14 @@ def _decode(value: Any, shared: Callable[[str, bool], Any]) -> Any:
     if tag == "$float":
         return struct.unpack(">d", bytes.fromhex(inner))[0]
     if tag == "$shared":
-        return shared(str(inner), bool(marked.get("numpy", False)))
+        return shared(str(inner), bool(entries.get("numpy", False)))
     if tag == "$ndarray":
         return _numpy(inner)
     if tag == "$numpy":
         return _numpy(inner)[()]
     if tag == "$tensor":
         return _tensor(inner)
-    raise ValueError(f"unknown mark {tag}")
+    raise ValueError(f"unknown tag {tag}")
 
 
 def tensor_bytes(tensor: Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run directory, each looked at, whatever is wrong with one of them."""
+"""Finds the checkpoints of a run directory; damage of one does not hide the others."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from postmortem.text import plain
 
 @dataclass(frozen=True)
 class PossibleCheckpoint:
-    """A path that may be a checkpoint: `shown` is its name in the run, `refused` why it is not looked at."""
+    """A path that may be a checkpoint: `shown` is its name in the run, `refused` the reason why it is not read."""
 
     path: Path
     shown: str
     refused: str = ""
 
     def inspect(self, *, deep: bool, on_progress: Progress = lambda done, total: None) -> Inspection:
-        """Look at it, see `inspection.inspect`. What is refused has no kind."""
+        """Inspect it, see `inspection.inspect`. A refused path has no kind."""
         if self.refused:
             role = self.path.parent.name
             return Inspection(self.path, "", role, step_of(self.path.name), False, 0, problems=(self.refused,))
         return inspect(self.path, deep=deep, on_progress=on_progress)
 
 
-def candidates(run: Path) -> list[PossibleCheckpoint]:
-    """What lies under rollback/, recovery/ and best-k/ and what the journal names; or `run` itself, a checkpoint.
+def possible_checkpoints(run: Path) -> list[PossibleCheckpoint]:
+    """The checkpoints under rollback/, recovery/ and best-k/ and those that the journal names; or `run` itself.
 
     Raises:
         UnreadableInput: there is no checkpoint at all.
@@ -39,21 +39,21 @@ def candidates(run: Path) -> list[PossibleCheckpoint]:
         raise UnreadableInput("no such file or directory.", file=plain(run, 1000))
     if run.is_file() or (run / ".metadata").exists() or any(run.glob("*.distcp")):
         return [PossibleCheckpoint(run, plain(run.name))]
-    named = [f"{role}/{entry.name}" for role in ROLES for entry in _entries(run / role)]
-    found = {name: _candidate(run, name) for name in (*named, *_journalled(run))}
-    seen = {one.path.resolve(): one for one in reversed(found.values()) if one.path.exists() or one.refused}
-    if not seen:
+    names = [f"{role}/{entry.name}" for role in ROLES for entry in _entries(run / role)]
+    by_name = {name: _possible_checkpoint(run, name) for name in (*names, *_journalled(run))}
+    by_path = {c.path.resolve(): c for c in reversed(by_name.values()) if c.path.exists() or c.refused}
+    if not by_path:
         roles = ", ".join(f"{role}/" for role in ROLES)
         raise UnreadableInput(
-            f"holds no checkpoints: nothing under {roles} and none named by journal.jsonl.",
+            f"has no checkpoints: nothing under {roles}, and journal.jsonl names none.",
             file=plain(run, 1000),
             hint="Give a run directory, or one checkpoint.",
         )
-    return sorted(seen.values(), key=lambda one: (step_of(one.path.name) or 0, one.shown))
+    return sorted(by_path.values(), key=lambda checkpoint: (step_of(checkpoint.path.name) or 0, checkpoint.shown))
 
 
 def latest(run: Path) -> Path | None:
-    """Where the run's link `latest` leads; None where there is none, or where it leads out of the run."""
+    """The checkpoint that the link `latest` leads to; None if there is no link, or if it leads out of the run."""
     link = run / LATEST
     if not link.is_symlink():
         return None
@@ -68,22 +68,22 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _journalled(run: Path) -> list[str]:
-    """Paths that `checkpoint` events name and that are still there."""
+    """Paths in `checkpoint` events that still exist."""
     journal = run / "journal.jsonl"
     events = read_journal(journal)[0] if journal.is_file() else ()
     paths = [event.keys.get("path") for event in events if event.event == "checkpoint"]
-    return [path for path in dict.fromkeys(paths) if isinstance(path, str) and _is_there(run, path)]
+    return [path for path in dict.fromkeys(paths) if isinstance(path, str) and _exists(run, path)]
 
 
-def _is_there(run: Path, path: str) -> bool:
-    """Whether `path` is a path at all, and of something that is still there, the run itself aside."""
+def _exists(run: Path, path: str) -> bool:
+    """Whether `path` is a valid path that exists and is not the run itself."""
     try:
         return (run / path).resolve() != run.resolve() and (run / path).exists()
     except (OSError, ValueError, RuntimeError):
         return False
 
 
-def _candidate(run: Path, name: str) -> PossibleCheckpoint:
+def _possible_checkpoint(run: Path, name: str) -> PossibleCheckpoint:
     try:
         inside(run, name, run.name or str(run))
     except UnreadableInput as error:

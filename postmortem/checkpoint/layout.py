@@ -1,6 +1,6 @@
-"""Where the tensors of a checkpoint lie, read from its tables alone: DCP directories and torch.save files.
+"""Finds the places of a checkpoint's tensors by its tables alone: DCP directories and torch.save files.
 
-Every claim of a table is held against the files before anybody reads what it points to.
+Every claim of a table is checked against the files before the place that it names is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LONGEST_NAME = 500
 
 @dataclass
 class Layout:
-    """What a checkpoint's tables say: `pieces` by file, sorted and apart; `tensors` and `others` by dotted name."""
+    """What the tables say: `pieces` by file, sorted, without overlap; dotted names of `tensors` and `others`."""
 
     pieces: dict[Path, list[FileSpan]] = field(default_factory=dict[Path, list[FileSpan]])
     tensors: set[str] = field(default_factory=set[str])
@@ -38,11 +38,11 @@ class Layout:
     problems: list[str] = field(default_factory=list[str])
 
 
-def regular(path: Path, shown: str) -> BinaryIO:
-    """A file opened for reading, if it is one: no directory, device or pipe.
+def open_regular(path: Path, shown: str) -> BinaryIO:
+    """Open a regular file for reading: no directory, device or pipe.
 
     Raises:
-        UnreadableInput: it is not there, is none, or may not be read.
+        UnreadableInput: it does not exist, is not a regular file, or may not be read.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -55,8 +55,8 @@ def regular(path: Path, shown: str) -> BinaryIO:
 
 
 def read_small(path: Path, shown: str, limit: int = LIMIT) -> bytes:
-    """All of a small file. Raises UnreadableInput where it is larger than `limit` bytes, or `regular` refuses it."""
-    with regular(path, shown) as file:
+    """All of a small file. Raises UnreadableInput if it is larger than `limit` bytes, or `open_regular` refuses it."""
+    with open_regular(path, shown) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise UnreadableInput(f"larger than {limit >> 20} MiB, which such a file never is.", file=shown)
@@ -67,7 +67,7 @@ def dcp_layout(folder: Path) -> Layout:
     """The layout of a torch.distributed.checkpoint directory.
 
     Raises:
-        UnreadableInput: `.metadata` cannot be read or is none. What is wrong with one piece is a problem instead.
+        UnreadableInput: `.metadata` cannot be read or is no metadata. Damage of one piece is a problem instead.
     """
     metadata = safe_load(read_small(folder / METADATA, METADATA), file=METADATA)
     declared = metadata.get("state_dict_metadata") if isinstance(metadata, InertObject) else None
@@ -75,42 +75,43 @@ def dcp_layout(folder: Path) -> Layout:
     if not isinstance(declared, dict) or not isinstance(stored, dict):
         raise UnreadableInput("not the metadata of a torch.distributed.checkpoint.", file=METADATA)
     layout = Layout()
-    wanted = _declared(cast(dict[object, object], declared), layout)
-    places = _resolved(folder, _stored(cast(dict[object, object], stored), layout), layout)
-    for path, some in groupby(sorted(places, key=lambda one: (one[0], one[1].offset)), lambda one: one[0]):
+    declared_pieces = _declared_pieces(cast(dict[object, object], declared), layout)
+    places = _with_files(folder, _stored_places(cast(dict[object, object], stored), layout), layout)
+    places.sort(key=lambda pair: (pair[0], pair[1].offset))
+    for path, places_in_file in groupby(places, lambda pair: pair[0]):
         free = 0
         try:
-            file = regular(path, path.name)
+            file = open_regular(path, path.name)
         except UnreadableInput as error:
             layout.problems.append(str(error))
             continue
         with file:
             size = path.stat().st_size
-            for _, place in some:
+            for _, place in places_in_file:
                 try:
-                    what = wanted.pop((place.name, place.offsets), None)
-                    _hold(place, what is not None, free, size)
+                    piece = declared_pieces.pop((place.name, place.offsets), None)
+                    _check_place(place, piece is not None, free, size)
                     free = place.offset + place.length
-                    layout.pieces.setdefault(path, []).extend(_archive(file, place, what, layout))
+                    layout.pieces.setdefault(path, []).extend(_spans_of_piece(file, place, piece, layout))
                 except UnreadableInput as error:
                     layout.problems.append(str(error))
-    if wanted:
-        name = min(name for name, _ in wanted)
-        more = f" and {len(wanted) - 1} more are" if len(wanted) > 1 else " is"
+    if declared_pieces:
+        name = min(name for name, _ in declared_pieces)
+        more = f" and {len(declared_pieces) - 1} more are" if len(declared_pieces) > 1 else " is"
         layout.problems.append(f"{METADATA}: {name}{more} declared and not stored")
     return layout
 
 
 @dataclass(frozen=True)
-class _Declared:
-    """A piece as `state_dict_metadata` describes it; `sizes` is None for what is no tensor."""
+class _DeclaredPiece:
+    """A piece as `state_dict_metadata` describes it; `sizes` is None for what is not a tensor."""
 
     sizes: tuple[int, ...] | None
     dtype: str | None
 
 
 @dataclass(frozen=True)
-class _Place:
+class _StoredPlace:
     name: str
     offsets: tuple[int, ...]
     file: str
@@ -118,26 +119,28 @@ class _Place:
     length: int
 
 
-def _declared(entries: dict[object, object], layout: Layout) -> dict[tuple[str, tuple[int, ...]], _Declared]:
-    wanted: dict[tuple[str, tuple[int, ...]], _Declared] = {}
+def _declared_pieces(
+    entries: dict[object, object], layout: Layout
+) -> dict[tuple[str, tuple[int, ...]], _DeclaredPiece]:
+    pieces: dict[tuple[str, tuple[int, ...]], _DeclaredPiece] = {}
     for name, entry in entries.items():
         if not _is_name(name) or not isinstance(entry, InertObject):
-            raise UnreadableInput("names a piece by what is no short text.", file=METADATA)
+            raise UnreadableInput("has a piece whose name is not a short text.", file=METADATA)
         if entry.name == "BytesStorageMetadata":
             layout.others.add(name)
-            wanted[name, ()] = _Declared(None, None)
+            pieces[name, ()] = _DeclaredPiece(None, None)
             continue
         layout.tensors.add(name)
         chunks, dtype = entry.get("chunks"), _dtype(entry.get("properties"))
         if entry.name != "TensorStorageMetadata" or not isinstance(chunks, list) or dtype is None:
-            raise UnreadableInput(f"{name} is described in a way that is not known.", file=METADATA)
+            raise UnreadableInput(f"{name} is described in an unknown way.", file=METADATA)
         for chunk in cast(list[object], chunks):
-            held = chunk if isinstance(chunk, InertObject) else InertObject("")
-            offsets, shape = sizes(held.get("offsets")), sizes(held.get("sizes"))
+            fields = chunk if isinstance(chunk, InertObject) else InertObject("")
+            offsets, shape = sizes(fields.get("offsets")), sizes(fields.get("sizes"))
             if offsets is None or shape is None:
                 raise UnreadableInput(f"{name} has a piece without offsets and sizes.", file=METADATA)
-            wanted[name, offsets] = _Declared(shape, dtype)
-    return wanted
+            pieces[name, offsets] = _DeclaredPiece(shape, dtype)
+    return pieces
 
 
 def _dtype(properties: object) -> str | None:
@@ -147,25 +150,25 @@ def _dtype(properties: object) -> str | None:
     return first.name if isinstance(first, InertDType) else None
 
 
-def _stored(entries: dict[object, object], layout: Layout) -> Iterator[_Place]:
+def _stored_places(entries: dict[object, object], layout: Layout) -> Iterator[_StoredPlace]:
     for index, info in entries.items():
         name = index.get("fqn") if isinstance(index, InertObject) else None
         offsets = index.get("offset") if isinstance(index, InertObject) else None
         numbers = sizes((info.get("offset"), info.get("length"))) if isinstance(info, InertObject) else None
         file = info.get("relative_path") if isinstance(info, InertObject) else None
-        at = () if offsets is None else sizes(offsets)
-        if not (_is_name(name) and _is_name(file) and numbers is not None and at is not None):
-            raise UnreadableInput("says where a piece lies in a way that is not known.", file=METADATA)
+        place = () if offsets is None else sizes(offsets)
+        if not (_is_name(name) and _is_name(file) and numbers is not None and place is not None):
+            raise UnreadableInput("gives the place of a piece in an unknown way.", file=METADATA)
         if isinstance(info, InertObject) and info.get("transform_descriptors"):
-            layout.problems.append(f"{file}: {name} was stored through a transform and cannot be looked at")
+            layout.problems.append(f"{file}: {name} was stored through a transform and cannot be read")
             continue
-        yield _Place(name, at, file, *numbers)
+        yield _StoredPlace(name, place, file, *numbers)
 
 
-def _resolved(folder: Path, places: Iterator[_Place], layout: Layout) -> list[tuple[Path, _Place]]:
-    """Each place with the file that it is in. A path that leaves the checkpoint is a problem."""
+def _with_files(folder: Path, places: Iterator[_StoredPlace], layout: Layout) -> list[tuple[Path, _StoredPlace]]:
+    """Each place with its file. A path that leads out of the checkpoint is a problem."""
     files: dict[str, Path | None] = {}
-    found: list[tuple[Path, _Place]] = []
+    pairs: list[tuple[Path, _StoredPlace]] = []
     for place in places:
         if place.file not in files:
             files[place.file] = None
@@ -175,39 +178,41 @@ def _resolved(folder: Path, places: Iterator[_Place], layout: Layout) -> list[tu
                 layout.problems.append(str(error))
         path = files[place.file]
         if path is not None:
-            found.append((path, place))
-    return found
+            pairs.append((path, place))
+    return pairs
 
 
-def _hold(place: _Place, declared: bool, free: int, size: int) -> None:
-    """Hold a place against the file's size, and against what lies before it.
+def _check_place(place: _StoredPlace, declared: bool, free: int, size: int) -> None:
+    """Check a place against the file's size, and against the piece before it.
 
     Raises:
         UnreadableInput: they disagree.
     """
-    why = (
+    reason = (
         "stored without being declared" if not declared
         else "reaches beyond the file's end: it was cut short" if place.offset + place.length > size
         else "overlaps another piece" if place.offset < free
         else ""
     )  # fmt: skip
-    if why:
-        raise UnreadableInput(f"{place.name} {why}.", file=place.file)
+    if reason:
+        raise UnreadableInput(f"{place.name} {reason}.", file=place.file)
 
 
 def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
-def _archive(file: BinaryIO, place: _Place, what: _Declared | None, layout: Layout) -> list[FileSpan]:
-    """The records of one piece of a DCP checkpoint, its tensor being what `.metadata` says."""
+def _spans_of_piece(
+    file: BinaryIO, place: _StoredPlace, declared: _DeclaredPiece | None, layout: Layout
+) -> list[FileSpan]:
+    """The records of one piece of a DCP checkpoint, whose tensor has to match `.metadata`."""
     shown = f"{place.file}: {place.name}"
-    value, pieces, found = _saved(file, place.offset, place.length, shown, place.name)
-    if what is None or what.sizes is None:
-        layout.tensors |= {name for name, _ in found}
+    value, pieces, tensors = _read_archive(file, place.offset, place.length, shown, place.name)
+    if declared is None or declared.sizes is None:
+        layout.tensors |= {name for name, _ in tensors}
         return pieces
-    if not isinstance(value, InertTensor) or sizes(value.size) != what.sizes or value.dtype != what.dtype:
-        raise UnreadableInput(f"is not the {what.dtype} tensor that {METADATA} says.", file=shown)
+    if not isinstance(value, InertTensor) or sizes(value.size) != declared.sizes or value.dtype != declared.dtype:
+        raise UnreadableInput(f"is not the {declared.dtype} tensor that {METADATA} says.", file=shown)
     return pieces
 
 
@@ -219,96 +224,98 @@ def torch_layout(path: Path) -> Layout:
     """
     layout = Layout()
     name = plain(path.name)
-    with regular(path, name) as file:
+    with open_regular(path, name) as file:
         size = path.stat().st_size
         start = file.read(2)
         if start == b"PK":
-            value, pieces, found = _saved(file, 0, size, name, "")
+            value, pieces, tensors = _read_archive(file, 0, size, name, "")
         elif start[:1] == b"\x80":
-            value, pieces, found = _legacy(file, size, name)
+            value, pieces, tensors = _read_legacy(file, size, name)
         else:
             raise UnreadableInput("not a checkpoint: neither a DCP directory nor a file of torch.save.", file=name)
     layout.pieces[path] = pieces
-    layout.tensors = {name for name, _ in found}
+    layout.tensors = {name for name, _ in tensors}
     layout.others = {name for name, leaf in _leaves(value, "") if not isinstance(leaf, InertTensor)}
     return layout
 
 
-_Found = list[tuple[str, InertTensor]]
+_NamedTensors = list[tuple[str, InertTensor]]
 
 
-def _saved(file: BinaryIO, start: int, length: int, shown: str, prefix: str) -> tuple[object, list[FileSpan], _Found]:
+def _read_archive(
+    file: BinaryIO, start: int, length: int, shown: str, prefix: str
+) -> tuple[object, list[FileSpan], _NamedTensors]:
     """(value, pieces, its tensors by name) of one torch.save archive."""
     records = zips.records(file, start, length, shown)
     if "data.pkl" not in records:
         raise UnreadableInput("an archive without data.pkl.", file=shown)
     if "byteorder" in records and zips.read(file, records["byteorder"], 16, shown) != b"little":
-        raise UnreadableInput("written on a big-endian machine, which cannot be looked at here.", file=shown)
+        raise UnreadableInput("written on a big-endian machine, which cannot be read here.", file=shown)
     data = zips.read(file, records["data.pkl"], LIMIT, shown)
-    value = safe_load(data, file=f"{shown}: data.pkl", persistent=lambda ident: _storage(ident, shown))
-    found = [(name, leaf) for name, leaf in _leaves(value, prefix) if isinstance(leaf, InertTensor)]
-    views = _views(found, {key: record.size for key, record in records.items()}, shown)
+    value = safe_load(data, file=f"{shown}: data.pkl", persistent=lambda ident: _storage_of(ident, shown))
+    tensors = [(name, leaf) for name, leaf in _leaves(value, prefix) if isinstance(leaf, InertTensor)]
+    views = _tensor_bytes(tensors, {key: record.size for key, record in records.items()}, shown)
     pieces = [
         FileSpan(f"{shown}: {plain(record.name, 80)}", record.start, record.size, record.crc, tuple(views.get(key, ())))
         for key, record in records.items()
     ]
-    return value, pieces, found
+    return value, pieces, tensors
 
 
-def _legacy(file: BinaryIO, size: int, shown: str) -> tuple[object, list[FileSpan], _Found]:
-    """The same of what torch.save wrote before it wrote archives: five pickles, then each storage behind its length."""
+def _read_legacy(file: BinaryIO, size: int, shown: str) -> tuple[object, list[FileSpan], _NamedTensors]:
+    """The same for the format of torch.save before archives: five pickles, then each storage after its length."""
     file.seek(0)
     data = file.read(LIMIT)
-    at = 0
+    position = 0
     parts: list[Any] = []
     widths: dict[str, int] = {}
 
     def storage(ident: object) -> InertStorage:
-        found = _storage(ident, shown)
-        widths[found.key.removeprefix("data/")] = item_size(found.dtype) or 1
-        return found
+        inert = _storage_of(ident, shown)
+        widths[inert.key.removeprefix("data/")] = item_size(inert.dtype) or 1
+        return inert
 
     for _ in range(5):
-        value, at = load_at(data, at, file=shown, persistent=storage)
+        value, position = load_at(data, position, file=shown, persistent=storage)
         parts.append(value)
         if parts[0] != _LEGACY_MAGIC:
             raise UnreadableInput("not a checkpoint: a pickle, but not one of torch.save.", file=shown)
     keys = cast(list[object], parts[4]) if isinstance(parts[4], list) else []
     spans: dict[str, tuple[int, int]] = {}
     for key in keys:
-        file.seek(at)
+        file.seek(position)
         head = file.read(8)
         if len(head) < 8 or not isinstance(key, str) or key not in widths or f"data/{key}" in spans:
             raise UnreadableInput("cut short, or its list of storages is damaged.", file=shown)
         span = struct.unpack("<q", head)[0] * widths[key]
-        if span < 0 or at + 8 + span > size:
+        if span < 0 or position + 8 + span > size:
             raise UnreadableInput("cut short: a storage reaches beyond its end.", file=shown)
-        spans[f"data/{key}"] = (at + 8, span)
-        at += 8 + span
-    found = [(name, leaf) for name, leaf in _leaves(parts[3], "") if isinstance(leaf, InertTensor)]
-    views = _views(found, {key: span for key, (_, span) in spans.items()}, shown)
+        spans[f"data/{key}"] = (position + 8, span)
+        position += 8 + span
+    tensors = [(name, leaf) for name, leaf in _leaves(parts[3], "") if isinstance(leaf, InertTensor)]
+    views = _tensor_bytes(tensors, {key: span for key, (_, span) in spans.items()}, shown)
     pieces = [FileSpan(shown, begin, span, None, tuple(views.get(key, ()))) for key, (begin, span) in spans.items()]
-    return parts[3], pieces, found
+    return parts[3], pieces, tensors
 
 
-def _storage(ident: object, shown: str) -> InertStorage:
-    """The storage that a persistent id of torch.save means."""
+def _storage_of(ident: object, shown: str) -> InertStorage:
+    """The storage that a persistent id of torch.save refers to."""
     parts = cast(tuple[object, ...], ident) if isinstance(ident, tuple) else ()
     if len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], InertStorageType):
         key, numel = parts[2], sizes((parts[4],))
         if _is_name(key) and numel is not None and (len(parts) == 5 or parts[5] is None):
             return InertStorage(parts[1].dtype, f"data/{key}", numel[0])
-    raise UnreadableInput("refers to something that is no storage of torch.save.", file=shown)
+    raise UnreadableInput("refers to something that is not a storage of torch.save.", file=shown)
 
 
-def _views(found: _Found, records: dict[str, int], shown: str) -> dict[str, list[TensorBytes]]:
-    """record → the stretches of it that are tensors. A tensor with gaps counts from its first to its last element."""
+def _tensor_bytes(tensors: _NamedTensors, records: dict[str, int], shown: str) -> dict[str, list[TensorBytes]]:
+    """record → the places of its tensors. A tensor with gaps counts from its first to its last element."""
     views: dict[str, list[TensorBytes]] = {}
-    for name, tensor in found:
+    for name, tensor in tensors:
         storage, width = tensor.storage, item_size(tensor.dtype)
         shape, stride, offset = sizes(tensor.size), sizes(tensor.stride), sizes((tensor.offset,))
         if not isinstance(storage, InertStorage) or shape is None or stride is None or offset is None or width is None:
-            raise UnreadableInput(f"{name or 'the tensor'} is of a kind that is not known.", file=shown)
+            raise UnreadableInput(f"{name or 'the tensor'} is of an unknown kind.", file=shown)
         if len(shape) != len(stride) or storage.key not in records:
             raise UnreadableInput(f"{name or 'the tensor'} has no storage.", file=shown)
         reach = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if math.prod(shape) else 0
@@ -321,10 +328,10 @@ def _views(found: _Found, records: dict[str, int], shown: str) -> dict[str, list
 
 
 def _leaves(value: object, prefix: str) -> Iterator[tuple[str, object]]:
-    """(dotted name, leaf) of all that hangs in dictionaries, lists and tuples; what is met again is not entered again.
+    """(dotted name, leaf) of everything in nested dictionaries, lists and tuples; each container is entered once.
 
     Raises:
-        UnreadableInput: nested deeper than any state is.
+        UnreadableInput: it is nested deeper than any state is.
     """
     seen: set[int] = set()
     todo: list[tuple[str, object, int]] = [(prefix, value, 0)]

@@ -1,8 +1,7 @@
-"""Reading a checkpoint back, in as many processes as there are now, however many saved it. Nothing in it is trusted."""
+"""Reads a checkpoint, in any number of processes, whatever the number that saved it. Nothing in it is trusted."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +21,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """A tensor that lies in the DCP files."""
+class _StoredTensor:
+    """A tensor in the DCP files."""
 
     name: str
     numpy: bool = False
 
 
 def load_checkpoint(path: str | Path, *, into: Stateful | None = None) -> dict[str, Any]:
-    """The state in a checkpoint directory, whole and on the CPU, whatever number of ranks saved it; what belongs to
-    one rank (generators, a loader's position) is rank 0's. A directory of plain DCP is read as well.
+    """The state in a checkpoint directory, complete and on the CPU, for any number of ranks that saved it. What belongs
+    to one rank (generators, a loader's position) is that of rank 0. A directory of plain DCP is read as well.
 
-    `into` takes the state over, if it is given.
+    `into` is an object that the state is loaded into.
 
     Raises:
-        UnreadableInput: it is damaged, cut short, or holds what no checkpoint needs; nothing of it was run.
+        UnreadableInput: it is damaged, cut short, or holds something that no checkpoint needs; nothing of it was run.
     """
     folder = Path(path)
-    inspection.check(folder)
+    inspection.require_sound(folder)
     state = read_state(folder, rank=0)
     if into is not None:
         into.load_state_dict(state)
@@ -49,85 +48,80 @@ def load_checkpoint(path: str | Path, *, into: Stateful | None = None) -> dict[s
 def read_state(
     folder: Path, *, rank: int, parts: Sequence[str] | None = None, like: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The state that `rank` takes over from a checkpoint that passed `inspection.check`; the pieces of it that `parts`
-    name ("model", "optimizer.step"), or all.
+    """The state that `rank` gets from a checkpoint that passed `inspection.require_sound`: the `parts` ("model",
+    "optimizer.step"), or all.
 
-    A rank that did not save takes rank 0's state, but for the generators: two ranks must not draw the same numbers.
-    Tensors are read straight into the DTensors of `like`, a state of the same nesting, where it has them.
+    A rank that did not save gets rank 0's state without the generators: two ranks must not draw the same numbers.
+    Tensors are read directly into the DTensors of `like`, a state of the same nesting, if it has them.
 
     Raises:
         UnreadableInput: a file is missing or damaged.
-        UsageError: a part that the state does not hold.
+        UsageError: a part that is not in the state.
     """
     shards = Shards(folder)
-    state = _document(folder, rank) if (folder / manifest.NAME).exists() else _foreign(shards.paths())
+    state = _document(folder, rank) if (folder / manifest.NAME).exists() else _plain_dcp_state(shards.paths())
     if parts is not None:
         state = select(state, parts)
     sharded = _Sharded(like or {})
     targets: dict[str, Any] = {}
 
-    def claim(path: tuple[str, ...], stored: _Stored) -> _Stored:
-        targets[stored.name] = shards.empty(stored.name, sharded.model_of(path))
+    def add_target(path: tuple[str, ...], stored: _StoredTensor) -> _StoredTensor:
+        targets[stored.name] = shards.empty(stored.name, sharded.template_for(path))
         return stored
 
-    _walk(state, claim)
+    _walk(state, add_target)
     shards.read(targets)
     return _walk(state, lambda _, stored: targets[stored.name].numpy() if stored.numpy else targets[stored.name])
 
 
 def _document(folder: Path, rank: int) -> dict[str, Any]:
-    own = folder / f"state-{rank}.json"
-    file = own if own.exists() else folder / "state-0.json"
+    own_file = folder / f"state-{rank}.json"
+    file = own_file if own_file.exists() else folder / "state-0.json"
     where = plain(file, 1000)
     try:
-        if file.stat().st_size > inspection.STATE_LIMIT:
-            raise UnreadableInput(f"larger than {inspection.STATE_LIMIT >> 20} MiB.", file=where)
-        value = json.loads(file.read_bytes())
-        state = encoding.decode(value["state"], _Stored)
-    except OSError as error:
-        raise UnreadableInput("cannot be read: the save was cut short.", file=where) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        state = encoding.decode(inspection.read_state_document(file, where), _StoredTensor)
+    except RecursionError as error:
         raise UnreadableInput(f"damaged ({plain(error, 80)}).", file=where) from error
     if not isinstance(state, dict):
         raise UnreadableInput("damaged: no sections.", file=where)
     sections = cast(dict[str, Any], state)
-    return sections if file == own else {name: value for name, value in sections.items() if name != "rng"}
+    return sections if file == own_file else {name: value for name, value in sections.items() if name != "rng"}
 
 
-def _foreign(paths: Mapping[str, Sequence[str | int]]) -> dict[str, Any]:
-    """The nested state of a plain DCP directory, every entry still to be read. Indices of lists stay keys."""
+def _plain_dcp_state(paths: Mapping[str, Sequence[str | int]]) -> dict[str, Any]:
+    """The nested state of a plain DCP directory, before its entries are read. Indices of lists stay keys."""
     state: dict[str, Any] = {}
     for name, path in paths.items():
         target = state
         for key in path[:-1]:
             target = target.setdefault(str(key), {})
-        target[str(path[-1])] = _Stored(name)
+        target[str(path[-1])] = _StoredTensor(name)
     return state
 
 
 class _Sharded:
-    """The DTensors of a state, to read into."""
+    """The DTensors of a state, which show how tensors are to be sharded."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
-        self._at: dict[tuple[str, ...], DTensor] = {}
-        self._named: dict[str, DTensor] = {}
+        self._by_path: dict[tuple[str, ...], DTensor] = {}
+        self._by_name: dict[str, DTensor] = {}
 
         def note(path: tuple[str, ...], tensor: DTensor) -> DTensor:
-            self._at[path] = tensor
-            self._named.setdefault(path[-1], tensor)
+            self._by_path[path] = tensor
+            self._by_name.setdefault(path[-1], tensor)
             return tensor
 
         _walk(state, note, DTensor)
 
-    def model_of(self, path: tuple[str, ...]) -> Tensor | None:
-        """The DTensor at `path`, or the one that its parent is named after, as a moment's is after its parameter."""
-        return self._at[path] if path in self._at else self._named.get(path[-2] if len(path) > 1 else "")
+    def template_for(self, path: tuple[str, ...]) -> Tensor | None:
+        """The DTensor at `path`, or of the parameter that its parent is named after, as for a moment."""
+        return self._by_path[path] if path in self._by_path else self._by_name.get(path[-2] if len(path) > 1 else "")
 
 
 def _walk(
-    value: Any, change: Callable[[tuple[str, ...], Any], Any], kind: type = _Stored, path: tuple[str, ...] = ()
+    value: Any, change: Callable[[tuple[str, ...], Any], Any], kind: type = _StoredTensor, path: tuple[str, ...] = ()
 ) -> Any:
-    """`value` with every instance of `kind` in it changed."""
+    """`value` with `change` applied to every instance of `kind` in it."""
     if isinstance(value, kind):
         return change(path, value)
     if isinstance(value, dict):

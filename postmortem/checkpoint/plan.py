@@ -1,6 +1,6 @@
-"""How much room and time a checkpoint policy takes, before the run begins.
+"""Calculates the disk space and time that a checkpoint policy needs, before the run begins.
 
-A full checkpoint holds the weights, the float32 master copy where training keeps one, and the optimizer's moments:
+A full checkpoint has the weights, the float32 master copy where training keeps one, and the optimizer's moments:
 
     bytes = parameters × (weight + master + moments × moment's width)
 """
@@ -18,7 +18,7 @@ from postmortem.text import plain
 
 _T = TypeVar("_T")
 LARGE = 10e9
-"""Bytes of one checkpoint from which on full rollback checkpoints are worth a thought."""
+"""Bytes of one checkpoint above which the advice mentions parameter-only rollback checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DTypeCost:
 
 @dataclass(frozen=True)
 class OptimizerCost:
-    """Moments per parameter; `width` is their size in bytes where it does not follow the dtype."""
+    """Moments per parameter; `width` is their size in bytes if it does not depend on the dtype."""
 
     moments: int
     meaning: str
@@ -58,7 +58,7 @@ OPTIMIZERS: Mapping[str, OptimizerCost] = MappingProxyType({
 
 @dataclass(frozen=True)
 class RolePlan:
-    """One role: what each of its checkpoints holds and takes. `seconds` per write is None without a write speed."""
+    """One role: contents and size of each of its checkpoints. `seconds` per write is None without a write speed."""
 
     role: str
     contents: Literal["full", "parameters"]
@@ -79,8 +79,8 @@ class StoragePlan:
 
     totals: bytes on disk with every checkpoint full, by the policy's roles with full rollback, and with parameter-only
     rollback. peak: the plan's own total, and the checkpoint that is written before an old one is removed.
-    lost_in_crash: most steps done again after a crash, None without recovery. lost_in_spike: the same from a spike's
-    onset. reach: steps within which a spike has to be noticed for that.
+    lost_in_crash: most steps that are repeated after a crash, None without recovery. lost_in_spike: the same before a
+    spike's onset. reach: number of steps within which a spike has to be noticed for that.
     """
 
     parameters: float
@@ -99,7 +99,7 @@ class StoragePlan:
 
     @property
     def total(self) -> int:
-        """Bytes on disk by this policy, at most: rollback and recovery of one step share their files."""
+        """Bytes on disk with this policy, at most: rollback and recovery of one step share their files."""
         return sum(role.bytes for role in self.roles)
 
 
@@ -112,20 +112,20 @@ def make_plan(
     ranks: int = 1,
     write_gb_per_s: float | None = None,
 ) -> StoragePlan:
-    """The cost of `policy` for a model of so many parameters. `write_gb_per_s` is 1e9 bytes a second, all ranks
-    together.
+    """The cost of `policy` for a model with this number of parameters. `write_gb_per_s` is in 1e9 bytes per second, all
+    ranks together.
 
     Raises:
         UsageError: an unknown dtype or optimizer, or a number that is not above 0.
     """
     policy = policy or Policy()
-    kept, moments = _choice("dtype", dtype, DTYPES), _choice("optimizer", optimizer, OPTIMIZERS)
+    dtype_cost, optimizer_cost = _choice("dtype", dtype, DTYPES), _choice("optimizer", optimizer, OPTIMIZERS)
     for name, value in (("params", parameters), ("ranks", ranks), ("write-gbps", write_gb_per_s)):
         if value is not None and not 0 < value < 1e18:
             raise UsageError(f"--{name}: expected a number above 0, not {plain(value, 40)}")
-    width = kept.moment if moments.width is None else moments.width
-    per_parameter = kept.weight + kept.master + moments.moments * width
-    sizes = {"full": round(parameters * per_parameter), "parameters": round(parameters * kept.weight)}
+    width = dtype_cost.moment if optimizer_cost.width is None else optimizer_cost.width
+    per_parameter = dtype_cost.weight + dtype_cost.master + optimizer_cost.moments * width
+    sizes = {"full": round(parameters * per_parameter), "parameters": round(parameters * dtype_cost.weight)}
     roles = _roles(policy, sizes, write_gb_per_s)
     with_full, with_parameters = (
         sum(role.bytes for role in _roles(replace(policy, rollback_contents=contents), sizes, None))
@@ -155,10 +155,10 @@ def make_plan(
     )
 
 
-def _choice(what: str, name: str, known: Mapping[str, _T]) -> _T:
-    if name not in known:
-        raise UsageError(f"--{what}: {plain(name, 40)!r} is not known; choose from {', '.join(known)}")
-    return known[name]
+def _choice(option: str, name: str, choices: Mapping[str, _T]) -> _T:
+    if name not in choices:
+        raise UsageError(f"--{option}: {plain(name, 40)!r} is unknown; choose from {', '.join(choices)}")
+    return choices[name]
 
 
 def _roles(policy: Policy, sizes: Mapping[str, int], speed: float | None) -> tuple[RolePlan, ...]:
@@ -178,26 +178,26 @@ def _roles(policy: Policy, sizes: Mapping[str, int], speed: float | None) -> tup
 
 
 def _advice(roles: tuple[RolePlan, ...], sizes: Mapping[str, int], policy: Policy, saving: int) -> list[str]:
-    said: list[str] = []
+    advice: list[str] = []
     if not any(role.contents == "full" for role in roles):
-        said.append("no role keeps the full state: nothing can be resumed. Switch recovery on.")
+        advice.append("no role saves the full state, so no run can be resumed. Switch recovery on.")
     reset = "restoring one IS an optimizer reset"
     if policy.rollback_every and policy.rollback_contents == "parameters" and sizes["full"] > sizes["parameters"]:
-        said.append(
-            f"rollback checkpoints hold parameters only: {reset}, which can spike the loss by itself. Warm the "
+        advice.append(
+            f"rollback checkpoints have only parameters: {reset}, which can spike the loss by itself. Warm the "
             "learning rate up again after it."
         )
     elif policy.rollback_every and sizes["full"] > LARGE and saving > 0:
-        said.append(
-            f"a full checkpoint takes {spelled(sizes['full'])}, more than {spelled(LARGE)}: parameter-only rollback "
-            f"(--rollback-contents parameters) would save {spelled(saving)}, but {reset}. Less often "
-            f"(--rollback-every) or fewer (--rollback-keep) costs steps instead."
+        advice.append(
+            f"a full checkpoint takes {readable_size(sizes['full'])}, more than {readable_size(LARGE)}: parameter-only "
+            f"rollback (--rollback-contents parameters) would save {readable_size(saving)}, but {reset}. To save less "
+            f"often (--rollback-every) or to keep fewer (--rollback-keep) costs steps instead."
         )
-    return said
+    return advice
 
 
-def spelled(size: float) -> str:
-    """Bytes in decimal units, three digits: `84 GB`, `1.23 MB`."""
+def readable_size(size: float) -> str:
+    """A size in decimal units with three digits: `84 GB`, `1.23 MB`."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale * 0.9995:
             value = size / scale

@@ -1,4 +1,4 @@
-"""How often what is saved, and how much of it stays."""
+"""The checkpoint policy: how often each role is saved, and how many of its checkpoints stay."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _RETENTION = ("rollback_keep", "recovery_keep")
 
 @dataclass(frozen=True)
 class Policy:
-    """Three cadences. The defaults are those of the policy this follows; a cadence or `best_k` of 0 switches it off.
+    """Three cadences. A cadence or `best_k` of 0 switches the role off.
 
     rollback_every, recovery_every: steps between two checkpoints of the role.
-    best_k: how many checkpoints stay, ranked by the metric `best_k_metric`, which to minimize or to maximize.
+    best_k: how many checkpoints stay, ranked by the metric `best_k_metric`; `best_k_direction` says how.
     rollback_keep, recovery_keep: how many of the newest stay.
-    rollback_contents: "full" state, or "parameters" only, which are a third of it with Adam; going back to such a
-        checkpoint *is* an optimizer reset, and is said to be one wherever it shows.
+    rollback_contents: "full" state, or "parameters" only, which are a third of it with Adam. Going back to a checkpoint
+        of parameters *is* an optimizer reset, and every message about it says so.
 
     Raises:
-        UsageError: a value that no cadence can have, by the name of its key.
+        UsageError: a value that is not possible; the message names its key.
     """
 
     rollback_every: int = 100
@@ -51,8 +51,8 @@ class Policy:
         _one_of("rollback_contents", self.rollback_contents, ("full", "parameters"))
         if not isinstance(cast(object, self.best_k_metric), str) or not _METRIC.fullmatch(self.best_k_metric):
             raise UsageError(
-                f"best_k_metric: {plain(self.best_k_metric, 80)!r} names no metric; it becomes part of a directory's "
-                "name, so letters, digits and _ . / - will do, 64 of them at most"
+                f"best_k_metric: {plain(self.best_k_metric, 80)!r} is not a valid metric name. It becomes part of a "
+                "directory name: use at most 64 letters, digits and _ . / -"
             )
 
     @classmethod
@@ -63,25 +63,25 @@ class Policy:
             UsageError: an unknown key, or a value of the wrong kind, by name.
         """
         section = _mapping("checkpoint", config.get("checkpoint", config))
-        given = {key: value for key, value in section.items() if key != "retention"}
+        settings = {key: value for key, value in section.items() if key != "retention"}
         retention = _mapping("retention", section.get("retention", {}))
-        known = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls)]
         for prefix, keys, allowed in (
-            ("checkpoint", given, [name for name in known if name not in _RETENTION]),
+            ("checkpoint", settings, [name for name in names if name not in _RETENTION]),
             ("checkpoint.retention", retention, list(_RETENTION)),
         ):
             for key in keys:
                 if key not in allowed:
-                    raise UsageError(f"{prefix}: no key {plain(key, 80)!r}; known are {', '.join(allowed)}")
-        return cls(**given, **retention)
+                    raise UsageError(f"{prefix}: unknown key {plain(key, 80)!r}; the keys are {', '.join(allowed)}")
+        return cls(**settings, **retention)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Policy:
         """The policy in a YAML file, see `from_mapping`.
 
         Raises:
-            UnreadableInput: the file cannot be read or is no YAML mapping.
-            UsageError: as `from_mapping`.
+            UnreadableInput: the file cannot be read as YAML.
+            UsageError: it holds no mapping, or as `from_mapping`.
         """
         import yaml
 
@@ -92,7 +92,7 @@ class Policy:
         return cls.from_mapping(_mapping(plain(path, 200), config))
 
     def due(self, step: int) -> tuple[str, ...]:
-        """The roles, "recovery" first, that are saved after `step` updates."""
+        """The roles that are saved after `step` updates, "recovery" first."""
         cadences = (("recovery", self.recovery_every), ("rollback", self.rollback_every))
         return tuple(role for role, every in cadences if every and step > 0 and step % every == 0)
 
@@ -101,13 +101,13 @@ class Policy:
         return {"rollback": self.rollback_keep, "recovery": self.recovery_keep}.get(role, self.best_k)
 
     def contents(self, role: str) -> Literal["full", "parameters"]:
-        """What a checkpoint of a role holds."""
+        """What a checkpoint of a role contains."""
         if role == "rollback":
             return self.rollback_contents
         return "full" if role == "recovery" else "parameters"
 
     def better(self, value: float) -> float:
-        """`value` of the metric on a scale where less is better."""
+        """`value` of the metric, negated if the metric is maximized: less is better."""
         return value if self.best_k_direction == "minimize" else -value
 
     def best_name(self, step: int, value: float) -> str:

@@ -1,4 +1,4 @@
-"""The ranks that save and load together, on a process group of their own."""
+"""The ranks that save and load together, in their own process group."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class RankFailed(UnreadableInput):
-    """Another rank could not do its part; the message has its words."""
+    """Another rank could not do its part; the message has its error."""
 
 
 class Ranks:
     """All ranks of the default process group, or this process alone.
 
-    The group is gloo's and nobody else's: its collectives run beside the training's, in another thread. All ranks have
-    to construct theirs together.
+    The group uses gloo and is not shared: its collectives run in another thread, beside the training's. All ranks have
+    to construct their object together.
     """
 
     def __init__(self) -> None:
@@ -33,11 +33,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which writes what there is one of."""
+        """Whether this is rank 0, which writes what all ranks share."""
         return self.rank == 0
 
     def together(self, part: Callable[[], T]) -> list[T]:
-        """What `part` returns on each rank, by rank. Where it raises on one rank, this raises on every rank."""
+        """The results of `part` on each rank, by rank. If it raises on one rank, this raises on every rank."""
         if self._group is None:
             return [part()]
         error: Exception | None = None
@@ -50,11 +50,11 @@ class Ranks:
         dist.all_gather_object(answers, answer, group=self._group)
         if error is not None:
             raise error
-        for rank, (_, said) in enumerate(answers):
-            if said is not None:
-                raise RankFailed(f"rank {rank}: {plain(said, 400)}")
+        for rank, (_, message) in enumerate(answers):
+            if message is not None:
+                raise RankFailed(f"rank {rank}: {plain(message, 400)}")
         return [cast(T, value) for value, _ in answers]
 
     def first_says(self, part: Callable[[], T]) -> T:
-        """What `part` returns on rank 0, on every rank; the others do not run it."""
+        """The result of `part` on rank 0, returned on every rank; only rank 0 runs it."""
         return cast(T, self.together(lambda: part() if self.first else None)[0])

@@ -1,4 +1,4 @@
-"""Could this run be rolled back if it spiked now? What a rollback needs, one check each, with the fix."""
+"""Checks whether a run could be rolled back if it spiked now: one check for each thing that a rollback needs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Literal
 import numpy as np
 
 from postmortem.checkpoint.inspection import Inspection, Progress
-from postmortem.checkpoint.inventory import PossibleCheckpoint, candidates
-from postmortem.checkpoint.plan import spelled
+from postmortem.checkpoint.inventory import PossibleCheckpoint, possible_checkpoints
+from postmortem.checkpoint.plan import readable_size
 from postmortem.errors import UnreadableInput
 from postmortem.run import Run
 from postmortem.text import plain
 
 READ_LIMIT = 2 * 10**9
-"""Bytes up to which the checkpoint that would be gone back to is read in full; of a larger one, only the tables."""
-_NEEDED = ("model", "moments")
-_WANTED = ("loader", "rng")
+"""Bytes up to which the checkpoint of a rollback is read completely; of a larger one, only the tables are read."""
+_REQUIRED = ("model", "moments")
+_RECOMMENDED = ("loader", "rng")
 
 
 @dataclass(frozen=True)
 class ReadinessCheck:
-    """One thing that a rollback needs: the figure found, and the fix in one line where it is not `ok`."""
+    """One thing that a rollback needs: what was measured (`figure`), and the fix in one line if it is not `ok`."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -35,7 +35,7 @@ class ReadinessCheck:
 
 @dataclass(frozen=True)
 class Readiness:
-    """All checks of one run. `target` is the checkpoint that a rollback would take now, as it is named in the run."""
+    """All checks of one run. `target` is the checkpoint that a rollback would use now, by its name in the run."""
 
     run: str
     newest_step: int
@@ -56,152 +56,161 @@ class Readiness:
         warned = sum(check.state == "warn" for check in self.checks)
         if failed:
             return f"no: {', '.join(failed)}"
-        mend = f", with {warned} thing{'s' if warned > 1 else ''} to mend" if warned else ""
-        return f"yes, to step {self.target_step}; {self.lost_steps} steps would be done again{mend}"
+        warnings = f"; {warned} warning{'s' if warned > 1 else ''}" if warned else ""
+        return f"yes, to step {self.target_step}; {_repeated_steps(self.lost_steps or 0)}{warnings}"
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What the checks look at. `target` is the newest checkpoint that is sound and holds weights and moments."""
+class _Evidence:
+    """What the checks use. `target` is the newest checkpoint that is sound and has weights and moments."""
 
     run: Run
     newest_step: int
-    found: tuple[tuple[PossibleCheckpoint, Inspection], ...]
+    inspected: tuple[tuple[PossibleCheckpoint, Inspection], ...]
     target: Inspection | None
     free_bytes: int
 
 
-def examine(run: Run, on_progress: Progress = lambda done, total: None) -> Readiness:
-    """Hold `run` against what a rollback would need now. `on_progress` hears (bytes, bytes in all) of what is read."""
-    found = _found(run)
+def check_readiness(run: Run, on_progress: Progress = lambda done, total: None) -> Readiness:
+    """Check `run` against what a rollback would need now. `on_progress` gets (bytes read, bytes in all)."""
+    inspected = _inspect_all(run)
     newest_step = int(run.row_steps[-1])
-    chosen = _choose(found, newest_step, on_progress)
+    chosen = _choose_target(inspected, newest_step, on_progress)
     target = None if chosen is None else chosen[1]
     free = shutil.disk_usage(run.root or run.path.parent).free
-    facts = _Facts(run, newest_step, tuple(found), target, free)
+    evidence = _Evidence(run, newest_step, tuple(inspected), target, free)
     lost = None if target is None or target.step is None else newest_step + 1 - target.step
-    checks = tuple(check for part in _CHECKS for check in part(facts))
+    checks = tuple(check for part in _CHECKS for check in part(evidence))
     shown = None if chosen is None else chosen[0].shown
     return Readiness(run.id, newest_step, shown, None if target is None else target.step, lost, checks)
 
 
-def _found(run: Run) -> list[tuple[PossibleCheckpoint, Inspection]]:
+def _inspect_all(run: Run) -> list[tuple[PossibleCheckpoint, Inspection]]:
     try:
-        some = candidates(run.root) if run.root is not None else []
+        candidates = possible_checkpoints(run.root) if run.root is not None else []
     except UnreadableInput:
         return []
-    return [(candidate, candidate.inspect(deep=False)) for candidate in some]
+    return [(candidate, candidate.inspect(deep=False)) for candidate in candidates]
 
 
-def _choose(
-    found: list[tuple[PossibleCheckpoint, Inspection]], newest_step: int, on_progress: Progress
+def _choose_target(
+    inspected: list[tuple[PossibleCheckpoint, Inspection]], newest_step: int, on_progress: Progress
 ) -> tuple[PossibleCheckpoint, Inspection] | None:
-    """The newest checkpoint that can be gone back to. It is read in full, and so is the next older one where reading
-    shows damage or non-finite elements; `found` then holds what was seen. Of none but non-finite ones, the newest."""
-    second: tuple[PossibleCheckpoint, Inspection] | None = None
-    for i in sorted(range(len(found)), key=lambda i: found[i][1].step or 0, reverse=True):
-        candidate, one = found[i]
-        if not _usable(one, newest_step):
+    """The newest checkpoint that a rollback can use. It is read completely; if that shows damage or non-finite
+    elements, the next older one is read, and so on. `inspected` is updated with the results. If all usable checkpoints
+    have non-finite elements, the newest of them is returned."""
+    nonfinite: tuple[PossibleCheckpoint, Inspection] | None = None
+    for i in sorted(range(len(inspected)), key=lambda i: inspected[i][1].step or 0, reverse=True):
+        candidate, inspection = inspected[i]
+        if not _is_usable(inspection, newest_step):
             continue
-        if one.size_bytes <= READ_LIMIT:
-            one = candidate.inspect(deep=True, on_progress=on_progress)
-            found[i] = (candidate, one)
-        if _usable(one, newest_step) and not one.nonfinite:
-            return found[i]
-        if _usable(one, newest_step) and second is None:
-            second = found[i]
-    return second
+        if inspection.size_bytes <= READ_LIMIT:
+            inspection = candidate.inspect(deep=True, on_progress=on_progress)
+            inspected[i] = (candidate, inspection)
+        if _is_usable(inspection, newest_step) and not inspection.nonfinite:
+            return inspected[i]
+        if _is_usable(inspection, newest_step) and nonfinite is None:
+            nonfinite = inspected[i]
+    return nonfinite
 
 
-def _usable(one: Inspection, newest_step: int) -> bool:
-    """Sound, of this history, and holding what an update needs. Plain SGD has no moments and says that it is full."""
-    whole = one.declared == "full" or set(_NEEDED) <= set(one.contents)
-    return one.sound and whole and one.discarded is None and one.step is not None and one.step <= newest_step + 1
+def _is_usable(inspection: Inspection, newest_step: int) -> bool:
+    """Whether it is sound, of this history, and has all that an update needs. Plain SGD has no moments."""
+    complete = inspection.declared == "full" or set(_REQUIRED) <= set(inspection.contents)
+    step = inspection.step
+    return (
+        inspection.sound and complete and inspection.discarded is None and step is not None and step <= newest_step + 1
+    )
 
 
-def _checkpoint(facts: _Facts) -> Iterator[ReadinessCheck]:
-    name, target = "checkpoint", facts.target
+def _checkpoint(evidence: _Evidence) -> Iterator[ReadinessCheck]:
+    name, target = "checkpoint", evidence.target
     if target is None or target.step is None:
-        held = f"{len(facts.found)} found, none of them sound and full" if facts.found else "none found"
+        figure = f"{len(evidence.inspected)} found, none of them sound and full" if evidence.inspected else "none found"
         fix = "save the full state at a cadence: Checkpointer(recorder, TrainState(model=…, optimizer=…))"
-        yield ReadinessCheck(name, "fail", held, fix)
+        yield ReadinessCheck(name, "fail", figure, fix)
         return
-    lost = facts.newest_step + 1 - target.step
-    every = _cadence(facts)
-    said = f"newest at step {target.step}, newest row {facts.newest_step}: {lost} steps would be done again"
+    lost = evidence.newest_step + 1 - target.step
+    every = _cadence(evidence)
+    figure = f"newest at step {target.step}, newest row {evidence.newest_step}: {_repeated_steps(lost)}"
     if every is None:
-        yield ReadinessCheck(name, "ok" if lost <= 1000 else "warn", said, "save at a cadence: rollback_every: 100")
+        yield ReadinessCheck(name, "ok" if lost <= 1000 else "warn", figure, "save at a cadence: rollback_every: 100")
     elif lost > 1.2 * every:
         fix = "saving has stopped: look for checkpoint_failed in journal.jsonl"
-        yield ReadinessCheck(name, "warn", f"{said}; one was due every {every}", fix)
+        yield ReadinessCheck(name, "warn", f"{figure}; one was due every {every} steps", fix)
     else:
-        yield ReadinessCheck(name, "ok", f"{said}, saved every {every}")
+        yield ReadinessCheck(name, "ok", f"{figure}, saved every {every} steps")
 
 
-def _cadence(facts: _Facts) -> int | None:
-    """Steps between two saves, by the journal and by what is there."""
-    saved = {event.step for event in facts.run.journal if event.event == "checkpoint" and event.step is not None}
-    saved |= {one.step for _, one in facts.found if one.step is not None and one.role != "best-k"}
-    gaps = np.diff(sorted(step for step in saved if step <= facts.newest_step + 1))
+def _cadence(evidence: _Evidence) -> int | None:
+    """Steps between two saves, by the journal and by the checkpoints that exist."""
+    saved = {event.step for event in evidence.run.journal if event.event == "checkpoint" and event.step is not None}
+    saved |= {i.step for _, i in evidence.inspected if i.step is not None and i.role != "best-k"}
+    gaps = np.diff(sorted(step for step in saved if step <= evidence.newest_step + 1))
     return int(np.median(gaps)) if gaps.size else None
 
 
-def _completeness(facts: _Facts) -> Iterator[ReadinessCheck]:
-    done = [(candidate, one) for candidate, one in facts.found if not one.temporary and not candidate.refused]
-    cut = [candidate.shown for candidate, one in done if not one.complete]
+def _completeness(evidence: _Evidence) -> Iterator[ReadinessCheck]:
+    saved = [pair for pair in evidence.inspected if not pair[1].temporary and not pair[0].refused]
+    cut = [candidate.shown for candidate, inspection in saved if not inspection.complete]
     if cut:
         yield ReadinessCheck(
-            "completeness", "warn", f"{len(cut)} of {len(done)} cut short: {_listed(cut)}", "remove them"
+            "completeness", "warn", f"{len(cut)} of {len(saved)} cut short: {_first_names(cut)}", "remove them"
         )
-    elif done:
-        yield ReadinessCheck("completeness", "ok", f"all {len(done)} complete")
+    elif saved:
+        yield ReadinessCheck("completeness", "ok", f"all {len(saved)} complete")
 
 
-def _full_state(facts: _Facts) -> Iterator[ReadinessCheck]:
+def _full_state(evidence: _Evidence) -> Iterator[ReadinessCheck]:
     name = "full state"
-    partial = [one for _, one in facts.found if one.role == "rollback" and one.declared == "parameters"]
-    if facts.target is None:
-        held = {content for _, one in facts.found for content in one.contents}
-        lacking = [content for content in _NEEDED if content not in held]
-        if facts.found and lacking:
-            fix = "save the optimizer with the model; without it, going back is an optimizer reset"
-            yield ReadinessCheck(name, "fail", f"no checkpoint holds {' or '.join(lacking)}", fix)
+    partial = [i for _, i in evidence.inspected if i.role == "rollback" and i.declared == "parameters"]
+    if evidence.target is None:
+        contents = {content for _, inspection in evidence.inspected for content in inspection.contents}
+        missing = [content for content in _REQUIRED if content not in contents]
+        if evidence.inspected and missing:
+            fix = "save the optimizer with the model; without it, a rollback is an optimizer reset"
+            yield ReadinessCheck(name, "fail", f"no checkpoint has {' or '.join(missing)}", fix)
         return
-    lacking = [content for content in _WANTED if content not in facts.target.contents]
-    inside = ", ".join(facts.target.contents)
-    if lacking:
-        fix = f"give TrainState {' and '.join(f'{content}=…' for content in lacking)}"
-        yield ReadinessCheck(name, "warn", f"{inside}; without {' and '.join(lacking)}", fix)
+    missing = [content for content in _RECOMMENDED if content not in evidence.target.contents]
+    inside = ", ".join(evidence.target.contents)
+    if missing:
+        fix = f"give TrainState {' and '.join(f'{content}=…' for content in missing)}"
+        yield ReadinessCheck(name, "warn", f"{inside}; without {' and '.join(missing)}", fix)
     elif partial:
-        fix = "rollback_contents: full; going back to parameters only is an optimizer reset"
-        yield ReadinessCheck(name, "warn", f"{inside}; but rollback checkpoints hold parameters only", fix)
+        fix = "rollback_contents: full; a rollback to parameters only is an optimizer reset"
+        yield ReadinessCheck(name, "warn", f"{inside}; but rollback checkpoints have only parameters", fix)
     else:
         yield ReadinessCheck(name, "ok", inside)
 
 
-def _soundness(facts: _Facts) -> Iterator[ReadinessCheck]:
-    bad = [(candidate, one) for candidate, one in facts.found if one.problems and (one.complete or candidate.refused)]
+def _soundness(evidence: _Evidence) -> Iterator[ReadinessCheck]:
+    bad = [pair for pair in evidence.inspected if pair[1].problems and (pair[1].complete or pair[0].refused)]
     if bad:
-        figure = f"{len(bad)} of {len(facts.found)} damaged or refused: {bad[0][1].problems[0]}"
-        yield ReadinessCheck("soundness", "warn", figure, "postmortem checkpoints RUN tells all; remove them")
-    elif facts.target is not None:
-        read = facts.target.checksums
-        said = {"not read": "tables and sizes agree; too large to read in full here", "absent": "no checksums stored"}
-        yield ReadinessCheck("soundness", "ok", said.get(read, f"checksums of the newest {read}"))
+        figure = f"{len(bad)} of {len(evidence.inspected)} damaged or refused: {bad[0][1].problems[0]}"
+        yield ReadinessCheck("soundness", "warn", figure, "postmortem checkpoints RUN lists all of them; remove them")
+    elif evidence.target is not None:
+        checksums = evidence.target.checksums
+        figures = {
+            "not read": "tables and sizes agree; the newest is too large to be read completely here",
+            "absent": "no checksums are stored",
+        }
+        yield ReadinessCheck("soundness", "ok", figures.get(checksums, f"checksums of the newest: {checksums}"))
 
 
-def _finite(facts: _Facts) -> Iterator[ReadinessCheck]:
+def _finite(evidence: _Evidence) -> Iterator[ReadinessCheck]:
     name = "finite"
-    events = [event for event in facts.run.journal if event.event == "nonfinite_parameters" and event.step is not None]
+    events = [
+        event for event in evidence.run.journal if event.event == "nonfinite_parameters" and event.step is not None
+    ]
     first = min((event.step for event in events if event.step is not None), default=None)
-    spoilt = [one for _, one in facts.found if one.nonfinite]
-    older = "go back to an older checkpoint: postmortem checkpoints RUN shows which is finite"
-    if spoilt:
-        newest = max(spoilt, key=lambda one: one.step or 0)
-        named = _listed(sorted(newest.nonfinite or ()))
-        figure = f"{sum((newest.nonfinite or {}).values())} non-finite elements at step {newest.step} in {named}"
-        yield ReadinessCheck(name, "fail" if facts.target in spoilt else "warn", figure, older)
-    elif first is not None and facts.target is not None and first < (facts.target.step or 0):
+    nonfinite = [inspection for _, inspection in evidence.inspected if inspection.nonfinite]
+    older = "use an older checkpoint: postmortem checkpoints RUN shows which is finite"
+    if nonfinite:
+        newest = max(nonfinite, key=lambda inspection: inspection.step or 0)
+        names = _first_names(sorted(newest.nonfinite or ()))
+        figure = f"{sum((newest.nonfinite or {}).values())} non-finite elements at step {newest.step} in {names}"
+        yield ReadinessCheck(name, "fail" if evidence.target in nonfinite else "warn", figure, older)
+    elif first is not None and evidence.target is not None and first < (evidence.target.step or 0):
         yield ReadinessCheck(
             name, "fail", f"parameters are non-finite from step {first} on, before the checkpoint", older
         )
@@ -209,83 +218,90 @@ def _finite(facts: _Facts) -> Iterator[ReadinessCheck]:
         yield ReadinessCheck(
             name, "warn", f"parameters are non-finite from step {first} on", "roll back to before that step"
         )
-    elif facts.target is not None and facts.target.nonfinite is not None:
-        yield ReadinessCheck(name, "ok", f"all {facts.target.tensors} tensors of the newest are finite")
+    elif evidence.target is not None and evidence.target.nonfinite is not None:
+        yield ReadinessCheck(name, "ok", f"all {evidence.target.tensors} tensors of the newest are finite")
 
 
-def _loader(facts: _Facts) -> Iterator[ReadinessCheck]:
-    name, program = "skippable loader", facts.run.manifest.program
-    if "batch_index" not in facts.run.columns:
+def _loader(evidence: _Evidence) -> Iterator[ReadinessCheck]:
+    name, program = "skippable loader", evidence.run.manifest.program
+    if "batch_index" not in evidence.run.columns:
         fix = "rec.batch(step, batch, index=…) with the absolute index of the batch"
-        yield ReadinessCheck(name, "warn", "no batch_index is logged: a bad batch cannot be named, nor skipped", fix)
+        yield ReadinessCheck(
+            name, "warn", "batch_index is not logged: a bad batch can be neither named nor skipped", fix
+        )
     elif not program:
         fix = 'Recorder(…, manifest={"program": "module:factory"}), see docs/run-format.md'
-        yield ReadinessCheck(name, "warn", "batch_index is logged, but no program is named to drive", fix)
+        yield ReadinessCheck(name, "warn", "batch_index is logged, but run.json names no program to run", fix)
     else:
         yield ReadinessCheck(name, "ok", f"batch_index is logged, program {plain(program, 80)}")
 
 
-def _hashes(facts: _Facts) -> Iterator[ReadinessCheck]:
-    hashes = facts.run.labels("batch_hash")
+def _hashes(evidence: _Evidence) -> Iterator[ReadinessCheck]:
+    hashes = evidence.run.labels("batch_hash")
     if hashes is None:
         fix = "rec.batch(step, batch) hashes every batch"
-        yield ReadinessCheck(
-            "batch hashes", "warn", "not logged: it cannot be shown that a replay sees the same batches", fix
-        )
+        yield ReadinessCheck("batch hashes", "warn", "not logged: no check that a replay gets the same batches", fix)
     else:
-        yield ReadinessCheck("batch hashes", "ok", f"logged at {len(hashes)} of {len(facts.run.row_steps)} steps")
+        yield ReadinessCheck("batch hashes", "ok", f"logged at {len(hashes)} of {len(evidence.run.row_steps)} steps")
 
 
-def _replicas(facts: _Facts) -> Iterator[ReadinessCheck]:
-    """The first step at which ranks hold different parameters, and which of them are in the minority."""
-    name, ranks = "replicas", facts.run.ranks
+def _replicas(evidence: _Evidence) -> Iterator[ReadinessCheck]:
+    """The first step at which ranks have different parameters, and which ranks are in the minority."""
+    name, ranks = "replicas", evidence.run.ranks
     if len(ranks) < 2:
         return
     by_step: dict[int, dict[int, object]] = {}
     for rank in ranks:
-        labels = facts.run.labels(f"param_hash/rank{rank}")
+        labels = evidence.run.labels(f"param_hash/rank{rank}")
         for step, value in zip(labels.step, labels.value, strict=True) if labels is not None else ():
             by_step.setdefault(int(step), {})[rank] = value
-    compared = {step: held for step, held in by_step.items() if len(held) > 1}
+    compared = {step: hashes for step, hashes in by_step.items() if len(hashes) > 1}
     if not compared:
         fix = "rec.watch(model, optimizer, hash_every=100)"
-        yield ReadinessCheck(name, "warn", f"{len(ranks)} ranks, and no param_hash of them is logged", fix)
+        yield ReadinessCheck(name, "warn", f"{len(ranks)} ranks, but their param_hash is not logged", fix)
         return
-    parted = min((step for step, held in compared.items() if len(set(held.values())) > 1), default=None)
-    if parted is None:
-        yield ReadinessCheck(name, "ok", f"{len(ranks)} ranks agree at all {len(compared)} steps that were hashed")
+    first = min((step for step, hashes in compared.items() if len(set(hashes.values())) > 1), default=None)
+    if first is None:
+        yield ReadinessCheck(name, "ok", f"{len(ranks)} ranks agree at all {len(compared)} steps with a hash")
         return
-    held = compared[parted]
-    common = Counter(held.values()).most_common(1)[0]
-    odd = [f"rank {rank}" for rank, value in held.items() if value != common[0]]
-    who = _listed(odd) if common[1] > len(held) / 2 else "no majority"
-    fix = f"go back to before step {parted}, and check the hardware of what differs"
-    yield ReadinessCheck(name, "fail", f"ranks differ from step {parted} on ({who})", fix)
+    hashes = compared[first]
+    common = Counter(hashes.values()).most_common(1)[0]
+    minority = [f"rank {rank}" for rank, value in hashes.items() if value != common[0]]
+    who = _first_names(minority) if common[1] > len(hashes) / 2 else "no majority"
+    fix = f"roll back to before step {first}, and check the hardware of the ranks that differ"
+    yield ReadinessCheck(name, "fail", f"ranks differ from step {first} on ({who})", fix)
 
 
-def _disk(facts: _Facts) -> Iterator[ReadinessCheck]:
-    largest = max((one.size_bytes for _, one in facts.found if one.complete), default=0)
+def _disk(evidence: _Evidence) -> Iterator[ReadinessCheck]:
+    largest = max((inspection.size_bytes for _, inspection in evidence.inspected if inspection.complete), default=0)
     if not largest:
         return
-    said = f"{spelled(facts.free_bytes)} free, a checkpoint takes {spelled(largest)}"
-    if facts.free_bytes < largest:
+    figure = f"{readable_size(evidence.free_bytes)} free, a checkpoint takes {readable_size(largest)}"
+    if evidence.free_bytes < largest:
         yield ReadinessCheck(
-            "disk", "fail", said, "free some room, or keep fewer: rollback_keep, recovery_keep, best_k"
+            "disk", "fail", figure, "free some space, or keep fewer: rollback_keep, recovery_keep, best_k"
         )
-    elif facts.free_bytes < 3 * largest:
+    elif evidence.free_bytes < 3 * largest:
         yield ReadinessCheck(
-            "disk", "warn", said, "room for less than three more, and the old one goes only after the new one"
+            "disk",
+            "warn",
+            figure,
+            "space for less than three more; an old one is removed only after a new one is saved",
         )
     else:
-        yield ReadinessCheck("disk", "ok", said)
+        yield ReadinessCheck("disk", "ok", figure)
 
 
-_CHECKS: tuple[Callable[[_Facts], Iterator[ReadinessCheck]], ...] = (
+_CHECKS: tuple[Callable[[_Evidence], Iterator[ReadinessCheck]], ...] = (
     *(_checkpoint, _completeness, _full_state, _soundness, _finite),
     *(_loader, _hashes, _replicas, _disk),
 )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _repeated_steps(count: int) -> str:
+    return f"{count} step{'' if count == 1 else 's'} would be repeated"
+
+
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return plain(", ".join(names[:3]), 200) + more

@@ -1,4 +1,4 @@
-"""Going back: which checkpoint, and what it gave, left out and changed."""
+"""Resuming: which checkpoint is taken, and what it restored, left out and changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SETTINGS = frozenset(
     | {"max_lrs", "milestones", "min_lrs", "mode", "patience", "power", "start_factor", "step_size", "threshold"}
     | {"total_iters", "total_steps", "backoff_factor", "growth_factor", "growth_interval"}
 )
-"""What torch's schedulers and GradScaler keep in their state that is configuration and no progress."""
+"""Keys in the state of torch's schedulers and GradScaler that are configuration, not progress."""
 _OF_SCHEDULERS = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"})
 _SHOWN = 6
 
@@ -29,10 +29,10 @@ _SHOWN = 6
 class Resumed:
     """What a resume did.
 
-    step: updates that the restored state has behind it, the number of the next step. restored: the sections, or the
-    parts asked for, that came back. missing: pieces of the program's state that the checkpoint did not give, and that
-    are as they were built. unused: sections that nothing took. changed: setting → (what the program was built with,
-    what it goes on with). saved_world_size, world_size: number of ranks then and now.
+    step: number of updates done in the restored state, which is the number of the next step. restored: the sections, or
+    the requested parts, that were restored. missing: parts of the program's state that the checkpoint does not have;
+    they are as they were built. unused: sections that the program does not have. changed: setting → (value that the
+    program was built with, value that it continues with). saved_world_size, world_size: number of ranks then and now.
     """
 
     step: int
@@ -48,146 +48,151 @@ class Resumed:
 
     @property
     def optimizer_reset(self) -> bool:
-        """Whether the checkpoint held parameters only, so that the optimizer starts from nothing."""
+        """Whether the checkpoint has only parameters, so that the optimizer starts without moments."""
         return self.contents == "parameters"
 
     def summary(self) -> str:
-        """The run's top-line fact, and below it all that a careful reader would ask next."""
+        """A text of a few lines: the step, the checkpoint, and all that was not restored or has changed."""
         lines = [f"resumed from step {self.step}", f"checkpoint: {self.path.parent.name}/{self.path.name}"]
         lines.append(f"restored: {', '.join(self.restored)}")
         if self.optimizer_reset:
-            lines.append("optimizer: RESET, the checkpoint holds parameters only")
+            lines.append("optimizer: RESET, the checkpoint has only parameters")
         if self.missing:
-            lines.append(f"not restored, as built: {listed(self.missing)}")
+            lines.append(f"not restored, still as built: {first_names(self.missing)}")
         if self.unused:
-            lines.append(f"in the checkpoint, but nothing takes it: {listed(self.unused)}")
-        for key, (asked, effective) in self.changed.items():
-            lines.append(f"{key}: asked for {plain(asked, 80)}, goes on with {plain(effective, 80)}")
+            lines.append(f"in the checkpoint, but not in this program: {first_names(self.unused)}")
+        for key, (built, effective) in self.changed.items():
+            lines.append(f"{key}: built with {plain(built, 80)}, continues with {plain(effective, 80)}")
         if self.world_size != self.saved_world_size:
             lines.append(f"ranks: saved by {self.saved_world_size}, resumed by {self.world_size}")
         return "\n".join(lines)
 
 
-def listed(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first few of `names`, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return plain(", ".join(names[:_SHOWN]), 400) + more
 
 
-def choose(shelf: CheckpointFolders, verify: bool) -> tuple[StoredCheckpoint | None, list[tuple[Path, str]]]:
-    """(the newest sound checkpoint of the effective history, what was refused on the way to it and why): a full one,
-    recovery before rollback at the same step, or one of parameters only while there is no full one."""
+def choose_checkpoint(
+    folders: CheckpointFolders, verify: bool
+) -> tuple[StoredCheckpoint | None, list[tuple[Path, str]]]:
+    """(the newest sound checkpoint of the effective history, refused ones with the reasons). Full checkpoints come
+    first, recovery before rollback at the same step; one of parameters only is taken if there is no full one."""
     refused: list[tuple[Path, str]] = []
     entries: list[StoredCheckpoint] = []
-    for path in shelf.paths("rollback", "recovery"):
+    for path in folders.paths("rollback", "recovery"):
         try:
             entries.append(read_stored(path))
         except UnreadableInput as error:
             refused.append((path, str(error)))
     entries.sort(key=lambda e: (e.manifest.contents == "full", e.step, e.role == "recovery"), reverse=True)
     for entry in entries:
-        if entry.alive:
-            reason = unsound(entry.path, verify)
+        if entry.in_history:
+            reason = find_problem(entry.path, verify)
             if reason is None:
                 return entry, refused
             refused.append((entry.path, reason))
     return None, refused
 
 
-def unsound(path: Path, deep: bool) -> str | None:
+def find_problem(path: Path, deep: bool) -> str | None:
     """What is wrong with a checkpoint, or None; `deep` reads every byte of it."""
     try:
-        inspection.check(path, deep=deep)
+        inspection.require_sound(path, deep=deep)
     except UnreadableInput as error:
         return str(error)
     return None
 
 
-def absent(wanted: Mapping[str, Any], given: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Dotted names of what `wanted` has and `given` has not, as far up as possible."""
-    for key, value in wanted.items():
-        if key not in given:
-            yield f"{above}{key}"
-        elif isinstance(value, Mapping) and isinstance(given[key], Mapping):
-            yield from absent(cast(Mapping[str, Any], value), given[key], f"{above}{key}.")
+def missing_parts(expected: Mapping[str, Any], loaded: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of what is in `expected` and not in `loaded`: the section, where all of it is missing."""
+    for key, value in expected.items():
+        if key not in loaded:
+            yield f"{prefix}{key}"
+        elif isinstance(value, Mapping) and isinstance(loaded[key], Mapping):
+            yield from missing_parts(cast(Mapping[str, Any], value), loaded[key], f"{prefix}{key}.")
 
 
-def hold_model(path: Path, asked: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose model is another one: silently keeping fresh parameters would be no resume.
+def check_model(path: Path, state: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of a different model: a resume that silently keeps fresh parameters is no resume.
 
     Raises:
         UsageError: parameters are missing, too many, or of another shape.
     """
-    wanted: Mapping[str, Any] = asked.get("model", {})
-    given: Mapping[str, Any] = loaded.get("model", {})
+    expected: Mapping[str, Any] = state.get("model", {})
+    stored: Mapping[str, Any] = loaded.get("model", {})
     shapes = [
-        f"{name} ({tuple(value.shape)} here, {tuple(given[name].shape)} there)"
-        for name, value in wanted.items()
-        if isinstance(value, Tensor) and isinstance(given.get(name), Tensor) and value.shape != given[name].shape
+        f"{name} ({tuple(value.shape)} in this model, {tuple(stored[name].shape)} in the checkpoint)"
+        for name, value in expected.items()
+        if isinstance(value, Tensor) and isinstance(stored.get(name), Tensor) and value.shape != stored[name].shape
     ]
     for problem, names in (
-        ("lacks", list(absent(wanted, given))),
-        ("has, and this model has not,", list(absent(given, wanted))),
-        ("has in another shape", shapes),
+        ("the checkpoint does not have", list(missing_parts(expected, stored))),
+        ("this model does not have", list(missing_parts(stored, expected))),
+        ("these parameters have another shape:", shapes),
     ):
         if names:
             raise UsageError(
-                f"{plain(path, 1000)}: its model is not this one: it {problem} {listed(names)}. Build the model that "
-                "was saved, or name the parts to take over"
+                f"{plain(path, 1000)}: its model is not this one: {problem} {first_names(names)}. Build the model that "
+                "was saved, or name the parts to restore"
             )
 
 
-def hold_optimizers(path: Path, asked: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose optimizer is of another kind: torch would take its groups over, and step on with
-    moments that mean something else. Groups of one kind may have gained or lost settings between versions, not both.
+def check_optimizers(path: Path, state: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of a different kind of optimizer: torch would load its groups, and continue with moments of
+    another meaning. Between versions, the groups of one kind may gain or lose settings, but not both.
 
     Raises:
-        UsageError: both have settings that the other has not.
+        UsageError: both have settings that the other does not have.
     """
-    for section, given in loaded.items():
-        there, here = _group_keys(given), _group_keys(asked.get(section))
-        if there - here and here - there:
+    for section, stored in loaded.items():
+        stored_keys, own_keys = _group_keys(stored), _group_keys(state.get(section))
+        if stored_keys - own_keys and own_keys - stored_keys:
             raise UsageError(
                 f"{plain(path, 1000)}: its {plain(section, 60)} is not this one: it has "
-                f"{listed(sorted(there - here))}, and this one has {listed(sorted(here - there))}. Build the one that "
-                "was saved, or name the parts to take over"
+                f"{first_names(sorted(stored_keys - own_keys))}, and this one has "
+                f"{first_names(sorted(own_keys - stored_keys))}. Build the one that was saved, or name the parts to "
+                "restore"
             )
 
 
 def _group_keys(section: Any) -> set[str]:
-    """Settings of an optimizer's groups, but for those that schedulers put there."""
+    """Names of the settings in an optimizer's groups, except those that schedulers add."""
     groups = cast(Mapping[str, Any], section).get("param_groups") if isinstance(section, Mapping) else None
-    named = [set(cast(dict[str, Any], one)) for one in cast(list[Any], groups or []) if isinstance(one, dict)]
-    return set[str]().union(*named) - _OF_SCHEDULERS if isinstance(groups, list) else set()
+    keys = [set(cast(dict[str, Any], group)) for group in cast(list[Any], groups or []) if isinstance(group, dict)]
+    return set[str]().union(*keys) - _OF_SCHEDULERS if isinstance(groups, list) else set()
 
 
-def settings(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Setting → value of what a state holds of the configuration: optimizers' groups, schedulers, the scaler.
+def settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Setting → value, for the configuration in a state: optimizers' groups, schedulers, the scaler.
 
     The learning rate of a group under a scheduler is progress; its `initial_lr` is the setting.
     """
-    found: dict[str, Any] = {}
-    for section, held in state.items():
-        if not isinstance(held, Mapping):
+    settings: dict[str, Any] = {}
+    for section, content in state.items():
+        if not isinstance(content, Mapping):
             continue
-        for key, value in cast(Mapping[str, Any], held).items():
+        for key, value in cast(Mapping[str, Any], content).items():
             if key in _SETTINGS:
-                found[f"{section}.{key}"] = _plain(value)
+                settings[f"{section}.{key}"] = _copied_setting(value)
             if key == "param_groups":
                 for number, group in enumerate(value):
                     skip = {"params", "lr"} if "initial_lr" in group else {"params"}
-                    found |= {f"{section}.group{number}.{k}": _plain(v) for k, v in group.items() if k not in skip}
-    return found
+                    settings |= {
+                        f"{section}.group{number}.{k}": _copied_setting(v) for k, v in group.items() if k not in skip
+                    }
+    return settings
 
 
-def changes(asked: Mapping[str, Any], effective: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Setting → (asked, effective) where the two differ."""
-    both = {key: (value, effective[key]) for key, value in asked.items() if key in effective}
+def changed_settings(built: Mapping[str, Any], effective: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Setting → (value as built, value after the restore) where the two differ."""
+    both = {key: (value, effective[key]) for key, value in built.items() if key in effective}
     return {key: pair for key, pair in both.items() if pair[0] != pair[1]}
 
 
-def _plain(value: Any) -> Any:
-    """A copy of a setting that later steps do not change."""
+def _copied_setting(value: Any) -> Any:
+    """A copy of a setting, which later steps do not change."""
     if isinstance(value, Tensor):
         return value.tolist()
     return list(cast(list[Any], value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""What lies in a run's role folders: which checkpoint is the newest, which are surplus, where `latest` leads."""
+"""The checkpoints in a run's role folders: which is the newest, which ones retention removes, where `latest` leads."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def step_name(step: int) -> str:
 
 
 def temporary(final: Path, token: str) -> Path:
-    """Where `final` is written before it is renamed, or taken to before it is removed."""
+    """The path at which `final` is written before it is renamed, or to which it is moved before it is removed."""
     return final.with_name(f".{final.name}.tmp-{token}")
 
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """One complete checkpoint of this package's making."""
+    """One complete checkpoint that this package wrote."""
 
     path: Path
     manifest: CheckpointManifest
@@ -46,47 +46,47 @@ class StoredCheckpoint:
         return self.manifest.step
 
     @property
-    def alive(self) -> bool:
+    def in_history(self) -> bool:
         """Whether it belongs to the effective history: no later resume set it aside."""
         return self.manifest.discarded is None
 
 
 class CheckpointFolders:
-    """The checkpoints of the run in `root`. Only rank 0 touches them."""
+    """The checkpoints of the run in `root`. Only rank 0 uses them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
 
     def paths(self, *roles: str) -> list[Path]:
-        """What has the name of a checkpoint, complete or not."""
+        """Everything that has the name of a checkpoint, complete or not."""
         return [path for role in roles for path in sorted((self._root / role).glob("[!.]*.dcp"))]
 
     def entries(self, *roles: str) -> list[StoredCheckpoint]:
-        """Complete checkpoints by step, those that were set aside first. What else lies there is left alone."""
-        found: list[StoredCheckpoint] = []
+        """Complete checkpoints by step, those that were set aside first. Other files there are ignored."""
+        entries: list[StoredCheckpoint] = []
         for path in self.paths(*(roles or ROLES)):
             with suppress(UnreadableInput):
-                found.append(read_stored(path))
-        return sorted(found, key=lambda e: (e.alive, e.step, e.role == "recovery"))
+                entries.append(read_stored(path))
+        return sorted(entries, key=lambda e: (e.in_history, e.step, e.role == "recovery"))
 
-    def newest(self, leaving: Path | None = None) -> StoredCheckpoint | None:
-        """What `latest` leads to, but for `leaving`: the newest recovery checkpoint, or the newest full rollback while
-        there is none."""
-        full = [e for e in self.entries() if e.alive and e.manifest.contents == "full" and e.path != leaving]
+    def newest(self, without: Path | None = None) -> StoredCheckpoint | None:
+        """The checkpoint that `latest` leads to, `without` excluded: the newest recovery checkpoint, or the newest full
+        rollback checkpoint while there is no recovery checkpoint."""
+        full = [e for e in self.entries() if e.in_history and e.manifest.contents == "full" and e.path != without]
         recovery = [entry for entry in full if entry.role == "recovery"]
         return next(reversed(recovery or full), None)
 
-    def surplus(self, role: str, policy: Policy) -> list[StoredCheckpoint]:
-        """What retention removes: all but the newest, or the best, that the policy keeps. The earlier of two equals
-        is the better one."""
+    def to_remove(self, role: str, policy: Policy) -> list[StoredCheckpoint]:
+        """What retention removes: all except the newest, or the best, that the policy keeps. Of two equal values, the
+        earlier checkpoint is the better one."""
         entries = self.entries(role)
         if role == "best-k":
-            entries.sort(key=lambda e: (e.alive, -policy.better(e.manifest.value or 0.0), -e.step))
+            entries.sort(key=lambda e: (e.in_history, -policy.better(e.manifest.value or 0.0), -e.step))
         return entries[: -policy.keep(role)]
 
-    def point_latest(self, leaving: Path | None = None) -> None:
-        """Let `latest` lead to the newest but `leaving`, by one rename; where there is none, remove it."""
-        link, newest = self._root / LATEST, self.newest(leaving)
+    def update_latest(self, without: Path | None = None) -> None:
+        """Let `latest` lead to the newest checkpoint except `without`, by one rename, or remove it."""
+        link, newest = self._root / LATEST, self.newest(without)
         if newest is None:
             if link.is_symlink():
                 link.unlink()
@@ -94,27 +94,27 @@ class CheckpointFolders:
         target = newest.path.relative_to(self._root)
         if link.is_symlink() and link.readlink() == target:
             return
-        made = link.with_name(f".{LATEST}.tmp-{os.getpid()}")
-        made.unlink(missing_ok=True)
-        made.symlink_to(target, target_is_directory=True)
-        made.replace(link)
+        new_link = link.with_name(f".{LATEST}.tmp-{os.getpid()}")
+        new_link.unlink(missing_ok=True)
+        new_link.symlink_to(target, target_is_directory=True)
+        new_link.replace(link)
 
     def remove(self, path: Path) -> None:
-        """Remove a checkpoint: at one instant it is complete, at the next it is no checkpoint any more."""
-        self.point_latest(leaving=path)
-        gone = temporary(path, f"gone_{os.getpid()}")
-        path.rename(gone)
-        shutil.rmtree(gone)
+        """Remove a checkpoint: by one rename, it is no checkpoint any more."""
+        self.update_latest(without=path)
+        removed = temporary(path, f"gone_{os.getpid()}")
+        path.rename(removed)
+        shutil.rmtree(removed)
 
-    def mark(self, entries: Sequence[StoredCheckpoint], discarded: str | None) -> None:
-        """Say in checkpoints why they are no part of the effective history, or with None that they are part of it
-        again, and let `latest` lead to the newest that is."""
+    def set_discarded(self, entries: Sequence[StoredCheckpoint], reason: str | None) -> None:
+        """Write into checkpoints why they do not belong to the effective history, or with None that they do again, and
+        update `latest`."""
         for entry in entries:
-            manifests.write(entry.path, replace(entry.manifest, discarded=discarded))
-        self.point_latest()
+            manifests.write(entry.path, replace(entry.manifest, discarded=reason))
+        self.update_latest()
 
-    def sweep(self) -> None:
-        """Remove what saves that were cut short left behind."""
+    def remove_leftovers(self) -> None:
+        """Remove what is left of saves that were cut short."""
         for role in ROLES:
             folder = self._root / role
             for path in folder.iterdir() if folder.is_dir() else ():
@@ -128,14 +128,14 @@ def read_stored(path: Path) -> StoredCheckpoint:
     """The checkpoint in `path`.
 
     Raises:
-        UnreadableInput: none that is complete lies there, or one of another role or step than its place says.
+        UnreadableInput: there is no complete checkpoint, or its role or step does not match its path.
     """
     manifest = manifests.read(path)
     if path.parent.name in ROLES and not (
         manifest.role == path.parent.name and path.name.endswith(step_name(manifest.step))
     ):
         raise UnreadableInput(
-            f"says that it is {plain(manifest.role, 40)} step {manifest.step}, which is not its name.",
+            f"says that it is {plain(manifest.role, 40)} step {manifest.step}, which does not match its path.",
             file=plain(path, 1000),
         )
     return StoredCheckpoint(path, manifest)

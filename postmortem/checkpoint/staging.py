@@ -1,4 +1,4 @@
-"""Taking a state apart: plain values into one JSON document, tensors into copies that training no longer touches."""
+"""Takes a state apart: plain values into one JSON document, tensors into copies that training no longer changes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from postmortem.errors import UsageError
 from postmortem.text import plain
 
 SHARED = ("model", "optimizer")
-"""Sections whose tensors are the same on all ranks, or DTensors. What else there is belongs to its rank."""
+"""Sections whose tensors are the same on all ranks, or DTensors. All other sections belong to their rank."""
 _INLINE_LIMIT = 64 * 2**10
 
 
 @dataclass(frozen=True)
 class Staged:
-    """One rank's state at one step, out of reach of the steps that follow.
+    """One rank's state at one step, which later steps do not change.
 
     document: the state as JSON, tensors by name. tensors: the nested mapping of CPU tensors that DCP writes. local:
     name → this rank's piece of each parameter. count: number of tensors.
@@ -35,25 +35,25 @@ class Staged:
 
 
 def stage(state: Mapping[str, Any], rank: int, shared: Collection[str] = SHARED) -> Staged:
-    """Take `state` apart and copy its tensors, which waits for the accelerator that they lie on.
+    """Take `state` apart and copy its tensors, which waits for their accelerator.
 
     Raises:
-        UsageError: a value that no checkpoint can hold, or two tensors of one name.
+        UsageError: a value that cannot be in a checkpoint, or two tensors of one name.
     """
     tensors: dict[encoding.Path, Tensor] = {}
 
     def outside(path: encoding.Path, value: Any) -> object | None:
-        array = not isinstance(value, Tensor)
-        together = path[0] in shared and not array
-        if not isinstance(value, DTensor) and not together:
+        is_array = not isinstance(value, Tensor)
+        is_shared = path[0] in shared and not is_array
+        if not isinstance(value, DTensor) and not is_shared:
             if value.nbytes <= _INLINE_LIMIT:
                 return None
             path = (f"rank-{rank}", *path)
-        tensor = torch.from_numpy(np.ascontiguousarray(value)) if array else cast(Tensor, value)
+        tensor = torch.from_numpy(np.ascontiguousarray(value)) if is_array else cast(Tensor, value)
         if tensor.layout != torch.strided:
             raise UsageError(f"{plain('.'.join(path))}: a sparse tensor cannot go into a checkpoint; make it dense")
         tensors[path] = tensor
-        return {"$shared": ".".join(path)} | ({"numpy": True} if array else {})
+        return {"$shared": ".".join(path)} | ({"numpy": True} if is_array else {})
 
     document = encoding.encode(dict(state), outside)
     names = {".".join(path) for path in tensors}

@@ -1,4 +1,4 @@
-"""All that the next step of a training depends on, gathered from the objects that hold it."""
+"""Collects everything that the next training step depends on, from the objects that have it."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Anything whose state can be taken and given back: a TrainState, a `postmortem.program.Program`, a loader."""
+    """Anything whose state can be read and restored: a TrainState, a `postmortem.program.Program`, a loader."""
 
     def state_dict(self) -> Any:
         """The state: nested mappings of tensors and plain values."""
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """Take over what `state` holds."""
+        """Restore what is in `state`."""
         ...
 
 
 class TrainState:
     """The state of a hand-written training loop, in named sections.
 
-    model, optimizer: their tensors are kept under parameter names (without the prefixes of DDP, `torch.compile` and
+    model, optimizer: their tensors are stored under parameter names (without the prefixes of DDP, `torch.compile` and
         activation checkpointing), so that a checkpoint fits the same model in one process, under DDP or under FSDP2.
-    scheduler, scaler, loader: whatever has `state_dict()` and `load_state_dict()`.
-    rng: Python's, NumPy's and torch's global generators and each device's.
-    objects: more of the same, by name; also modules, optimizers, and generators of torch, NumPy and `random`.
+    scheduler, scaler, loader: any object with `state_dict()` and `load_state_dict()`.
+    rng: the global generators of Python, NumPy and torch, and of each device.
+    objects: more such objects, by name; also modules, optimizers, and generators of torch, NumPy and `random`.
 
     Raises:
-        UsageError: an object whose state cannot be taken.
+        UsageError: an object whose state cannot be read.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TrainState:
         rng: bool = True,
         **objects: Any,
     ) -> None:
-        given = {
+        objects_by_name = {
             "model": model,
             "optimizer": optimizer,
             "scheduler": scheduler,
@@ -65,51 +65,55 @@ class TrainState:
             **objects,
             "rng": _GlobalGenerators() if rng else None,
         }
-        self._sections = {name: _section(name, one, model) for name, one in given.items() if one is not None}
+        self._sections = {
+            name: _section(name, value, model) for name, value in objects_by_name.items() if value is not None
+        }
         self.shared = frozenset(
-            {*SHARED} | {name for name, one in objects.items() if isinstance(one, (nn.Module, Optimizer))}
+            {*SHARED} | {name for name, value in objects.items() if isinstance(value, (nn.Module, Optimizer))}
         )
         """Sections whose plain tensors are the same on all ranks."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The sections; tensors are the live ones, not copies."""
+        """The sections; tensors are not copied."""
         return {name: section.state_dict() for name, section in self._sections.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Take over the sections that `state` holds; the others stay as they are."""
+        """Restore the sections that are in `state`; the others stay as they are."""
         for name, section in self._sections.items():
             if name in state:
                 section.load_state_dict(state[name])
 
 
-def _section(name: str, one: Any, model: nn.Module) -> Stateful:
-    if isinstance(one, nn.Module):
-        return _Model(one)
-    if isinstance(one, Optimizer):
-        return _Optimizer(one, model)
-    if isinstance(one, torch.Generator):
-        return _Accessors(one.get_state, one.set_state)
-    if isinstance(one, np.random.Generator):
-        bits = one.bit_generator
+def _section(name: str, value: Any, model: nn.Module) -> Stateful:
+    if isinstance(value, nn.Module):
+        return _Model(value)
+    if isinstance(value, Optimizer):
+        return _Optimizer(value, model)
+    if isinstance(value, torch.Generator):
+        return _Accessors(value.get_state, value.set_state)
+    if isinstance(value, np.random.Generator):
+        bits = value.bit_generator
         return _Accessors(lambda: bits.state, lambda state: setattr(bits, "state", state))
-    if isinstance(one, random.Random):
-        return _Accessors(one.getstate, one.setstate)
-    if not isinstance(one, Stateful):
-        raise UsageError(f"{name}: a {type(one).__name__} has no state_dict() and load_state_dict() to save it by")
-    return one
+    if isinstance(value, random.Random):
+        return _Accessors(value.getstate, value.setstate)
+    if not isinstance(value, Stateful):
+        raise UsageError(
+            f"{name}: a {type(value).__name__} has no state_dict() and load_state_dict(), so it cannot be saved"
+        )
+    return value
 
 
 class _Accessors:
-    """An object with a getter and a setter of its state."""
+    """A state that is read and restored by a getter and a setter."""
 
-    def __init__(self, get: Callable[[], Any], put: Callable[[Any], Any]) -> None:
-        self._get, self._put = get, put
+    def __init__(self, getter: Callable[[], Any], setter: Callable[[Any], Any]) -> None:
+        self._getter, self._setter = getter, setter
 
     def state_dict(self) -> Any:
-        return self._get()
+        return self._getter()
 
     def load_state_dict(self, state: Any, /) -> None:
-        self._put(state)
+        self._setter(state)
 
 
 class _Model:
@@ -158,7 +162,7 @@ class _Optimizer:
         self._undo_casts(native["state"])
 
     def _by_index(self) -> list[str]:
-        """Names of the parameters in the order of the optimizer; those of no model are called by their place."""
+        """Names of the parameters in the optimizer's order; parameters outside the model are named by their place."""
         groups = self._optimizer.param_groups
         names = {id(parameter): name for name, parameter in parameter_names(self._model)}
         return [
@@ -168,30 +172,30 @@ class _Optimizer:
         ]
 
     def _undo_casts(self, state: Mapping[int, Mapping[str, Any]]) -> None:
-        """torch casts moments to their parameter's dtype on loading; give back those that were of another one."""
+        """torch casts moments to their parameter's dtype on loading; restore those that had another dtype."""
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         for index, entry in state.items():
-            held: dict[str, Any] = self._optimizer.state[parameters[index]]
+            loaded: dict[str, Any] = self._optimizer.state[parameters[index]]
             for key, value in entry.items():
-                now = held.get(key)
-                if isinstance(value, Tensor) and isinstance(now, Tensor) and now.dtype != value.dtype:
-                    held[key] = value.to(now.device)
+                cast_value = loaded.get(key)
+                if isinstance(value, Tensor) and isinstance(cast_value, Tensor) and cast_value.dtype != value.dtype:
+                    loaded[key] = value.to(cast_value.device)
 
 
 def parameter_names(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """(name, parameter) of a model, without what DDP, `torch.compile` and activation checkpointing put in front."""
+    """(name, parameter) of a model, without the prefixes of DDP, `torch.compile` and activation checkpointing."""
     for name, parameter in model.named_parameters():
         owner: Any = model
-        kept: list[str] = []
+        parts: list[str] = []
         for part in name.split("."):
             wrapped = part in _WRAPPERS or (part == "module" and isinstance(owner, DistributedDataParallel))
             owner = getattr(owner, part)
-            kept += [] if wrapped else [part]
-        yield ".".join(kept), parameter
+            parts += [] if wrapped else [part]
+        yield ".".join(parts), parameter
 
 
 class _GlobalGenerators:
-    """The global generators: python, numpy, torch, and those of the accelerators by type."""
+    """The global generators: python, numpy, torch, and those of accelerators by their type."""
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -204,16 +208,20 @@ class _GlobalGenerators:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        for key, put in (("python", random.setstate), ("numpy", np.random.set_state), ("torch", torch.set_rng_state)):
+        for key, restore in (
+            ("python", random.setstate),
+            ("numpy", np.random.set_state),
+            ("torch", torch.set_rng_state),
+        ):
             if key in state:
-                cast(Callable[[Any], None], put)(state[key])
+                cast(Callable[[Any], None], restore)(state[key])
         for kind, module in _accelerators():
             for index, saved in enumerate(state.get(kind, [])[: module.device_count()]):
                 module.set_rng_state(saved, index)
 
 
 def _accelerators() -> Iterator[tuple[str, Any]]:
-    """(type, torch module) of the accelerator, where one is in use: asking an idle one would start it."""
+    """(type, torch module) of the accelerator, if it is in use: reading an idle one would initialize it."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device is not None:
         module: Any = torch.get_device_module(device)

@@ -1,6 +1,6 @@
-"""One pass over a file's bytes: SHA-256 of the whole, CRC32 of its records, and non-finite elements of its tensors.
+"""Reads a file once: SHA-256 of the whole, CRC32 of its records, and non-finite elements of its tensors.
 
-Memory is a block of the file and a few numbers for each tensor, however large the file.
+It needs memory for one block and a few numbers per tensor, whatever the size of the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from postmortem.errors import UnreadableInput
 
-_BLOCK = 2**20  # bytes; a multiple of every element's size, so that no element lies on the edge of two blocks
+_BLOCK = 2**20  # bytes; a multiple of every element's size, so that no element is split between two blocks
 _BYTES: dict[str, int] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex32": 4, "complex64": 8, "complex128": 16,
     "bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8,
@@ -25,13 +25,13 @@ _BYTES: dict[str, int] = {
 
 
 def item_size(dtype: str | None) -> int | None:
-    """Bytes of one element; None for a dtype that is not known."""
+    """Bytes of one element; None for an unknown dtype."""
     return None if dtype is None else _BYTES.get(dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorBytes:
-    """A tensor as a stretch of a record: bytes [first, last) counted from the record's start."""
+    """The place of a tensor in a record: bytes [first, last), counted from the record's start."""
 
     name: str
     dtype: str
@@ -41,9 +41,9 @@ class TensorBytes:
 
 @dataclass(frozen=True, slots=True)
 class FileSpan:
-    """`size` bytes of a file at `start`, with the CRC32 stored for them (None: none), and the tensors in them."""
+    """`size` bytes of a file at `start`, with their stored CRC32 (None: none is stored) and the tensors in them."""
 
-    what: str
+    name: str
     start: int
     size: int
     crc: int | None
@@ -52,8 +52,8 @@ class FileSpan:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass found: the file's SHA-256 in hex (None where not asked for), the pieces whose CRC32 is wrong, and
-    non-finite elements by tensor, where there are any."""
+    """The result of one pass: the file's SHA-256 in hex (None if not requested), the pieces whose CRC32 is wrong, and
+    tensor → number of non-finite elements, for tensors that have any."""
 
     sha256: str | None
     wrong: tuple[str, ...]
@@ -69,14 +69,14 @@ def scan(
     whole: bool = False,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> Scan:
-    """Read `size` bytes of `file` once. `pieces` are sorted and do not overlap; `on_bytes` hears what was read.
+    """Read `size` bytes of `file` once. `pieces` are sorted and do not overlap; `on_bytes` gets the bytes read.
 
-    With `whole`, SHA-256 is taken of all of them; without, what lies between the pieces is passed over.
+    With `whole`, SHA-256 is computed over all bytes; without, bytes between the pieces are skipped.
 
     Raises:
         UnreadableInput: the file ends before `size` bytes.
     """
-    at = 0
+    position = 0
     sha = hashlib.sha256() if whole else None
     wrong: list[str] = []
     nonfinite: dict[str, int] = {}
@@ -86,7 +86,7 @@ def scan(
         while count > 0:
             block = file.read(min(count, _BLOCK))
             if not block:
-                raise UnreadableInput("ends before its own tables say.", file=shown)
+                raise UnreadableInput("ends earlier than its own tables say.", file=shown)
             if sha is not None:
                 sha.update(block)
             count -= len(block)
@@ -96,18 +96,18 @@ def scan(
     for piece in (*pieces, FileSpan("", size, 0, None)):
         if sha is None:
             file.seek(piece.start)
-        for _ in blocks(piece.start - at if sha is not None else 0):
+        for _ in blocks(piece.start - position if sha is not None else 0):
             pass
-        at = piece.start + piece.size
-        own, done = 0, 0
+        position = piece.start + piece.size
+        crc, done = 0, 0
         counters = _counters(piece.views)
         for block in blocks(piece.size):
-            own = zlib.crc32(block, own)
+            crc = zlib.crc32(block, crc)
             for counter in counters:
                 counter.take(done, block)
             done += len(block)
-        if piece.crc not in (None, own):
-            wrong.append(piece.what)
+        if piece.crc not in (None, crc):
+            wrong.append(piece.name)
         for counter in counters:
             for name, count in counter.counts():
                 nonfinite[name] = nonfinite.get(name, 0) + count
@@ -117,8 +117,8 @@ def scan(
 class _Counter:
     """Non-finite elements of one dtype in one record, by tensor.
 
-    Tensors may share their bytes in any way. Every element is looked at once: the ends of all tensors cut the record
-    into stretches, non-finite elements are counted by stretch, and a tensor has the sum over its own.
+    Tensors may share their bytes in any way. Every element is read once: the ends of all tensors cut the record into
+    intervals, non-finite elements are counted by interval, and a tensor's count is the sum over its intervals.
     """
 
     def __init__(self, views: Sequence[TensorBytes], test: Callable[[bytes], NDArray[np.bool_]], width: int) -> None:
@@ -127,7 +127,7 @@ class _Counter:
         self._counts = np.zeros(self._ends.size + 1, np.int64)
 
     def take(self, start: int, block: bytes) -> None:
-        """The record's bytes from `start` on, a multiple of the element's size."""
+        """Count in the record's bytes from `start` on, which is a multiple of the element's size."""
         whole = len(block) - len(block) % self._width
         hits = self._test(block[:whole] if whole < len(block) else block)
         if hits.any():
@@ -135,7 +135,7 @@ class _Counter:
             self._counts += np.bincount(np.searchsorted(self._ends, places, "right"), minlength=self._counts.size)
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        """(tensor, its non-finite elements) where there are any."""
+        """(tensor, number of non-finite elements) for tensors that have any."""
         below = np.concatenate(([0], np.cumsum(self._counts)))
         for view in self._views:
             first, last = (int(below[np.searchsorted(self._ends, end, "left") + 1]) for end in (view.first, view.last))
@@ -148,7 +148,7 @@ def _counters(views: Sequence[TensorBytes]) -> list[_Counter]:
     for view in views:
         if view.dtype in _TESTS:
             by_dtype.setdefault(view.dtype, []).append(view)
-    return [_Counter(some, _TESTS[dtype], _BYTES[dtype]) for dtype, some in by_dtype.items()]
+    return [_Counter(same_dtype, _TESTS[dtype], _BYTES[dtype]) for dtype, same_dtype in by_dtype.items()]
 
 
 def _ieee(kind: str) -> Callable[[bytes], NDArray[np.bool_]]:
@@ -156,12 +156,12 @@ def _ieee(kind: str) -> Callable[[bytes], NDArray[np.bool_]]:
 
 
 def _exponent(kind: str, mask: int) -> Callable[[bytes], NDArray[np.bool_]]:
-    """Non-finite where all bits of the exponent are set."""
+    """Elements are non-finite if all bits of the exponent are set."""
     return lambda block: (np.frombuffer(block, kind) & mask) == mask
 
 
 def _codes(*codes: int) -> Callable[[bytes], NDArray[np.bool_]]:
-    """Formats of one byte: non-finite by list."""
+    """Formats of one byte: elements are non-finite if they are among `codes`."""
     table = np.zeros(256, np.bool_)
     table[list(codes)] = True
     return lambda block: table[np.frombuffer(block, np.uint8)]

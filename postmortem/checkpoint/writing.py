@@ -1,4 +1,4 @@
-"""One checkpoint onto disk: wholly there under its name, or not at all."""
+"""Writes one checkpoint to disk: complete under its name, or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,9 +26,9 @@ Hashes: TypeAlias = Callable[[Mapping[str, Tensor]], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
-class Job:
+class SaveJob:
     """One save. `paths` are the final directories, each in its role's folder: the first is written, the others share
-    its files by hard links. `staged` is the state, or what went wrong in taking it."""
+    its files by hard links. `staged` is the state, or the error in reading it."""
 
     step: int
     paths: tuple[Path, ...]
@@ -42,15 +42,15 @@ class Job:
 class _Report:
     """What one rank wrote."""
 
-    files: dict[str, dict[str, Any]]
+    files: dict[str, manifests.FileDigest]
     hashes: dict[str, str]
 
 
-def write(job: Job, ranks: Ranks, token: str, hashes: Hashes) -> int:
+def write(job: SaveJob, ranks: Ranks, token: str, hashes: Hashes) -> int:
     """Write a checkpoint, all ranks together; returns the size of all its files in bytes.
 
     Raises:
-        Exception: it could not be written, on this rank or on another. Nothing of it stays behind.
+        Exception: it could not be written, on this rank or on another. Nothing of it stays on disk.
     """
     folders = [temporary(path, token) for path in job.paths]
     try:
@@ -67,7 +67,7 @@ def write(job: Job, ranks: Ranks, token: str, hashes: Hashes) -> int:
         raise
 
 
-def _prepare(job: Job, folder: Path, ranks: Ranks) -> None:
+def _prepare(job: SaveJob, folder: Path, ranks: Ranks) -> None:
     if isinstance(job.staged, Exception):
         raise job.staged
     if ranks.first:
@@ -75,19 +75,19 @@ def _prepare(job: Job, folder: Path, ranks: Ranks) -> None:
 
 
 def _write_own(staged: Staged, folder: Path, ranks: Ranks, hashes: Hashes) -> _Report:
-    """This rank's document, and the checksums of what this rank wrote."""
+    """Write this rank's document; return the checksums of what this rank wrote."""
     file = folder / f"state-{ranks.rank}.json"
     with file.open("x", encoding="ascii") as stream:
         json.dump({"format": manifests.FORMAT, "rank": ranks.rank, "state": staged.document}, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    own = [file, *folder.glob(f"__{ranks.rank}_*"), *([folder / ".metadata"] if ranks.first else [])]
-    return _Report({path.name: manifests.digest(path) for path in sorted(own)}, dict(hashes(staged.local)))
+    written = [file, *folder.glob(f"__{ranks.rank}_*"), *([folder / ".metadata"] if ranks.first else [])]
+    return _Report({path.name: manifests.digest(path) for path in sorted(written)}, dict(hashes(staged.local)))
 
 
-def _complete(job: Job, staged: Staged, folders: list[Path], reports: list[_Report]) -> int:
-    """Turn the temporary directories into checkpoints; the last thing that rank 0 does."""
-    files = {name: facts for report in reports for name, facts in report.files.items()}
+def _complete(job: SaveJob, staged: Staged, folders: list[Path], reports: list[_Report]) -> int:
+    """Turn the temporary directories into checkpoints; rank 0 does this last."""
+    files = {name: digest for report in reports for name, digest in report.files.items()}
     for folder in folders[1:]:
         folder.mkdir(parents=True)
         for name in files:
@@ -110,17 +110,17 @@ def _complete(job: Job, staged: Staged, folders: list[Path], reports: list[_Repo
         manifests.write(folder, manifest)
         sync_folder(folder)
     for folder, path in zip(folders, job.paths, strict=True):
-        if path.exists():  # damaged, or set aside by a resume; `latest` leads elsewhere since then
-            gone = folder.with_name(f"{folder.name}_gone")
-            path.rename(gone)
-            shutil.rmtree(gone)
+        if path.exists():  # damaged, or set aside by a resume; since then, `latest` leads to another checkpoint
+            replaced = folder.with_name(f"{folder.name}_gone")
+            path.rename(replaced)
+            shutil.rmtree(replaced)
         folder.rename(path)
         sync_folder(path.parent)
-    return sum(int(facts["bytes"]) for facts in files.values())
+    return sum(digest.bytes for digest in files.values())
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system has no hard links."""
+    """Give the file a second name; copy it if the file system has no hard links."""
     try:
         target.hardlink_to(source)
     except OSError:

@@ -1,8 +1,8 @@
-"""The archives of torch.save, looked at where they lie: whole files, or stretches of a .distcp file.
+"""Reads the archives of torch.save in place: whole files, or parts of a .distcp file.
 
-torch writes plain zips: every record stored as it is, with its CRC32 in the central directory at the end. Only what
-torch writes is accepted. A compressed record can be a bomb, overlapping records another, and a directory that disagrees
-with its records shows one content to one reader and another to the next.
+torch writes plain zips: every record is uncompressed, with its CRC32 in the central directory at the end. Only what
+torch writes is accepted: a compressed record can be a zip bomb, overlapping records too, and a directory that disagrees
+with its records shows different contents to different readers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from postmortem.text import plain
 _END, _END64, _LOCATOR = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 _ENTRY, _HEADER = struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s5H3I2H")
 _MOST_DIRECTORY = 32 * 2**20
-_FULL = 0xFFFFFFFF  # a 32-bit field whose value stands in the zip64 extra field
+_FULL = 0xFFFFFFFF  # a 32-bit field whose value is in the zip64 extra field
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ def records(file: BinaryIO, start: int, length: int, shown: str) -> dict[str, Re
     """The records of the archive that fills `length` bytes of `file` from `start` on, by name, in order of offset.
 
     Raises:
-        UnreadableInput: not an archive as torch.save writes it; `shown` says which one in the message.
+        UnreadableInput: not an archive as torch.save writes it; the message names it by `shown`.
     """
     try:
         entries, directory = _directory(file, start, length, shown)
-        found: dict[str, Record] = {}
+        by_name: dict[str, Record] = {}
         free = 0
         for entry in sorted(entries, key=lambda entry: entry.header):
             if entry.header < free:
@@ -60,12 +60,12 @@ def records(file: BinaryIO, start: int, length: int, shown: str) -> dict[str, Re
             free = record.start + record.size - start
             if free > directory:
                 raise UnreadableInput("an archive with a record that reaches beyond its end.", file=shown)
-            if record.name in found:
-                raise UnreadableInput(f"an archive that holds {plain(record.name, 80)} twice.", file=shown)
-            found[record.name] = record
+            if record.name in by_name:
+                raise UnreadableInput(f"an archive with two records named {plain(record.name, 80)}.", file=shown)
+            by_name[record.name] = record
     except struct.error as error:
         raise UnreadableInput("a damaged archive.", file=shown) from error
-    return found
+    return by_name
 
 
 def read(file: BinaryIO, record: Record, limit: int, shown: str) -> bytes:
@@ -93,56 +93,56 @@ def _directory(file: BinaryIO, start: int, length: int, shown: str) -> tuple[lis
     _, _, _, _, count, size, offset, _ = _END.unpack(tail[-_END.size :])
     end = length - _END.size
     if tail[:4] == b"PK\6\7":
-        at = _LOCATOR.unpack(tail[: _LOCATOR.size])[2]
-        end = at
-        file.seek(start + min(at, length))
+        end = _LOCATOR.unpack(tail[: _LOCATOR.size])[2]
+        file.seek(start + min(end, length))
         signature, *_, count, size, offset = _END64.unpack(file.read(_END64.size))
-        if signature != b"PK\6\6" or at + _END64.size > length:
+        if signature != b"PK\6\6" or end + _END64.size > length:
             raise UnreadableInput("a damaged archive.", file=shown)
     if offset + size != end or size > _MOST_DIRECTORY:
         raise UnreadableInput("an archive whose directory is not where it says.", file=shown)
     file.seek(start + offset)
     table = file.read(size)
     entries: list[_Entry] = []
-    at = 0
-    while at < len(table):
-        entry, at = _entry(table, at, shown)
+    position = 0
+    while position < len(table):
+        entry, position = _entry(table, position, shown)
         entries.append(entry)
     if len(entries) != count:
         raise UnreadableInput("an archive whose directory is damaged.", file=shown)
     return entries, offset
 
 
-def _entry(table: bytes, at: int, shown: str) -> tuple[_Entry, int]:
-    """(entry of the central directory at offset `at`, offset after it)."""
-    fields = _ENTRY.unpack_from(table, at)
+def _entry(table: bytes, position: int, shown: str) -> tuple[_Entry, int]:
+    """(entry of the central directory at offset `position`, offset after it)."""
+    fields = _ENTRY.unpack_from(table, position)
     signature, _, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, *_, header = fields
-    name_at = at + _ENTRY.size
-    name, extra = table[name_at : name_at + name_size], table[name_at + name_size : name_at + name_size + extra_size]
+    name_start = position + _ENTRY.size
+    extra_start = name_start + name_size
+    name, extra = table[name_start:extra_start], table[extra_start : extra_start + extra_size]
     if signature != b"PK\1\2" or len(extra) != extra_size:
         raise UnreadableInput("an archive whose directory is damaged.", file=shown)
     if method or flags & 1:
         raise UnreadableInput("a compressed or encrypted archive, which torch.save does not write.", file=shown)
-    wide = _wide(extra)
+    wide = _zip64_numbers(extra)
     size, packed, header = (next(wide, value) if value == _FULL else value for value in (size, packed, header))
     if packed != size:
         raise UnreadableInput("an archive that contradicts itself about a size.", file=shown)
-    return _Entry(name, header, size, crc), name_at + name_size + extra_size + comment_size
+    return _Entry(name, header, size, crc), extra_start + extra_size + comment_size
 
 
-def _wide(extra: bytes) -> Iterator[int]:
+def _zip64_numbers(extra: bytes) -> Iterator[int]:
     """The 64-bit numbers of the zip64 extra field, in order: size, packed size, offset (those that are needed)."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, size = struct.unpack_from("<HH", extra, at)
+    position = 0
+    while position + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, position)
         if kind == 1:
-            for place in range(at + 4, min(at + 4 + size, len(extra)) - 7, 8):
+            for place in range(position + 4, min(position + 4 + size, len(extra)) - 7, 8):
                 yield int(struct.unpack_from("<Q", extra, place)[0])
-        at += 4 + size
+        position += 4 + size
 
 
 def _record(file: BinaryIO, start: int, directory: int, entry: _Entry, shown: str) -> Record:
-    """Where an entry's bytes are, by its local header, which has to agree with the directory."""
+    """The place of an entry's bytes, read from its local header, which has to agree with the directory."""
     if entry.header + _HEADER.size > directory:
         raise UnreadableInput("an archive with a record that reaches beyond its end.", file=shown)
     file.seek(start + entry.header)

@@ -42,10 +42,10 @@ def checkpoints(
       postmortem checkpoints runs/exp7
       postmortem checkpoints runs/exp7/recovery/step-00001000.dcp --json
     """
-    from postmortem.checkpoint.inventory import candidates, latest
+    from postmortem.checkpoint.inventory import latest, possible_checkpoints
 
     inspections: list[tuple[str, Inspection]] = []
-    for candidate in candidates(run):
+    for candidate in possible_checkpoints(run):
         with reading(f"Reading {candidate.shown}") as advance:
             inspections.append((candidate.shown, candidate.inspect(deep=not fast, on_progress=advance)))
     target = latest(run)
@@ -80,13 +80,13 @@ def _print(inspections: list[tuple[str, Inspection]], newest: str | None) -> Non
 
 
 def _row(inspection: Inspection, newest: bool) -> tuple[str, ...]:
-    from postmortem.checkpoint.plan import spelled
+    from postmortem.checkpoint.plan import readable_size
 
     return (
         "*" if newest else "",
         plain(inspection.role, 20),
         "–" if inspection.step is None else str(inspection.step),
-        spelled(inspection.size_bytes),
+        readable_size(inspection.size_bytes),
         _state(inspection),
         ", ".join(inspection.contents) or "–",
         "–" if inspection.nonfinite is None else "no" if inspection.nonfinite else "yes",

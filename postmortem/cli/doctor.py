@@ -37,13 +37,13 @@ def doctor(
       postmortem doctor runs/exp7
       postmortem doctor runs/exp7 --check || echo "no way back"
     """
-    from postmortem.checkpoint.readiness import examine
+    from postmortem.checkpoint.readiness import check_readiness
     from postmortem.sources import open_run
 
     with stage(f"Reading {run}"):
         opened = open_run(run)
     with reading("Reading the newest checkpoint") as advance:
-        readiness = examine(opened, advance)
+        readiness = check_readiness(opened, advance)
     if as_json:
         print_json({**asdict(readiness), "ready": readiness.ready, "verdict": readiness.verdict})
     else:

@@ -86,7 +86,7 @@ def plan(
 
 
 def _sizes(storage: StoragePlan, width: int | None) -> list[Line]:
-    from postmortem.checkpoint.plan import DTYPES, OPTIMIZERS, spelled
+    from postmortem.checkpoint.plan import DTYPES, OPTIMIZERS, readable_size
 
     kept, moments = DTYPES[storage.dtype], OPTIMIZERS[storage.optimizer]
     master = f" + {kept.master} master" if kept.master else ""
@@ -95,28 +95,28 @@ def _sizes(storage: StoragePlan, width: int | None) -> list[Line]:
     texts = [
         f"{storage.parameters:,.0f} parameters, {storage.dtype}, {storage.optimizer}",
         f"full checkpoint: {storage.bytes_per_parameter:g} bytes per parameter ({kept.weight} weight{master}{state}) = "
-        f"{spelled(storage.parameters * storage.bytes_per_parameter)}",
+        f"{readable_size(storage.parameters * storage.bytes_per_parameter)}",
     ]
     if storage.ranks > 1:
-        texts.append(f"each of {storage.ranks} ranks writes {spelled(storage.rank_bytes)} of it")
+        texts.append(f"each of {storage.ranks} ranks writes {readable_size(storage.rank_bytes)} of it")
     return [line for text in texts for line in wrap(text, width, hang=2)]
 
 
 def _roles(storage: StoragePlan, width: int | None) -> list[Line]:
-    from postmortem.checkpoint.plan import spelled
+    from postmortem.checkpoint.plan import readable_size
 
     timed = any(role.seconds is not None for role in storage.roles)
     rows = [("role", "every", "holds", "each", "keep", "total", *(["write"] if timed else []))]
     for role in storage.roles:
         every = "by metric" if role.every is None else f"{role.every} steps"
         time = [] if role.seconds is None else [_seconds(role.seconds)]
-        sizes = (spelled(role.bytes_each), str(role.keep), spelled(role.bytes))
+        sizes = (readable_size(role.bytes_each), str(role.keep), readable_size(role.bytes))
         rows.append((role.role, every, role.contents, *sizes, *time))
     return table(rows, width, right=(3, 4, 5, 6))
 
 
 def _totals(storage: StoragePlan) -> list[Line]:
-    from postmortem.checkpoint.plan import spelled
+    from postmortem.checkpoint.plan import readable_size
 
     count = sum(role.keep for role in storage.roles)
     policies = {
@@ -124,8 +124,8 @@ def _totals(storage: StoragePlan) -> list[Line]:
         "by role, rollback full": "full_rollback",
         "by role, rollback parameters only": "parameter_only_rollback",
     }
-    total = f"total on disk: {spelled(storage.total)}, while saving {spelled(storage.peak)}"
-    rows = (f"  {text + ':':<35}{spelled(storage.totals[key]):>8}" for text, key in policies.items())
+    total = f"total on disk: {readable_size(storage.total)}, while saving {readable_size(storage.peak)}"
+    rows = (f"  {text + ':':<35}{readable_size(storage.totals[key]):>8}" for text, key in policies.items())
     return [(Span(text),) for text in (total, *rows)]
 
 

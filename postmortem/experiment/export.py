@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 from postmortem.atomic import write_text
 from postmortem.errors import UsageError
 from postmortem.experiment.prove import NULL_AGAIN, ExperimentRun
+from postmortem.jsonio import strict_json
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.start_checkpoint import find_checkpoint
 from postmortem.text import plain
@@ -31,7 +31,7 @@ def export_jobs(experiment: ExperimentRun, folder: Path) -> list[ReplaySpec]:
     jobs = [_job(experiment, spec, folder) for spec in specs]
     for spec in specs:
         write_text(_spec_file(folder, spec), spec.to_json())
-    write_text(folder / JOBS, json.dumps(jobs, indent=1) + "\n")
+    write_text(folder / JOBS, strict_json(jobs))
     lines = [
         "#!/bin/sh",
         "# One independent job per line; to use a launcher, put torchrun or srun before the command.",

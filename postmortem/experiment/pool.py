@@ -17,11 +17,10 @@ from pathlib import Path
 
 from postmortem.arithmetic import NATIVE, Arithmetic
 from postmortem.errors import UnreadableInput
-from postmortem.jsonio import build_from
+from postmortem.jsonio import read_record
 from postmortem.replay.branch import SPEC_FILE
 from postmortem.replay.result import RESULT_FILE, ReplayResult
 from postmortem.replay.spec import ReplaySpec, read_spec
-from postmortem.run.manifest import read_mapping
 from postmortem.text import plain
 
 
@@ -94,8 +93,8 @@ def read_finished(spec: ReplaySpec) -> ReplayOutcome | None:
         same_run = Path(stored.run).resolve().name == Path(spec.run).resolve().name
         if not same_run or replace(stored, run=spec.run, out=spec.out) != spec:
             return None
-        return ReplayOutcome(spec, build_from(ReplayResult, read_mapping(out / RESULT_FILE)))
-    except (OSError, UnreadableInput, TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        return ReplayOutcome(spec, read_record(ReplayResult, out / RESULT_FILE, "the result of a replay"))
+    except (OSError, UnreadableInput, ValueError):
         return None
 
 

@@ -18,7 +18,7 @@ from postmortem.errors import UsageError
 from postmortem.frameworks._recording import as_array, join_micro_batches
 from postmortem.program import Edit
 from postmortem.record.hashing import batch_hash
-from postmortem.record.ring import ids_of
+from postmortem.record.token_ids import ids_of
 
 IGNORED = -100
 _LABELS = ("labels", "label", "targets", "target", "y")

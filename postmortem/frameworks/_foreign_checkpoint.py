@@ -42,4 +42,4 @@ def _pickle_files(folder: Path) -> Iterator[Path]:
 def _check_file(file: Path) -> None:
     if file.is_dir() and not (file / ".metadata").is_file():
         return
-    inspection.check(file, deep=False)
+    inspection.require_sound(file, deep=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from postmortem.errors import UsageError
 from postmortem.record.recorder import Recorder
-from postmortem.record.ring import Ids, ids_of
+from postmortem.record.token_ids import Ids, ids_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""What logits and per-token losses tell, computed on their device and in pieces."""
+"""Measures logits and per-token losses on their device, in pieces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from postmortem.record._layers import UNSETTLED
+from postmortem.record._layers import WATCHED
 
 _WORST = 8
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -28,9 +28,9 @@ def first_tensor(output: object) -> Tensor | None:
 def logits_and_labels(
     module: nn.Module, keywords: Mapping[str, object], output: object
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The `logits` of a model's output and the labels, a keyword of its forward, that they predict.
+    """The `logits` in a model's output, and the labels that they predict, which are a keyword of its forward.
 
-    Models whose class says that they are causal predict the label at the next position, as those of Hugging Face do.
+    Models whose class name says that they are causal predict the label at the next position, as in Hugging Face.
     """
     logits = cast(Any, output).get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     labels = keywords.get("labels")
@@ -43,10 +43,10 @@ def logits_and_labels(
     return logits, labels
 
 
-def logits_measured(logits: Tensor, labels: Tensor | None, most: int) -> dict[str, Tensor]:
-    """Column → tensor: `max_output_logit`, `log_z`, and with labels the quantiles of the losses that they imply.
+def measure_logits(logits: Tensor, labels: Tensor | None, most: int) -> dict[str, Tensor]:
+    """Column → tensor: `max_output_logit`, `log_z`, and with labels the quantiles of the token losses.
 
-    At most `most` logits are worked on at a time, or those of one position.
+    At most `most` logits are processed at a time, or those of one position.
     """
     positions, vocabulary = logits.shape[-2:]
     each = max(1, most // vocabulary)
@@ -63,13 +63,15 @@ def logits_measured(logits: Tensor, labels: Tensor | None, most: int) -> dict[st
         return columns
     labels = labels.reshape(-1, positions)
     target = samples.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return columns | quantiles(log_z - target, labels, labels, None)
+    return columns | measure_token_losses(log_z - target, labels, labels, None)
 
 
-def quantiles(losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid: Tensor | None) -> dict[str, Tensor]:
-    """Column → tensor: nearest-rank quantiles of `losses` where they count, and the worst tokens, the worst first.
+def measure_token_losses(
+    losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid: Tensor | None
+) -> dict[str, Tensor]:
+    """Column → tensor: nearest-rank quantiles of the `losses` that count, and the worst tokens, worst first.
 
-    A loss of -Infinity among the worst stands for one that does not count; `settle` takes it away.
+    A loss of -Infinity among the worst means that it does not count; `watch.finish_watched_row` removes it.
     """
     losses = losses.detach().float()
     if valid is None and labels is not None:
@@ -81,13 +83,13 @@ def quantiles(losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid: 
     columns: dict[str, Tensor] = {}
     for name, share in _QUANTILES.items():
         rank = (number * share).ceil().long().clamp(min=1)
-        at = torch.where(number > 0, flat.numel() - number + rank - 1, flat.numel())
-        columns[f"token_loss_{name}"] = ranked[at]
+        place = torch.where(number > 0, flat.numel() - number + rank - 1, flat.numel())
+        columns[f"token_loss_{name}"] = ranked[place]
     worst = flat.topk(min(_WORST, flat.numel()))
-    columns[f"{UNSETTLED}worst_token_losses"] = worst.values
+    columns[f"{WATCHED}worst_token_losses"] = worst.values
     if losses.dim() == 2:
-        columns[f"{UNSETTLED}worst_token_rows"] = worst.indices // losses.shape[1]
-        columns[f"{UNSETTLED}worst_token_cols"] = worst.indices % losses.shape[1]
+        columns[f"{WATCHED}worst_token_rows"] = worst.indices // losses.shape[1]
+        columns[f"{WATCHED}worst_token_cols"] = worst.indices % losses.shape[1]
     if ids is not None:
-        columns[f"{UNSETTLED}worst_token_ids"] = ids.reshape(-1)[worst.indices]
+        columns[f"{WATCHED}worst_token_ids"] = ids.reshape(-1)[worst.indices]
     return columns

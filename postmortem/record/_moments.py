@@ -1,6 +1,6 @@
-"""Norms of gradients, parameters and moments by group, and what the optimizer made of them, without leaving the device.
+"""Measures gradients, parameters, moments and the optimizer's update, by group, without leaving the device.
 
-Small parameters of a group are joined before they are measured: on a small model the calls cost more than the numbers.
+Small parameters of a group are joined before they are measured: on a small model, calls cost more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from postmortem.record._layers import UNSETTLED, group_of
+from postmortem.record._layers import WATCHED, group_of
 from postmortem.record._shards import Shard, local_of, shard_of
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ _Step: TypeAlias = "tuple[Tensor | float, Tensor | float, Tensor | float]"
 
 @dataclass(frozen=True)
 class Bucket:
-    """Parameters that one param_group of the optimizer treats alike (`settings`; None: no optimizer has them), on one
-    device, of one dtype, sharded over `shards` ranks. `spans` are the groups of their names and the number of elements
-    here, one each.
+    """Parameters on one device, of one dtype, sharded over `shards` ranks, that the optimizer treats alike.
+
+    `settings` is their param_group, None for parameters that no optimizer has. `spans` has, for each parameter, the
+    group of its name and the number of elements on this rank.
     """
 
     parameters: tuple[nn.Parameter, ...]
@@ -40,7 +41,7 @@ class Bucket:
     shards: int
 
 
-def buckets(model: nn.Module, optimizer: Optimizer) -> list[Bucket]:
+def make_buckets(model: nn.Module, optimizer: Optimizer) -> list[Bucket]:
     """All parameters of `model`, in buckets of at most 2¹⁸ elements or of one parameter."""
     settings = _settings(optimizer)
     alike: defaultdict[tuple[object, ...], list[tuple[str, nn.Parameter, Shard]]] = defaultdict(list)
@@ -48,7 +49,7 @@ def buckets(model: nn.Module, optimizer: Optimizer) -> list[Bucket]:
         shard = shard_of(parameter)
         key = (id(settings.get(parameter)), shard.local.device, shard.local.dtype, shard.count)
         alike[key].append((group_of(name), parameter, shard))
-    found: list[Bucket] = []
+    buckets: list[Bucket] = []
     for members in alike.values():
         before, number = 0, 0
         numbers: list[int] = []
@@ -60,12 +61,12 @@ def buckets(model: nn.Module, optimizer: Optimizer) -> list[Bucket]:
         for _, part in groupby(zip(numbers, members, strict=True), key=itemgetter(0)):
             names, parameters, shards = zip(*(member for _, member in part), strict=True)
             spans = tuple((name, shard.local.numel()) for name, shard in zip(names, shards, strict=True))
-            found.append(Bucket(parameters, spans, settings.get(parameters[0]), shards[0].count))
-    return found
+            buckets.append(Bucket(parameters, spans, settings.get(parameters[0]), shards[0].count))
+    return buckets
 
 
 def _settings(optimizer: Optimizer) -> dict[nn.Parameter, Mapping[str, Any]]:
-    """Parameter → the first param_group with the same moments as its own; weight decay makes no difference to them."""
+    """Parameter → the first param_group whose moments work as its own do; weight decay does not matter for them."""
     first: dict[str, Mapping[str, Any]] = {}
     return {
         parameter: first.setdefault(repr([group.get(key) for key in ("betas", "eps", "amsgrad")]), group)
@@ -76,7 +77,7 @@ def _settings(optimizer: Optimizer) -> dict[nn.Parameter, Mapping[str, Any]]:
 
 @dataclass(frozen=True)
 class _Norms:
-    """Of one bucket: 0-d tensors, None where the optimizer keeps no such thing, and the number of moving elements."""
+    """Norms of one bucket: 0-d tensors, None if there is no such moment; `elements` counts those with a gradient."""
 
     parameters: dict[str, Tensor]
     gradients: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -89,42 +90,44 @@ class _Norms:
 
 
 @torch.no_grad()
-def measured(parts: Sequence[Bucket], optimizer: Optimizer, *, count: bool) -> dict[str, Tensor | float]:
+def measure_update(
+    parts: Sequence[Bucket], optimizer: Optimizer, *, count_nonfinite: bool
+) -> dict[str, Tensor | float]:
     """Column → 0-d tensor or number, of the update that `optimizer` has just made.
 
-    Gradients are measured as the optimizer saw them; with `count`, their non-finite elements are counted.
-    `update_rms` is that of m̂/(√v̂ + ε) for optimizers with Adam's moments, of the momentum buffer or of the gradient for
-    others: the update divided by the learning rate, without decoupled weight decay. `g2_over_v` is the mean of
-    g²/(√v̂ + ε)², as in StableAdamW (arXiv 2304.13013) but for where ε stands. Norms
-    of gradients are still to be settled, because the optimizer may see them clipped.
+    Gradients are measured as the optimizer got them; with `count_nonfinite`, their non-finite elements are counted.
+    `update_rms` is that of m̂/(√v̂ + ε) for optimizers with Adam's moments, otherwise of the momentum buffer or of the
+    gradient: the update divided by the learning rate, without decoupled weight decay. `g2_over_v` is the mean of
+    g²/(√v̂ + ε)², as in StableAdamW (arXiv 2304.13013) except for the place of ε. The norms of gradients have the prefix
+    `WATCHED`, because the optimizer may get clipped gradients.
 
-    Of DTensors the local shards are measured. Norms are scaled by √shards and counts by shards, so that the squares of
-    the ones and the others themselves average over ranks to the true values.
+    Of DTensors the local shards are measured. Norms are scaled by √shards and counts by shards: then the squares of
+    norms, and counts themselves, average over ranks to the true values.
     """
     steps: dict[int, _Step] = {}
-    found = [_norms(part, optimizer, steps, count) for part in parts]
-    together: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for norms in found:
-        for column, by_group in (("param_norm", norms.parameters), (f"{UNSETTLED}grad_norm", norms.gradients)):
+    all_norms = [_norms(part, optimizer, steps, count_nonfinite) for part in parts]
+    by_column: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for norms in all_norms:
+        for column, by_group in (("param_norm", norms.parameters), (f"{WATCHED}grad_norm", norms.gradients)):
             for group, norm in by_group.items():
-                together[f"{column}/{group}"].append(norm)
+                by_column[f"{column}/{group}"].append(norm)
         for column, values in (
             ("param_norm", norms.parameters.values()),
-            (f"{UNSETTLED}grad_norm", norms.gradients.values()),
+            (f"{WATCHED}grad_norm", norms.gradients.values()),
             ("adam_m_norm", [norms.first]),
             ("adam_v_norm", [norms.second]),
             ("update_rms", [norms.update]),
             ("g2_over_v", [norms.ratio]),
         ):
-            if known := [value for value in values if value is not None]:
-                together[column] += known
-    columns: dict[str, Tensor | float] = {column: _together(norms) for column, norms in together.items()}
+            if measured := [value for value in values if value is not None]:
+                by_column[column] += measured
+    columns: dict[str, Tensor | float] = {column: _norm_of_norms(norms) for column, norms in by_column.items()}
     if "update_rms" in columns:
-        columns["update_rms"] = columns["update_rms"] / sum(norms.elements for norms in found) ** 0.5
+        columns["update_rms"] = columns["update_rms"] / sum(norms.elements for norms in all_norms) ** 0.5
     if "g2_over_v" in columns:
-        elements = sum(norms.elements for norms in found if norms.ratio is not None)
+        elements = sum(norms.elements for norms in all_norms if norms.ratio is not None)
         columns["g2_over_v"] = columns["g2_over_v"] ** 2 / elements
-    counts = [norms.nonfinite for norms in found if norms.nonfinite is not None]
+    counts = [norms.nonfinite for norms in all_norms if norms.nonfinite is not None]
     if counts:
         columns["nonfinite_count"] = torch.stack([count.to(counts[0].device) for count in counts]).sum()
     for step, _, _ in steps.values():
@@ -132,7 +135,7 @@ def measured(parts: Sequence[Bucket], optimizer: Optimizer, *, count: bool) -> d
     return columns
 
 
-def _norms(part: Bucket, optimizer: Optimizer, steps: dict[int, _Step], count: bool) -> _Norms:
+def _norms(part: Bucket, optimizer: Optimizer, steps: dict[int, _Step], count_nonfinite: bool) -> _Norms:
     scale = part.shards**0.5
     parameters = _by_group(_joined(part.parameters), part.spans, scale)
     if part.settings is None:
@@ -146,7 +149,9 @@ def _norms(part: Bucket, optimizer: Optimizer, steps: dict[int, _Step], count: b
     gradient = _joined([_dense(cast(Tensor, p.grad)) for p in live])
     norms = _by_group(gradient, spans, scale)
     elements = sum(p.numel() for p in live)
-    nonfinite = torch.count_nonzero(gradient * 0) * part.shards if count else None  # 0 times a finite number is 0
+    nonfinite = (
+        torch.count_nonzero(gradient * 0) * part.shards if count_nonfinite else None
+    )  # 0 times a finite number is 0
     states = [cast("Mapping[str, Any]", optimizer.state.get(p, {})) for p in live]
     if not all("exp_avg" in state and "exp_avg_sq" in state for state in states):
         buffers = [state.get("momentum_buffer") for state in states]
@@ -154,24 +159,24 @@ def _norms(part: Bucket, optimizer: Optimizer, steps: dict[int, _Step], count: b
         return _Norms(parameters, norms, nonfinite, _norm(moved, scale), elements=elements)
     if id(part.settings) not in steps:
         steps[id(part.settings)] = _step(states[0]["step"], *part.settings["betas"])
-    _, of_first, of_second = steps[id(part.settings)]
+    _, first_correction, second_correction = steps[id(part.settings)]
     first, second = (_joined([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq"))
     largest = _joined([state["max_exp_avg_sq"] for state in states]) if part.settings.get("amsgrad") else second
-    below = largest.sqrt().add_(part.settings["eps"] * of_second)  # (√v̂ + ε) times √(1 − β₂ᵗ)
+    denominator = largest.sqrt().add_(part.settings["eps"] * second_correction)  # (√v̂ + ε) times √(1 − β₂ᵗ)
     return _Norms(
         parameters,
         norms,
         nonfinite,
-        update=_norm(first / below, scale) * (of_second / of_first),
+        update=_norm(first / denominator, scale) * (second_correction / first_correction),
         first=_norm(first, scale),
         second=_norm(second, scale),
-        ratio=_norm(torch.div(gradient, below, out=below), scale) * of_second,
+        ratio=_norm(torch.div(gradient, denominator, out=denominator), scale) * second_correction,
         elements=elements,
     )
 
 
 def _step(step: Tensor | float, beta1: Tensor | float, beta2: Tensor | float) -> _Step:
-    """Step count t, 1 − β₁ᵗ and √(1 − β₂ᵗ): numbers where t is on the host, where most optimizers keep it."""
+    """Step count t, 1 − β₁ᵗ and √(1 − β₂ᵗ): numbers if t is on the host, where most optimizers keep it."""
     if isinstance(step, Tensor):
         step = step.item() if step.is_cpu else step.clone()
     return step, 1 - beta1**step, (1 - beta2**step) ** 0.5
@@ -182,12 +187,12 @@ def _by_group(flat: Tensor, spans: tuple[_Span, ...], scale: float) -> dict[str,
     norms: defaultdict[str, list[Tensor]] = defaultdict(list)
     for group, start, stop in _runs(spans):
         norms[group].append(_norm(flat[start:stop], scale))
-    return {group: _together(parts) for group, parts in norms.items()}
+    return {group: _norm_of_norms(parts) for group, parts in norms.items()}
 
 
 @lru_cache(maxsize=4096)
 def _runs(spans: tuple[_Span, ...]) -> list[tuple[str, int, int]]:
-    """(group, start, stop) of neighbours of one group."""
+    """(group, start, stop) of each run of spans of one group."""
     runs: list[tuple[str, int, int]] = []
     stop = 0
     for group, members in groupby(spans, key=itemgetter(0)):
@@ -197,7 +202,7 @@ def _runs(spans: tuple[_Span, ...]) -> list[tuple[str, int, int]]:
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """One flat tensor of the local parts of `tensors`; no copy of a single one."""
+    """One flat tensor of the local parts of `tensors`; a single tensor is not copied."""
     if hasattr(tensors[0], "placements"):
         tensors = [local_of(tensor) for tensor in tensors]
     flat = [tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors]
@@ -205,7 +210,7 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _dense(gradient: Tensor) -> Tensor:
-    """An embedding's sparse gradient as large as its parameter; any other as it is."""
+    """A sparse gradient (of an embedding) as a dense one; any other as it is."""
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
@@ -216,7 +221,7 @@ def _norm(flat: Tensor, scale: float) -> Tensor:
     return norm if scale == 1 else norm * scale
 
 
-def _together(norms: Sequence[Tensor]) -> Tensor:
+def _norm_of_norms(norms: Sequence[Tensor]) -> Tensor:
     """The norm of the whole from the norms of its parts."""
     if len(norms) == 1:
         return norms[0]

@@ -1,4 +1,4 @@
-"""A tensor as this process holds it: whole, or one shard of a DTensor with its place in the whole."""
+"""This process's part of a tensor: all of it, or one shard of a DTensor with its place in the whole."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shard:
-    """`local` is detached and lies at `offsets` in the whole of `shape`; all of it where `groups` is empty.
+    """`local` is detached and begins at `offsets` in the whole of `shape`; it is the whole if `groups` is empty.
 
-    `groups` are the process groups whose ranks hold the other shards, one per split mesh dimension; `first` says
+    `groups` are the process groups whose ranks have the other shards, one per split mesh dimension; `first` says
     whether this rank is the first of each.
     """
 
@@ -32,12 +32,12 @@ class Shard:
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """The part of `tensor` that this process holds: all of it unless it is a DTensor."""
+    """This process's part of `tensor`: all of it unless it is a DTensor."""
     return cast(Any, tensor).to_local() if hasattr(tensor, "placements") else tensor
 
 
 def shard_of(tensor: Tensor) -> Shard:
-    """What this process holds of `tensor`. No communication takes place."""
+    """This process's part of `tensor` with its place in the whole. No communication takes place."""
     shape = tuple(tensor.shape)
     if not hasattr(tensor, "placements"):
         return Shard(tensor.detach(), shape, (0,) * len(shape))

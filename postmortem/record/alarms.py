@@ -1,4 +1,4 @@
-"""What departs while a run is recorded: the live detectors, asked by the training thread and by the background one."""
+"""Alarms while a run is recorded: the live detectors, called by the training thread and by the background thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from threading import Lock
 
 from postmortem.detectors import Alarm, Row, live
 
-_ASKED = (
+_DETECTORS = (
     "loss_spike",
     "loss_cusum",
     "grad_norm_spike",
@@ -17,60 +17,60 @@ _ASKED = (
     "loss_scale",
     "non_finite",
 )
-"""Not `grad_norm_shift`, which is sure only when it is over, nor `suspected_non_finite`: a loss that was not handed
-over is not yet one that is blank."""
+"""Not `grad_norm_shift`, which is sure only when the shift is over, nor `suspected_non_finite`: a loss that was not
+handed over yet is not a blank one."""
 
 
 _MOST_ROWS = 256
-"""Rows after which they are looked at by whoever brings the next."""
+"""Waiting rows at which the next call of `take` asks for a look at them."""
 
 
 class Alarms:
-    """Alarms that begin an episode of their column: each is told of once, until `calm` steps have passed in silence.
+    """Alarms that begin an episode of their column: each is reported once, until `calm` steps pass without an alarm.
 
-    Rows are taken down by one comparison a column and looked at later, all together, unless one stands out. Safe to
-    call from two threads. Values of one column come in order; those that do not are not looked at.
+    `take` makes one comparison per column and stores the row; `look` examines all stored rows together, unless one
+    stands out. Safe to call from two threads. Values of one column come in order; values out of order are ignored.
     """
 
     def __init__(self, calm: int = 50) -> None:
         self._calm = calm
-        self._live = live(_ASKED)
+        self._live = live(_DETECTORS)
         self._lock = Lock()
         self._rows: deque[tuple[int, Row]] = deque()
         self._levels = tuple(self._live.levels().items())
         self._open: set[tuple[str, str, int]] = set()
         self._until: dict[str, int] = {}
 
-    def take(self, step: int, row: Row, odd: Sequence[str] | None) -> bool:
-        """Take down a row, of which `odd` columns are not finite: whether it is to be looked at now."""
+    def take(self, step: int, row: Row, nonfinite: Sequence[str] | None) -> bool:
+        """Store a row whose `nonfinite` columns are not finite; whether `look` should be called now."""
         self._rows.append((step, dict(row)))
         for column, level in self._levels:
             value = row.get(column)
             if value is not None and not value <= level:
                 return True
-        fresh = [name for name in odd or () if self.begins(step, f"odd {name}")]
-        return bool(fresh) or len(self._rows) >= _MOST_ROWS
+        new = [name for name in nonfinite or () if self.begins(step, f"nonfinite value of {name}")]
+        return bool(new) or len(self._rows) >= _MOST_ROWS
 
     def look(self) -> list[tuple[int, Row, list[Alarm]]]:
-        """Look at the rows that were taken down; those with which an episode begins, and its alarms."""
-        found: list[tuple[int, Row, list[Alarm]]] = []
+        """Examine the stored rows; (step, row, alarms) where an episode begins."""
+        beginnings: list[tuple[int, Row, list[Alarm]]] = []
         with self._lock:
             while self._rows:
                 step, row = self._rows.popleft()
-                told = self._live.take(step, row)
-                if new := [a for a in told if self._is_new(a) and self.begins(step, _episode(a))]:
-                    found.append((step, row, new))
+                alarms = self._live.take(step, row)
+                if new := [alarm for alarm in alarms if self._is_new(alarm) and self.begins(step, _episode(alarm))]:
+                    beginnings.append((step, row, new))
             self._levels = tuple(self._live.levels().items())
-        return found
+        return beginnings
 
-    def begins(self, step: int, what: str) -> bool:
-        """`what` was seen at `step`: whether it begins an episode rather than going on with one."""
-        new = step > self._until.get(what, -1)
-        self._until[what] = step + self._calm
+    def begins(self, step: int, episode: str) -> bool:
+        """`episode` shows at `step`: whether it begins there, rather than continuing."""
+        new = step > self._until.get(episode, -1)
+        self._until[episode] = step + self._calm
         return new
 
-    def rewound(self, step: int) -> None:
-        """The run went back and goes on with `step`: what follows are new episodes."""
+    def rewind(self, step: int) -> None:
+        """The run went back to `step`: alarms from here on begin new episodes."""
         with self._lock:
             self._rows.clear()
             self._live.rewound(step)
@@ -79,9 +79,9 @@ class Alarms:
             self._until.clear()
 
     def _is_new(self, alarm: Alarm) -> bool:
-        known = alarm.key in self._open
+        already_open = alarm.key in self._open
         (self._open.add if alarm.state == "open" else self._open.discard)(alarm.key)
-        return not known and alarm.state != "withdrawn"
+        return not already_open and alarm.state != "withdrawn"
 
 
 def _episode(alarm: Alarm) -> str:

@@ -1,9 +1,9 @@
-"""The one background thread of a recorder, and the one lock under which anything of it is written.
+"""The background thread of a recorder: it encodes queued rows and writes them, and keeps them while a write fails.
 
-    training thread ── Entry ──▶ queue ──▶ (device values arrive) ──▶ lines ──▶ one write per file
-                                                                        └─ a write fails: held, and tried again
+    training thread ── entry ──▶ queue ──▶ (device values arrive) ──▶ lines ──▶ one write per file
+                                                                        └─ a write fails: kept, and tried again
 
-Nothing here raises on account of the disk: trouble is kept as a sentence for the training thread to say.
+Nothing here raises because of the disk: a problem becomes a warning that the training thread reports.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ from postmortem.record.writer import RunWriter, Table, encode, event_row
 from postmortem.text import plain
 
 _POLL_S = 0.02  # while values are on their way from a device
-_HELD_ENTRIES = 50_000
-_HELD_BYTES = 64 * 2**20
+_MOST_ENTRIES = 50_000  # queued while the run cannot be opened
+_MOST_BYTES = 64 * 2**20  # of unwritten lines of one file
 _TABLES: tuple[Table, ...] = ("metrics", "batches", "journal")
 
 
 @dataclass(slots=True)
 class QueuedEntry:
-    """One row on its way to the disk. `later` counts how often this process went back before it."""
+    """One row on its way to the disk. `rewinds` counts how often this process went back before the row."""
 
     table: Table
-    later: int
+    rewinds: int
     step: int | None
     values: dict[str, Any]
     transfer: Transfer | None = None
 
 
 @dataclass(slots=True)
-class _Trouble:
+class _Degradation:
+    """Why rows are not written at present, since when (monotonic seconds), and how many are lost."""
+
     reason: str
     since: float
     lost: int = 0
 
 
 @dataclass(slots=True)
-class _Lines:
-    """Encoded rows of one file that are not written yet; the oldest go when they are too many."""
+class _UnwrittenLines:
+    """Encoded rows of one file that are not written yet; the oldest are dropped when there are too many."""
 
     lines: deque[bytes] = field(default_factory=deque[bytes])
     size: int = 0
@@ -56,8 +58,9 @@ class _Lines:
         self.size += len(line)
 
     def trim(self) -> int:
+        """Drop the oldest lines beyond the limit; how many."""
         dropped = 0
-        while self.size > _HELD_BYTES:
+        while self.size > _MOST_BYTES:
             self.size -= len(self.lines.popleft())
             dropped += 1
         return dropped
@@ -67,33 +70,33 @@ class _Lines:
         self.size = 0
 
 
-class Background:
-    """Writes what is put into `queue`, every `interval_s` and at once when asked to."""
+class BackgroundWriter:
+    """Writes what is put into `queue`: every `interval_s` seconds, and at once when `write_now` is called."""
 
     def __init__(
         self,
         open_writer: Callable[[], RunWriter],
         finish: Callable[[QueuedEntry], dict[str, Any]],
-        arrived: Callable[[QueuedEntry], None],
-        slow: Callable[[], Iterable[QueuedEntry]],
+        on_arrival: Callable[[QueuedEntry], None],
+        slow_entries: Callable[[], Iterable[QueuedEntry]],
         interval_s: float,
-        unsaid: deque[PostmortemError | OSError | str],
+        warnings: deque[PostmortemError | OSError | str],
     ) -> None:
-        """`open_writer` opens the run (tried again while it raises), `finish` makes an entry's row, `arrived` is told
-        of rows whose values came from a device, and `slow` yields entries that take long to make, one at a time.
-        Trouble is put into `unsaid`.
+        """`open_writer` opens the run (tried again while it raises), `finish` makes an entry's row, `on_arrival` gets
+        the entries whose values came from a device, and `slow_entries` yields entries that take long to make, one at a
+        time. Problems are appended to `warnings`.
         """
         self.queue: deque[QueuedEntry] = deque()
-        self._unsaid = unsaid
+        self._warnings = warnings
         self.attempt: int | None = None
         self.polling = False
-        self._open_writer, self._finish, self._arrived, self._slow = open_writer, finish, arrived, slow
+        self._open_writer, self._finish = open_writer, finish
+        self._on_arrival, self._slow_entries = on_arrival, slow_entries
         self._interval_s = interval_s
         self._writer: RunWriter | None = None
-        self._unsaved = {table: _Lines() for table in _TABLES}
-        self._trouble: _Trouble | None = None
-        self._opened_last = -float("inf")
-        self._rows = 0
+        self._unwritten = {table: _UnwrittenLines() for table in _TABLES}
+        self._degradation: _Degradation | None = None
+        self._last_try = -float("inf")
         self._polled_until = 0.0
         self._lock = threading.RLock()
         self._wake = threading.Event()
@@ -103,22 +106,22 @@ class Background:
 
     @property
     def failure(self) -> str | None:
-        """Why rows are held in memory at present; None while all is well."""
-        return None if self._trouble is None else self._trouble.reason
+        """Why rows are kept in memory at present; None while they are written."""
+        return None if self._degradation is None else self._degradation.reason
 
     def start(self) -> None:
-        """Open the run, write what there is, start the thread."""
+        """Open the run, write what is queued, and start the thread."""
         self.write_now()
         self._thread.start()
 
     def poll(self) -> None:
-        """Values are on their way from a device: look for them often."""
+        """Values are on their way from a device: check for them often."""
         if not self.polling:
             self.polling = True
             self._wake.set()
 
-    def hurry(self, *, sync: bool = False) -> None:
-        """Wake the thread; with `sync`, have it fsync what is written."""
+    def wake(self, *, sync: bool = False) -> None:
+        """Let the thread write now; with `sync`, it also calls fsync."""
         self._sync = self._sync or sync
         self._wake.set()
 
@@ -126,25 +129,25 @@ class Background:
         """Write every entry whose values are on the host; with `wait`, wait for the device and write all."""
         try:
             with self._lock:
-                arrived = self._collect(wait)
-                self._save()
+                arrived = self._encode_entries(wait)
+                self._write_lines()
             for entry in arrived:
-                self._arrived(entry)
+                self._on_arrival(entry)
         except Exception as error:
-            self.at_fault(error)
+            self.report_fault(error)
 
-    def write_slow(self) -> None:
-        """Write what takes long to encode, a row at a time, so that nobody waits for all of it."""
+    def write_slow_entries(self) -> None:
+        """Write what takes long to encode, one row at a time, so that nobody waits for all of it."""
         try:
-            for entry in self._slow():
+            for entry in self._slow_entries():
                 self.queue.append(entry)
                 self.write_now()
         except Exception as error:
-            self.at_fault(error)
+            self.report_fault(error)
 
-    def at_fault(self, error: Exception) -> None:
-        """A fault of our own must neither end the thread nor reach the training."""
-        self._unsaid.append(f"{type(error).__name__} in the recorder: {plain(error)}")
+    def report_fault(self, error: Exception) -> None:
+        """Warn about a bug in the recorder itself, which must neither end the thread nor reach the training."""
+        self._warnings.append(f"{type(error).__name__} in the recorder: {plain(error)}")
 
     def stop(self) -> None:
         """End the thread, write everything, compact and close the files."""
@@ -152,15 +155,15 @@ class Background:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._opened_last = -float("inf")
+        self._last_try = -float("inf")
         self.write_now(wait=True)
-        self.write_slow()
+        self.write_slow_entries()
         with self._lock:
-            left = len(self.queue) + sum(len(held.lines) for held in self._unsaved.values())
-            if left:
-                self._unsaid.append(f"{left} rows could not be written and are lost: {self.failure}")
+            lost = len(self.queue) + sum(len(unwritten.lines) for unwritten in self._unwritten.values())
+            if lost:
+                self._warnings.append(f"{lost} rows could not be written and are lost: {self.failure}")
             if self._writer is not None:
-                self._attempt_to(self._writer.close, "compaction")
+                self._try_to(self._writer.close, "compaction")
 
     def _run(self) -> None:
         while not self._stopping:
@@ -168,36 +171,36 @@ class Background:
             self._wake.clear()
             self._check_clock()
             self.write_now()
-            self.write_slow()
-            self._settle()
+            self.write_slow_entries()
+            self._maintain()
 
-    def _settle(self) -> None:
-        """What may wait until rows are on disk: fsync, compaction, and an end of polling."""
+    def _maintain(self) -> None:
+        """Do what may wait until rows are on disk: fsync, compaction, and the end of polling."""
         with self._lock:
             if self._writer is not None:
                 if self._sync:
                     self._sync = False
-                    self._attempt_to(self._writer.sync, "fsync")
+                    self._try_to(self._writer.sync, "fsync")
                 if self._writer.outgrown:
-                    self._attempt_to(self._writer.compact, "compaction")
+                    self._try_to(self._writer.compact, "compaction")
             now = time.monotonic()
             if any(entry.transfer is not None for entry in list(self.queue)):
                 self._polled_until = now + 10 * self._interval_s
             self.polling = now < self._polled_until
 
-    def _attempt_to(self, do: Callable[[], object], what: str) -> None:
+    def _try_to(self, maintain: Callable[[], object], name: str) -> None:
         try:
-            do()
+            maintain()
         except (OSError, PostmortemError) as error:
-            self._unsaid.append(f"{what} failed and the rows stay as they are: {plain(error)}")
+            self._warnings.append(f"{name} failed and the rows stay as they are: {plain(error)}")
 
-    def _collect(self, wait: bool) -> list[QueuedEntry]:
-        """Turn entries whose values are here into lines. Those whose values came from a device are returned."""
-        writer = self._writer or self._opened()
+    def _encode_entries(self, wait: bool) -> list[QueuedEntry]:
+        """Turn entries whose values are on the host into lines; return those whose values came from a device."""
+        writer = self._writer or self._try_to_open()
         if writer is None:
-            while len(self.queue) > _HELD_ENTRIES:
+            while len(self.queue) > _MOST_ENTRIES:
                 self.queue.popleft()
-                self._lost()
+                self._count_lost(1)
             return []
         assert self.attempt is not None
         arrived: list[QueuedEntry] = []
@@ -214,69 +217,71 @@ class Background:
             try:
                 row = self._finish(entry)
                 if entry.table != "journal":
-                    place = {"attempt": self.attempt + entry.later, "step": entry.step, "rank": writer.rank}
-                    row = {**place, **row, **place}  # first in the line, and not to be moved by a column of that name
-                self._unsaved[entry.table].add(encode(row))
-            except Exception as error:  # a value of which no row can be made costs this row only
-                self._lost()
-                self._unsaid.append(f"a row of step {entry.step} is lost: {type(error).__name__}: {plain(error)}")
+                    key = {"attempt": self.attempt + entry.rewinds, "step": entry.step, "rank": writer.rank}
+                    row = {**key, **row, **key}  # first in the line, and no column of that name replaces it
+                self._unwritten[entry.table].add(encode(row))
+            except Exception as error:  # a value that cannot be encoded costs this row only
+                self._count_lost(1)
+                self._warnings.append(f"a row of step {entry.step} is lost: {type(error).__name__}: {plain(error)}")
         self.queue.extendleft(reversed(waiting))
         return arrived
 
-    def _opened(self) -> RunWriter | None:
+    def _try_to_open(self) -> RunWriter | None:
+        """The writer of the run; None where it cannot be opened, or was tried a moment ago."""
         now = time.monotonic()
-        if now - self._opened_last < self._interval_s:
+        if now - self._last_try < self._interval_s:
             return None
-        self._opened_last = now
+        self._last_try = now
         try:
             self._writer = self._open_writer()
         except (OSError, PostmortemError) as error:
-            self._failed(error)
+            self._note_failure(error)
             return None
         self.attempt = self._writer.attempt
         return self._writer
 
-    def _save(self) -> None:
+    def _write_lines(self) -> None:
+        """Write all lines; once that works again, journal how long it did not."""
         if self._writer is None:
             return
         failed = False
         for table in _TABLES:
-            held = self._unsaved[table]
-            if held.lines:
+            unwritten = self._unwritten[table]
+            if unwritten.lines:
                 try:
-                    self._writer.write(table, held.lines)
+                    self._writer.write(table, unwritten.lines)
                 except OSError as error:
                     failed = True
-                    self._failed(error)
-                    self._lost(held.trim())
+                    self._note_failure(error)
+                    self._count_lost(unwritten.trim())
                 else:
-                    held.clear()
-        trouble = self._trouble
-        if trouble is None or failed:
+                    unwritten.clear()
+        past = self._degradation
+        if past is None or failed:
             return
-        keys = {"lost_rows": trouble.lost, "reason": trouble.reason, "seconds": time.monotonic() - trouble.since}
+        keys = {"lost_rows": past.lost, "reason": past.reason, "seconds": time.monotonic() - past.since}
         try:
             self._writer.write("journal", [encode(event_row("recording_degraded", None, keys))])
         except OSError:
             return
-        self._trouble = None
+        self._degradation = None
 
-    def _failed(self, error: OSError | PostmortemError) -> None:
-        """Take note of a failure; it is said when the trouble begins, not at each try."""
-        if self._trouble is None:
-            self._trouble = _Trouble(plain(error, 1_000), time.monotonic())
-            self._unsaid.append(error)
+    def _note_failure(self, error: OSError | PostmortemError) -> None:
+        """Note a failure; the warning comes when the failures begin, not at each try."""
+        if self._degradation is None:
+            self._degradation = _Degradation(plain(error, 1_000), time.monotonic())
+            self._warnings.append(error)
 
-    def _lost(self, rows: int = 1) -> None:
+    def _count_lost(self, rows: int) -> None:
         if rows:
-            if self._trouble is None:
-                self._trouble = _Trouble("rows that could not be encoded", time.monotonic())
-            self._trouble.lost += rows
+            if self._degradation is None:
+                self._degradation = _Degradation("rows that could not be encoded", time.monotonic())
+            self._degradation.lost += rows
 
     def _check_clock(self) -> None:
-        """Journal a wall clock that was set back; intervals are measured by another one."""
+        """Journal it when the wall clock was set back; intervals are measured by the monotonic clock."""
         offset = time.time() - time.monotonic()
         back, self._clock = self._clock - offset, offset
         if back > 1:
-            keys = event_row("clock_went_back", None, {"seconds": round(back, 3)})
-            self.queue.append(QueuedEntry("journal", 0, None, keys))
+            row = event_row("clock_went_back", None, {"seconds": round(back, 3)})
+            self.queue.append(QueuedEntry("journal", 0, None, row))

@@ -1,4 +1,4 @@
-"""Rows as they are handed over: what a cell may hold, read at once, because arrays and tensors change."""
+"""Reads the values of a row at once, because arrays and tensors change later, and says what a cell can hold."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 _MOST_ELEMENTS = 4_096
 
 
-def plain_numbers(row: Mapping[str, Any]) -> bool:
-    """Whether a row holds finite numbers and nothing else, by one sum: what else there is makes it fail, makes it no
-    number of Python's, or makes it non-finite. A sum that overflows says no as well; then each value is looked at."""
+def finite_numbers_only(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds only finite Python numbers, found by one sum: any other value makes the sum fail, gives it
+    another type, or makes it non-finite. A sum that overflows gives False, too; then each value is read by itself."""
     try:
         total = sum(row.values())
-    except Exception:  # of any type that somebody logs
+    except Exception:  # the user may log values of any type
         return False
     return type(total) is int or (type(total) is float and math.isfinite(total))
 
 
-class Cells:
-    """Reads rows value by value. `tensor` is torch's class once a tensor was met, so that others are known quickly."""
+class CellReader:
+    """Reads rows value by value. `tensor` is torch's class after the first tensor, to find the next ones quickly."""
 
-    def __init__(self, complaints: InputWarnings) -> None:
+    def __init__(self, input_warnings: InputWarnings) -> None:
         self.tensor: type[Any] | None = None
-        self._complaints = complaints
+        self._warnings = input_warnings
 
     def read(self, columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor] | None, list[str] | None]:
         """(values on the host, tensors on a device, names of values that are not finite) of a row.
 
-        What no cell can hold is left out and complained of.
+        A value that no cell can hold is left out with a warning.
         """
         row: dict[str, Any] = {}
         device: dict[str, Tensor] | None = None
-        odd: list[str] | None = None
+        nonfinite: list[str] | None = None
         tensor = self.tensor
         for name, value in columns.items():
             kind = type(value)
@@ -55,7 +55,7 @@ class Cells:
                 try:
                     value = value.item()
                 except RuntimeError:  # of several elements
-                    value = self._cell(name, value)
+                    value = self._cell_or_warning(name, value)
             elif value is None:
                 continue
             elif kind is not str and kind is not bool:
@@ -65,23 +65,22 @@ class Cells:
                         device = {} if device is None else device
                         device[name] = value
                         continue
-                value = self._cell(name, value)
+                value = self._cell_or_warning(name, value)
                 if value is None:
                     continue
             if type(value) is float and value - value != 0.0:
-                odd = [name] if odd is None else [*odd, name]
+                nonfinite = [name] if nonfinite is None else [*nonfinite, name]
             row[name] = value
-        return row, device, odd
+        return row, device, nonfinite
 
-    def _cell(self, name: str, value: object) -> Any:
+    def _cell_or_warning(self, name: str, value: object) -> Any:
         try:
             return cell(name, value)
         except UsageError as error:
-            self._complaints.add(name, error)
-        except Exception as error:  # of a type that does not let itself be read
+            self._warnings.add(name, error)
+        except Exception as error:  # a type that cannot be read
             reason = f"{type(error).__name__}: {plain(error)}"
-            said = f"{plain(name, 60)} is a {type(value).__name__} without a value ({reason})"
-            self._complaints.add(name, said)
+            self._warnings.add(name, f"{plain(name, 60)} is a {type(value).__name__} without a value ({reason})")
         return None
 
 
@@ -89,7 +88,7 @@ def cell(name: str, value: object) -> float | int | str | list[Any]:
     """A value on the host as a number, text or list.
 
     Raises:
-        UsageError: it is too large, or nothing that a cell holds.
+        UsageError: it is too large, or of a type that no cell holds.
     """
     if is_tensor(value) or isinstance(value, (np.ndarray, np.generic)):
         array = cast("NDArray[Any]", value)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BATCH_HASH = "xxh3_128 seeded by dtype and shape, v1"
 LOCAL_STATE_HASH = "xxh3_128 tree, 4 MiB v1"
 
-_hexdigest: Callable[[Any, int], str] = xxh3_128_hexdigest  # it takes any buffer, and says so of few
+_hexdigest: Callable[[Any, int], str] = xxh3_128_hexdigest  # it takes any buffer, but its annotation names only a few
 
 _CHUNK = 4 * 2**20  # bytes hashed at a time by one thread; part of the definition of the local state hash
 
@@ -41,7 +41,7 @@ def batch_hash(ids: Tensor | NDArray[np.generic] | ArrayLike) -> str:
 
     `ids` is a CPU tensor, an array, or a nested list of equally long rows (hashed as int64 where it holds whole
     numbers). A tensor, an array and a list of the same dtype, shape and content have the same hash. Raises UsageError
-    for what cannot be hashed, a tensor on an accelerator included: copying it is the caller's to plan.
+    for what cannot be hashed; also for a tensor on an accelerator, which the caller has to copy first.
     """
     array = ids if isinstance(ids, np.ndarray) else _array(ids)
     try:
@@ -75,11 +75,11 @@ def _array(ids: object) -> NDArray[np.generic]:
 
 
 def local_state_hash(tensors: Mapping[str, Tensor], groups: Callable[[str], str] = group_of) -> dict[str, str]:
-    """Group → 32 hex digits over names, dtypes, shapes, offsets and bytes of what this rank holds.
+    """Group → 32 hex digits over names, dtypes, shapes, offsets and bytes of this rank's tensors.
 
     Of a DTensor the local shard is hashed, with its place in the whole. Bytes are hashed in chunks of 4 MiB by as many
-    threads as torch uses, and the digests of the chunks in their order; the number of threads does not show. Tensors
-    on an accelerator are copied chunk by chunk, which waits for them. `groups` maps a tensor's name to its group.
+    threads as torch uses, and the digests of the chunks in their order; the hash does not depend on the threads.
+    Tensors on an accelerator are copied by chunks, which waits for them. `groups` maps a tensor's name to its group.
     """
     jobs = list(_chunks(tensors, groups))
     digests = _digests([chunk for _, _, chunk in jobs])
@@ -90,7 +90,7 @@ def local_state_hash(tensors: Mapping[str, Tensor], groups: Callable[[str], str]
 
 
 def _chunks(tensors: Mapping[str, Tensor], groups: Callable[[str], str]) -> Iterator[tuple[str, bytes, Tensor]]:
-    """(group, header, uint8[≤ 4 MiB] view) in order; the header stands at the first chunk of a tensor."""
+    """(group, header, uint8[≤ 4 MiB] view) in order; only the first chunk of a tensor has the header."""
     import torch
 
     for name, tensor in tensors.items():
@@ -102,14 +102,14 @@ def _chunks(tensors: Mapping[str, Tensor], groups: Callable[[str], str]) -> Iter
 
 
 def _digests(chunks: Sequence[Tensor]) -> list[bytes]:
-    """The digests of `chunks` in their order; whole chunks are shared out among threads, this one included."""
+    """The digests of `chunks` in their order; whole chunks are distributed over threads, this one included."""
     import torch
 
     digests = [b""] * len(chunks)
-    left = iter(enumerate(chunks))
+    remaining = iter(enumerate(chunks))
 
     def work() -> None:
-        for number, chunk in left:
+        for number, chunk in remaining:
             digests[number] = xxh3_128(chunk.cpu().numpy().data).digest()
 
     helpers = min(torch.get_num_threads(), sum(chunk.nbytes == _CHUNK for chunk in chunks)) - 1

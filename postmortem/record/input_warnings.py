@@ -1,4 +1,4 @@
-"""What a recorder has to say about what it was given, and how it says it: once each, as a warning or as an error."""
+"""The recorder's warnings about what it was given: each is reported once, as a warning or as an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from postmortem.text import plain
 
 
 class RecordingError(CannotWrite):
-    """The recorder cannot write, and `on_error="raise"` asked to hear of it."""
+    """The recorder cannot write, and `on_error="raise"` makes that an error."""
 
 
 class RecordingWarning(UserWarning):
@@ -19,30 +19,32 @@ class RecordingWarning(UserWarning):
 
 
 class InputWarnings:
-    """Collects trouble from any thread in `unsaid`, and says it in the thread that calls `speak`."""
+    """Collects warnings from any thread in `pending`, and reports them in the thread that calls `report`."""
 
     def __init__(self, path: Path, *, raises: bool) -> None:
-        """`path` is the run spoken of; with `raises`, trouble is an error of the next call instead of a warning."""
-        self.unsaid: deque[PostmortemError | OSError | str] = deque()
-        self._about: set[str] = set()
+        """`path` is the run that is recorded; with `raises`, the next call raises an error instead of warning."""
+        self.pending: deque[PostmortemError | OSError | str] = deque()
+        self._topics: set[str] = set()
         self._path, self._raises = path, raises
 
-    def add(self, about: str, wrong: UsageError | str) -> None:
-        """Note what is `wrong` with what was handed over; of each `about` only the first is said."""
-        if about not in self._about:
-            self._about.add(about)
-            self.unsaid.append(UsageError(wrong) if isinstance(wrong, str) else wrong)
+    def add(self, topic: str, problem: UsageError | str) -> None:
+        """Add a problem with what was handed over; only the first problem of each topic is reported."""
+        if topic not in self._topics:
+            self._topics.add(topic)
+            self.pending.append(UsageError(problem) if isinstance(problem, str) else problem)
 
-    def speak(self) -> None:
-        """Say what went wrong since the last call. To be called by what the user calls, whose caller is named.
+    def report(self) -> None:
+        """Report what went wrong since the last call. Call this from what the user calls: the warning names its caller.
 
         Raises:
-            UsageError, RecordingError: the first trouble, where that was asked for.
+            UsageError, RecordingError: the first problem, with `raises`.
         """
-        while self.unsaid:
-            said = self.unsaid.popleft()
+        while self.pending:
+            problem = self.pending.popleft()
             if self._raises:
-                if isinstance(said, UsageError):
-                    raise said
-                raise RecordingError(f"{plain(self._path, 1000)}: {plain(said, 1000)}")
-            warnings.warn(f"recording {plain(self._path, 1000)}: {plain(said, 1000)}", RecordingWarning, stacklevel=3)
+                if isinstance(problem, UsageError):
+                    raise problem
+                raise RecordingError(f"{plain(self._path, 1000)}: {plain(problem, 1000)}")
+            warnings.warn(
+                f"recording {plain(self._path, 1000)}: {plain(problem, 1000)}", RecordingWarning, stacklevel=3
+            )

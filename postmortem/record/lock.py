@@ -1,4 +1,4 @@
-"""Who may write a run: one process for each rank."""
+"""The lock of a run's writer: one process may write each rank."""
 
 from __future__ import annotations
 
@@ -7,28 +7,39 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from postmortem.errors import UsageError
-from postmortem.record.writer import is_at
+from postmortem.jsonio import build_from, strict_json
+from postmortem.record.writer import is_same_file
 from postmortem.text import plain
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: nobody is kept out
+except ImportError:  # not a POSIX system: there is no lock
     fcntl = None
 
 
+@dataclass(frozen=True)
+class _Holder:
+    """What the lock file says about the process that has it; `since` in unix seconds."""
+
+    pid: int
+    host: str
+    since: float
+    attempt: int
+
+
 class WriterLock:
-    """The right to write as one rank: a lock that the system releases when the process ends, however it ends."""
+    """The right to write as one rank: a lock that the system releases when the process ends, in whatever way."""
 
     def __init__(self, run: Path, rank: int) -> None:
         """Take the lock of `rank`.
 
         Raises:
-            UsageError: another process or recorder holds it; the message says which, and since when.
+            UsageError: another process or recorder has it; the message says which, and since when.
         """
         self._path = lock_path(run, rank)
         self._handle = -1
@@ -38,41 +49,41 @@ class WriterLock:
                 if fcntl is not None:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                holder = _content(handle)
+                holder = _read_holder(handle)
                 os.close(handle)
                 raise UsageError(_refusal(run, rank, holder)) from error
-            if is_at(handle, self._path):
+            if is_same_file(handle, self._path):
                 self._handle = handle
             else:  # its last holder removed the file between our opening and our locking it
                 os.close(handle)
         os.ftruncate(self._handle, 0)
 
     def announce(self, attempt: int) -> None:
-        """Write into the lock who holds it, and for which attempt."""
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "attempt": attempt}
-        os.pwrite(self._handle, json.dumps(who).encode(), 0)
+        """Write into the lock file which process has it, and for which attempt."""
+        holder = _Holder(os.getpid(), socket.gethostname(), time.time(), attempt)
+        os.pwrite(self._handle, strict_json(holder).encode(), 0)
 
     def release(self) -> None:
-        """Give the right up and remove the file."""
+        """Release the lock and remove its file."""
         if self._handle >= 0:
             self._path.unlink(missing_ok=True)
             self.abandon()
 
     def abandon(self) -> None:
-        """Close the file and leave the lock to the process that shares it with us since a fork."""
+        """Close the file; the lock stays with the parent process, which shares it since a fork."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
 
-def after_fork(leave: Callable[[], None]) -> None:
-    """Have `leave`, a bound method, called in every process forked from this one while its object lives."""
-    method = weakref.WeakMethod(leave)
+def after_fork(callback: Callable[[], None]) -> None:
+    """Call `callback`, a bound method, in every process forked from this one while its object lives."""
+    method = weakref.WeakMethod(callback)
 
     def forked() -> None:
-        living = method()
-        if living is not None:
-            living()
+        living_callback = method()
+        if living_callback is not None:
+            living_callback()
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forked)
@@ -83,10 +94,10 @@ def lock_path(run: Path, rank: int) -> Path:
     return run / f".writer-{rank}.lock"
 
 
-def attempt_of_holder(run: Path, rank: int, patience_s: float = 1.0) -> int | None:
-    """The attempt at which a living process writes `rank`; None where there is no such process."""
-    until = time.monotonic() + patience_s
-    while time.monotonic() < until:
+def attempt_of_writer(run: Path, rank: int, patience_s: float = 1.0) -> int | None:
+    """The attempt of the living process that writes `rank`; None if there is none."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
         try:
             handle = os.open(lock_path(run, rank), os.O_RDONLY)
         except OSError:
@@ -94,12 +105,12 @@ def attempt_of_holder(run: Path, rank: int, patience_s: float = 1.0) -> int | No
         try:
             if not _is_locked(handle):
                 return None
-            attempt = _content(handle).get("attempt")
+            holder = _read_holder(handle)
         finally:
             os.close(handle)
-        if isinstance(attempt, int):
-            return attempt
-        time.sleep(0.02)  # it has the lock and is still counting
+        if holder is not None:
+            return holder.attempt
+        time.sleep(0.02)  # it has the lock, but has not counted the attempt yet
     return None
 
 
@@ -114,19 +125,21 @@ def _is_locked(handle: int) -> bool:
     return False
 
 
-def _content(handle: int) -> dict[str, Any]:
+def _read_holder(handle: int) -> _Holder | None:
+    """Who has the lock; None where the holder has not written it yet."""
     try:
-        value = json.loads(os.pread(handle, 4096, 0))
-    except ValueError:
-        return {}
-    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+        return build_from(_Holder, json.loads(os.pread(handle, 4096, 0)))
+    except (TypeError, ValueError):
+        return None
 
 
-def _refusal(run: Path, rank: int, holder: Mapping[str, Any]) -> str:
-    since = holder.get("since")
-    when = time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(since)) if isinstance(since, float) else ""
-    who = f"process {plain(holder.get('pid', '?'), 20)} on {plain(holder.get('host', '?'), 80)}"
+def _refusal(run: Path, rank: int, holder: _Holder | None) -> str:
+    if holder is None:
+        who = "another process"
+    else:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
+        who = f"process {holder.pid} on {plain(holder.host, 80)} since {since}"
     return (
-        f"{plain(run, 1000)}: rank {rank} is already being recorded here by {who}{when}. "
+        f"{plain(run, 1000)}: rank {rank} is already being recorded here by {who}. "
         "Give this run another directory, or end that process."
     )

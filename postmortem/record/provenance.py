@@ -1,4 +1,4 @@
-"""Where a run comes from: command line, code, packages, machine. Secrets are taken out before anything is written."""
+"""Where a run comes from: command line, code, packages, machine. Secrets are removed before anything is written."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def provenance(run: Path, attempt: int) -> dict[str, Any]:
     """`command`, `git`, `packages` and `variables` for run.json; the uncommitted patch is saved beside it."""
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     folder = Path(main).resolve().parent if main else Path.cwd()
-    named = _git(folder, "rev-parse", "HEAD", "--abbrev-ref", "HEAD")  # at work while the packages are read
+    head = _git(folder, "rev-parse", "HEAD", "--abbrev-ref", "HEAD")  # git runs while the packages are read
     patch = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "HEAD")
     return {
         "command": redacted_command([sys.executable, *sys.argv]),
         "packages": packages(),
         "variables": variables(os.environ),
-        **_code(run, attempt, _answer(named), _answer(patch)),
+        **_git_facts(run, attempt, _answer(head), _answer(patch)),
     }
 
 
 def environment() -> dict[str, Any]:
     """What the bits of a run depend on besides its config: versions, platform, processors, kernels and threads."""
-    found: dict[str, Any] = {
+    versions: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": platform.machine(),
@@ -68,10 +68,10 @@ def environment() -> dict[str, Any]:
     }
     for package in ("torch", "numpy", "xxhash"):
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found | arithmetic.measure_arithmetic()
+    return versions | arithmetic.measure_arithmetic()
 
 
 def host() -> str:
@@ -80,7 +80,7 @@ def host() -> str:
 
 
 def device() -> str | None:
-    """The accelerator this process computes on, as far as that is known without waking one up; else None."""
+    """The accelerator that this process uses, if that is known without initializing one; else None."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
@@ -88,7 +88,7 @@ def device() -> str | None:
 
 
 def named_device(name: str) -> str:
-    """`cuda:3` with the model of the device, where torch knows it."""
+    """`cuda:3` with the model of the device, if torch knows it."""
     torch = sys.modules.get("torch")
     if torch is not None and name.startswith("cuda"):
         return f"{name} {torch.cuda.get_device_name(name)}"
@@ -97,9 +97,9 @@ def named_device(name: str) -> str:
 
 def packages() -> dict[str, str]:
     """Version of every installed distribution, by name."""
-    read = (dist.metadata for dist in metadata.distributions())  # once each: reading it is what takes time
-    found = {str(held["Name"]): str(held["Version"]) for held in read if held["Name"]}
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    facts = (dist.metadata for dist in metadata.distributions())  # once each: reading them is what takes time
+    versions = {str(package["Name"]): str(package["Version"]) for package in facts if package["Name"]}
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -112,13 +112,13 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a flag, key or variable of this name holds a secret: one of its words says so."""
+    """Whether a flag, key or variable of this name holds a secret, judged by the words of the name."""
     words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
     return not _SECRET_WORDS.isdisjoint(words)
 
 
 def redacted_command(arguments: Iterable[str], environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The command line with the values of secret flags and whatever looks like a secret replaced."""
+    """The command line without secrets: values of secret flags, and texts that look like secrets, are replaced."""
     shown: list[str] = []
     secret_follows = False
     for argument in arguments:
@@ -134,7 +134,7 @@ def redacted_command(arguments: Iterable[str], environ: Mapping[str, str] = os.e
 
 
 def redacted(config: Any, environ: Mapping[str, str] = os.environ) -> Any:
-    """A nested config with texts under secret names, and texts that look like secrets, replaced."""
+    """A nested config without secrets: texts under secret names, and texts that look like secrets, are replaced."""
     if isinstance(config, Mapping):
         return {
             str(key): REDACTED
@@ -156,7 +156,7 @@ def scrubbed(text: str, environ: Mapping[str, str]) -> str:
 
 
 def _git(folder: Path, *words: str) -> subprocess.Popen[bytes] | None:
-    """Ask git, without running what a repository's own configuration names; None where there is no git."""
+    """Start git, without running programs that a repository's configuration names; None if git is not installed."""
     guards = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-optional-locks")
     quiet = subprocess.DEVNULL
     try:
@@ -166,32 +166,32 @@ def _git(folder: Path, *words: str) -> subprocess.Popen[bytes] | None:
         return None
 
 
-def _answer(asked: subprocess.Popen[bytes] | None) -> bytes | None:
-    """What git says; None where it fails or dawdles."""
-    if asked is None:
+def _answer(git: subprocess.Popen[bytes] | None) -> bytes | None:
+    """The output of git; None if it fails or takes too long."""
+    if git is None:
         return None
-    with asked:
+    with git:
         try:
-            said, _ = asked.communicate(timeout=_GIT_TIMEOUT_S)
+            output, _ = git.communicate(timeout=_GIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            asked.kill()
+            git.kill()
             return None
-    return said if asked.returncode == 0 else None
+    return output if git.returncode == 0 else None
 
 
-def _code(run: Path, attempt: int, named: bytes | None, patch: bytes | None) -> dict[str, Any]:
-    """`git` for run.json, of commit and branch in two lines and the uncommitted patch, which is saved beside it; empty
-    outside a repository or without git."""
-    if named is None:
+def _git_facts(run: Path, attempt: int, head: bytes | None, patch: bytes | None) -> dict[str, Any]:
+    """`git` for run.json, from `head` (commit and branch, a line each) and the uncommitted patch, which is saved beside
+    run.json; empty outside a repository or without git."""
+    if head is None:
         return {}
-    commit, _, branch = named.decode("utf-8", "replace").strip().partition("\n")
-    found: dict[str, Any] = {"commit": commit, "branch": branch}
+    commit, _, branch = head.decode("utf-8", "replace").strip().partition("\n")
+    facts: dict[str, Any] = {"commit": commit, "branch": branch}
     if patch is None:
-        return {"git": found}
-    found["uncommitted_bytes"] = len(patch)
+        return {"git": facts}
+    facts["uncommitted_bytes"] = len(patch)
     if patch:
         text = _ASSIGNED.sub(rf"\1{REDACTED}", scrubbed(patch[:_PATCH_LIMIT].decode("utf-8", "replace"), os.environ))
         name = "code.patch" if attempt == 0 else f"code-{attempt}.patch"
         write_bytes(run / name, text.encode("utf-8", "replace"))
-        found |= {"patch": name, "patch_truncated": len(patch) > _PATCH_LIMIT}
-    return {"git": found}
+        facts |= {"patch": name, "patch_truncated": len(patch) > _PATCH_LIMIT}
+    return {"git": facts}

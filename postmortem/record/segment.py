@@ -1,4 +1,4 @@
-"""Going on with a run directory: which attempt this is, what run.json gains, and what changed since the last one."""
+"""Opens or continues a run directory: counts the attempt, completes run.json, and finds what changed since the last."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from postmortem.errors import MissingExtra, UnreadableInput, UsageError
 from postmortem.record import provenance as origin
-from postmortem.record.lock import WriterLock, attempt_of_holder
-from postmortem.record.writer import RunWriter, plain_value, update_manifest
+from postmortem.record.lock import WriterLock, attempt_of_writer
+from postmortem.record.writer import RunWriter, json_value, update_manifest
 from postmortem.run.manifest import read_mapping
 from postmortem.run.parts import parts, tail_key, tails
 from postmortem.run.rows import LineReport, read_objects
@@ -26,8 +26,8 @@ _opened: dict[Path, int] = {}
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the caller says of the run; `attempt` only where something else counts attempts."""
+class RunFacts:
+    """What the caller says about the run; `attempt` only if something else counts attempts."""
 
     rank: int
     world_size: int
@@ -37,8 +37,8 @@ class Facts:
     provenance: bool
 
 
-def open_segment(run: Path, facts: Facts) -> tuple[WriterLock, RunWriter]:
-    """Make `run` where it is absent, take its lock and count the attempt.
+def open_segment(run: Path, facts: RunFacts) -> tuple[WriterLock, RunWriter]:
+    """Make `run` if it does not exist, take its lock and count the attempt.
 
     Raises:
         UsageError: another process writes this rank, or the path is a file.
@@ -47,7 +47,7 @@ def open_segment(run: Path, facts: Facts) -> tuple[WriterLock, RunWriter]:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{plain(run, 1000)}: a file stands where the run's directory should be") from error
+        raise UsageError(f"{plain(run, 1000)}: there is a file where the run's directory should be") from error
     lock = WriterLock(run, facts.rank)
     try:
         attempt = agreed_attempt(run, facts.rank) if facts.attempt is None else facts.attempt
@@ -58,11 +58,11 @@ def open_segment(run: Path, facts: Facts) -> tuple[WriterLock, RunWriter]:
         raise
 
 
-def complete_manifest(run: Path, facts: Facts, attempt: int) -> Changes:
-    """Add what is known to run.json, and say which events tell of what changed against it.
+def complete_manifest(run: Path, facts: RunFacts, attempt: int) -> Changes:
+    """Add what is known to run.json; return the events about what changed against it.
 
-    Keys that stand there stay; rank 0 alone writes more than its place among `ranks`. Raises OSError or
-    UnreadableInput where run.json cannot be completed.
+    Keys that are there already stay. Only rank 0 writes more than its own entry in `ranks`. Raises OSError or
+    UnreadableInput if run.json cannot be completed.
     """
     keys: dict[str, Any] = {}
     if facts.rank == 0:
@@ -72,70 +72,73 @@ def complete_manifest(run: Path, facts: Facts, attempt: int) -> Changes:
         keys |= origin.redacted(dict(facts.manifest or {}))
         if facts.config is not None:
             keys["config"] = origin.redacted(facts.config)
-        keys = cast(dict[str, Any], plain_value(keys))
-    own: dict[str, Any] = {"attempt": attempt}
+        keys = cast(dict[str, Any], json_value(keys))
+    entry: dict[str, Any] = {"attempt": attempt}
     if facts.provenance:
-        own |= {"host": origin.host(), "device": origin.device(), "pid": os.getpid()}
-    before = update_manifest(run, lambda old: {**old, **keys, **_rank_entry(old, facts.rank, own)})
+        entry |= {"host": origin.host(), "device": origin.device(), "pid": os.getpid()}
+    before = update_manifest(run, lambda old: {**old, **keys, **_with_rank_entry(old, facts.rank, entry)})
     if attempt == 0:
         return []
-    told: Changes = []
-    around = {
+    events: Changes = []
+    environment = {
         key: pair
         for name in _COMPARED
         for key, pair in _differences({name: before.get(name)}, {name: keys.get(name)}).items()
         if key not in _NAMES_ONLY
-        and None not in pair  # known now and not then, such as a version before its package was imported: no change
+        and None not in pair  # first known now, such as the version of a package that was not imported then: no change
     }
-    if around:
-        told.append(("environment_change", {"changed": around}))
+    if environment:
+        events.append(("environment_change", {"changed": environment}))
     if "config" in before and "config" in keys:
         for key, (old, new) in _differences({"": before["config"]}, {"": keys["config"]}).items():
-            told.append(("config_change", {"key": key.removeprefix("."), "old": old, "new": new}))
-    return told
+            events.append(("config_change", {"key": key.removeprefix("."), "old": old, "new": new}))
+    return events
 
 
 def name_device(run: Path, rank: int, device: str) -> None:
-    """Complete the place of `rank` in run.json by its device, once it is known. Raises OSError or UnreadableInput."""
-    update_manifest(run, lambda old: {**old, **_rank_entry(old, rank, {"device": origin.named_device(device)})})
+    """Add the device of `rank` to its entry in run.json. Raises OSError or UnreadableInput."""
+    update_manifest(run, lambda old: {**old, **_with_rank_entry(old, rank, {"device": origin.named_device(device)})})
 
 
-def _rank_entry(before: Mapping[str, Any], rank: int, entry: Mapping[str, Any]) -> dict[str, Any]:
-    ranks = before.get("ranks")
-    known = cast(dict[str, Any], ranks) if isinstance(ranks, dict) else {}
-    own = known.get(str(rank))
-    return {"ranks": {**known, str(rank): {**(cast(dict[str, Any], own) if isinstance(own, dict) else {}), **entry}}}
+def _with_rank_entry(manifest: Mapping[str, Any], rank: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The key `ranks` of run.json, with `entry` added to what it says about `rank`."""
+    ranks = _object(manifest.get("ranks"))
+    return {"ranks": {**ranks, str(rank): {**_object(ranks.get(str(rank))), **entry}}}
+
+
+def _object(value: object) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
 def _hashes() -> dict[str, str]:
-    """Names of the hash functions in use; none where the extra that brings them is absent."""
+    """Names of the hash functions in use; empty if the extra that installs them is missing."""
     try:
         from postmortem.record.hashing import BATCH_HASH, LOCAL_STATE_HASH
 
-        found = {"batch": BATCH_HASH, "state_local": LOCAL_STATE_HASH}
-        if "torch" in sys.modules:  # what has no torch has no state
+        names = {"batch": BATCH_HASH, "state_local": LOCAL_STATE_HASH}
+        if "torch" in sys.modules:  # without torch there is no state
             from postmortem.record.state_hash import STATE_HASH
 
-            found["state"] = STATE_HASH
+            names["state"] = STATE_HASH
     except MissingExtra:
         return {}
-    return found
+    return names
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
     """{dotted key: [old, new]} of what differs between two nested mappings; None where a key is absent."""
-    found: dict[str, list[Any]] = {}
+    differences: dict[str, list[Any]] = {}
     for key in dict.fromkeys((*before, *after)):
         old, new = before.get(key), after.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found |= _differences(cast(Mapping[str, Any], old), cast(Mapping[str, Any], new), f"{prefix}{key}.")
+            differences |= _differences(cast(Mapping[str, Any], old), cast(Mapping[str, Any], new), f"{prefix}{key}.")
         elif old != new:
-            found[f"{prefix}{key}"] = [old, new]
-    return found
+            differences[f"{prefix}{key}"] = [old, new]
+    return differences
 
 
 def ranks_of_process() -> tuple[int, int]:
-    """(rank, world size): torch.distributed's where it is initialised, else RANK and WORLD_SIZE, else (0, 1)."""
+    """(rank, world size): torch.distributed's if it is initialized, else RANK and WORLD_SIZE, else (0, 1)."""
     dist = _distributed()
     if dist is not None:
         return dist.get_rank(), dist.get_world_size()
@@ -144,16 +147,16 @@ def ranks_of_process() -> tuple[int, int]:
 
 
 def agreed_attempt(run: Path, rank: int) -> int:
-    """The number of the attempt that begins now: one more than the highest there is, the same on all ranks.
+    """The number of the attempt that begins now: one more than the highest so far, the same on all ranks.
 
-    With torch.distributed initialised it is rank 0's, told by the group's store: no collective, so that a recorder on
-    rank 0 alone hangs nobody. Else each rank counts its own openings, unless rank 0 is at work here already.
+    If torch.distributed is initialized, rank 0 counts and shares the number through the group's store. That is no
+    collective, so a recorder on rank 0 alone blocks nobody. Otherwise each rank counts its own openings, unless rank 0
+    is writing here already.
     """
     store = _store()
     if store is None:
-        own = _highest_attempt(run, rank) + 1
-        led = attempt_of_holder(run, 0) if rank else None
-        return own if led is None else led
+        of_rank_0 = attempt_of_writer(run, 0) if rank else None
+        return _highest_attempt(run, rank) + 1 if of_rank_0 is None else of_rank_0
     from datetime import timedelta
 
     _opened[run] = _opened.get(run, -1) + 1
@@ -170,27 +173,27 @@ def agreed_attempt(run: Path, rank: int) -> int:
 
 
 def _highest_attempt(run: Path, rank: int) -> int:
-    """The highest attempt that `rank` has begun in the directory; -1 where it never wrote."""
+    """The highest attempt that `rank` has begun in the directory; -1 if it never wrote."""
     file = run / "run.json"
     try:
         ranks = read_mapping(file).get("ranks") if file.exists() else None
-    except UnreadableInput:  # told of when run.json is to be completed
+    except UnreadableInput:  # `complete_manifest` reports it
         ranks = None
-    found = [-1]
+    attempts = [-1]
     if isinstance(ranks, dict):
         entry = cast(dict[str, Any], ranks).get(str(rank))
         if isinstance(entry, dict):
-            found.append(_attempt_in(cast(dict[str, Any], entry)))
+            attempts.append(_attempt_in(cast(dict[str, Any], entry)))
     elif (run / "metrics").is_dir():  # written by hand or by `RunWriter`: only the parts know
-        found += [_highest_in(part) for part in parts(run / "metrics")]
+        attempts += [_highest_in(part) for part in parts(run / "metrics")]
     for folder in (run / "metrics", run / "batches"):
         if folder.is_dir():
-            found += [a for a, r in map(tail_key, tails(folder)) if r == rank]
+            attempts += [a for a, r in map(tail_key, tails(folder)) if r == rank]
     journal = run / "journal.jsonl"
     if journal.exists():
         events = read_objects(journal, LineReport(journal.name), strict_text=False)
-        found += [_attempt_in(event) for _, event in events if event.get("rank", 0) == rank]
-    return max(found)
+        attempts += [_attempt_in(event) for _, event in events if event.get("rank", 0) == rank]
+    return max(attempts)
 
 
 def _attempt_in(entry: Mapping[str, Any]) -> int:
@@ -207,15 +210,15 @@ def _highest_in(part: Path) -> int:
 
 
 def _distributed() -> Any:
-    """`torch.distributed` where it is imported and initialised, else None."""
+    """`torch.distributed` if it is imported and initialized, else None."""
     dist = sys.modules.get("torch.distributed")
     return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
 
 def _store() -> Any:
-    """The key-value store of the default process group, where this version of torch gives it out."""
+    """The key-value store of the default process group; None where this version of torch does not give access."""
     dist = _distributed()
     if dist is None or dist.get_world_size() == 1:
         return None
-    given = getattr(dist.group.WORLD, "get_group_store", None)
-    return None if given is None else given()
+    get_store = getattr(dist.group.WORLD, "get_group_store", None)
+    return None if get_store is None else get_store()

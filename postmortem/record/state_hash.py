@@ -1,18 +1,18 @@
-"""A hash of the whole state that does not depend on how it is sharded, cheap enough for a cadence while training.
+"""A hash of the whole state that does not depend on how it is sharded, cheap enough to compute while training.
 
 Each element's bits, read as a signed integer x (8-byte elements as two halves), count by their place i in the flattened
 whole tensor, in two sums modulo 2⁶⁴:
 
     linear  Σ x·(i·K + 1),  K = 2·odd          mixed  Σ x·r(i),  r(i) odd and pseudo-random
 
-Sums do not care who adds which part of them, so the words of shards add up to the word of the whole. Each tensor's sums
+The order of a sum does not matter, so the words of shards add up to the word of the whole. Each tensor's sums
 are multiplied by odd numbers that its name, dtype and shape give, and added to one 128-bit hash.
 
 What is certain: a flipped bit changes both words, because the change is 2ᵇ times odd numbers, b < 32. Swapping two
 different elements of at most 4 bytes changes the linear word in tensors of up to 2³² elements: the change is
 (x − y)·K·(j − i) times an odd number, with |x − y| < 2³² and |j − i| < 2³², so at most 31 + 1 + 31 of its 64 factors
-are twos. Any other difference goes unseen with a chance near 2⁻⁶⁴. Nothing is read on the host until `state_hash` ends,
-and everything runs on the device of the tensors.
+are twos. Any other difference is missed with a probability near 2⁻⁶⁴. Everything runs on the device of the tensors, and
+nothing is read on the host until `state_hash` ends.
 """
 
 from __future__ import annotations
@@ -57,31 +57,32 @@ class StateHash:
 
 @dataclass(frozen=True)
 class Partial:
-    """What this rank adds to the hash, for the tensors that lie on one device and are split over the same `groups`.
+    """What this rank adds to the hash, for the tensors on one device that are split over the same `groups`.
 
-    `words` is int64[2] on that device. `blemishes` is a float[names] there: 0, or NaN where the tensor of that name has
-    an element here that is NaN or infinite.
+    `words` is int64[2] on that device. `nan_marks` is a float[names] there: 0, or NaN if this rank's part of the tensor
+    of that name has an element that is NaN or infinite.
     """
 
     words: Tensor
     names: tuple[str, ...]
-    blemishes: Tensor
+    nan_marks: Tensor
     groups: tuple[ProcessGroup, ...]
 
 
 def state_hash(tensors: Mapping[str, Tensor]) -> StateHash:
     """The hash of all of `tensors`, the same however the DTensors among them are sharded.
 
-    Where there are sharded DTensors it is a collective: each rank of their mesh has to call it, with the same names in
-    the same order. One all-reduce of a few numbers takes place for each mesh dimension over which tensors are split.
-    Plain tensors are hashed as this rank holds them, so replicas that differ show as ranks that differ.
+    With sharded DTensors it is a collective: each rank of their mesh has to call it, with the same names in the same
+    order. One all-reduce of a few numbers takes place for each mesh dimension over which tensors are split.
+    Plain tensors are hashed as this rank holds them, so ranks whose replicas differ get different hashes.
     """
     total, nonfinite = [0, 0], dict[str, int]()
-    held = {plain_name(name): tensor for name, tensor in tensors.items()}
+    by_name = {plain_name(name): tensor for name, tensor in tensors.items()}
     for part in partials(tensors):
-        flawed = [blemish != 0 for blemish in part.blemishes.tolist()]
+        marks = part.nan_marks.tolist()
         counts = [
-            _count(shard_of(held[name]).local) if flaw else 0 for name, flaw in zip(part.names, flawed, strict=True)
+            _count_nonfinite(shard_of(by_name[name]).local) if mark != 0 else 0
+            for name, mark in zip(part.names, marks, strict=True)
         ]
         sums = torch.cat([part.words, torch.tensor(counts, device=part.words.device)])
         for group in part.groups:
@@ -92,8 +93,8 @@ def state_hash(tensors: Mapping[str, Tensor]) -> StateHash:
     return StateHash(hex_of(total), nonfinite)
 
 
-def joined(parts: Sequence[str]) -> str:
-    """The hash of the whole, from the hashes that the ranks of one fully sharded state made of their own parts."""
+def join_parts(parts: Sequence[str]) -> str:
+    """The hash of the whole, from the hashes that the ranks of a fully sharded state made of their own parts."""
     words = [(int(part[:16], 16), int(part[16:], 16)) for part in parts]
     return hex_of([sum(first for first, _ in words), sum(second for _, second in words)])
 
@@ -109,16 +110,16 @@ def partials(tensors: Mapping[str, Tensor]) -> list[Partial]:
     for name, tensor in tensors.items():
         shard = shard_of(tensor)
         ways.setdefault((shard.local.device, shard.groups), []).append((plain_name(name), shard))
-    return [_partial(held) for held in ways.values()]
+    return [_partial(named_shards) for named_shards in ways.values()]
 
 
 @torch.no_grad()
-def _partial(held: Sequence[tuple[str, Shard]]) -> Partial:
-    device, groups = held[0][1].local.device, held[0][1].groups
+def _partial(named_shards: Sequence[tuple[str, Shard]]) -> Partial:
+    device, groups = named_shards[0][1].local.device, named_shards[0][1].groups
     sums = [torch.zeros(2, dtype=torch.int64, device=device)]
     small: dict[torch.dtype, tuple[list[Tensor], list[_Place]]] = {}
     constant = [0, 0]
-    for name, shard in held:
+    for name, shard in named_shards:
         for number, stream in enumerate(_streams(shard.local)):
             a, b, *header = _identity(name, shard.local.dtype, shard.shape, number)
             if shard.first:
@@ -135,7 +136,8 @@ def _partial(held: Sequence[tuple[str, Shard]]) -> Partial:
         x = torch.cat(members).to(torch.int64).view(1, -1)
         sums.append(torch.cat([_dot(x, weight) for weight in weights]))
     words = torch.stack(sums).sum(0) + _constant(_signed(constant[0]), _signed(constant[1]), device)
-    return Partial(words, tuple(name for name, _ in held), _blemishes([shard.local for _, shard in held]), groups)
+    marks = _nan_marks([shard.local for _, shard in named_shards])
+    return Partial(words, tuple(name for name, _ in named_shards), marks, groups)
 
 
 @lru_cache(maxsize=65_536)
@@ -143,7 +145,7 @@ def _identity(name: str, dtype: torch.dtype, shape: tuple[int, ...], stream: int
     """Two odd multipliers and two words, int64, for one stream of one tensor."""
     identity = f"{name}\0{dtype}{shape}{stream}".encode()
     digits = xxh3_128_digest(identity, 1) + xxh3_128_digest(identity, 2)
-    a, b, first, second = (int.from_bytes(digits[at : at + 8], "little", signed=True) for at in range(0, 32, 8))
+    a, b, first, second = (int.from_bytes(digits[i : i + 8], "little", signed=True) for i in range(0, 32, 8))
     return a | 1, b | 1, first, second
 
 
@@ -161,21 +163,21 @@ def _blocks(stream: Tensor, shard: Shard) -> Iterator[tuple[Tensor, int, int]]:
     if not shard.groups and 0 < stream.numel() <= _BLOCK:
         yield stream.reshape(1, -1), 0, 0
         return
-    most = max(1, _at_once(stream.device) // _BLOCK)
+    most = max(1, _elements_at_once(stream.device) // _BLOCK)
     for flat, start in _runs(stream, shard):
         block, offset = divmod(start, _BLOCK)
-        at, size = 0, flat.numel()
-        while at < size:
-            whole = 0 if offset else min(most, (size - at) // _BLOCK)
-            taken = whole * _BLOCK or min(_BLOCK - offset, size - at)
-            yield flat[at : at + taken].view(whole or 1, -1), block, offset
-            at, block, offset = at + taken, block + (whole or 1), 0
+        begin, size = 0, flat.numel()
+        while begin < size:
+            whole = 0 if offset else min(most, (size - begin) // _BLOCK)
+            end = begin + (whole * _BLOCK or min(_BLOCK - offset, size - begin))
+            yield flat[begin:end].view(whole or 1, -1), block, offset
+            begin, block, offset = end, block + (whole or 1), 0
 
 
 def _runs(stream: Tensor, shard: Shard) -> Iterator[tuple[Tensor, int]]:
-    """(flat, start) such that flat[k] is element start + k of the whole.
+    """(flat, start): flat[k] is element start + k of the whole.
 
-    A shard along another dimension than the first is padded with zeros, which add nothing, to be such runs.
+    A shard along another dimension than the first is padded with zeros, which add nothing to the sums.
     """
     if not shard.groups:
         yield stream.reshape(-1), 0
@@ -187,8 +189,8 @@ def _runs(stream: Tensor, shard: Shard) -> Iterator[tuple[Tensor, int]]:
         yield stream.reshape(-1), shard.offsets[0] * row
         return
     sizes = zip(shard.shape[1:], shard.offsets[1:], stream.shape[1:], strict=True)
-    margins = [margin for whole, offset, here in reversed(list(sizes)) for margin in (offset, whole - offset - here)]
-    rows = max(1, _at_once(stream.device) // row)
+    margins = [margin for whole, offset, size in reversed(list(sizes)) for margin in (offset, whole - offset - size)]
+    rows = max(1, _elements_at_once(stream.device) // row)
     for number, part in enumerate(stream.split(rows)):
         yield pad(part, margins).view(-1), (shard.offsets[0] + number * rows) * row
 
@@ -197,7 +199,7 @@ def _sums(x: Tensor, block: int, offset: int, a: int, b: int) -> Tensor:
     """int64[2]: the two sums over x[rows, n], times a and b."""
     rows, n = x.shape
     place, random = (table[offset : offset + n] for table in _tables(x.device))
-    before, multiplier = _of_blocks(block, rows, x.device)
+    before, multiplier = _block_factors(block, rows, x.device)
     wide = x.to(torch.int64)
     linear = _dot(wide, place) + wide.sum(1) * before
     return torch.stack([linear.sum() * a, (_dot(wide, random) * multiplier).sum() * b])
@@ -210,11 +212,11 @@ def _dot(x: Tensor, weights: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _packed_weights(places: tuple[_Place, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What the elements of many small tensors, one after another, are multiplied with."""
+    """The factors of the elements of many small tensors, one after another."""
     packed: tuple[list[Tensor], list[Tensor]] = ([], [])
     for block, offset, n, a, b in places:
         place, random = (table[offset : offset + n] for table in _tables(device))
-        before, multiplier = _of_blocks(block, 1, device)
+        before, multiplier = _block_factors(block, 1, device)
         packed[0].append((place + before) * a)
         packed[1].append(random * multiplier * b)
     return torch.cat(packed[0]), torch.cat(packed[1])
@@ -228,23 +230,23 @@ def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=4096)
-def _of_blocks(block: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """int64[rows] each: what the places of a block add to i·K, and its pseudo-random odd multiplier."""
+def _block_factors(block: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """int64[rows] each: what each block adds to i·K, and its pseudo-random odd multiplier."""
     blocks = torch.arange(block, block + rows, device=device)
     return blocks * _signed(_STEP * _BLOCK), _random_odd(blocks + 2**40)
 
 
 def _random_odd(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014) on int64, made odd."""
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014) on int64, made odd."""
     z = (z + 1) * _signed(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         z = (z ^ ((z >> shift) & (2 ** (64 - shift) - 1))) * _signed(factor)
     return z | 1
 
 
-def _blemishes(tensors: Sequence[Tensor]) -> Tensor:
-    """float[tensors]: 0, or NaN where an element is NaN or infinite; it is by how much a tensor's extremes differ from
-    themselves.
+def _nan_marks(tensors: Sequence[Tensor]) -> Tensor:
+    """float[tensors]: 0, or NaN if an element is NaN or infinite: a tensor's smallest and largest element, each minus
+    itself.
     """
     extremes = [torch.aminmax(_real(tensor)) for tensor in tensors]
     low, high = (torch.stack(values) for values in zip(*extremes, strict=True))
@@ -252,7 +254,7 @@ def _blemishes(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    """`tensor`, or a stand-in that is finite where it is, of a dtype that has extremes."""
+    """`tensor` in a dtype that has a smallest and a largest element, finite where `tensor` is."""
     if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
         return torch.zeros(1, device=tensor.device)
     if tensor.is_complex():
@@ -260,8 +262,8 @@ def _real(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32) if tensor.element_size() == 1 else tensor
 
 
-def _count(tensor: Tensor) -> int:
-    """The NaN and Inf elements of `tensor`, on the host."""
+def _count_nonfinite(tensor: Tensor) -> int:
+    """How many elements of `tensor` are NaN or Inf."""
     return int(torch.count_nonzero(~torch.isfinite(_real(tensor))))
 
 
@@ -270,7 +272,7 @@ def _constant(first: int, second: int, device: torch.device) -> Tensor:
     return torch.tensor([first, second], device=device)
 
 
-def _at_once(device: torch.device) -> int:
+def _elements_at_once(device: torch.device) -> int:
     """Elements that are widened to int64 at a time: what a CPU's cache holds, or what keeps an accelerator busy."""
     return 2**15 if device.type == "cpu" else 2**22
 

@@ -1,4 +1,4 @@
-"""Values on their way from an accelerator to the host, such that only a background thread ever waits for them."""
+"""Copies values from an accelerator to the host so that only a background thread waits for them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def is_tensor(value: object) -> TypeGuard[Tensor]:
 
 
 class Transfer:
-    """A copy of tensors on one or several accelerators, begun when it is made, in the order of the device's stream.
+    """A copy of tensors from one or several accelerators. It starts at once, in the order of the device's stream.
 
     The training thread pays for one kernel and one copy per dtype, whatever the number of tensors, and for no
-    synchronisation. What the tensors become afterwards does not matter.
+    synchronization. Later changes of the tensors do not matter.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -33,11 +33,11 @@ class Transfer:
 
     @property
     def ready(self) -> bool:
-        """Whether the values have arrived; asking waits for nothing."""
+        """Whether the values have arrived; this never waits."""
         return all(copy.ready for copy in self._copies)
 
     def values(self) -> dict[str, Tensor]:
-        """CPU tensors by name, of the shapes given. Waits for the device where they have not arrived."""
+        """CPU tensors by name, of the original shapes. Waits for the device if they have not arrived."""
         return {name: tensor for copy in self._copies for name, tensor in copy.values()}
 
 
@@ -49,7 +49,7 @@ class _Copy:
 
         self._shapes = [(name, tensor.shape) for name, tensor in members]
         with torch.no_grad():
-            self._host, self._event = copied(torch.cat([tensor.reshape(-1) for _, tensor in members]))
+            self._host, self._event = start_copy(torch.cat([tensor.reshape(-1) for _, tensor in members]))
 
     @property
     def ready(self) -> bool:
@@ -62,8 +62,8 @@ class _Copy:
         return [(name, part.reshape(shape)) for (name, shape), part in zip(self._shapes, parts, strict=True)]
 
 
-def copied(joined: Tensor) -> tuple[Tensor, Any]:
-    """(pinned memory that a copy of `joined` is under way to, the event that tells of its arrival).
+def start_copy(joined: Tensor) -> tuple[Tensor, Any]:
+    """(pinned memory that receives a copy of `joined`, the event that is done when the copy has arrived).
 
     On devices without such events: (`joined` itself, None), to be read where waiting does no harm.
     """

@@ -1,12 +1,12 @@
-"""Watching a model and its optimizer: norms, moments, activations and the state's hash, at a cadence.
+"""Watches a model and its optimizer: norms, moments, activations and the hash of the state, at a cadence.
 
     watch = rec.watch(model, optimizer)
     …
     optimizer.step()          # a sampled update is measured here, by a hook
     rec.log(step, loss=loss)  # and what was measured becomes part of this row
 
-Everything stays on the device: values go to the recorder as tensors, no collective is called, and forward hooks stand
-only while the step to come is sampled. Temporaries are as large as one parameter at most, or 1 MiB.
+Everything stays on the device: values go to the recorder as tensors, no collective is called, and forward hooks exist
+only while the next step is sampled. Temporaries are at most as large as one parameter, or 1 MiB.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from postmortem.errors import UsageError
-from postmortem.record._layers import UNSETTLED, layers_of
-from postmortem.record._logits import first_tensor, logits_and_labels, logits_measured, quantiles
-from postmortem.record._moments import buckets, measured
+from postmortem.record._layers import WATCHED, layers_of
+from postmortem.record._logits import first_tensor, logits_and_labels, measure_logits, measure_token_losses
+from postmortem.record._moments import make_buckets, measure_update
 from postmortem.record.state_hash import hex_of, partials
 from postmortem.text import plain
 
@@ -38,11 +38,11 @@ _RELUS = frozenset({"ReLU", "ReLU6", "ReLUSquaredActivation"})
 
 
 class Sink(Protocol):
-    """What a watch asks of a recorder."""
+    """What a watch needs from a recorder."""
 
     @property
     def moving(self) -> bool:
-        """Whether every step is worth sampling just now."""
+        """Whether every step is worth sampling at present."""
         ...
 
     @property
@@ -51,23 +51,23 @@ class Sink(Protocol):
         ...
 
     def attach(self, values: Mapping[str, Any]) -> None:
-        """Columns for the row that is logged next."""
+        """Add columns to the row that is logged next."""
         ...
 
 
 class Watch:
-    """Samples `model` and `optimizer` until it is closed; a context manager. See the module's text for its use.
+    """Samples `model` and `optimizer` until it is closed; a context manager. The module's docstring shows its use.
 
-    Columns are those of docs/run-format.md. Every `norms_every` steps: the norms of gradients, parameters and moments
-    by group, `update_rms` and `g2_over_v`. Every `layers_every` steps: the activations and dead units of the blocks in
-    the model's largest list, and logits and per-token losses where the model returns `logits`. Every `hash_every`
-    steps: the state hash of the parameters, `nonfinite_count`, and the parameters that hold NaN or Inf. 0 turns a kind
-    off; while the recorder is `moving`, every kind that is on is sampled at each step. A step of several forward
-    passes shows the last one's activations.
+    The columns are those of docs/run-format.md. Every `norms_every` steps: the norms of gradients, parameters and
+    moments by group, `update_rms` and `g2_over_v`. Every `layers_every` steps: the activations and dead units of the
+    blocks in the model's largest list; also logits and per-token losses if the model returns `logits`. Every
+    `hash_every` steps: the state hash of the parameters, `nonfinite_count`, and the parameters with NaN or Inf. 0
+    turns a kind off. While the recorder is `moving`, every kind that is on is sampled at each step. A step of several
+    forward passes shows the activations of the last pass.
 
     The step is one more than that of the row logged last: call `rec.log` once per update, after `optimizer.step()`.
-    Without an optimizer only the forward pass is watched. Modules that torch.compile has compiled call no hooks that
-    come later, so that their activations stay unseen.
+    Without an optimizer only the forward pass is watched. Modules that torch.compile compiled before do not call these
+    hooks, so their activations are not recorded.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Watch:
         hash_every: int = 100,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        """Begin; the step to come is the first that may be sampled. With `scaler`, its scale is recorded, too.
+        """Begin: the next step is the first that may be sampled. With `scaler`, its scale is recorded, too.
 
-        Raises UsageError where a cadence is negative.
+        Raises UsageError if a cadence is negative.
         """
         for name, every in (("norms_every", norms_every), ("layers_every", layers_every), ("hash_every", hash_every)):
             if every < 0:
@@ -100,21 +100,21 @@ class Watch:
         self._row = sink.logged
         if optimizer is None:
             self._buckets = []
-            self._always = [
-                model.register_forward_pre_hook(self._guarded(self._begin)),
-                model.register_forward_hook(self._guarded(self._end_forward)),
+            self._permanent_hooks = [
+                model.register_forward_pre_hook(self._guarded(self._before_step)),
+                model.register_forward_hook(self._guarded(self._after_forward)),
             ]
         else:
-            self._buckets = buckets(model, optimizer)
-            self._always = [optimizer.register_step_post_hook(self._guarded(self._updated))]
-        self._begin()
+            self._buckets = make_buckets(model, optimizer)
+            self._permanent_hooks = [optimizer.register_step_post_hook(self._guarded(self._after_update))]
+        self._before_step()
 
     def close(self) -> None:
-        """Take every hook away. Closing twice does nothing."""
-        self._forget()
-        for handle in self._always:
+        """Remove every hook. Closing twice does nothing."""
+        self._discard()
+        for handle in self._permanent_hooks:
             handle.remove()
-        self._always = []
+        self._permanent_hooks = []
 
     def __enter__(self) -> Self:
         return self
@@ -131,116 +131,116 @@ class Watch:
         labels: Tensor | None = None,
         valid: Tensor | None = None,
     ) -> None:
-        """Quantiles of the batch's per-token losses in nats, and its worst tokens, where this step's norms are sampled.
+        """Record quantiles of the per-token losses in nats, and the worst tokens, if norms are due at this step.
 
         `losses` is float[samples, positions]; call this between the step's forward pass and its `rec.log`. `labels`,
-        or else `ids`, of the same shape, say which tokens the losses belong to. `valid`, bool of that shape, is true
-        where a loss counts; where it is not given, labels that are not negative do.
+        or `ids` without them, have the same shape and say which tokens the losses belong to. `valid` is bool of that
+        shape, true where a loss counts; without it, losses count where labels are not negative.
         """
         if self._due(self._norms_every):
-            self._values |= quantiles(losses, labels if labels is not None else ids, labels, valid)
+            self._values |= measure_token_losses(losses, labels if labels is not None else ids, labels, valid)
 
     def logits(self, logits: Tensor, labels: Tensor | None = None) -> None:
-        """Largest logit, log of the softmax denominator and per-token losses, where this step's layers are sampled.
+        """Record the largest logit, the log of the softmax denominator and token losses, if layers are due now.
 
-        `logits` is float[samples, positions, vocabulary], `labels` int[samples, positions] the tokens that they
-        predict, negative where none does. Models that return an object with `logits` need no call.
+        `logits` is float[samples, positions, vocabulary]. `labels` is int[samples, positions], the tokens that they
+        predict, negative where a position does not count. Models that return an object with `logits` need no call.
         """
         if self._due(self._layers_every):
-            self._values |= logits_measured(logits, labels, self._largest)
+            self._values |= measure_logits(logits, labels, self._largest)
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self._step % every == 0 or self._sink.moving)
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
-        return _Guarded(self, hook)
+        return _GuardedHook(self, hook)
 
-    def _synchronise(self) -> None:
-        """Learn from the recorder which step this is."""
+    def _find_step(self) -> None:
+        """Ask the recorder which step this is."""
         if self._sink.logged != self._row:
             self._row = self._sink.logged
             self._step = 0 if self._row is None else self._row + 1
             self._attached.clear()
 
-    def _begin(self, *_: object) -> None:
-        """Before a step: forget what belongs to another, and put hooks where this one is sampled."""
-        self._synchronise()
+    def _before_step(self, *_: object) -> None:
+        """Discard values of another step, and add hooks if this step is sampled."""
+        self._find_step()
         if self._values or self._hooks:
-            self._forget()
+            self._discard()
         if not self._due(self._layers_every):
             return
         for name, block in self._layers:
-            self._hooks.append(block.register_forward_hook(self._guarded(partial(self._layer, name))))
+            self._hooks.append(block.register_forward_hook(self._guarded(partial(self._measure_layer, name))))
             for module in block.modules():
                 if type(module).__name__ in _RELUS:
-                    self._hooks.append(module.register_forward_hook(self._guarded(partial(self._units, name))))
-        self._hooks.append(self._model.register_forward_hook(self._guarded(self._output), with_kwargs=True))
+                    self._hooks.append(module.register_forward_hook(self._guarded(partial(self._measure_units, name))))
+        self._hooks.append(self._model.register_forward_hook(self._guarded(self._measure_output), with_kwargs=True))
 
-    def _forget(self) -> None:
+    def _discard(self) -> None:
         for handle in self._hooks:
             handle.remove()
         self._hooks = []
         self._values.clear()
         self._dead.clear()
 
-    def _layer(self, name: str, module: nn.Module, _: object, output: object) -> None:
+    def _measure_layer(self, name: str, module: nn.Module, _: object, output: object) -> None:
         x = first_tensor(output)
         if module.training and x is not None and x.numel():
             low, high = torch.aminmax(x)
             self._values[f"act_rms/{name}"] = torch.linalg.vector_norm(x, dtype=torch.float32) / x.numel() ** 0.5
             self._values[f"act_max/{name}"] = torch.maximum(-low, high)
 
-    def _units(self, name: str, module: nn.Module, _: object, output: Tensor) -> None:
-        """Units are channels where the output is that of a convolution, [samples, units, height, width]."""
+    def _measure_units(self, name: str, module: nn.Module, _: object, output: Tensor) -> None:
+        """Find dead units; of a convolution's output [samples, units, height, width], units are channels."""
         if module.training:
             rest = (0, 2, 3) if output.dim() == 4 else tuple(range(output.dim() - 1))
             self._dead[name].append(output.amax(rest) == 0)
 
-    def _output(self, module: nn.Module, _: object, keywords: Mapping[str, object], output: object) -> None:
+    def _measure_output(self, module: nn.Module, _: object, keywords: Mapping[str, object], output: object) -> None:
         logits, labels = logits_and_labels(module, keywords, output)
         if module.training and logits is not None:
-            self._values |= logits_measured(logits, labels, self._largest)
+            self._values |= measure_logits(logits, labels, self._largest)
 
-    def _end_forward(self, module: nn.Module, *_: object) -> None:
+    def _after_forward(self, module: nn.Module, *_: object) -> None:
         if module.training:
             self._attach()
 
-    def _updated(self, *_: object) -> None:
-        """After an update: measure it, and get ready for the next."""
-        self._synchronise()
-        hashed = self._due(self._hash_every)
-        if hashed or self._due(self._norms_every) or self._values:
-            self._values |= measured(self._buckets, cast("Optimizer", self._optimizer), count=hashed)
+    def _after_update(self, *_: object) -> None:
+        """Measure the update, and prepare the next step."""
+        self._find_step()
+        hash_due = self._due(self._hash_every)
+        if hash_due or self._due(self._norms_every) or self._values:
+            self._values |= measure_update(self._buckets, cast("Optimizer", self._optimizer), count_nonfinite=hash_due)
             if self._scaler is not None and self._scaler.is_enabled():
                 self._values["loss_scale"] = self._scaler.scale(torch.ones_like(self._values["param_norm"]))
-        if hashed:
-            self._hash()
+        if hash_due:
+            self._hash_state()
         if self._values or self._attached:
             self._attach()
         self._step += 1
-        self._begin()
+        self._before_step()
 
-    def _hash(self) -> None:
+    def _hash_state(self) -> None:
         parts = partials(dict(self._model.named_parameters()))
         for column, sharded in (("param_hash", False), ("param_hash_part", True)):
             words = [part.words for part in parts if bool(part.groups) is sharded]
             if words:
-                self._values[UNSETTLED + column] = torch.stack([word.to(words[0].device) for word in words]).sum(0)
-        blemishes = [part.blemishes.to(parts[0].blemishes.device, torch.float32) for part in parts]
-        self._values[f"{UNSETTLED}blemishes"] = torch.cat(blemishes)[:_MOST_NAMES]
-        self._values[f"{UNSETTLED}names"] = [name for part in parts for name in part.names][:_MOST_NAMES]
+                self._values[WATCHED + column] = torch.stack([word.to(words[0].device) for word in words]).sum(0)
+        marks = [part.nan_marks.to(parts[0].nan_marks.device, torch.float32) for part in parts]
+        self._values[f"{WATCHED}nan_marks"] = torch.cat(marks)[:_MOST_NAMES]
+        self._values[f"{WATCHED}names"] = [name for part in parts for name in part.names][:_MOST_NAMES]
 
     def _attach(self) -> None:
-        """Hand over what was measured; what was handed over for a step that nobody logged is taken back."""
+        """Hand over what was measured; this clears what was handed over for a step that nobody logged."""
         for name, dead in self._dead.items():
             self._values[f"dead_frac/{name}"] = torch.cat(dead).mean(dtype=torch.float32)
         self._sink.attach({**self._attached, **self._values})
         self._attached = dict.fromkeys(self._values)
 
 
-class _Guarded:
-    """A hook without gradients, whose failure ends the watch and not the training. What a copy or a pickle of a watched
-    model holds in its place does nothing: the copy is not watched."""
+class _GuardedHook:
+    """A hook without gradients, whose failure ends the watch and not the training. In a copy or a pickle of a watched
+    model, a function that does nothing replaces it: the copy is not watched."""
 
     def __init__(self, watch: Watch, hook: Callable[..., None]) -> None:
         self._watch, self._hook = watch, hook
@@ -254,46 +254,46 @@ class _Guarded:
             warnings.warn(f"watching ends: {type(error).__name__}: {plain(error)}. The training goes on.", stacklevel=2)
 
     def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return _no_hook, ()
+        return _unpickled_hook, ()
 
 
-def _no_hook() -> Callable[..., None]:
-    return _nothing
+def _unpickled_hook() -> Callable[..., None]:
+    return _do_nothing
 
 
-def _nothing(*_: object) -> None:
+def _do_nothing(*_: object) -> None:
     pass
 
 
-def settle(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a watched run as it is written, from the values that came from the device. What the loop logged itself
-    stays as it is.
+def finish_watched_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a watched run as it is written, from the values that came from the device. Columns that the loop logged
+    itself stay as they are.
 
-    The watch sees gradients after clipping. Where the row has `grad_norm` from before, the group norms are scaled up to
-    it and what was seen becomes `grad_norm_clipped`, as it does beside a `clip_threshold`; else it is `grad_norm`. The
-    words of the state's hash become `param_hash`, those of shards `param_hash_part` (see `state_hash.joined`), and the
-    names of parameters that hold NaN or Inf the list `nonfinite_parameters`. Losses that do not count leave the worst
-    tokens.
+    The watch measures gradients after clipping. If the loop logged `grad_norm` from before clipping, the measured norm
+    becomes `grad_norm_clipped` and the norms of groups are scaled up to `grad_norm`; it becomes `grad_norm_clipped`
+    also where `clip_threshold` was logged, and `grad_norm` otherwise. The words of the state hash become `param_hash`,
+    those of shards `param_hash_part` (see `state_hash.join_parts`). The names of parameters with NaN or Inf become the
+    list `nonfinite_parameters`. Losses that do not count are removed from the worst tokens.
     """
-    seen = {name.removeprefix(UNSETTLED): value for name, value in row.items() if name.startswith(UNSETTLED)}
-    logged = {name: value for name, value in row.items() if not name.startswith(UNSETTLED)}
-    found: dict[str, Any] = {}
-    if "grad_norm" in seen:
-        norm, before, scale = seen["grad_norm"], logged.get("grad_norm"), 1.0
+    watched = {name.removeprefix(WATCHED): value for name, value in row.items() if name.startswith(WATCHED)}
+    logged = {name: value for name, value in row.items() if not name.startswith(WATCHED)}
+    finished: dict[str, Any] = {}
+    if "grad_norm" in watched:
+        norm, before, scale = watched["grad_norm"], logged.get("grad_norm"), 1.0
         clipped = before is not None or bool(logged.get("clip_threshold"))
-        found["grad_norm_clipped" if clipped else "grad_norm"] = norm
+        finished["grad_norm_clipped" if clipped else "grad_norm"] = norm
         if isinstance(before, (int, float)) and norm > 0 and math.isfinite(norm) and math.isfinite(before):
             scale = before / norm
-        found |= {name: value * scale for name, value in seen.items() if name.startswith("grad_norm/")}
-    found |= {name: hex_of(seen[name]) for name in ("param_hash", "param_hash_part") if name in seen}
-    blemishes = zip(seen.get("names", []), _listed(seen.get("blemishes", [])), strict=True)
-    if nonfinite := [name for name, blemish in blemishes if blemish != 0]:
-        found["nonfinite_parameters"] = nonfinite
-    counting = sum(loss != -math.inf for loss in _listed(seen.get("worst_token_losses", [])))
-    found |= {name: _listed(value)[:counting] for name, value in seen.items() if name.startswith("worst_token_")}
-    return {**found, **logged}
+        finished |= {name: value * scale for name, value in watched.items() if name.startswith("grad_norm/")}
+    finished |= {name: hex_of(watched[name]) for name in ("param_hash", "param_hash_part") if name in watched}
+    marks = zip(watched.get("names", []), _as_list(watched.get("nan_marks", [])), strict=True)
+    if nonfinite := [name for name, mark in marks if mark != 0]:
+        finished["nonfinite_parameters"] = nonfinite
+    counting = sum(loss != -math.inf for loss in _as_list(watched.get("worst_token_losses", [])))
+    finished |= {name: _as_list(value)[:counting] for name, value in watched.items() if name.startswith("worst_token_")}
+    return {**finished, **logged}
 
 
-def _listed(value: Any) -> list[Any]:
-    """A list of one element comes from the device as that element."""
+def _as_list(value: Any) -> list[Any]:
+    """`value` as a list: a list of one element comes from the device as that element."""
     return cast("list[Any]", value) if isinstance(value, list) else [value]

@@ -1,9 +1,9 @@
-"""Writing a run directory, row by row, such that a `kill -9` at any instant loses nothing that was written.
+"""Writes a run directory row by row, so that a `kill -9` at any instant loses nothing that was written.
 
 A row is one line; lines are appended to a live tail by a single `os.write` (O_APPEND), and a write that the system cut
-short is undone. Once a tail has grown, it is compacted into a Parquet part by temporary file, fsync and rename, and
+short is undone. A tail that has grown large is compacted into a Parquet part by temporary file, fsync and rename, and
 then removed. A crash between the rename and the removal leaves rows twice; readers keep one row per (attempt, step,
-rank). The journal is shared by all ranks, so that each append holds a lock.
+rank). All ranks share the journal, so each append takes a lock.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from postmortem.atomic import write_text
+from postmortem.jsonio import strict_json
 from postmortem.run.arrow import merge_tables
 from postmortem.run.manifest import FORMAT_VERSION, read_mapping
 from postmortem.run.parts import arrow_table, tail_key, tails, write_part
@@ -53,18 +54,18 @@ class RunWriter:
         rank: int = 0,
         tail_limit: int = _TAIL_LIMIT,
     ) -> None:
-        """Create `path` where it is absent; with `manifest`, write run.json (keys already there and not given stay).
+        """Create `path` if it does not exist; with `manifest`, write run.json (other keys that are there stay).
 
-        `attempt` counts starts and resumes from 0. A tail is compacted on its own once it exceeds `tail_limit` bytes.
+        `attempt` counts starts and resumes from 0. A tail that exceeds `tail_limit` bytes is compacted.
         """
         self.path, self.attempt, self.rank = path, attempt, rank
         path.mkdir(parents=True, exist_ok=True)
         if manifest is not None:
             update_manifest(path, lambda before: {**before, **manifest})
         tail = f"tail-{attempt}-{rank}.jsonl"
-        self._metrics = _Log(path / "metrics" / tail, tail_limit)
-        self._batches = _Log(path / "batches" / tail, tail_limit)
-        self._journal = _Log(path / "journal.jsonl", None, shared=True)
+        self._metrics = _AppendOnlyFile(path / "metrics" / tail, tail_limit)
+        self._batches = _AppendOnlyFile(path / "batches" / tail, tail_limit)
+        self._journal = _AppendOnlyFile(path / "journal.jsonl", None, shared=True)
 
     def log(self, step: int, row: Mapping[str, float | int | str | None]) -> None:
         """One metrics row: canonical column → value; None or absent means not logged, NaN means non-finite."""
@@ -78,31 +79,31 @@ class RunWriter:
         """One line of the journal; `time` (unix seconds) is added unless it is given."""
         self._append(self._journal, event_row(event, step, keys))
 
-    def _append(self, log: _Log, row: Mapping[str, object]) -> None:
-        log.write(encode(row))
-        if log.outgrown:
-            log.compact()
+    def _append(self, file: _AppendOnlyFile, row: Mapping[str, object]) -> None:
+        file.write(encode(row))
+        if file.outgrown:
+            file.compact()
 
     def write(self, table: Table, lines: Sequence[bytes]) -> None:
         """Append lines that `encode` made, in one write.
 
         Raises:
-            OSError: nothing of them was kept.
+            OSError: none of them was written.
         """
-        self._log(table).write(b"".join(lines))
+        self._file_of(table).write(b"".join(lines))
 
     def sync(self) -> None:
-        """fsync what was written, against a machine that goes down with its training."""
+        """fsync what was written, in case the machine goes down, too."""
         for table in ("metrics", "batches", "journal"):
-            self._log(table).sync()
+            self._file_of(table).sync()
 
     @property
     def outgrown(self) -> bool:
-        """Whether a tail is due for compaction, after `write`."""
+        """Whether a tail has grown so large that it should be compacted."""
         return self._metrics.outgrown or self._batches.outgrown
 
     def compact(self) -> None:
-        """Turn this rank's tails, those of earlier attempts included, into Parquet parts."""
+        """Turn this rank's tails into Parquet parts, also those of earlier attempts."""
         self._metrics.compact()
         self._batches.compact()
 
@@ -111,10 +112,10 @@ class RunWriter:
         try:
             self.compact()
         finally:
-            for log in (self._metrics, self._batches, self._journal):
-                log.close()
+            for file in (self._metrics, self._batches, self._journal):
+                file.close()
 
-    def _log(self, table: Table) -> _Log:
+    def _file_of(self, table: Table) -> _AppendOnlyFile:
         return {"metrics": self._metrics, "batches": self._batches, "journal": self._journal}[table]
 
     def __enter__(self) -> Self:
@@ -126,8 +127,8 @@ class RunWriter:
         self.close()
 
 
-class _Log:
-    """One append-only JSONL file; with a size limit, a tail that is compacted; where `shared`, locked at each write."""
+class _AppendOnlyFile:
+    """One append-only JSONL file: with a size limit, a tail that is compacted; if `shared`, locked at each write."""
 
     def __init__(self, path: Path, limit: int | None, *, shared: bool = False) -> None:
         self._path, self._limit, self._shared = path, limit, shared
@@ -140,7 +141,7 @@ class _Log:
 
     def write(self, data: bytes) -> None:
         handle = self._open() if self._handle is None else self._handle
-        with _locked(handle) if self._shared else _unlocked():
+        with _locked(handle) if self._shared else nullcontext():
             before = os.fstat(handle).st_size
             if (self._shared or not self._size) and before and os.pread(handle, 1, before - 1) != b"\n":
                 data = b"\n" + data  # a torn line of a killed writer must not swallow the next row
@@ -155,11 +156,11 @@ class _Log:
         self._size = before + written
 
     def _undo(self, handle: int, size: int) -> None:
-        """Cut off what a failed write left, so that the next one begins on a line of its own."""
+        """Cut off what a failed write left, so that the next write begins on a new line."""
         try:
             os.ftruncate(handle, size)
         except OSError:
-            self._size = 0  # looked at again before the next write
+            self._size = 0  # then the next write checks how the file ends
 
     def _open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,7 @@ class _Log:
         for tail in tails(folder):
             key = tail_key(tail)
             if key[1] == rank and key[0] <= attempt:
-                chunks, _ = read_jsonl(tail, tail.name, strict_text=False, labels=_wordy(tail))
+                chunks, _ = read_jsonl(tail, tail.name, strict_text=False, labels=_text_columns(tail))
                 if chunks:
                     write_part(folder, merge_tables([arrow_table(chunk) for chunk in chunks]))
                 tail.unlink()
@@ -192,14 +193,14 @@ class _Log:
             self._handle = None
 
 
-def _wordy(tail: Path) -> frozenset[str]:
-    """Columns of which any cell is a word: they stay as they were logged, however many numbers they hold besides."""
-    found: set[str] = set()
+def _text_columns(tail: Path) -> frozenset[str]:
+    """Columns in which any cell is a word: they stay as they were logged, even if most cells are numbers."""
+    columns: set[str] = set()
     for _, row in read_objects(tail, LineReport(tail.name), strict_text=False):
         for name, value in row.items():
-            if isinstance(value, str) and name not in found and not _reads_as_number(value):
-                found.add(name)
-    return frozenset(found)
+            if isinstance(value, str) and name not in columns and not _reads_as_number(value):
+                columns.add(name)
+    return frozenset(columns)
 
 
 def _reads_as_number(text: str) -> bool:
@@ -220,12 +221,12 @@ def encode(row: Mapping[str, object]) -> bytes:
     try:
         text = _encode(row)
     except (TypeError, ValueError):
-        text = _encode(plain_value(row))
+        text = _encode(json_value(row))
     return text.encode("utf-8", "replace") + b"\n"
 
 
-def plain_value(value: object) -> object:
-    """`value` as JSON can hold it: non-finite floats by name, arrays as lists, numpy and torch scalars as numbers."""
+def json_value(value: object) -> object:
+    """`value` as strict JSON: non-finite floats by name, arrays as lists, numpy and torch scalars as numbers."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -233,18 +234,18 @@ def plain_value(value: object) -> object:
             return float(value)
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {str(key): plain_value(inner) for key, inner in cast(Mapping[object, object], value).items()}
+        return {str(key): json_value(inner) for key, inner in cast(Mapping[object, object], value).items()}
     if isinstance(value, (list, tuple)):
-        return [plain_value(inner) for inner in cast(list[object], value)]
-    listed: Callable[[], object] | None = getattr(value, "tolist", None)
-    return str(value) if listed is None else plain_value(listed())
+        return [json_value(inner) for inner in cast(list[object], value)]
+    to_list: Callable[[], object] | None = getattr(value, "tolist", None)
+    return str(value) if to_list is None else json_value(to_list())
 
 
 def update_manifest(path: Path, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
-    """Replace run.json by `change` of what it holds, while no other rank does so; return what it held before.
+    """Replace the keys of run.json by `change(keys)`, while no other rank does so; return the keys before.
 
     Raises:
-        UnreadableInput: it is there and holds no object. It is left as it is.
+        UnreadableInput: run.json holds no object. It stays as it is.
         OSError: it cannot be written.
     """
     file = path / "run.json"
@@ -252,18 +253,18 @@ def update_manifest(path: Path, change: Callable[[dict[str, Any]], Mapping[str, 
         before: dict[str, Any] = read_mapping(file) if file.exists() else {}
         keys = {"format_version": FORMAT_VERSION, "id": path.name, **change(before)}
         if keys != before:
-            write_text(file, json.dumps(plain_value(keys), indent=2, ensure_ascii=False) + "\n")
+            write_text(file, strict_json(json_value(keys), ensure_ascii=False, indent=2))
     return before
 
 
 @contextmanager
 def locked(path: Path) -> Generator[None]:
-    """Hold the lock file `path` against other processes, and remove it afterwards."""
+    """Keep other processes out by a lock on the file `path`, which is removed afterwards."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             with _locked(handle):
-                if is_at(handle, path):  # else its last holder removed it while we waited
+                if is_same_file(handle, path):  # else the process before us removed it while we waited
                     yield
                     path.unlink(missing_ok=True)
                     return
@@ -271,8 +272,8 @@ def locked(path: Path) -> Generator[None]:
             os.close(handle)
 
 
-def is_at(handle: int, path: Path) -> bool:
-    """Whether the open file is the one that `path` names now."""
+def is_same_file(handle: int, path: Path) -> bool:
+    """Whether the open file is the file that `path` names now."""
     try:
         named = path.stat()
     except FileNotFoundError:
@@ -291,8 +292,3 @@ def _locked(handle: int) -> Generator[None]:
         yield
     finally:
         fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-@contextmanager
-def _unlocked() -> Generator[None]:
-    yield

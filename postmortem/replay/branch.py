@@ -17,7 +17,7 @@ from typing import Any
 from postmortem.atomic import write_text
 from postmortem.errors import CannotWrite, UnreadableInput, UsageError
 from postmortem.jsonio import as_json
-from postmortem.record.lock import attempt_of_holder
+from postmortem.record.lock import attempt_of_writer
 from postmortem.record.writer import update_manifest
 from postmortem.replay.spec import ReplaySpec
 from postmortem.run import Run
@@ -41,7 +41,7 @@ def branch(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None) -> 
         raise UsageError(f"{plain(out, 1000)}: is the replayed run, or contains it; choose another folder with --out")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SPEC_FILE).is_file())):
         raise UsageError(f"{plain(out, 1000)}: already exists and is no replay; choose another folder with --out")
-    if out.is_dir() and attempt_of_holder(out, 0) is not None:
+    if out.is_dir() and attempt_of_writer(out, 0) is not None:
         raise UsageError(
             f"{plain(out, 1000)}: another replay is writing to it; wait, or choose another folder with --out"
         )

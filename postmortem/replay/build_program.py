@@ -74,7 +74,7 @@ def read_saved_state(checkpoint: Path, rank: int, program: Program) -> State:
     if not _is_our_checkpoint(checkpoint) and isinstance(program, FrameworkCheckpoints):
         program.restore(checkpoint)
         return program.state_dict()
-    inspection.check(checkpoint)
+    inspection.require_sound(checkpoint)
     return read_state(checkpoint, rank=rank, like=program.state_dict())
 
 

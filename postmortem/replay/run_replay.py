@@ -22,7 +22,7 @@ from postmortem.atomic import write_text
 from postmortem.change import Change
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
 from postmortem.checkpoint.ranks import Ranks
-from postmortem.checkpoint.resume import absent
+from postmortem.checkpoint.resume import missing_parts
 from postmortem.errors import CannotWrite, PostmortemError, UsageError
 from postmortem.interventions import ReplayContext
 from postmortem.live_state import digest
@@ -261,7 +261,7 @@ class _ReplayDriver:
         fresh.load_state_dict(restored)
         if isinstance(fresh, Placeable):
             fresh.place(program.updates, program.position)
-        missing = [] if parts is None else list(absent(state, restored))
+        missing = [] if parts is None else list(missing_parts(state, restored))
         if self._ranks.first:
             keys = {"restored": list(parts or state), "missing": missing, "replayed": True}
             recorder.event("resume", step, from_step=step, **keys)

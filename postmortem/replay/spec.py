@@ -7,10 +7,7 @@ from pathlib import Path
 
 from postmortem.arithmetic import Mode
 from postmortem.change import Change
-from postmortem.errors import UnreadableInput
-from postmortem.jsonio import build_from, strict_json
-from postmortem.run.manifest import read_mapping
-from postmortem.text import plain
+from postmortem.jsonio import read_record, strict_json
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,4 @@ def read_spec(file: Path) -> ReplaySpec:
     Raises:
         UnreadableInput: the file contains no spec.
     """
-    raw = read_mapping(file)
-    try:
-        return build_from(ReplaySpec, raw)
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise UnreadableInput(f"is no spec of a replay ({plain(error, 120)}).", file=plain(file, 1000)) from error
+    return read_record(ReplaySpec, file, "the spec of a replay")

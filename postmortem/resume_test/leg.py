@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from postmortem.jsonio import read_record
+
 STEPS_FILE, PIECES_FILE = "steps.jsonl", "pieces-{}.json"
 
 
@@ -38,13 +40,13 @@ class Leg:
     threads: int
 
     def write(self, file: Path) -> None:
-        """Write the task as JSON."""
+        """Write the leg as JSON. It is not strict: a NaN in the config must come back as a number."""
         file.write_text(json.dumps(asdict(self)))
 
 
 def main(file: Path) -> None:
-    """Run the leg that is described in `file`."""
-    leg = Leg(**json.loads(file.read_text()))
+    """Do what the leg in `file` says."""
+    leg = read_record(Leg, file, "a leg of a resume test")
     import numpy as np
     import torch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from postmortem.errors import UnreadableInput
+from postmortem.jsonio import read_object
 from postmortem.run.columns import is_canonical
 from postmortem.run.naming import name_list
 from postmortem.text import plain
@@ -125,17 +125,15 @@ def read_mapping(file: Path) -> dict[str, Any]:
     Raises:
         UnreadableInput: there is none in it.
     """
+    if file.suffix == ".json":
+        return read_object(file)
     name = plain(file, 1000)
     if file.stat().st_size > _LIMIT:
         raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB: no manifest.", file=name)
     try:
-        text = file.read_text("utf-8-sig")
+        value = _yaml(file.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UnreadableInput("not UTF-8 text.", file=name) from error
-    try:
-        value = json.loads(text) if file.suffix == ".json" else _yaml(text)
-    except json.JSONDecodeError as error:
-        raise UnreadableInput(f"not JSON ({error.msg}).", file=name, line=error.lineno) from error
     except (ValueError, RecursionError) as error:
         raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=name) from error
     if not isinstance(value, dict):

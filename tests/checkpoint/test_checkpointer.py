@@ -214,7 +214,7 @@ def test_only_checkpoints_of_the_run_are_deleted(tmp_path: Path, monkeypatch: py
 def test_parameters_only_is_said_at_every_turn(tmp_path: Path) -> None:
     policy = Policy(rollback_every=2, recovery_every=0, rollback_contents="parameters")
     training, notes = Training(), Notes(tmp_path)
-    with pytest.warns(UserWarning, match="parameters only"):
+    with pytest.warns(UserWarning, match="only parameters"):
         saves = Checkpointer(notes, training.state(), policy)
     training.run(0, 3, saves)
     saves.wait()
@@ -231,7 +231,7 @@ def test_parameters_only_is_said_at_every_turn(tmp_path: Path) -> None:
 def test_a_full_state_is_preferred_to_newer_parameters(tmp_path: Path) -> None:
     policy = Policy(rollback_every=2, recovery_every=5, rollback_contents="parameters")
     training = Training()
-    with pytest.warns(UserWarning, match="parameters only"):
+    with pytest.warns(UserWarning, match="only parameters"):
         saves = Checkpointer(Notes(tmp_path), training.state(), policy)
     with saves:
         training.run(0, 6, saves)

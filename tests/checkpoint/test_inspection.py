@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 
 from torch.distributed.checkpoint import metadata as dcp_metadata
 
-from postmortem.checkpoint.inspection import check, contents_of, inspect
+from postmortem.checkpoint.inspection import contents_of, inspect, require_sound
 from postmortem.errors import UnreadableInput
 from tests.checkpoint.helpers import Notes, Training
 from tests.checkpoint.makers import GADGETS, dcp, flipped, gadgets, state
@@ -66,7 +66,7 @@ def test_what_is_inside(kind: str, tmp_path: Path) -> None:
     assert found.contents == FULL and found.nonfinite == {}
     assert found.checksums == ("absent" if kind == "legacy" else "ok")
     assert found.tensors == 17 and found.size_bytes > 5000
-    check(found.path)
+    require_sound(found.path)
 
 
 def test_a_checkpoint_of_our_own(own: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_our_own(own: Path) -> None:
         *("postmortem", "recovery", 1000, "full", 1),
     )
     assert found.sound and found.checksums == "ok" and found.nonfinite == {} and set(FULL) <= set(found.contents)
-    check(own)
+    require_sound(own)
     fast = inspect(own, deep=False)
     assert (fast.sound, fast.checksums, fast.nonfinite, fast.contents) == (True, "not read", None, found.contents)
 
@@ -144,7 +144,7 @@ def test_a_flipped_bit_is_found(kind: str, tmp_path: Path) -> None:
         return
     assert found.checksums == f"wrong: {file.name}" and "CRC32 is wrong" in found.problems[0]
     with pytest.raises(UnreadableInput, match=r"not loaded: .*CRC32 is wrong"):
-        check(path)
+        require_sound(path)
 
 
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "state-0.json", "checkpoint.json"])
@@ -167,7 +167,7 @@ def test_a_save_that_was_cut_short(tmp_path: Path) -> None:
     found = inspect(path)
     assert not found.complete and found.step == 100 and "cut short" in found.problems[0]
     with pytest.raises(UnreadableInput, match="cut short"):
-        check(path)
+        require_sound(path)
 
 
 @pytest.mark.parametrize("what", GADGETS)
@@ -193,7 +193,7 @@ def test_a_malicious_checkpoint_runs_nothing(what: str, place: str, tmp_path: Pa
     assert not canary.exists()
     assert not found.sound and len(found.problems) == 1 and len(found.problems[0]) <= 300
     with pytest.raises(UnreadableInput, match="not loaded"):
-        check(path)
+        require_sound(path)
 
 
 def test_a_gadget_inside_a_piece_that_is_no_tensor(tmp_path: Path) -> None:
@@ -229,10 +229,10 @@ LIES: dict[str, tuple[Change, str]] = {
     "directory": (relocated("."), "not a regular file"),
     "beyond the end": (lambda info, folder: setattr(info, "offset", 2**40), "cut short"),
     "too long": (lambda info, folder: setattr(info, "length", 2**62), "cut short"),
-    "negative": (lambda info, folder: setattr(info, "offset", -5), "not known"),
+    "negative": (lambda info, folder: setattr(info, "offset", -5), "in an unknown way"),
     "shifted": (lambda info, folder: setattr(info, "offset", info.offset + 1), "beyond|overlaps|archive"),
-    "text for a number": (lambda info, folder: setattr(info, "length", "5"), "not known"),
-    "long name": (relocated("x" * 10_000), "not known"),
+    "text for a number": (lambda info, folder: setattr(info, "length", "5"), "in an unknown way"),
+    "long name": (relocated("x" * 10_000), "in an unknown way"),
     "transform": (lambda info, folder: setattr(info, "transform_descriptors", ["zstd"]), "transform"),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from postmortem.checkpoint import Policy
-from postmortem.checkpoint.plan import DTYPES, OPTIMIZERS, make_plan, spelled
+from postmortem.checkpoint.plan import DTYPES, OPTIMIZERS, make_plan, readable_size
 from postmortem.errors import UsageError
 
 GB = 10**9
@@ -86,7 +86,7 @@ def test_worst_cases_follow_the_policy() -> None:
     plan = make_plan(1e6, policy=Policy(rollback_every=0))
     assert (plan.lost_in_crash, plan.lost_in_spike, plan.reach) == (1000, 1000, 0)
     plan = make_plan(1e6, policy=Policy(rollback_contents="parameters", recovery_every=0))
-    assert plan.lost_in_crash is None and "no role keeps the full state" in plan.advice[0]
+    assert plan.lost_in_crash is None and "no role saves the full state" in plan.advice[0]
     plan = make_plan(1e6, policy=Policy(rollback_every=0, recovery_every=0, best_k=0))
     assert (plan.roles, plan.total, plan.lost_in_spike) == ((), 0, None)
 
@@ -119,7 +119,7 @@ def test_every_choice_says_what_it_means() -> None:
     ],
 )
 def test_sizes_as_people_write_them(size: float, expected: str) -> None:
-    assert spelled(size) == expected
+    assert readable_size(size) == expected
 
 
 DOCS = Path(__file__).parents[2] / "docs" / "checkpoints.md"
@@ -129,9 +129,9 @@ def test_the_guide_tells_the_same_figures() -> None:
     rows = {line.split("|")[1].strip(): line for line in DOCS.read_text("utf-8").splitlines() if line.startswith("| ")}
     plan, light = make_plan(7e9), make_plan(7e9, policy=Policy(rollback_contents="parameters"))
     for row, made in (("by the roles' contents", plan), ("parameter-only rollback", light)):
-        sizes = [f" {spelled(role.bytes)} " for role in made.roles] + [f" **{spelled(made.total)}** "]
+        sizes = [f" {readable_size(role.bytes)} " for role in made.roles] + [f" **{readable_size(made.total)}** "]
         assert rows[row].split("|")[2:-1] == sizes
-    assert spelled(plan.totals["all_full"]) in rows["all 11 full"]
+    assert readable_size(plan.totals["all_full"]) in rows["all 11 full"]
     named = {name for row in rows for name in row.replace("`", "").split(", ")}
     assert {*DTYPES, *OPTIMIZERS} <= named
 

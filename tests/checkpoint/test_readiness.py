@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from postmortem.checkpoint import Policy, readiness
-from postmortem.checkpoint.readiness import Readiness, ReadinessCheck, examine
+from postmortem.checkpoint.readiness import Readiness, ReadinessCheck, check_readiness
 from postmortem.record.writer import RunWriter
 from postmortem.sources import open_run
 from tests.checkpoint.helpers import Notes, Training
@@ -65,7 +65,7 @@ def run(sound: Path, tmp_path: Path) -> Path:
 
 
 def examined(path: Path) -> Readiness:
-    return examine(open_run(path))
+    return check_readiness(open_run(path))
 
 
 def the(found: Readiness, name: str) -> ReadinessCheck:
@@ -77,8 +77,8 @@ def test_a_run_that_can_be_rolled_back(sound: Path) -> None:
     assert [check for check in found.checks if check.state != "ok"] == []
     assert found.ready and found.target == "rollback/step-00000030.dcp"
     assert (found.newest_step, found.target_step, found.lost_steps) == (34, 30, 5)
-    assert found.verdict == "yes, to step 30; 5 steps would be done again"
-    assert the(found, "checkpoint").figure.endswith("saved every 10")
+    assert found.verdict == "yes, to step 30; 5 steps would be repeated"
+    assert the(found, "checkpoint").figure.endswith("saved every 10 steps")
     assert the(found, "soundness").figure == "checksums of the newest ok"
 
 
@@ -119,7 +119,7 @@ NAN = {"event": "nonfinite_parameters", "names": ["0.weight"]}
 TROUBLE: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
     "no checkpoints": (no_checkpoints, "checkpoint", "fail", "none found"),
     "cut short": (cut_short, "completeness", "warn", "1 of 4 cut short: rollback/step-00000010.dcp"),
-    "saving stopped": (saving_stopped, "checkpoint", "warn", "15 steps would be done again; one was due every 10"),
+    "saving stopped": (saving_stopped, "checkpoint", "warn", "15 steps would be repeated; one was due every 10"),
     "NaN before": (journalled(**NAN, step=25), "finite", "fail", "from step 25 on, before the checkpoint"),
     "NaN after": (journalled(**NAN, step=33), "finite", "warn", "from step 33 on"),
 }
@@ -194,13 +194,13 @@ def test_what_is_not_logged(tmp_path: Path) -> None:
     }
     with RunWriter(path) as run:
         run.batch(4, {"batch_index": 4})
-    assert "no program is named" in the(examined(path), "skippable loader").figure
+    assert "names no program" in the(examined(path), "skippable loader").figure
 
 
 def test_replicas(tmp_path: Path) -> None:
     path = record(tmp_path / "run", ranks=3)
     assert the(examined(path), "replicas") == ReadinessCheck(
-        "replicas", "ok", "3 ranks agree at all 35 steps that were hashed"
+        "replicas", "ok", "3 ranks agree at all 35 steps with a hash"
     )
     with RunWriter(path, rank=2) as run:
         for step in range(17, STEPS):

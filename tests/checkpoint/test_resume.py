@@ -75,7 +75,7 @@ def test_the_effective_config_is_held_against_the_one_asked_for(tmp_path: Path) 
         "scheduler.T_max": (80, 40),
         "scheduler.base_lrs": ([3e-3, 3e-3], [1e-2, 1e-2]),
     }
-    assert "optimizer.group0.betas: asked for (0.9, 0.98), goes on with (0.9, 0.95)" in came.summary()
+    assert "optimizer.group0.betas: built with (0.9, 0.98), continues with (0.9, 0.95)" in came.summary()
     assert notes.of("resume")[0]["changed"]["scheduler.T_max"] == [80, 40]
     assert asked.optimizer.param_groups[0]["betas"] == (0.9, 0.95)
 
@@ -101,15 +101,15 @@ def test_what_the_checkpoint_lacks_and_what_nothing_takes_is_said(tmp_path: Path
         came = saves.resume()
     assert came is not None and came.missing == ("scaler",)
     assert came.unused == ("scheduler", "loader", "extra")
-    assert "nothing takes it: scheduler, loader, extra" in came.summary()
+    assert "not in this program: scheduler, loader, extra" in came.summary()
 
 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 6)), "this model has not, 4.weight"),
-        (lambda: Training().model.append(nn.Linear(1, 1)), "lacks 5.weight, 5.bias"),
-        (lambda: nn.Sequential(nn.Linear(4, 9), *list(Training().model)[1:]), "another shape 0.weight"),
+        (lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 6)), "this model does not have 4.weight"),
+        (lambda: Training().model.append(nn.Linear(1, 1)), "the checkpoint does not have 5.weight, 5.bias"),
+        (lambda: nn.Sequential(nn.Linear(4, 9), *list(Training().model)[1:]), "another shape: 0.weight"),
     ],
     ids=["fewer", "more", "other shape"],
 )

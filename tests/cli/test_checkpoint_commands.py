@@ -109,7 +109,7 @@ def test_check_says_what_is_wrong_by_its_exit_code(call: Call, run: Path, change
 
 def test_nothing_to_list(call: Call, tmp_path: Path) -> None:
     code, out, err = call("checkpoints", tmp_path)
-    assert (code, out) == (3, "") and "holds no checkpoints" in err and err.count("\n") == 1
+    assert (code, out) == (3, "") and "has no checkpoints" in err and err.count("\n") == 1
     assert call("checkpoints", tmp_path / "nowhere")[0] == 3
 
 
@@ -188,7 +188,7 @@ def test_a_plan_that_cannot_be_made(call: Call, words: tuple[str, ...], why: str
 def test_doctor(call: Call, run: Path) -> None:
     code, out, err = call("doctor", run, "--check")
     assert (code, err) == (0, "")
-    verdict = "yes, to step 300; 20 steps would be done again, with 2 things to mend"
+    verdict = "yes, to step 300; 20 steps would be repeated; 2 warnings"
     assert out.startswith(f"run: could it be rolled back now? {verdict}\n")
     assert "ok    full state: model, moments, schedule, loader, rng" in out
     assert "warn  batch hashes: not logged" in out and "fix: rec.batch(step, batch) hashes every batch" in out

@@ -110,7 +110,7 @@ class TestChoices:
         assert postmortem(*words, job)[0] == 2
         job.write_text('{"run": 3}')
         code, _, err = postmortem(*words, job, "--trust")
-        assert code == 3 and "is no order of a replay" in err
+        assert code == 3 and "is not the spec of a replay" in err
 
     def test_check(self, call: Call, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         words = (small, "--from-step", 4, "--trust", "--check", "--out", tmp_path / "out")

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from postmortem.record.hashing import local_state_hash
-from postmortem.record.state_hash import hex_of, joined, partials, state_hash
-from postmortem.record.watch import Watch, settle
+from postmortem.record.state_hash import hex_of, join_parts, partials, state_hash
+from postmortem.record.watch import Watch, finish_watched_row
 
 torch.set_num_threads(1)
 init_process_group("gloo")
@@ -45,7 +45,7 @@ assert state_hash(sharded) == whole
 (part,) = partials(sharded)
 parts: list[str] = [""] * ranks
 all_gather_object(parts, hex_of(part.words.tolist()))
-assert joined(parts) == whole.hex
+assert join_parts(parts) == whole.hex
 
 local: list[object] = [None] * ranks
 all_gather_object(local, tuple(sorted(local_state_hash(sharded).items())))
@@ -70,10 +70,12 @@ sink = SimpleNamespace(moving=False, logged=None, attach=rows.append)
 with Watch(sink, model, optimizer):
     model(torch.arange(6)).float().square().sum().backward()
     optimizer.step()
-row = settle({name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in rows[0].items()})
+row = finish_watched_row(
+    {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in rows[0].items()}
+)
 everyone: list[dict[str, Any]] = [{}] * ranks
 all_gather_object(everyone, row)
-assert joined([other["param_hash_part"] for other in everyone]) == state_hash(dict(model.named_parameters())).hex
+assert join_parts([other["param_hash_part"] for other in everyone]) == state_hash(dict(model.named_parameters())).hex
 full = torch.cat([parameter.full_tensor().detach().double().view(-1) for parameter in model.parameters()])
 seen = sum(other["param_norm"] ** 2 for other in everyone) / ranks
 assert abs(seen / float(full.square().sum()) - 1) < 1e-3

@@ -73,7 +73,7 @@ def test_episodes_begin_once_and_again_after_a_calm_or_a_rollback() -> None:
     alarms = Alarms(calm=10)
     assert [step for step in range(100) if step % 40 < 20 and alarms.begins(step, "parameters")] == [0, 40, 80]
     assert alarms.begins(81, "others")
-    alarms.rewound(50)
+    alarms.rewind(50)
     assert alarms.begins(50, "parameters")
 
 

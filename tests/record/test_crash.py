@@ -124,9 +124,9 @@ def test_two_recorders_in_one_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_file_where_the_directory_should_be(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="a file stands where the run's directory should be"):
+    with pytest.raises(UsageError, match="there is a file where the run's directory should be"):
         Recorder(tmp_path / place, on_error="raise")
-    with pytest.warns(RecordingWarning, match="a file stands"):
+    with pytest.warns(RecordingWarning, match="there is a file"):
         rec = Recorder(tmp_path / place, flush_interval_s=0.05)
     rec.log(0, loss=1.0)
     rec.incident(0, "hang")

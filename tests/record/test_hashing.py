@@ -21,7 +21,7 @@ from postmortem.record import state_hash as module
 from postmortem.record._layers import group_of, layers_of, plain_name
 from postmortem.record._shards import Shard
 from postmortem.record.hashing import batch_hash, local_state_hash
-from postmortem.record.state_hash import joined, state_hash
+from postmortem.record.state_hash import join_parts, state_hash
 
 DTYPES = [
     torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -148,7 +148,7 @@ def test_words_of_shards_add_up_to_the_word_of_the_whole(
         shard = Shard(piece, tuple(shape), offsets, groups=("the others",), first=rank == 0)
         parts.append(module.hex_of(module._partial([("w", shard)]).words.tolist()))
         at += piece.shape[dim]
-    assert joined(parts) == state_hash({"w": tensor}).hex
+    assert join_parts(parts) == state_hash({"w": tensor}).hex
 
 
 def test_non_finite_elements_are_counted_by_name() -> None:

@@ -302,7 +302,7 @@ def test_rank_and_world_size_come_from_the_environment(tmp_path: Path, monkeypat
         ({"flush_interval_s": 0}, "flush_interval_s is 0"),
         ({"token_ids": "some"}, "token_ids is 'some'"),
         ({"on_error": "ignore"}, "on_error is 'ignore'"),
-        ({"rank": 2, "world_size": 2}, "rank 2 is none of a world of 2"),
+        ({"rank": 2, "world_size": 2}, "rank 2 is not in a world of 2"),
     ],
 )
 def test_arguments_that_cannot_be_meant(tmp_path: Path, keys: dict[str, Any], message: str) -> None:

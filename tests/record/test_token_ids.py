@@ -11,7 +11,7 @@ import pytest
 
 from postmortem.errors import UsageError
 from postmortem.record import Recorder, RecordingWarning
-from postmortem.record.ring import Kept, Ring, ids_of
+from postmortem.record.token_ids import KeptBatch, RecentBatches, ids_of
 from postmortem.run import Run
 from postmortem.sources import open_run
 
@@ -115,14 +115,14 @@ def test_going_back_gives_ids_to_the_attempt_that_trained_on_them(tmp_path: Path
 def test_the_ring_is_bounded_by_number_and_bytes() -> None:
     from postmortem.record.hashing import batch_hash
 
-    def push(ring: Ring, count: int) -> list[int]:
+    def push(ring: RecentBatches, count: int) -> list[int]:
         for step in range(count):
-            ring.push(Kept(0, step, _batch(step), batch_hash(_batch(step))))
-        return [kept.step for kept in ring.take()[0]]
+            ring.add(KeptBatch(0, step, _batch(step), batch_hash(_batch(step))))
+        return [kept.step for kept in ring.take_all()[0]]
 
-    assert push(Ring(most=3), 10) == [7, 8, 9]
-    assert push(Ring(limit=5 * 64), 10) == [5, 6, 7, 8, 9]
-    assert push(Ring(limit=63), 10) == []
+    assert push(RecentBatches(most=3), 10) == [7, 8, 9]
+    assert push(RecentBatches(limit=5 * 64), 10) == [5, 6, 7, 8, 9]
+    assert push(RecentBatches(limit=63), 10) == []
 
 
 def test_ids_are_found_in_what_loaders_hand_over() -> None:

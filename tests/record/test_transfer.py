@@ -54,10 +54,10 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arrival]:
     """Copies that arrive, as they were when they were begun, once the event has happened."""
     arrival = Arrival()
 
-    def copied(joined: Any) -> tuple[Any, Arrival]:
+    def start_copy(joined: Any) -> tuple[Any, Arrival]:
         return joined.as_subclass(torch.Tensor).clone(), arrival
 
-    monkeypatch.setattr(transfer_module, "copied", copied)
+    monkeypatch.setattr(transfer_module, "start_copy", start_copy)
     monkeypatch.setattr(Far, "forbidden", threading.get_ident())
     yield arrival
 

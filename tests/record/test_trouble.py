@@ -83,7 +83,7 @@ def test_a_full_disk_holds_rows_until_there_is_room(tmp_path: Path, monkeypatch:
 
 
 def test_rows_held_too_long_are_lost_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background_module, "_HELD_BYTES", 20_000)
+    monkeypatch.setattr(background_module, "_MOST_BYTES", 20_000)
     disk = FullDisk(monkeypatch, 0)
     rec = Recorder(tmp_path / "run", flush_interval_s=0.02, provenance=False)
     disk.full = True

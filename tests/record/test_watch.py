@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from postmortem.errors import UsageError
 from postmortem.record import Recorder
-from postmortem.record._layers import UNSETTLED
+from postmortem.record._layers import WATCHED
 from postmortem.record.state_hash import state_hash
-from postmortem.record.watch import Watch, settle
+from postmortem.record.watch import Watch, finish_watched_row
 from postmortem.sources import open_run
 
 VOCABULARY, WIDTH = 11, 8
@@ -74,7 +74,7 @@ class Sink:
     def log(self, step: int, **columns: Any) -> None:
         taken, self._pending = {**self._pending, **columns}, {}
         row = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in taken.items()}
-        self.rows[step] = settle({name: value for name, value in row.items() if value is not None})
+        self.rows[step] = finish_watched_row({name: value for name, value in row.items() if value is not None})
         self.logged = step
 
 
@@ -270,20 +270,20 @@ def test_values_of_a_step_that_nobody_logs_are_not_given_to_another() -> None:
 
 
 def test_clipped_gradients_are_told_from_those_before() -> None:
-    seen = {f"{UNSETTLED}grad_norm": 1.0, f"{UNSETTLED}grad_norm/embed": 0.6, f"{UNSETTLED}grad_norm/head": 0.8}
-    row = settle({**seen, "grad_norm": 4.0})
+    seen = {f"{WATCHED}grad_norm": 1.0, f"{WATCHED}grad_norm/embed": 0.6, f"{WATCHED}grad_norm/head": 0.8}
+    row = finish_watched_row({**seen, "grad_norm": 4.0})
     assert row == {"grad_norm": 4.0, "grad_norm_clipped": 1.0, "grad_norm/embed": 2.4, "grad_norm/head": 3.2}
-    assert settle(seen) == {"grad_norm": 1.0, "grad_norm/embed": 0.6, "grad_norm/head": 0.8}
-    kept = settle({**seen, "grad_norm": math.inf})
+    assert finish_watched_row(seen) == {"grad_norm": 1.0, "grad_norm/embed": 0.6, "grad_norm/head": 0.8}
+    kept = finish_watched_row({**seen, "grad_norm": math.inf})
     assert kept["grad_norm/embed"] == 0.6 and kept["grad_norm"] == math.inf
 
 
 def test_what_the_loop_logs_itself_stays() -> None:
     own = {"grad_norm": 4.0, "grad_norm/embed": 3.0, "param_hash": "own", "_mine": 1, "worst_token_ids": [7]}
-    seen = {f"{UNSETTLED}grad_norm": 1.0, f"{UNSETTLED}grad_norm/embed": 0.6, f"{UNSETTLED}param_hash": [1, -1]}
-    assert settle({**seen, **own}) == {**own, "grad_norm_clipped": 1.0}
-    assert settle(own) == own
-    assert settle({f"{UNSETTLED}param_hash": [1, -1]}) == {"param_hash": f"{1:016x}{'f' * 16}"}
+    seen = {f"{WATCHED}grad_norm": 1.0, f"{WATCHED}grad_norm/embed": 0.6, f"{WATCHED}param_hash": [1, -1]}
+    assert finish_watched_row({**seen, **own}) == {**own, "grad_norm_clipped": 1.0}
+    assert finish_watched_row(own) == own
+    assert finish_watched_row({f"{WATCHED}param_hash": [1, -1]}) == {"param_hash": f"{1:016x}{'f' * 16}"}
 
 
 def test_non_finite_gradients_and_parameters_are_counted_and_named() -> None:
@@ -395,13 +395,13 @@ def test_nothing_is_read_on_the_host() -> None:
         with NoWaiting(counts), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sink, "attach", lambda values: read.append(values))
             watch._step = 1
-            watch._begin()
+            watch._before_step()
             model(ids, labels=labels)
             watch.token_losses(torch.rand(4, 7), labels=labels)
             updated(optimizer, (), {})
-    assert {"act_rms/layer0", "token_loss_p50", "update_rms", f"{UNSETTLED}param_hash", "log_z"} <= set(read[0])
+    assert {"act_rms/layer0", "token_loss_p50", "update_rms", f"{WATCHED}param_hash", "log_z"} <= set(read[0])
     names = {name for name, value in read[0].items() if not isinstance(value, Tensor)}
-    assert names == {"optimizer_step", f"{UNSETTLED}names"}
+    assert names == {"optimizer_step", f"{WATCHED}names"}
 
 
 def test_a_failure_ends_the_watch_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +411,7 @@ def test_a_failure_ends_the_watch_and_not_the_training(monkeypatch: pytest.Monke
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr("postmortem.record.watch.measured", fails)
+    monkeypatch.setattr("postmortem.record.watch.measure_update", fails)
     Watch(sink, model, optimizer)
     with pytest.warns(UserWarning, match="watching ends: RuntimeError: no such kernel"):
         _train(model, optimizer, sink, range(1))

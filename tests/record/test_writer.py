@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from postmortem.errors import UnreadableInput
-from postmortem.record.writer import RunWriter, plain_value
+from postmortem.record.writer import RunWriter, json_value
 from postmortem.run.arrow import merge_tables
 from postmortem.run.parts import arrow_table, parts, tails, write_part
 from postmortem.run.rows import read_jsonl
@@ -170,7 +170,7 @@ def test_the_manifest_keeps_what_is_not_given_anew(tmp_path: Path) -> None:
 
 def test_values_that_json_lacks() -> None:
     given = {"a": np.int64(3), "b": np.float32("nan"), "c": np.array([1.0, np.inf]), "d": (1, None), "e": Path("x")}
-    assert plain_value(given) == {"a": 3, "b": "NaN", "c": [1.0, "Infinity"], "d": [1, None], "e": "x"}
+    assert json_value(given) == {"a": 3, "b": "NaN", "c": [1.0, "Infinity"], "d": [1, None], "e": "x"}
 
 
 def test_a_column_with_a_word_stays_as_it_was_logged(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from postmortem.record.recorder import Recorder
-    from postmortem.record.ring import Ids
+    from postmortem.record.token_ids import Ids
     from postmortem.record.watch import Watch
 
 # Files of a Trainer checkpoint, by the piece of state that they restore. The Trainer keeps the initial state of others.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from postmortem.record.recorder import Recorder
-    from postmortem.record.ring import Ids
+    from postmortem.record.token_ids import Ids
     from postmortem.record.watch import Watch
 else:  # both packages have the same classes, but the Trainer of one takes no callback of the other
     try:
