@@ -32,7 +32,8 @@ def verification(case: Case) -> Verification:
         loss, last = case.series("loss"), case.incident.peak_step
         peak = loss.at(last) if loss is not None else None
         broken = f" ({number(peak)} at step {last} in the broken run)" if peak is not None and not peak < bound else ""
-        text = f"loss from step {case.onset} through {last} < {number(bound)}{broken}"
+        steps = f"at step {last}" if last == case.onset else f"from step {case.onset} through {last}"
+        text = f"loss {steps} < {number(bound)}{broken}"
         checks.append(VerificationCheck("loss", case.onset, last, "<", bound, text))
     norm, spike = case.baseline("grad_norm"), case.departure("grad_norm", sign=1)
     if norm is not None and spike is not None:

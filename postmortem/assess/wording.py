@@ -59,7 +59,7 @@ def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) 
             roll_back(case, "replay it unchanged first"),
             Remedy("Continue from here.", declined="the run does not recover by itself"),
         )
-    guess = f" for {cause.title.lower()}" if cause else ""
+    guess = f" for “{cause.title}”" if cause else ""
     first = Remedy(
         "Change nothing yet; run the replay of section 4 first.", "one replay from the checkpoint before the onset"
     )

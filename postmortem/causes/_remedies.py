@@ -56,7 +56,7 @@ def roll_back(case: Case, next_action: str) -> Remedy:
     if case.checkpoint is None:
         return Remedy(
             f"Restart from scratch ({next_action}): there is no checkpoint from before the onset.",
-            f"loses all {count(case.onset, 'step')}; write a rollback checkpoint every 100 steps next time",
+            f"loses {count(case.onset, 'step')}; write a rollback checkpoint every 100 steps next time",
         )
     lost = int(case.run.row_steps[-1]) - case.checkpoint.step + 1
     reset = "; it has parameters only, so that restoring it resets the optimizer"
