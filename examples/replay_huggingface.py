@@ -2,7 +2,7 @@
 
     python examples/replay_huggingface.py runs/hf
 
-Rows 320 to 335 of the data are garbage. They are batches 40 and 41, because rows are read in order.
+Rows 320 to 335 of the data are garbage: batches 40 and 41, as they are read in order.
 """
 
 from __future__ import annotations

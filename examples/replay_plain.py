@@ -1,9 +1,9 @@
-"""Your own training loop, recorded and then replayed: unchanged, and without the batches that spoiled it.
+"""A loop of one's own, recorded and then replayed: exactly as it was, and without the batches that spoilt it.
 
     python examples/replay_plain.py runs/plain
 
-Four batches of the data are garbage. The loop knows nothing about replays. `build` describes the same training for
-`postmortem.frameworks.TorchLoop`, and the run records the name of `build`.
+Four batches of the data are garbage. The loop knows nothing of replays; `build` says the same training to
+`postmortem.frameworks.TorchLoop`, and the run names it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS, GARBAGE = 120, range(80, 84)
 
 
 def batch(index: int) -> Tensor:
-    """Token ids of shape (16, 33), which depend on the index alone."""
+    """Token ids of shape (16, 33), a function of the index alone."""
     draw = torch.Generator().manual_seed(index)
     if index in GARBAGE:
         return torch.randint(CONFIG["vocab"], (16, 33), generator=draw)
@@ -42,7 +42,7 @@ def loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def parts(config: Mapping[str, Any]) -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Model, optimizer and scheduler. The model has dropout, so that the state of the random generators matters."""
+    """Model, optimizer and scheduler; there is dropout, so that the generators matter."""
     torch.manual_seed(config["seed"])
     vocab, width = config["vocab"], config["width"]
     model = nn.Sequential(nn.Embedding(vocab, width), nn.Dropout(0.1), nn.ReLU(), nn.Linear(width, vocab))
@@ -57,7 +57,7 @@ def build(config: Mapping[str, Any]) -> TorchLoop:
 
 
 def train(run: Path) -> None:
-    """An ordinary training loop, recorded and checkpointed."""
+    """The loop as it always was, recorded and checkpointed."""
     torch.set_num_threads(1)
     model, optimizer, scheduler = parts(CONFIG)
     state, policy = TrainState(model, optimizer, scheduler), Policy(rollback_every=40, recovery_every=0)

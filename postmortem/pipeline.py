@@ -225,5 +225,5 @@ def _read_panels(case: Case) -> tuple[tuple[PanelReading, ...], list[tuple[int, 
 
 
 def _relative(run: Run, path: Path) -> str:
-    """A path as the run's own directory sees it."""
+    """`path` relative to the run's directory, if it is inside."""
     return plain(relative_path(path, run.root), 500)

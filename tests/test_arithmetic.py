@@ -23,7 +23,7 @@ THEN: dict[str, Any] = {"torch": "2.8.0", "cpu": X86, "cpu_capability": "AVX2", 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine of AVX-512 with the run's torch, which is not imported yet."""
-    monkeypatch.setattr(arithmetic, "_processor", lambda: AVX512)
+    monkeypatch.setattr(arithmetic, "_processor_flags", lambda: AVX512)
     monkeypatch.setattr(arithmetic, "_installed", lambda: "2.8.0+cpu")
     monkeypatch.setattr(arithmetic.platform, "machine", lambda: X86)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
@@ -46,7 +46,7 @@ class TestTakenOver:
         assert taken(cpu_capability="AVX512").environ({"ONEDNN_MAX_CPU_ISA": "AVX2"}) == {
             "ATEN_CPU_CAPABILITY": "avx512"
         }
-        here.setattr(arithmetic, "_processor", lambda: AVX2_ONLY)
+        here.setattr(arithmetic, "_processor_flags", lambda: AVX2_ONLY)
         assert taken().environ({}) == {"ATEN_CPU_CAPABILITY": "avx2"}
 
     def test_what_the_run_had_set_is_set_and_no_more(self, here: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ class TestMissing:
     def test_it_is_named_and_the_rest_taken_over(
         self, here: pytest.MonkeyPatch, then: dict[str, str], missing: str
     ) -> None:
-        here.setattr(arithmetic, "_processor", lambda: AVX2_ONLY)
+        here.setattr(arithmetic, "_processor_flags", lambda: AVX2_ONLY)
         found = taken(**then)
         assert found.missing == (missing,) and found.threads == 3
         assert found.text.startswith("as recorded where this machine can (") and "3 threads" in found.text
@@ -106,12 +106,12 @@ class TestMissing:
     def test_kernels_that_the_processor_has_not_are_never_forced_on_it(
         self, here: pytest.MonkeyPatch, capability: str
     ) -> None:
-        here.setattr(arithmetic, "_processor", lambda: AVX2_ONLY)
+        here.setattr(arithmetic, "_processor_flags", lambda: AVX2_ONLY)
         kernels = {"ATEN_CPU_CAPABILITY": "avx512", "OPENBLAS_CORETYPE": "SkylakeX", "MKL_CBWR": "AVX512"}
         assert taken(cpu_capability=capability, kernels=kernels).environ({}) == {}
 
     def test_where_only_torch_knows_nothing_is_claimed(self, here: pytest.MonkeyPatch) -> None:
-        here.setattr(arithmetic, "_processor", lambda: None)
+        here.setattr(arithmetic, "_processor_flags", lambda: None)
         found = taken(kernels={"ATEN_CPU_CAPABILITY": "avx2"})
         assert found.text == "as recorded: AVX2 if torch has it here, 3 threads" and found.environ({}) == {}
         here.setattr(arithmetic.platform, "machine", lambda: "aarch64")

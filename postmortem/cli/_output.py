@@ -12,7 +12,7 @@ import typer
 from postmortem.cli._terminal import columns, styled, text_width
 from postmortem.jsonio import strict_json
 from postmortem.lines import LABEL, Line, Span, joined, labelled, table
-from postmortem.text import plain
+from postmortem.text import plain, relative_path
 
 
 def print_lines(lines: Iterable[Line]) -> None:
@@ -63,6 +63,4 @@ def print_json(value: Any) -> None:
 
 def display_path(path: Path) -> str:
     """A path as the user would type it: relative to the current directory where it is below that."""
-    folder = Path.cwd()
-    path = path.absolute()
-    return plain(path.relative_to(folder) if path.is_relative_to(folder) else path, 1000)
+    return plain(relative_path(path.absolute(), Path.cwd()), 1000)

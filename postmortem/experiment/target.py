@@ -105,8 +105,8 @@ class ExperimentTarget:
         """
         (outcome,) = self.drive([spec])
         if outcome.result is None:
-            failure = error_class(outcome.exit_code) if outcome.exit_code in _PASSED_ON else UsageError
-            raise failure(outcome.error)
+            failed = error_class(outcome.exit_code) if outcome.exit_code in _PASSED_ON else UsageError
+            raise failed(outcome.error)
         return outcome
 
     @property

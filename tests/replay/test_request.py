@@ -63,7 +63,7 @@ def test_a_checkpoint_is_named_by_its_path() -> None:
     found = spec(ReplayRequest(SPIKE, checkpoint="rollback/step-00000200.dcp"))
     assert (found.from_step, found.checkpoint) == (200, "rollback/step-00000200.dcp")
     assert (found.until, found.changes) == (514, SKIP)
-    with pytest.raises(UsageError, match="is of step 200, and --from-step says 300"):
+    with pytest.raises(UsageError, match="is of step 200, but --from-step is 300"):
         plan(ReplayRequest(SPIKE, from_step=300, checkpoint="rollback/step-00000200.dcp"))
     with pytest.raises(UsageError, match="has no such checkpoint"):
         plan(ReplayRequest(SPIKE, checkpoint="../20-run-002/rollback/step-00000600.dcp"))
@@ -77,7 +77,9 @@ def test_where_no_batch_is_suspected_nothing_is_changed_and_the_next_word_is_pro
 
 def test_a_run_without_an_incident_has_to_be_told_where_to_start(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run")
-    with pytest.raises(UsageError, match="has no incident, so nothing says where to start: name a step, --from-step N"):
+    with pytest.raises(
+        UsageError, match="has no incident, so there is no suggested start: name a step with --from-step N"
+    ):
         plan(ReplayRequest(run, trusted=True))
     assert spec(ReplayRequest(run, from_step=4, trusted=True)).until == STEPS
     with pytest.raises(UsageError, match="there is no step to drive; the run's last step is 11"):
@@ -155,10 +157,10 @@ def test_a_parameters_only_checkpoint_is_the_last_choice(tmp_path: Path) -> None
 def test_what_cannot_be_done_is_said_before_torch_is_imported() -> None:
     code = (
         "import sys; from pathlib import Path; from postmortem.errors import UsageError\n"
-        "from postmortem.replay.request import Asked, plan\n"
+        "from postmortem.replay.request import ReplayRequest, plan\n"
         f"run = Path({str(SPIKE)!r})\n"
-        "plan(Asked(run))\n"
-        "try: plan(Asked(run, from_step=5))\n"
+        "plan(ReplayRequest(run))\n"
+        "try: plan(ReplayRequest(run, from_step=5))\n"
         "except UsageError as error: print('torch' in sys.modules, error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -83,8 +83,8 @@ def test_where_a_module_would_come_from() -> None:
 @pytest.mark.processes
 def test_looking_imports_no_parent_package() -> None:
     code = (
-        "import sys; from postmortem.replay.trust import where_from; "
-        "print(where_from('xml.dom.minidom:x'), where_from('tests.replay.programs:build'), "
+        "import sys; from postmortem.replay.trust import import_location; "
+        "print(import_location('xml.dom.minidom:x'), import_location('tests.replay.programs:build'), "
         "[name for name in sys.modules if name.split('.')[0] in ('xml', 'tests', 'torch')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
