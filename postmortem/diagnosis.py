@@ -291,7 +291,7 @@ class Diagnosis:
 
 
 def load(path: Path) -> Diagnosis:
-    """Read a diagnosis file. Raises UnreadableInput where it is not one, or of a version this tool does not know."""
+    """Read a diagnosis file. Raises UnreadableInput where it is not a diagnosis, or has an unknown version."""
     hint = "Draft it again: postmortem draft RUN."
 
     def check_version(raw: Mapping[str, object]) -> None:

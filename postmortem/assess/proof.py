@@ -58,11 +58,11 @@ def load_proofs(run: Run) -> tuple[Proof, ...]:
     if not file.is_file():
         return ()
     hint = "Remove it, or prove again."
-    book = read_record(_ProofFile, file, "a record of replays", hint=hint)
+    proofs = read_record(_ProofFile, file, "a file of proofs", hint=hint).proofs
     try:
-        return tuple(map(_harmless, book.proofs))
+        return tuple(map(_harmless, proofs))
     except ValueError as error:
-        raise UnreadableInput(f"is not a record of replays ({plain(error, 120)}).", file=file, hint=hint) from error
+        raise UnreadableInput(f"is not a file of proofs ({plain(error, 120)}).", file=file, hint=hint) from error
 
 
 def _harmless(proof: Proof) -> Proof:

@@ -40,12 +40,12 @@ class Leg:
     threads: int
 
     def write(self, file: Path) -> None:
-        """Write the leg as JSON. It is not strict: a NaN in the config must come back as a number."""
+        """Write the task as JSON. It is not strict: a NaN in the config must come back as a number."""
         file.write_text(json.dumps(asdict(self)))
 
 
 def main(file: Path) -> None:
-    """Do what the leg in `file` says."""
+    """Run the leg that is described in `file`."""
     leg = read_record(Leg, file, "a leg of a resume test")
     import numpy as np
     import torch

@@ -79,7 +79,7 @@ def test_a_run_that_can_be_rolled_back(sound: Path) -> None:
     assert (found.newest_step, found.target_step, found.lost_steps) == (34, 30, 5)
     assert found.verdict == "yes, to step 30; 5 steps would be repeated"
     assert the(found, "checkpoint").figure.endswith("saved every 10 steps")
-    assert the(found, "soundness").figure == "checksums of the newest ok"
+    assert the(found, "soundness").figure == "checksums of the newest: ok"
 
 
 def no_checkpoints(run: Path) -> None:
