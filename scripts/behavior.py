@@ -30,6 +30,7 @@ SAMPLES = ROOT / "sample_runs"
 REAL_LOGS = ROOT.parent / "shared" / "real_logs"
 INCIDENT_KEYS = ("kind", "onset_step", "attempt", "discarded", "peak_step", "recovery_step", "outcome", "verdict")
 PAIR_KEYS = ("verdict", "reason", "top_lines", "divergence")
+SENTENCES = ("reason", "text", "top_lines")
 
 
 def json_of(*words: str) -> Any:
@@ -78,6 +79,15 @@ def without_figures(line: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
+def without_sentences(line: dict[str, Any]) -> dict[str, Any]:
+    """A line without what is only words: a sentence may be written better while the verdict stays."""
+    return {
+        key: without_sentences(value) if isinstance(value, dict) else value
+        for key, value in line.items()
+        if key not in SENTENCES
+    }
+
+
 def _name(run: Path) -> str:
     """The path relative to this checkout or its parent, so that two checkouts give a run the same name."""
     for base in (ROOT, ROOT.parent):
@@ -106,17 +116,21 @@ def all_lines(runs: Sequence[Path], pairs: Iterable[tuple[Path, Path]]) -> Itera
 
 def compare(before: dict[str, dict[str, Any]], lines: Iterable[dict[str, Any]]) -> int:
     """Print how `lines` differ from those of before the change; 1 if they differ in more than figures, else 0."""
-    differing, figures, seen = 0, list[str](), set[str]()
+    differing, figures, sentences, seen = 0, list[str](), list[str](), set[str]()
     for line in lines:
         seen.add(line["run"])
         old = before.get(line["run"], {})
-        if without_figures(old) != without_figures(line):
+        bare, bare_before = without_sentences(line), without_sentences(old)
+        if without_figures(bare_before) != without_figures(bare):
             differing += 1
             print(f"differs: {line['run']}\n  before {json.dumps(old)}\n  now    {json.dumps(line)}")
-        elif old != line:
+        elif bare_before != bare:
             figures.append(line["run"])
+        elif old != line:
+            sentences.append(line["run"])
     missing = sorted(before.keys() - seen)
     print(f"differing in figures only: {', '.join(figures) or 'no run'}")
+    print(f"differing in sentences only: {', '.join(sentences) or 'no run'}")
     print(
         f"{len(seen)} runs: {differing} differ in cause, onset, kind, outcome or verdict, {len(figures)} in figures "
         f"only; {len(missing)} of before are missing {missing}"
