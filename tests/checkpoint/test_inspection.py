@@ -225,7 +225,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "absolute": (relocated("/etc/passwd"), "leads outside"),
     "link": (linked, "leads outside"),
     "missing": (relocated("__9_9.distcp"), "missing"),
-    "null byte": (relocated("a\0b"), "no path that can be followed"),
+    "null byte": (relocated("a\0b"), "is no valid path"),
     "directory": (relocated("."), "not a regular file"),
     "beyond the end": (lambda info, folder: setattr(info, "offset", 2**40), "cut short"),
     "too long": (lambda info, folder: setattr(info, "length", 2**62), "cut short"),

@@ -32,7 +32,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, watched)
 
     watch(Run, "__init__", "read", lambda run: run.path)
-    watch(pipeline, "_detected", "searched", lambda run, _: run.path)
+    watch(pipeline, "_search", "searched", lambda run, _: run.path)
     watch(pipeline, "_weigh", "looked", lambda case: case.run.path)
     return count
 

@@ -220,7 +220,7 @@ class TestProbe:
         lines = out.splitlines()
         assert lines[0].split("  ")[0] == "batch" and "loss at 200" in lines[0] and "grad norm at 300" in lines[0]
         assert [line.split()[0] for line in lines[1:5]] == ["311", "312*", "313", "usual"]
-        assert lines[-3].startswith("probe   data: batch 312 is bad in every state asked")
+        assert lines[-3].startswith("probe   data: batch 312 is bad in every probed state")
         assert lines[-2].startswith("bits    ")
         assert lines[-1] == "picture 311-314.png"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["311-314.json", "311-314.png"]

@@ -66,7 +66,7 @@ def test_the_rollback_is_the_first_thing_told(trained: Trained) -> None:
 def test_after_a_skip_batches_are_matched_at_other_steps(trained: Trained) -> None:
     found = against_clean(trained, "rolled").alignment
     first, last = BAD
-    assert found is not None and found.by == "batch_processor_supportsh"
+    assert found is not None and found.by == "batch_hash"
     assert [(s.a_first, s.a_last, s.b_first, s.b_last) for s in found.stretches] == [
         (0, first - 1, 0, first - 1),
         (last, STEPS - 1, first, STEPS - 1 - (last - first)),

@@ -247,7 +247,7 @@ class TestTrouble:
             train(program, 8, rows=rows, checkpointer=saves)
         with (
             pytest.warns(CheckpointWarning, match="the optimizer is reset"),
-            pytest.raises(UsageError, match="does not bring its step back"),
+            pytest.raises(UsageError, match="does not restore the step"),
         ):
             drive(tmp_path / "run", tmp_path / "out", 4, 8)
 

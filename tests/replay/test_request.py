@@ -84,7 +84,7 @@ def test_a_run_without_an_incident_has_to_be_told_where_to_start(tmp_path: Path)
     assert spec(ReplayRequest(run, from_step=4, trusted=True)).until == STEPS
     with pytest.raises(UsageError, match="there is no step to drive; the run's last step is 11"):
         plan(ReplayRequest(run, from_step=8, until=8, trusted=True))
-    with pytest.raises(UsageError, match="of step 5 is held"):
+    with pytest.raises(UsageError, match="the run has no complete checkpoint of step 5"):
         plan(ReplayRequest(run, from_step=5, trusted=True))
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_done_is_said_before_torch_is_imported() -> None:
         "except UsageError as error: print('torch' in sys.modules, error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("False no complete checkpoint of step 5")
+    assert done.stdout.startswith("False the run has no complete checkpoint of step 5")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
