@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from postmortem.atomic import write_bytes
-from postmortem.errors import UsageError
+from postmortem.errors import UnreadableInput, UsageError
+from postmortem.jsonio import read_object
 from postmortem.text import plain
 
 JSON = "diff.json"
@@ -39,8 +38,7 @@ def write_files(out: Path, files: Mapping[str, bytes | str]) -> Path:
 def _is_diff(file: Path) -> bool:
     """Whether `file` is the JSON of an earlier diff."""
     try:
-        raw: Any = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        tool = read_object(file).get("tool")
+    except (OSError, UnreadableInput):
         return False
-    tool = raw.get("tool") if isinstance(raw, dict) else None
     return isinstance(tool, str) and tool.startswith("postmortem")

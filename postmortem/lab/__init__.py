@@ -1,4 +1,4 @@
-"""The lab: a small real training program with faults to order, and the runs it makes.
+"""The lab: a small real training program that can be given a fault, and the runs that it makes.
 
 `make_run` drives `postmortem.lab.program` through the program contract and records a run directory. The truth of a run
 (which fault, where, how strong) lies beside its folder, in `<out>.truth.json`; nothing inside names it.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def list_faults() -> dict[str, str]:
-    """Slug → one line on what happens, for every fault that can be ordered, `none` among them. Imports no torch."""
+    """Slug → one line on what happens, for every fault that can be chosen, `none` among them. Imports no torch."""
     from postmortem.lab.faults import all_faults
 
     return {fault.slug: fault.title for fault in all_faults()}
@@ -49,12 +49,12 @@ def make_run(
     from postmortem.lab.faults import find_fault
     from postmortem.lab.session import record
 
-    order = place(find_fault(fault), seed=seed, at=at, steps=steps)
+    spec = place(find_fault(fault), seed=seed, at=at, steps=steps)
     if until is not None:
-        order = order.ending(until)
+        spec = spec.ending(until)
     record(
         out,
-        order,
+        spec,
         keep=keep_checkpoints,
         every=checkpoint_every,
         run_id=run_id or f"lab-{seed:04d}",

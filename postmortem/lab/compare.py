@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from postmortem.jsonio import read_object
 from postmortem.run.columns import CLOCKS
 
 
@@ -69,7 +70,7 @@ def _first_difference(a: pa.ChunkedArray, b: pa.ChunkedArray) -> int | None:
 
 
 def _journal(run: Path) -> list[list[tuple[str, Any]]]:
-    """The events without clocks and sizes of files, sorted: what the recorder's thread notices comes when it comes."""
+    """The events without clocks and sizes of files, sorted: the recorder's thread writes what it notices at no fixed time."""
     lines = (run / "journal.jsonl").read_text("utf-8").splitlines()
     left_out = CLOCKS | {"seconds", "bytes"}
     events = [sorted((k, v) for k, v in json.loads(line).items() if k not in left_out) for line in lines]
@@ -77,8 +78,7 @@ def _journal(run: Path) -> list[list[tuple[str, Any]]]:
 
 
 def _manifest(run: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((run / "run.json").read_text("utf-8"))
-    return {key: value for key, value in manifest.items() if key != "environment"}
+    return {key: value for key, value in read_object(run / "run.json").items() if key != "environment"}
 
 
 def _checkpoint(a: Path, b: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a fault orders, and how a seed places it."""
+"""What a fault does to a run, and where and how strongly a seed places it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class FaultPlan:
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault that can be ordered: `arrange` fills in the plan. `placeable` where a step can be asked for."""
+    """One fault that can be chosen: `arrange` fills in the plan. `placeable` if the step can be chosen, too."""
 
     slug: str
     title: str
@@ -84,7 +84,7 @@ class Fault:
 
 
 def place(fault: Fault, *, seed: int, at: int | None, steps: int) -> LabRunSpec:
-    """The order of one run. What does not belong to the fault is drawn from the seed alone, for all faults alike."""
+    """The spec of one run. What does not belong to the fault is drawn from the seed alone, the same for all faults."""
     if steps < 20:
         raise UsageError(f"steps is {steps}; a lab run has at least 20")
     if at is not None and not fault.placeable:

@@ -1,4 +1,4 @@
-"""Driving the lab's program, recording what it measures, and doing to it what an order says."""
+"""Drives the lab's program, records what it measures, and does to it what the spec of the run says."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from postmortem.atomic import write_text
 from postmortem.checkpoint import Checkpointer, Policy
 from postmortem.checkpoint.retention import step_name
 from postmortem.errors import UsageError
+from postmortem.jsonio import read_object, strict_json
 from postmortem.lab.config import ENTRY_POINT
 from postmortem.lab.fault_plan import EVERYTHING, LabRunSpec
 from postmortem.lab.program import LabProgram, build
@@ -27,7 +28,7 @@ VOCAB, ROLE = "vocab.json", "rollback"
 
 def record(
     out: Path,
-    order: LabRunSpec,
+    spec: LabRunSpec,
     *,
     keep: int | tuple[int, ...],
     every: int,
@@ -35,46 +36,46 @@ def record(
     truth: Path,
     on_progress: Progress | None,
 ) -> None:
-    """Make the run of `order` in `out` and write its truth. See `postmortem.lab.make_run`."""
+    """Make the run of `spec` in `out` and write its truth. See `postmortem.lab.make_run`."""
     _clear(out)
-    program = build(order.config)
+    program = build(spec.config)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / VOCAB, json.dumps({"tokens": program.loader.tokenizer.pieces}, ensure_ascii=False) + "\n")
-    session = _Session(out, order, keep, every, on_progress)
-    stop = order.stop
-    with session.attempt(program, _manifest(order, program, run_id)):
+    session = _Session(out, spec, keep, every, on_progress)
+    stop = spec.stop
+    with session.attempt(program, _manifest(spec, program, run_id)):
         if stop is not None:
             session.drive(program, stop.step)
             session.save(stop.step)
-        session.drive(program, order.steps if stop is None else stop.step + stop.lost)
+        session.drive(program, spec.steps if stop is None else stop.step + stop.lost)
         if stop is None:
             session.finish()
         else:
-            session.recorder.close()  # cut off: no word of how it ended
+            session.recorder.close()  # cut off: the journal must not say how it ended
     if stop is not None:
-        program = build(order.config)
+        program = build(spec.config)
         with session.attempt(program, {}):
             session.checkpointer.resume(out / ROLE / step_name(stop.step), parts=stop.restored)
-            session.drive(program, order.steps)
+            session.drive(program, spec.steps)
             session.finish()
-    write_text(truth, json.dumps(_truth(order, session.onset), indent=2) + "\n")
+    write_text(truth, strict_json(_truth(spec, session.onset), indent=2))
 
 
 class _Session:
     """The attempts of one run. Which checkpoints stay is settled at the end: a resume may need any of them."""
 
     def __init__(
-        self, out: Path, order: LabRunSpec, keep: int | tuple[int, ...], every: int, on_progress: Progress | None
+        self, out: Path, spec: LabRunSpec, keep: int | tuple[int, ...], every: int, on_progress: Progress | None
     ) -> None:
-        self._out, self._order, self._keep, self._on_progress = out, order, keep, on_progress
-        self._policy = Policy(rollback_every=every, rollback_keep=order.steps, recovery_every=0, best_k=0)
+        self._out, self._spec, self._keep, self._on_progress = out, spec, keep, on_progress
+        self._policy = Policy(rollback_every=every, rollback_keep=spec.steps, recovery_every=0, best_k=0)
         self._extra = {step for step in keep if step % every} if isinstance(keep, tuple) else set[int]()
-        self.onset = None if callable(order.onset) else order.onset
+        self.onset = None if callable(spec.onset) else spec.onset
 
     @contextmanager
     def attempt(self, program: LabProgram, manifest: dict[str, Any]) -> Generator[None]:
-        """One process's part of the run. Provenance is left out: the command that ordered the run is not its own."""
-        config = self._order.config
+        """One process's part of the run. Provenance is left out: the command that asked for the run is not part of it."""
+        config = self._spec.config
         with (
             Recorder(
                 self._out, config=config, manifest=manifest, token_ids="never", provenance=False, on_error="raise"
@@ -84,14 +85,14 @@ class _Session:
             yield
 
     def drive(self, program: LabProgram, until: int) -> None:
-        """Train until `until` updates are done, doing to the program what the order says."""
+        """Train until `until` updates are done, doing to the program what the spec says."""
         drive(
             program,
             until,
             rows=self.recorder,
             checkpointer=self.checkpointer,
             before_step=self._before,
-            rewrite=self._order.rewrite,
+            rewrite=self._spec.rewrite,
             after_step=self._after,
         )
 
@@ -113,15 +114,15 @@ class _Session:
     def _before(self, step: int, program: Program) -> None:
         if step in self._extra:
             self.save(step)
-        if self._order.before_step is not None:
-            self._order.before_step(step, program)
+        if self._spec.before_step is not None:
+            self._spec.before_step(step, program)
 
     def _after(self, step: int, measured: Measured) -> None:
-        order = self._order
-        if self.onset is None and callable(order.onset) and step >= order.at and order.onset(dict(measured.metrics)):
+        spec = self._spec
+        if self.onset is None and callable(spec.onset) and step >= spec.at and spec.onset(dict(measured.metrics)):
             self.onset = step
         if self._on_progress is not None:
-            self._on_progress(step, order.steps, float(measured.metrics["loss"] or 0.0))
+            self._on_progress(step, spec.steps, float(measured.metrics["loss"] or 0.0))
 
 
 def _clear(out: Path) -> None:
@@ -131,20 +132,20 @@ def _clear(out: Path) -> None:
     if out.is_dir() and not any(out.iterdir()):
         return
     manifest = out / "run.json"
-    made_here = manifest.is_file() and json.loads(manifest.read_text("utf-8")).get("program") == ENTRY_POINT
+    made_here = manifest.is_file() and read_object(manifest).get("program") == ENTRY_POINT
     if not made_here:
         raise UsageError(f"{out} is there already and the lab did not make it; choose another folder")
     shutil.rmtree(out)
 
 
-def _manifest(order: LabRunSpec, program: LabProgram, run_id: str) -> dict[str, Any]:
+def _manifest(spec: LabRunSpec, program: LabProgram, run_id: str) -> dict[str, Any]:
     return {
         "id": run_id,
-        "seed": order.seed,
-        "dtype": order.config["precision"],
+        "seed": spec.seed,
+        "dtype": spec.config["precision"],
         "world_size": 1,
         "program": ENTRY_POINT,
-        "config": order.config,
+        "config": spec.config,
         "lineage": None,
         "vocab": VOCAB,
         "vocab_size": len(program.loader.tokenizer.pieces),
@@ -152,14 +153,14 @@ def _manifest(order: LabRunSpec, program: LabProgram, run_id: str) -> dict[str, 
     }
 
 
-def _truth(order: LabRunSpec, onset: int | None) -> dict[str, Any]:
+def _truth(spec: LabRunSpec, onset: int | None) -> dict[str, Any]:
     return {
-        "fault": order.slug,
-        "seed": order.seed,
-        "steps": order.steps,
+        "fault": spec.slug,
+        "seed": spec.seed,
+        "steps": spec.steps,
         "onset_step": onset,
-        "batches": order.batches,
-        "parameters": dict(order.parameters),
-        "resume_step": None if order.stop is None else order.stop.step,
-        "resume_restored_all": order.stop is None or order.stop.restored == EVERYTHING,
+        "batches": spec.batches,
+        "parameters": dict(spec.parameters),
+        "resume_step": None if spec.stop is None else spec.stop.step,
+        "resume_restored_all": spec.stop is None or spec.stop.restored == EVERYTHING,
     }

@@ -7,7 +7,6 @@ directory this is all survive a re-draft.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from postmortem.atomic import umask
 from postmortem.diagnosis import Diagnosis
-from postmortem.errors import UsageError
+from postmortem.errors import UnreadableInput, UsageError
+from postmortem.jsonio import read_object
 from postmortem.report.build import PICTURE
 from postmortem.report.render import render
 from postmortem.report.select import select_id
@@ -100,10 +100,10 @@ def _files_of_earlier_draft(out: Path) -> set[str]:
         return set()
     hint = "Choose another place with --out DIR, or remove it yourself."
     try:
-        raw: Any = json.loads((out / DIAGNOSIS).read_bytes())
-    except (OSError, ValueError):
-        raw = None
-    tool = cast("dict[str, object]", raw).get("tool") if isinstance(raw, dict) else None
+        raw = read_object(out / DIAGNOSIS)
+    except (OSError, UnreadableInput):
+        raw = {}
+    tool = raw.get("tool")
     if not isinstance(tool, str) or not tool.startswith("postmortem"):
         raise UsageError(f"{out}: contains files that are not an earlier report, so nothing is changed. {hint}")
     names = {REPORT, DIAGNOSIS, *_pictures(raw)}

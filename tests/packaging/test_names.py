@@ -17,6 +17,25 @@ VAGUE = {"found", "one", "said", "told"}
 PNG_CALLS = ("savefig", "print_png", '"PNG"', "'PNG'")
 """What a file that writes a picture contains, whichever library it uses."""
 
+OTHER_JSON = {
+    "checkpoint/inspection.py": "reads the state of a checkpoint, whose encoding is checkpoint/encoding.py's",
+    "checkpoint/manifest.py": "computes a checksum over the text of its keys, in the form that it always had",
+    "checkpoint/writing.py": "streams that state, which may be large",
+    "diff/wording.py": "shows one value in a sentence",
+    "experiment/fork_server.py": "sends lines to the process that started it",
+    "experiment/pool.py": "reads those lines",
+    "interventions/set.py": "reads one value that a person typed",
+    "lab/compare.py": "reads the lines of a journal",
+    "lab/session.py": "writes the vocabulary, one list",
+    "record/lock.py": "reads through the handle that it has locked",
+    "resume_test/leg.py": "writes lines of its own process, and a config in which a NaN stays a number",
+    "resume_test/run_resume_test.py": "reads those lines",
+    "run/model.py": "reads the vocabulary, one list",
+    "run/rows.py": "reads the lines of logs that others wrote",
+    "run/values.py": "keeps an object that stands in a cell as text",
+}
+"""Files that read or write JSON which is no record, with the reason. Records go through jsonio.py."""
+
 
 @cache
 def _tree(file: Path) -> ast.Module:
@@ -77,6 +96,12 @@ def test_a_public_class_has_a_name_of_its_own() -> None:
 def test_one_file_writes_pictures() -> None:
     writers = [file for file in _files() if any(call in file.read_text() for call in PNG_CALLS)]
     assert [str(file.relative_to(ROOT)) for file in writers] == ["postmortem/report/canvas.py"]
+
+
+def test_records_are_read_and_written_in_one_file() -> None:
+    calls = {"json.dump(", "json.dumps(", "json.load(", "json.loads("}
+    files = {str(f.relative_to(PACKAGE)) for f in _files() if any(call in f.read_text() for call in calls)}
+    assert files - {"jsonio.py"} == OTHER_JSON.keys()
 
 
 def test_one_file_has_the_factor_of_the_robust_sigma() -> None:

@@ -1,4 +1,4 @@
-"""Faults to order, one file each: `FAULT = Fault(slug, title, arrange)`, the slug being that of the cause it makes.
+"""Faults that a run can be given, one file each: `FAULT = Fault(slug, title, arrange)`, the slug being that of the cause it makes.
 
 A fault of data or config writes itself into the plan's config, in neutral terms, so that re-driving the run meets it
 again. What comes from outside (a flipped bit, a wrong log line, a resume) is done to the run by its driver.

@@ -1,4 +1,4 @@
-"""The loader sticks: the batch at one position is handed out for a while, then the order goes on behind it."""
+"""The loader sticks: the batch at one position is handed out for a while, then the order continues after it."""
 
 from postmortem.lab.fault_plan import Fault, FaultPlan
 
