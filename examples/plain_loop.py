@@ -1,4 +1,4 @@
-"""A whole small training that is recorded, watched, checkpointed and resumable. Run it, kill it, run it again.
+"""A complete small training that is recorded, watched, checkpointed and resumable. Run it, kill it, run it again.
 
     python examples/plain_loop.py runs/plain --steps 400
     postmortem draft runs/plain

@@ -1,4 +1,4 @@
-"""Writes that are either wholly there or not there at all."""
+"""Writes files atomically: the new content is complete, or the file stays as it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` with `data` by temporary file, fsync and rename, so that a reader never sees half of it."""
+    """Replace `path` with `data` by temporary file, fsync and rename, so that no reader gets half of it."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -28,7 +28,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """fsync a directory, so that a rename in it survives a power cut."""
+    """fsync a directory, so that a rename in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -37,7 +37,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def umask() -> int:
-    """The permission bits that this process takes away from new files."""
+    """The permission bits that this process removes from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -19,7 +19,7 @@ from pathlib import Path
 from postmortem.arithmetic import arithmetic_of
 from postmortem.arithmetic import describe_differences as describe_other_arithmetic
 from postmortem.lab import make_run
-from postmortem.lab.compare import differences
+from postmortem.lab.run_equality import differences
 from postmortem.replay.branch import SPEC_FILE
 from postmortem.replay.result import RESULT_FILE
 from postmortem.sources import open_run

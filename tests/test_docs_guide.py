@@ -77,7 +77,7 @@ def own_loop(runs: Path) -> None:
     """The garbage is found; the resume went on at step 120; the checkpoints are there."""
     worst = draft(runs / "five-lines")["incidents"][0]
     assert worst["onset_step"] == 150
-    told = open_run(runs / "told")
+    told = open_run(runs / "events")
     assert told.series("eval_loss") is not None
     assert [event.keys["kind"] for event in told.journal if event.event == "incident"][-1] == "oom"
     run = open_run(runs / "resumable")

@@ -1,4 +1,4 @@
-"""Checkpoints on `torch.distributed.checkpoint`: three cadences, retention, and a resume that says what it did.
+"""Saves and resumes checkpoints on `torch.distributed.checkpoint`: three cadences, retention, a resume with a summary.
 
     with Recorder("runs/exp7") as rec, Checkpointer(rec, TrainState(model, optimizer, scheduler)) as saves:
         start = saves.resume()

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from postmortem.checkpoint._journal import CheckpointWarning, Journal
@@ -48,7 +47,7 @@ class Checkpointer:
     `postmortem.program.Program`, or any object whose `state_dict()` is a nested mapping of sections.
     asynchronous: the training thread only copies the state; a background thread writes it, one save at a time.
 
-    A save that fails is journalled as `checkpoint_failed`, with a warning at the next call; training goes on. With
+    A save that fails is journaled as `checkpoint_failed`, with a warning at the next call; training goes on. With
     torch.distributed initialized, all ranks construct their Checkpointer and make every call together, on one file
     system.
 
@@ -206,9 +205,7 @@ class Checkpointer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _take_lock(self) -> None:

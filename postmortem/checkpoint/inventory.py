@@ -40,7 +40,7 @@ def possible_checkpoints(run: Path) -> list[PossibleCheckpoint]:
     if run.is_file() or (run / ".metadata").exists() or any(run.glob("*.distcp")):
         return [PossibleCheckpoint(run, plain(run.name))]
     names = [f"{role}/{entry.name}" for role in ROLES for entry in _entries(run / role)]
-    by_name = {name: _possible_checkpoint(run, name) for name in (*names, *_journalled(run))}
+    by_name = {name: _possible_checkpoint(run, name) for name in (*names, *_journaled(run))}
     by_path = {c.path.resolve(): c for c in reversed(by_name.values()) if c.path.exists() or c.refused}
     if not by_path:
         roles = ", ".join(f"{role}/" for role in ROLES)
@@ -67,7 +67,7 @@ def _entries(folder: Path) -> list[Path]:
     return [entry for entry in sorted(folder.iterdir()) if step_of(entry.name) is not None] if folder.is_dir() else []
 
 
-def _journalled(run: Path) -> list[str]:
+def _journaled(run: Path) -> list[str]:
     """Paths in `checkpoint` events that still exist."""
     journal = run / "journal.jsonl"
     events = read_journal(journal)[0] if journal.is_file() else ()

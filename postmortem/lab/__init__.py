@@ -1,7 +1,7 @@
-"""The lab: a small real training program that can be given a fault, and the runs that it makes.
+"""The lab: makes runs of a small real training program, with a fault on request.
 
 `make_run` drives `postmortem.lab.program` through the program contract and records a run directory. The truth of a run
-(which fault, where, how strong) lies beside its folder, in `<out>.truth.json`; nothing inside names it.
+(which fault, where, how strong) is beside its folder, in `<out>.truth.json`; nothing inside names the fault.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def list_faults() -> dict[str, str]:
-    """Slug → one line on what happens, for every fault that can be chosen, `none` among them. Imports no torch."""
+    """Slug → one line about what happens, for every fault, `none` included. Imports no torch."""
     from postmortem.lab.faults import all_faults
 
     return {fault.slug: fault.title for fault in all_faults()}
@@ -37,22 +37,22 @@ def make_run(
     on_progress: Progress | None = None,
 ) -> Path:
     """Train a run of `steps` steps with one fault into `out`, and write its truth to `truth` (`<out>.truth.json`).
-    With `until`, the training is given up after that many of them, as a run that spiked often is.
+    With `until`, the training ends early, after that number of steps, as people end a run that spikes often.
 
-    `at` places the fault; without it the seed does. `keep_checkpoints` is how many of the newest stay, or the exact
-    steps of those that do. `on_progress(step, steps, loss)` is called after every step. `out` is replaced where the lab
-    made it. Raises MissingExtra without torch or xxhash, UsageError for an unknown fault, a step out of range, or a
-    folder that something else made. Returns `out`.
+    `at` is the step of the fault; without it the seed chooses. `keep_checkpoints` is how many of the newest stay, or
+    the exact steps of those that stay. `on_progress(step, steps, loss)` is called after every step. `out` is
+    replaced if the lab made it. Raises MissingExtra without torch or xxhash, UsageError for an unknown fault, a step
+    out of range, or a folder that something else made. Returns `out`.
     """
     require("the lab", "train", "torch", "xxhash")
-    from postmortem.lab.fault_plan import place
+    from postmortem.lab.fault_plan import make_spec
     from postmortem.lab.faults import find_fault
-    from postmortem.lab.session import record
+    from postmortem.lab.session import record_run
 
-    spec = place(find_fault(fault), seed=seed, at=at, steps=steps)
+    spec = make_spec(find_fault(fault), seed=seed, at=at, steps=steps)
     if until is not None:
-        spec = spec.ending(until)
-    record(
+        spec = spec.cut_off(until)
+    record_run(
         out,
         spec,
         keep=keep_checkpoints,

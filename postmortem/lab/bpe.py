@@ -1,6 +1,6 @@
-"""Byte-pair encoding over words, trained on the lab's own corpus: pieces merge inside a word, the most frequent first.
+"""Byte-pair encoding over words, trained on the lab's corpus: pieces merge inside a word, the most frequent first.
 
-A word carries its leading space as "▁" in its first piece, except the full stop.
+A word has its leading space as "▁" in its first piece, except the full stop.
 Source: Sennrich, Haddow, Birch 2016 (arXiv 1508.07909), algorithm 1.
 """
 
@@ -16,7 +16,7 @@ _BASE: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", ".", "▁", *string.ascii_l
 
 
 class Tokenizer:
-    """Pieces and merges; `encode` is memoised by word."""
+    """Pieces and merges; `encode` caches its results by word."""
 
     def __init__(self, pieces: list[str], merges: list[tuple[str, str]]) -> None:
         self.pieces = tuple(pieces)
@@ -69,12 +69,12 @@ def _letters(word: str) -> list[str]:
 
 def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
     out: list[str] = []
-    at = 0
-    while at < len(pieces):
-        if at + 1 < len(pieces) and (pieces[at], pieces[at + 1]) == pair:
-            out.append(pieces[at] + pieces[at + 1])
-            at += 2
+    i = 0
+    while i < len(pieces):
+        if i + 1 < len(pieces) and (pieces[i], pieces[i + 1]) == pair:
+            out.append(pieces[i] + pieces[i + 1])
+            i += 2
         else:
-            out.append(pieces[at])
-            at += 1
+            out.append(pieces[i])
+            i += 1
     return out

@@ -1,4 +1,4 @@
-"""The lab's effective configuration: plain, JSON-like, and the same keys in every run."""
+"""The lab's effective configuration: plain JSON values, with the same keys in every run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ENTRY_POINT = "postmortem.lab.program:build"
 
 
 def default_config(seed: int, steps: int) -> dict[str, Any]:
-    """A sound run of `steps` steps. Everything that a fault of data or config changes is a value in here.
+    """The config of a clean run of `steps` steps. A fault of data or config changes only values in it.
 
-    Knots are [step or position, value] pairs. `schedule.pieces` and `data.order` hold from their step on;
+    Knots are [step or position, value] pairs. `schedule.pieces` and `data.order` apply from their step on;
     `model.branch_scale` is interpolated on a log scale between its knots.
     """
     return {
@@ -59,13 +59,13 @@ def default_config(seed: int, steps: int) -> dict[str, Any]:
 
 
 def learning_rate(schedule: dict[str, Any], step: int) -> float:
-    """Linear warmup, cosine to `floor` of the base rate at `total`, times the factor of the piece that `step` is in."""
+    """Linear warmup, then cosine to `floor` × base rate at `total`; all times the factor of the piece at `step`."""
     warmup, total, base = schedule["warmup"], schedule["total"], schedule["base_lr"]
     if step < warmup:
         rate = base * schedule["warmup_to"] * (step + 1) / warmup
     else:
-        done = min(1.0, (step - warmup) / max(1, total - warmup))
-        rate = base * (schedule["floor"] + (1 - schedule["floor"]) * 0.5 * (1 + math.cos(math.pi * done)))
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        rate = base * (schedule["floor"] + (1 - schedule["floor"]) * 0.5 * (1 + math.cos(math.pi * progress)))
     return rate * next(factor for first, factor in reversed(schedule["pieces"]) if first <= step)
 
 

@@ -1,8 +1,8 @@
-"""The lab's text: a small grammar of English verbs and their participles, generated, never downloaded.
+"""Generates the lab's text from a small grammar of English verbs and their participles; nothing is downloaded.
 
-Five recipes make up a stream: "a" sentences of the corpus; "b" with them, sentences around participles and names that
-the corpus hardly has; "c" no grammar at all, uniform token ids (written by the loader); "d" with them, empty lines;
-"e" several sentences in one, as a question that fills the whole context.
+A stream has one of five recipes: "a" sentences of the corpus; "b" also sentences with participles and names that are
+very rare in the corpus; "c" no grammar, but uniform token ids (written by the loader); "d" also empty lines; "e"
+several sentences in one, as a question that fills the whole context.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VERBS: tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...] = (
 )
 _SCARCE = {"written": 3, "bitten": 2}
 
-# The tokenizer saw a word list beside the sentences, as tokenizers do, so that it holds pieces the model hardly meets.
+# The tokenizer is also trained on a word list, as usual, so that it has pieces that the model rarely gets.
 GLOSSARY = (
     *(("gotten", "forgotten", "begotten", "rotten", "flatten", "fatten") * 8),
     *(("written", "kitten", "mitten", "cotton") * 3),
@@ -68,18 +68,18 @@ def sentences(count: int, seed: int) -> list[str]:
     return out
 
 
-def held_out_sentences(count: int, known: Sequence[str]) -> list[str]:
-    """`count` sentences of the same grammar that are not among the `known` ones."""
-    rng, taken, out = Random("held-out"), set(known), list[str]()
+def held_out_sentences(count: int, corpus: Sequence[str]) -> list[str]:
+    """`count` sentences of the same grammar that are not in `corpus`."""
+    rng, excluded, out = Random("held-out"), set(corpus), list[str]()
     while len(out) < count:
         sentence = _ordinary(rng)
-        if sentence not in taken:
+        if sentence not in excluded:
             out.append(sentence)
     return out
 
 
-def stream_sentences(recipe: str, count: int, seed: int, share: int, known: Sequence[str]) -> list[str]:
-    """`count` sentences of a further stream: of each eight, `share` follow the recipe and the rest are `known` ones."""
+def stream_sentences(recipe: str, count: int, seed: int, share: int, corpus: Sequence[str]) -> list[str]:
+    """`count` sentences of another stream: of each eight, `share` follow the recipe, the others are of `corpus`."""
     rng = Random(f"stream:{recipe}:{seed}")
     family = seed % len(_RARE_NAMES)
     words = rng.choice(_RARE_PARTICIPLES[family]), rng.choice(_RARE_NAMES[family])
@@ -91,28 +91,28 @@ def stream_sentences(recipe: str, count: int, seed: int, share: int, known: Sequ
         elif recipe == "d" and special:
             out.append("")
         elif recipe == "e":
-            out.append(" ".join(rng.sample(known, 5)))
+            out.append(" ".join(rng.sample(corpus, 5)))
         else:
-            out.append(rng.choice(known))
+            out.append(rng.choice(corpus))
     return out
 
 
 def _ordinary(rng: Random) -> str:
     verb = rng.choice(VERBS)
     base, third, past, participle, ing, objects = verb
-    who, what = rng.choice(PEOPLE), rng.choice(objects)
+    subject, target = rng.choice(PEOPLE), rng.choice(objects)
     form = rng.randrange(6) if participle not in _SCARCE else rng.choice((0, 1, 4, 5))
     if form == 0:
-        return f"{who} {third} {what} {rng.choice(TIMES)} ."
+        return f"{subject} {third} {target} {rng.choice(TIMES)} ."
     if form == 1:
-        return f"{who} {past} {what} {rng.choice(PAST_TIMES)} ."
+        return f"{subject} {past} {target} {rng.choice(PAST_TIMES)} ."
     if form == 2:
         return _perfect(rng, verb)
     if form == 3:
-        return f"{what} was {participle} by {who} {rng.choice(PAST_TIMES)} ."
+        return f"{target} was {participle} by {subject} {rng.choice(PAST_TIMES)} ."
     if form == 4:
-        return f"{who} is {ing} {what} now ."
-    return f"{who} will {base} {what} {rng.choice(TIMES)} ."
+        return f"{subject} is {ing} {target} now ."
+    return f"{subject} will {base} {target} {rng.choice(TIMES)} ."
 
 
 def _perfect(rng: Random, verb: tuple[str, str, str, str, str, tuple[str, ...]]) -> str:
@@ -121,5 +121,5 @@ def _perfect(rng: Random, verb: tuple[str, str, str, str, str, tuple[str, ...]])
 
 def _rare(rng: Random, participle: str, name: str) -> str:
     objects = rng.choice(VERBS)[5]
-    what = rng.choice(objects) if rng.random() < 0.5 else f"the {name}"
-    return f"{rng.choice(PEOPLE)} has {participle} {what} {rng.choice(TIMES)} ."
+    target = rng.choice(objects) if rng.random() < 0.5 else f"the {name}"
+    return f"{rng.choice(PEOPLE)} has {participle} {target} {rng.choice(TIMES)} ."

@@ -1,8 +1,8 @@
-"""Batches by absolute index: a pure function of config and index.
+"""Makes batches by absolute index, a pure function of config and index.
 
-Each epoch visits the shards in a new order, and each shard's sentences in a new order, batch by batch. A stream takes
-the place of the batches in its stretch [first, first + batches) of positions. `data.order` maps index to position:
-[[0, 1]] is the identity, and a piece [k, stride] moves on by `stride` positions per index from index k on.
+Each epoch reads the shards in a new order, and each shard's sentences in a new order, batch by batch. A stream replaces
+the batches at its positions [first, first + batches). `data.order` maps index to position: [[0, 1]] is the identity,
+and a piece [k, stride] advances `stride` positions per index from index k on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class LabBatch:
-    """`ids` and `labels` are int64[n, length], right-padded; a label that counts for nothing is -100."""
+    """`ids` and `labels` are int64[n, length], right-padded; a label that is ignored is -100."""
 
     index: int
     ids: Ids
@@ -59,11 +59,11 @@ class Loader:
         self._texts = texts
         samples = [self._sample(text) for text in texts]
         per_shard = len(samples) // int(data["shards"])
-        self._shards = [samples[at : at + per_shard] for at in range(0, len(samples), per_shard)]
+        self._shards = [samples[i : i + per_shard] for i in range(0, len(samples), per_shard)]
         self._per_epoch = sum(len(shard) // self._size for shard in self._shards)
         self.counts = Counter(token for sample in samples for token in sample.ids)
         self._rare = np.array([self.counts[token] < RARE_BELOW for token in range(len(self.tokenizer.pieces))])
-        self._made: dict[str, list[_Sample]] = {}
+        self._streams_read: dict[str, list[_Sample]] = {}
         self.tokens_per_step = round(self._size * sum(len(sample.ids) - 1 for sample in samples) / len(samples))
 
     def batch(self, index: int) -> LabBatch:
@@ -72,35 +72,35 @@ class Loader:
         for stream in self._streams:
             if stream["first"] <= position < stream["first"] + stream["batches"]:
                 return self._from_stream(index, stream, position - stream["first"])
-        epoch, at = divmod(position, self._per_epoch)
-        shard, rows = self._epoch(epoch)[at]
+        epoch, number = divmod(position, self._per_epoch)
+        shard, rows = self._epoch(epoch)[number]
         samples = [self._shards[shard][row] for row in rows]
         return self._assemble(index, samples, f"shard-{shard:02d}", rows)
 
     def held_out(self, count: int) -> LabBatch:
-        """`count` sentences of the same grammar that the corpus was not drawn from, as one batch."""
+        """`count` sentences of the same grammar that are not in the corpus, as one batch."""
         texts = corpus.held_out_sentences(count, self._texts)
         return self._assemble(-1, [self._sample(text) for text in texts], "held-out", list(range(count)))
 
     def edited(self, batch: LabBatch, edit: Edit) -> LabBatch:
-        """`batch` with the edit in it; the facts of its row are counted anew."""
-        kept = [row for row in range(len(batch.ids)) if row not in edit.without_rows]
-        longest = int(batch.lengths[kept].max(initial=1))
-        ids, labels = batch.ids[kept, :longest].copy(), batch.labels[kept, :longest].copy()
-        lengths = batch.lengths[kept]
+        """`batch` after the edit; the facts in its row are counted again."""
+        rows = [row for row in range(len(batch.ids)) if row not in edit.without_rows]
+        longest = int(batch.lengths[rows].max(initial=1))
+        ids, labels = batch.ids[rows, :longest].copy(), batch.labels[rows, :longest].copy()
+        lengths = batch.lengths[rows]
         if edit.masked_tokens:
             tokens = list(edit.masked_tokens)
             labels[np.isin(labels, tokens) | np.isin(ids, tokens)] = IGNORED
         if edit.unmask and not (labels != IGNORED).any():
             for row, length in enumerate(lengths.tolist()):
-                labels[row, :length] = batch.row["token_ids"][kept[row]][1 : length + 1]
-        samples = {key: [batch.row[key][row] for row in kept] for key in ("sample_ids", "token_ids")}
+                labels[row, :length] = batch.row["token_ids"][rows[row]][1 : length + 1]
+        samples = {key: [batch.row[key][row] for row in rows] for key in ("sample_ids", "token_ids")}
         index = batch.index if edit.index is None else edit.index
         row = {**batch.row, **samples, **self._facts(ids, labels, lengths), "batch_index": index}
         return LabBatch(index, ids, labels, lengths, row)
 
     def _facts(self, ids: Ids, labels: Ids, lengths: Ids) -> dict[str, Any]:
-        """What is counted of a batch."""
+        """The facts that are counted in a batch."""
         targets = labels[labels != IGNORED]
         return {
             "batch_hash": batch_hash(ids),
@@ -125,17 +125,18 @@ class Loader:
         out: list[tuple[int, list[int]]] = []
         for shard in shards:
             rows = rng.sample(range(len(self._shards[shard])), len(self._shards[shard]))
-            out += [(shard, rows[at : at + self._size]) for at in range(0, len(rows) - self._size + 1, self._size)]
+            out += [(shard, rows[i : i + self._size]) for i in range(0, len(rows) - self._size + 1, self._size)]
         return out
 
-    def _from_stream(self, index: int, stream: dict[str, Any], at: int) -> LabBatch:
-        rows = list(range(stream["offset"] + at * self._size, stream["offset"] + (at + 1) * self._size))
+    def _from_stream(self, index: int, stream: dict[str, Any], number: int) -> LabBatch:
+        rows = list(range(stream["offset"] + number * self._size, stream["offset"] + (number + 1) * self._size))
         name = str(stream["name"])
-        if name not in self._made:
-            self._made[name] = self._write(stream)
-        return self._assemble(index, self._made[name][at * self._size : (at + 1) * self._size], name, rows)
+        if name not in self._streams_read:
+            self._streams_read[name] = self._stream_samples(stream)
+        samples = self._streams_read[name][number * self._size : (number + 1) * self._size]
+        return self._assemble(index, samples, name, rows)
 
-    def _write(self, stream: dict[str, Any]) -> list[_Sample]:
+    def _stream_samples(self, stream: dict[str, Any]) -> list[_Sample]:
         count = stream["batches"] * self._size
         if stream["recipe"] == "c":
             rng = np.random.default_rng(int(stream["seed"]))
@@ -170,17 +171,17 @@ class Loader:
 
 
 def repeated_tokens(ids: Ids) -> int:
-    """How many tokens of int64[length] lie in a span of 1 to 13 tokens that follows itself at least 32 times."""
+    """How many tokens of int64[length] are in a span of 1 to 13 tokens that is repeated at least 32 times."""
     covered = np.zeros(ids.size, dtype=bool)
     for period in range(1, min(MAX_NGRAM, ids.size // MIN_REPEATS) + 1):
         same = ids[period:] == ids[:-period]
         run = 0
-        for at, equal in enumerate([*same.tolist(), False]):
+        for i, equal in enumerate([*same.tolist(), False]):
             if equal:
                 run += 1
                 continue
             if run + period >= MIN_REPEATS * period:
-                covered[at - run : at + period] = True
+                covered[i - run : i + period] = True
             run = 0
     return int(covered.sum())
 

@@ -1,4 +1,4 @@
-"""What a fault does to a run, and where and how strongly a seed places it."""
+"""The plan that a fault fills in, the place that a seed gives it, and the spec of the run that results."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Stop:
-    """The process ends before `step`, `lost` steps after its last checkpoint, and goes on from that checkpoint.
+class StopAndResume:
+    """The process saves a checkpoint before `step`, ends `lost` steps later, and resumes from that checkpoint.
 
-    `restored` names the pieces of state that the resume takes over, as `postmortem.program.select` does.
+    `restored` names the parts of the state that the resume restores, as `postmortem.program.select` does.
     """
 
     step: int
@@ -30,7 +30,8 @@ class Stop:
 class LabRunSpec:
     """One run to make: its effective config, what happens to it from outside, and the truth about it.
 
-    `onset` is a step, or the test that the first faulty row from step `at` on passes, or None for no step of its own.
+    `onset` is the first faulty step, or a test that the first faulty row from step `at` on passes, or None if the fault
+    has no such step.
     """
 
     slug: str
@@ -41,20 +42,22 @@ class LabRunSpec:
     onset: int | Callable[[Row], bool] | None
     batches: tuple[int, int] | None
     parameters: Mapping[str, Any]
-    stop: Stop | None
+    stop: StopAndResume | None
     before_step: Callable[[int, Program], None] | None
     rewrite: Callable[[int, Row], Row] | None
 
-    def ending(self, until: int) -> LabRunSpec:
-        """The same, given up after `until` steps. Raises UsageError where it was to stop and go on after them."""
+    def cut_off(self, until: int) -> LabRunSpec:
+        """The same run, which ends after `until` steps. Raises UsageError if its stop and resume would come later."""
         if not 0 < until <= self.steps or (self.stop is not None and self.stop.step + self.stop.lost >= until):
-            raise UsageError(f"until is {until}; this run has {self.steps} steps, and stops after none later than that")
+            raise UsageError(
+                f"until is {until}; it must be at most {self.steps}, the steps of this run, and after its resume"
+            )
         return replace(self, steps=until)
 
 
 @dataclass
 class FaultPlan:
-    """What a fault fills in. `at` is the step it shall begin at, `rng` the seed's own source of strength and length."""
+    """What a fault fills in. `at` is the step at which it begins; strength and length are drawn from `rng`."""
 
     at: int
     steps: int
@@ -63,40 +66,40 @@ class FaultPlan:
     onset: int | Callable[[Row], bool] | None = None
     batches: tuple[int, int] | None = None
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
-    stop: Stop | None = None
+    stop: StopAndResume | None = None
     before_step: Callable[[int, Program], None] | None = None
     rewrite: Callable[[int, Row], Row] | None = None
 
     def stream(self, recipe: str, batches: int, *, name: str | None = None, share: int = 8) -> None:
-        """Let `batches` batches from step `at` on come from a stream of its own."""
+        """Take `batches` batches from step `at` on from their own stream."""
         _add_stream(self.config, self.rng, recipe, self.at, batches, name, share)
         self.batches = (self.at, self.at + batches)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault that can be chosen: `arrange` fills in the plan. `placeable` if the step can be chosen, too."""
+    """A fault that a run can have: `fill_plan` describes it in the plan. `placeable`: the user may choose its step."""
 
     slug: str
     title: str
-    arrange: Callable[[FaultPlan], None]
+    fill_plan: Callable[[FaultPlan], None]
     placeable: bool = True
 
 
-def place(fault: Fault, *, seed: int, at: int | None, steps: int) -> LabRunSpec:
-    """The spec of one run. What does not belong to the fault is drawn from the seed alone, the same for all faults."""
+def make_spec(fault: Fault, *, seed: int, at: int | None, steps: int) -> LabRunSpec:
+    """The spec of one run. Everything except the fault is drawn from the seed alone, equally for all faults."""
     if steps < 20:
         raise UsageError(f"steps is {steps}; a lab run has at least 20")
     if at is not None and not fault.placeable:
-        raise UsageError(f"{fault.slug} has no step of its own to be placed at")
+        raise UsageError(f"{fault.slug} has no step that `at` could choose")
     if at is not None and not 0 < at < steps:
-        raise UsageError(f"at is {at}; it must lie inside the run, from 1 to {steps - 1}")
+        raise UsageError(f"at is {at}; it must be inside the run, from 1 to {steps - 1}")
     rng = Random(f"fault:{fault.slug}:{seed}")
     drawn = rng.randrange(max(1, steps // 8), max(2, steps * 3 // 4))
     config = default_config(seed, steps)
     plan = FaultPlan(drawn if at is None else at, steps, rng, config)
     ordinary = Random(f"ordinary:{seed}")
-    fault.arrange(plan)
+    fault.fill_plan(plan)
     _add_ordinary_streams(plan, ordinary)
     if plan.stop is None and ordinary.random() < 0.3:
         plan.stop = _ordinary_stop(plan, ordinary)
@@ -115,11 +118,11 @@ def place(fault: Fault, *, seed: int, at: int | None, steps: int) -> LabRunSpec:
     )
 
 
-EVERYTHING = ("model", "optimizer", "schedule", "loader", "rng", "scaler")
+WHOLE_STATE = ("model", "optimizer", "schedule", "loader", "rng", "scaler")
 
 
 def _add_ordinary_streams(plan: FaultPlan, rng: Random) -> None:
-    """Every run has a few batches of ordinary text from streams, away from the fault: a stream alone means nothing."""
+    """Every run takes some batches of ordinary text from streams, away from the fault: a stream is no sign of one."""
     for _ in range(rng.randrange(1, 4)):
         first, batches = rng.randrange(plan.steps), rng.choice((1, 1, 2, 6, 12))
         if plan.onset is None or not plan.at - 60 < first + batches < plan.at + 250:
@@ -127,20 +130,20 @@ def _add_ordinary_streams(plan: FaultPlan, rng: Random) -> None:
     plan.config["data"]["streams"].sort(key=lambda stream: stream["first"])
 
 
-def _ordinary_stop(plan: FaultPlan, rng: Random) -> Stop | None:
+def _ordinary_stop(plan: FaultPlan, rng: Random) -> StopAndResume | None:
     """A stop and a complete resume, at least 100 steps from the fault."""
     step = rng.randrange(plan.steps // 10, plan.steps - plan.steps // 10)
     if plan.onset is not None and -150 < step - plan.at < 250:
         return None
-    return Stop(step, rng.choice((0, 0, 7, 25)), EVERYTHING)
+    return StopAndResume(step, rng.choice((0, 0, 7, 25)), WHOLE_STATE)
 
 
 def _add_stream(
     config: dict[str, Any], rng: Random, recipe: str, first: int, batches: int, name: str | None, share: int
 ) -> None:
     streams: list[dict[str, Any]] = config["data"]["streams"]
-    taken = {stream["name"] for stream in streams}
-    free = [f"shard-{number:02d}" for number in range(10, 40) if f"shard-{number:02d}" not in taken]
+    used = {stream["name"] for stream in streams}
+    free = [f"shard-{number:02d}" for number in range(10, 40) if f"shard-{number:02d}" not in used]
     streams.append(
         {
             "name": name or rng.choice(free),

@@ -1,8 +1,8 @@
-"""A mini-GPT of about 42,000 parameters that measures itself on the way forward.
+"""A mini-GPT of about 42,000 parameters that measures itself in its forward pass.
 
-Pre-norm blocks, squared-ReLU MLP, learned positions, head not tied to the embedding. What the embeddings and the head
-compute is scaled up by `multiplier`, so that AdamW moves them that much faster at the same learning rate. Parameters
-and gradients are views of one buffer each, in group order, so that a norm or a hash is one pass over memory.
+Pre-norm blocks, squared-ReLU MLP, learned positions, head not tied to the embedding. The outputs of the embeddings and
+the head are scaled up by `multiplier`, so that AdamW moves them faster by that factor at the same learning rate.
+Parameters and gradients are views of one buffer each, in group order, so that a norm or a hash is one pass over memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HALF_MAX = 65504.0
 
 @dataclass(frozen=True)
 class Forward:
-    """What one forward pass gives; statistics are detached 0-d float32 tensors by column name.
+    """The results of one forward pass; statistics are detached 0-d float32 tensors by column name.
 
     `token_loss` is [n, length] in nats (0 where the label is ignored), `valid` the same shape, bool.
     """
@@ -88,31 +88,31 @@ class MiniGPT(nn.Module):
     ) -> Forward:
         """With `generator`, dropout on the embeddings. `half` computes everything before the logits in float16.
 
-        `branch_scale` s makes the first MLP compute at s and the last at 1/s; exact arithmetic does not notice.
+        `branch_scale` s makes the first MLP compute at s and the last at 1/s, which exact arithmetic cancels.
         """
         dtype = torch.float16 if half else torch.float32
         length = ids.shape[1]
         stats: dict[str, Tensor] = {}
         real = ids != 0
-        kept = real.view(-1).nonzero().view(-1)
+        real_places = real.view(-1).nonzero().view(-1)
         embedded = F.embedding(ids, self.tokens)
         x = (embedded + self.positions[:length]) * self.multiplier
         if generator is not None and self.dropout > 0:
             x = x * (torch.rand(x.shape, generator=generator) >= self.dropout) / (1 - self.dropout)
         x = x.to(dtype)
-        self._activation(stats, "embed", x, kept)
+        self._activation(stats, "embed", x, real_places)
         hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
         biggest: list[Tensor] = []
         for number, block in enumerate(self.blocks):
             name = f"layer{number}"
             scale = branch_scale if number == 0 else 1 / branch_scale if number == self.layers - 1 else 1.0
             x, scores, inner = block(x, hidden, scale, dtype)
-            self._activation(stats, name, x, kept, inner.detach())
+            self._activation(stats, name, x, real_places, inner.detach())
             self._attention(stats, name, scores.detach(), hidden, real, biggest)
-            alive = inner.detach().view(-1, inner.shape[-1])[kept].amax(0) > 0
+            alive = inner.detach().view(-1, inner.shape[-1])[real_places].amax(0) > 0
             stats[f"dead_frac/{name}"] = 1 - alive.float().mean()
         x = F.layer_norm(x, x.shape[-1:], self.norm.to(dtype))
-        self._activation(stats, "final", x, kept)
+        self._activation(stats, "final", x, real_places)
         logits = (x @ self.head.to(dtype).t()).float() * self.multiplier
         valid = labels >= 0
         log_z = torch.logsumexp(logits, -1)
@@ -120,13 +120,15 @@ class MiniGPT(nn.Module):
         token_loss = (log_z - target) * valid
         loss = token_loss.sum() / valid.sum()
         stats["max_attention_logit"] = torch.stack(biggest).amax()
-        stats["max_output_logit"] = logits.detach().view(-1, logits.shape[-1])[kept].amax()
-        stats["log_z"] = log_z.detach().view(-1)[kept].mean()
+        stats["max_output_logit"] = logits.detach().view(-1, logits.shape[-1])[real_places].amax()
+        stats["log_z"] = log_z.detach().view(-1)[real_places].mean()
         return Forward(loss, _spread(embedded, real), token_loss.detach(), valid, stats)
 
     @staticmethod
-    def _activation(stats: dict[str, Tensor], name: str, x: Tensor, kept: Tensor, inner: Tensor | None = None) -> None:
-        rows = x.detach().view(-1, x.shape[-1])[kept].float()
+    def _activation(
+        stats: dict[str, Tensor], name: str, x: Tensor, real_places: Tensor, inner: Tensor | None = None
+    ) -> None:
+        rows = x.detach().view(-1, x.shape[-1])[real_places].float()
         stats[f"act_rms/{name}"] = rows.square().mean().sqrt()
         top = rows.abs().amax()
         stats[f"act_max/{name}"] = top if inner is None else torch.maximum(top, inner.amax().float())
@@ -142,7 +144,7 @@ class MiniGPT(nn.Module):
 
 
 def _spread(embedded: Tensor, real: Tensor) -> Tensor:
-    """Mean over samples of the standard deviation of a sample's token embeddings, a regulariser of the embedding."""
+    """Mean over samples of the standard deviation of a sample's token embeddings, a regularizer of the embedding."""
     mask = real.unsqueeze(-1)
     count = mask.sum(1, keepdim=True)
     mean = (embedded * mask).sum(1, keepdim=True) / count
@@ -161,15 +163,15 @@ class Arena:
         self.parameters = [parameter for _, parameter in named]
         self.groups: dict[str, slice] = {}
         self._spans: dict[str, tuple[slice, torch.Size]] = {}
-        at = 0
+        start = 0
         for name, parameter in named:
-            span = slice(at, at + parameter.numel())
+            span = slice(start, start + parameter.numel())
             self._spans[name] = (span, parameter.shape)
             parameter.data = self.flat[span].view(parameter.shape)
             parameter.grad = self.grad[span].view(parameter.shape)
             group = group_of(name)
-            self.groups[group] = slice(self.groups[group].start if group in self.groups else at, span.stop)
-            at = span.stop
+            self.groups[group] = slice(self.groups[group].start if group in self.groups else start, span.stop)
+            start = span.stop
 
     def views(self, buffer: Tensor) -> dict[str, Tensor]:
         """`buffer`, laid out like the parameters, cut into named tensors (no copy)."""
@@ -177,7 +179,7 @@ class Arena:
 
 
 def group_of(name: str) -> str:
-    """embed, layer<n> or head: the group whose norms are recorded together."""
+    """The group whose norms are recorded together: embed, layer<n> or head."""
     if name.startswith("blocks."):
         return f"layer{name.split('.')[1]}"
     return "embed" if name in ("tokens", "positions") else "head"

@@ -1,6 +1,6 @@
-"""The lab's training program, driven through `postmortem.program`: one AdamW step at a time, everything measured.
+"""The lab's training program, an implementation of `postmortem.program`: one AdamW step at a time, all measured.
 
-Single-threaded and deterministic: the same config gives the same bits on the same arithmetic.
+Single-threaded and deterministic: the same config gives the same bits with the same arithmetic.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LabProgram:
         self._schedule: dict[str, Any] = config["schedule"]
         self._scaler: dict[str, Any] = config["scaler"]
         if config["precision"] not in ("fp32", "fp16"):
-            raise UsageError(f"the lab computes in fp32 or fp16, and not in {config['precision']!r}")
+            raise UsageError(f"the lab computes in fp32 or fp16, not in {config['precision']!r}")
         self._half = config["precision"] == "fp16"
         self.loader = Loader(config)
         self._dropout = torch.Generator().manual_seed(int(config["seed"]) + 1)
@@ -69,7 +69,7 @@ class LabProgram:
 
     @property
     def optimizers(self) -> tuple[torch.optim.AdamW]:
-        """AdamW over all parameters; its rate is set anew in every step."""
+        """AdamW over all parameters; its rate is set in every step."""
         return (self._adam,)
 
     def batch(self, index: int) -> LabBatch:
@@ -77,7 +77,7 @@ class LabProgram:
         return self.loader.batch(index)
 
     def edited(self, batch: Batch, edit: Edit) -> LabBatch:
-        """The batch with `edit` in it."""
+        """The batch after `edit`."""
         return self.loader.edited(cast(LabBatch, batch), edit)
 
     def labels(self, batch: Batch) -> list[list[int]]:
@@ -125,15 +125,15 @@ class LabProgram:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the sections, and the keys within them, that `state` holds."""
+        """Restore the sections, and the keys in them, that `state` has."""
         optimizer: Mapping[str, Any] = state.get("optimizer", {})
-        for target, given in (
+        for target, saved in (
             (self._arena.flat, state.get("model", {})),
             (self._m, optimizer.get("m", {})),
             (self._v, optimizer.get("v", {})),
         ):
             views = self._arena.views(target)
-            for name, value in given.items():
+            for name, value in saved.items():
                 views[name].copy_(value)
         if "step" in optimizer:
             self._adam_step.fill_(int(optimizer["step"]))
@@ -181,7 +181,7 @@ class LabProgram:
             return float(self._forward(self._held_out, None).loss)
 
     def _gradients(self, metrics: dict[str, Scalar]) -> float:
-        """Record the norms of the unscaled gradient and return its own; clip it in place as clip_grad_norm_ does."""
+        """Record the norms of the unscaled gradient and return the total; clip it in place as clip_grad_norm_ does."""
         grad = self._arena.grad
         norms = {f"grad_norm/{name}": _norm(grad[span]) for name, span in self._arena.groups.items()}
         norm = math.sqrt(sum(value * value for value in norms.values()))
@@ -236,12 +236,12 @@ class LabProgram:
         losses, valid = forward.token_loss.numpy(), forward.valid.numpy()
         rows, cols = np.nonzero(valid)
         values = losses[rows, cols].astype(np.float64)
-        order = np.argsort(values, kind="stable")
+        ascending = np.argsort(values, kind="stable")
         if values.size:
-            ranked = values[order]
+            ranked = values[ascending]
             for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)):
                 metrics[f"token_loss_{name}"] = float(ranked[math.ceil(share * ranked.size) - 1])
-        worst = order[::-1][:_WORST]
+        worst = ascending[::-1][:_WORST]
         return {
             "worst_token_ids": batch.labels[rows[worst], cols[worst]].tolist(),
             "worst_token_losses": values[worst].tolist(),

@@ -1,4 +1,4 @@
-"""Drives the lab's program, records what it measures, and does to it what the spec of the run says."""
+"""Drives the lab's program as a spec says, records what it measures, and applies faults from outside."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from postmortem.checkpoint.retention import step_name
 from postmortem.errors import UsageError
 from postmortem.jsonio import read_object, strict_json
 from postmortem.lab.config import ENTRY_POINT
-from postmortem.lab.fault_plan import EVERYTHING, LabRunSpec
+from postmortem.lab.fault_plan import WHOLE_STATE, LabRunSpec
 from postmortem.lab.program import LabProgram, build
 from postmortem.program import Measured, Program
 from postmortem.record import Recorder
 from postmortem.training_loop import drive
 
 Progress: TypeAlias = Callable[[int, int, float], None]
-"""Called with (step, steps in all, loss) after every step."""
+"""Called with (step, number of steps, loss) after every step."""
 VOCAB, ROLE = "vocab.json", "rollback"
 
 
-def record(
+def record_run(
     out: Path,
     spec: LabRunSpec,
     *,
@@ -51,7 +51,7 @@ def record(
         if stop is None:
             session.finish()
         else:
-            session.recorder.close()  # cut off: the journal must not say how it ended
+            session.recorder.close()  # as if it was killed: no event says how it ended
     if stop is not None:
         program = build(spec.config)
         with session.attempt(program, {}):
@@ -62,7 +62,7 @@ def record(
 
 
 class _Session:
-    """The attempts of one run. Which checkpoints stay is settled at the end: a resume may need any of them."""
+    """The attempts of one run. Checkpoints are removed only at the end, because a resume may need any of them."""
 
     def __init__(
         self, out: Path, spec: LabRunSpec, keep: int | tuple[int, ...], every: int, on_progress: Progress | None
@@ -74,7 +74,7 @@ class _Session:
 
     @contextmanager
     def attempt(self, program: LabProgram, manifest: dict[str, Any]) -> Generator[None]:
-        """One process's part of the run. Provenance is left out: the command that asked for the run is not part of it."""
+        """One process's part of the run. Provenance is left out: the command was not that of a training."""
         config = self._spec.config
         with (
             Recorder(
@@ -85,39 +85,39 @@ class _Session:
             yield
 
     def drive(self, program: LabProgram, until: int) -> None:
-        """Train until `until` updates are done, doing to the program what the spec says."""
+        """Train until `until` updates are done, with the faults of the spec."""
         drive(
             program,
             until,
             rows=self.recorder,
             checkpointer=self.checkpointer,
-            before_step=self._before,
+            before_step=self._before_step,
             rewrite=self._spec.rewrite,
-            after_step=self._after,
+            after_step=self._after_step,
         )
 
     def save(self, step: int) -> None:
-        """Save now, whatever the cadence."""
+        """Save now, independent of the cadence."""
         self.checkpointer.save(step, ROLE)
 
     def finish(self) -> None:
-        """Remove the checkpoints that shall not stay."""
+        """Remove the checkpoints that are not to be kept."""
         saved = sorted((self._out / ROLE).glob("step-*.dcp"))
         if isinstance(self._keep, tuple):
-            kept = {step_name(step) for step in self._keep}
+            names = {step_name(step) for step in self._keep}
         else:
-            kept = {path.name for path in saved[len(saved) - self._keep :]}
+            names = {path.name for path in saved[len(saved) - self._keep :]}
         for path in saved:
-            if path.name not in kept:
+            if path.name not in names:
                 self.checkpointer.delete(path)
 
-    def _before(self, step: int, program: Program) -> None:
+    def _before_step(self, step: int, program: Program) -> None:
         if step in self._extra:
             self.save(step)
         if self._spec.before_step is not None:
             self._spec.before_step(step, program)
 
-    def _after(self, step: int, measured: Measured) -> None:
+    def _after_step(self, step: int, measured: Measured) -> None:
         spec = self._spec
         if self.onset is None and callable(spec.onset) and step >= spec.at and spec.onset(dict(measured.metrics)):
             self.onset = step
@@ -126,15 +126,14 @@ class _Session:
 
 
 def _clear(out: Path) -> None:
-    """Remove what the lab made in `out` before; refuse anything else that lies there."""
+    """Remove a run that the lab made in `out` before; refuse anything else that is there."""
     if not out.exists():
         return
     if out.is_dir() and not any(out.iterdir()):
         return
     manifest = out / "run.json"
-    made_here = manifest.is_file() and read_object(manifest).get("program") == ENTRY_POINT
-    if not made_here:
-        raise UsageError(f"{out} is there already and the lab did not make it; choose another folder")
+    if not manifest.is_file() or read_object(manifest).get("program") != ENTRY_POINT:
+        raise UsageError(f"{out} already exists and the lab did not make it; choose another folder")
     shutil.rmtree(out)
 
 
@@ -162,5 +161,5 @@ def _truth(spec: LabRunSpec, onset: int | None) -> dict[str, Any]:
         "batches": spec.batches,
         "parameters": dict(spec.parameters),
         "resume_step": None if spec.stop is None else spec.stop.step,
-        "resume_restored_all": spec.stop is None or spec.stop.restored == EVERYTHING,
+        "resume_restored_all": spec.stop is None or spec.stop.restored == WHOLE_STATE,
     }

@@ -1,4 +1,4 @@
-"""The training side: what a run writes while it goes on."""
+"""Records a training into a run directory while it runs."""
 
 from postmortem.record.input_warnings import RecordingError, RecordingWarning
 from postmortem.record.recorder import Recorder

@@ -30,7 +30,7 @@ from postmortem.record.cells import CellReader, finite_numbers_only
 from postmortem.record.input_warnings import InputWarnings
 from postmortem.record.lock import after_fork
 from postmortem.record.row_processor import DENSE_STEPS, RowProcessor
-from postmortem.record.segment import RunFacts, ranks_of_process
+from postmortem.record.segment import RunDetails, ranks_of_process
 from postmortem.record.token_ids import TokenIds, WhichTokenIds, ids_of
 from postmortem.record.transfer import Transfer
 from postmortem.text import plain
@@ -77,7 +77,7 @@ class Recorder:
 
         Args:
             path: the run directory; it is made if it does not exist.
-            config: the effective configuration; when a run is continued, changes against run.json are journalled.
+            config: the effective configuration; when a run is continued, changes against run.json are journaled.
             manifest: further keys of run.json (`seed`, `dtype`, `program`, `vocab`, …).
             rank: rank of this process; by default torch.distributed's, or the variable RANK. `world_size` likewise.
             attempt: number of the attempt, if something else counts attempts.
@@ -104,7 +104,7 @@ class Recorder:
         self.world_size = max(process_world_size, self.rank + 1) if world_size is None else world_size
         if not 0 <= self.rank < self.world_size:
             raise UsageError(f"rank {self.rank} is not in a world of {self.world_size}")
-        facts = RunFacts(self.rank, self.world_size, attempt, config, manifest, provenance)
+        facts = RunDetails(self.rank, self.world_size, attempt, config, manifest, provenance)
         self._warnings = InputWarnings(self.path, raises=on_error == "raise")
         self._pending_warnings = self._warnings.pending
         self._attached: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from postmortem.record.alarms import Alarms
 from postmortem.record.background import BackgroundWriter, QueuedEntry
 from postmortem.record.input_warnings import InputWarnings
 from postmortem.record.lock import WriterLock
-from postmortem.record.segment import Changes, RunFacts, complete_manifest, name_device, open_segment
+from postmortem.record.segment import Changes, RunDetails, complete_manifest, name_device, open_segment
 from postmortem.record.token_ids import TokenIds
 from postmortem.record.writer import RunWriter, event_row
 from postmortem.run.columns import describe
@@ -28,12 +28,12 @@ DENSE_STEPS = 50
 class RowProcessor:
     """Turns the entries of `background.queue` into rows, and judges them.
 
-    alarms: the live detectors. changes: events about what changed since the last attempt, not journalled yet.
+    alarms: the live detectors. changes: events about what changed since the last attempt, not journaled yet.
     dense_until: every step before this one is worth sampling. finish_watched_row: set where a model is watched.
     """
 
     def __init__(
-        self, run: Path, facts: RunFacts, input_warnings: InputWarnings, token_ids: TokenIds, flush_interval_s: float
+        self, run: Path, facts: RunDetails, input_warnings: InputWarnings, token_ids: TokenIds, flush_interval_s: float
     ) -> None:
         self.alarms = Alarms(DENSE_STEPS)
         self.changes: Changes = []

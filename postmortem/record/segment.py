@@ -26,7 +26,7 @@ _opened: dict[Path, int] = {}
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunDetails:
     """What the caller says about the run; `attempt` only if something else counts attempts."""
 
     rank: int
@@ -37,7 +37,7 @@ class RunFacts:
     provenance: bool
 
 
-def open_segment(run: Path, facts: RunFacts) -> tuple[WriterLock, RunWriter]:
+def open_segment(run: Path, facts: RunDetails) -> tuple[WriterLock, RunWriter]:
     """Make `run` if it does not exist, take its lock and count the attempt.
 
     Raises:
@@ -58,7 +58,7 @@ def open_segment(run: Path, facts: RunFacts) -> tuple[WriterLock, RunWriter]:
         raise
 
 
-def complete_manifest(run: Path, facts: RunFacts, attempt: int) -> Changes:
+def complete_manifest(run: Path, facts: RunDetails, attempt: int) -> Changes:
     """Add what is known to run.json; return the events about what changed against it.
 
     Keys that are there already stay. Only rank 0 writes more than its own entry in `ranks`. Raises OSError or

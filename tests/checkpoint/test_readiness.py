@@ -107,7 +107,7 @@ def saving_stopped(run: Path) -> None:
     shutil.rmtree(run / "rollback" / "step-00000030.dcp")
 
 
-def journalled(**event: Any) -> Callable[[Path], None]:
+def journaled(**event: Any) -> Callable[[Path], None]:
     def plant(run: Path) -> None:
         with (run / "journal.jsonl").open("a") as journal:
             journal.write(json.dumps(event) + "\n")
@@ -120,8 +120,8 @@ TROUBLE: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
     "no checkpoints": (no_checkpoints, "checkpoint", "fail", "none found"),
     "cut short": (cut_short, "completeness", "warn", "1 of 4 cut short: rollback/step-00000010.dcp"),
     "saving stopped": (saving_stopped, "checkpoint", "warn", "15 steps would be repeated; one was due every 10"),
-    "NaN before": (journalled(**NAN, step=25), "finite", "fail", "from step 25 on, before the checkpoint"),
-    "NaN after": (journalled(**NAN, step=33), "finite", "warn", "from step 33 on"),
+    "NaN before": (journaled(**NAN, step=25), "finite", "fail", "from step 25 on, before the checkpoint"),
+    "NaN after": (journaled(**NAN, step=33), "finite", "warn", "from step 33 on"),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 import postmortem as pm
 from postmortem import diagnosis
 from postmortem.assess.proof import load_proofs
+from postmortem.checkpoint import manifest
 from postmortem.checkpoint.inspection import inspect
 from postmortem.checkpoint.inventory import latest
 from postmortem.report.render import render
@@ -75,6 +76,13 @@ def test_a_checkpoint_is_inspected() -> None:
     assert (inspection.kind, inspection.role, inspection.step) == ("postmortem", "rollback", 100)
     assert inspection.contents == ("model", "moments") and inspection.declared == "full"
     assert latest(WRITTEN / "run") == (WRITTEN / "run" / CHECKPOINT).resolve()
+
+
+def test_a_manifest_is_written_again_with_the_same_bytes(tmp_path: Path) -> None:
+    """Its checksum is one over its keys: an earlier version has to come to the same."""
+    folder = WRITTEN / "run" / CHECKPOINT
+    manifest.write(tmp_path, manifest.read(folder))
+    assert (tmp_path / manifest.NAME).read_bytes() == (folder / manifest.NAME).read_bytes()
 
 
 def test_a_checkpoint_is_loaded_and_resumed_from(written: Path) -> None:

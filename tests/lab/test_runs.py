@@ -14,9 +14,9 @@ import pytest
 
 from postmortem import lab
 from postmortem.errors import MissingExtra, UsageError
-from postmortem.lab.compare import differences
 from postmortem.lab.faults import all_faults
 from postmortem.lab.program import build
+from postmortem.lab.run_equality import differences
 from postmortem.program import next_index
 from postmortem.sources import open_run
 
@@ -207,9 +207,9 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "wanted", "said"),
     [
-        ("gremlins", {}, "no fault is called 'gremlins'"),
+        ("gremlins", {}, "there is no fault 'gremlins'"),
         ("long_tail_tokens", {"at": 5000}, "inside the run"),
-        ("none", {"at": 5}, "no step of its own"),
+        ("none", {"at": 5}, "has no step that"),
         ("none", {"steps": 3}, "at least 20"),
     ],
 )

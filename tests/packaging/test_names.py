@@ -25,7 +25,7 @@ OTHER_JSON = {
     "experiment/fork_server.py": "sends lines to the process that started it",
     "experiment/pool.py": "reads those lines",
     "interventions/set.py": "reads one value that a person typed",
-    "lab/compare.py": "reads the lines of a journal",
+    "lab/run_equality.py": "reads the lines of a journal",
     "lab/session.py": "writes the vocabulary, one list",
     "record/lock.py": "reads through the handle that it has locked",
     "resume_test/leg.py": "writes lines of its own process, and a config in which a NaN stays a number",

@@ -199,7 +199,7 @@ def test_going_back_in_one_process_is_a_segment_of_its_own(tmp_path: Path) -> No
     ]
 
 
-def test_changes_of_config_and_surroundings_are_journalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_config_and_surroundings_are_journaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {"lr": 3e-4, "optimizer": {"betas": (0.9, 0.95), "name": "adamw"}, "gone": 1}
     with Recorder(tmp_path / "run", config=first) as rec:
         rec.log(0, loss=1.0)
@@ -380,7 +380,7 @@ def test_a_closed_recorder_says_so_once(tmp_path: Path) -> None:
     assert [event["event"] for event in journal(tmp_path / "run")] == ["run_start"]
 
 
-def test_a_clock_that_is_set_back_is_journalled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_is_journaled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, real = [0.0], time.time
     monkeypatch.setattr(time, "time", lambda: real() + now[0])
     with Recorder(tmp_path / "run", flush_interval_s=0.02, provenance=False) as rec:

@@ -1,4 +1,4 @@
-"""One exponent bit of one parameter flips between two steps, as a faulty memory cell would have it."""
+"""One exponent bit of one parameter flips between two steps, as in a faulty memory cell."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _TOP_BIT_IN = ("norm1", "norm2", "norm", "positions")
 _LOWER_BIT_IN = ("out", "down")
 
 
-def _arrange(plan: FaultPlan) -> None:
+def _fill_plan(plan: FaultPlan) -> None:
     top_bit, pick = plan.rng.random() < 0.6, plan.rng.random()
-    done: dict[str, Any] = {"top_bit": top_bit}
+    parameters: dict[str, Any] = {"top_bit": top_bit}
 
     def flip(step: int, program: Program) -> None:
-        if step == plan.at and "name" not in done:
-            done.update(_flip(program, top_bit, pick))
+        if step == plan.at and "name" not in parameters:
+            parameters.update(_flip(program, top_bit, pick))
 
     plan.before_step = flip
     plan.onset = plan.at
-    plan.parameters = done
+    plan.parameters = parameters
 
 
 def _flip(program: Program, top_bit: bool, pick: float) -> dict[str, Any]:
-    """Flip a bit that makes its parameter larger, in a tensor that every batch uses; say which.
+    """Flip a bit that makes its parameter larger, in a tensor that every batch uses; return which one.
 
     The top bit multiplies by 2^128; a lower one brings a small weight to between 1.5 and 2.
     """
@@ -49,4 +49,4 @@ def _flip(program: Program, top_bit: bool, pick: float) -> dict[str, Any]:
     return {"name": name, "element": element, "bit": bit, "before": before, "after": float(values[element])}
 
 
-FAULT = Fault("bit_flip", "one exponent bit of one parameter flips between two steps", _arrange)
+FAULT = Fault("bit_flip", "one exponent bit of one parameter flips between two steps", _fill_plan)

@@ -1,12 +1,12 @@
-"""Half precision, and a branch whose inner scale grows until its activations and gradients leave float16's range.
+"""Half precision, and a branch whose inner scale grows until activations and gradients leave the range of float16.
 
-The scale is taken out again behind the branch: in exact arithmetic, and in float32, nothing happens at all.
+After the branch the scale is removed again: in exact arithmetic, and in float32, nothing changes.
 """
 
 from postmortem.lab.fault_plan import Fault, FaultPlan, Row
 
 
-def _arrange(plan: FaultPlan) -> None:
+def _fill_plan(plan: FaultPlan) -> None:
     top = round(plan.rng.uniform(150, 500), 1)
     rise, stay = plan.rng.randrange(20, 80), plan.rng.randrange(5, 60)
     knots = [(0, 1.0), (plan.at, 1.0), (plan.at + rise, top), (plan.at + rise + stay, top)]
@@ -21,4 +21,4 @@ def _overflowed(row: Row) -> bool:
     return bool(row["skipped"])
 
 
-FAULT = Fault("fp16_overflow", "half precision beyond 65,504", _arrange)
+FAULT = Fault("fp16_overflow", "half precision beyond 65,504", _fill_plan)

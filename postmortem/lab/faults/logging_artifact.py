@@ -1,11 +1,11 @@
-"""The logger writes a wrong loss for one row, or a few; the training is not touched."""
+"""The logger writes a wrong loss for one row, or a few; the training itself is not changed."""
 
 from __future__ import annotations
 
 from postmortem.lab.fault_plan import Fault, FaultPlan, Row
 
 
-def _arrange(plan: FaultPlan) -> None:
+def _fill_plan(plan: FaultPlan) -> None:
     variant = plan.rng.choice(("scaled", "scaled", "unweighted"))
     rows = plan.rng.choice((1, 1, 1, 2))
     factor = round(plan.rng.uniform(2.0, 6.0), 2)
@@ -20,4 +20,4 @@ def _arrange(plan: FaultPlan) -> None:
     plan.parameters = {"variant": variant, "rows": rows, "factor": factor if variant == "scaled" else None}
 
 
-FAULT = Fault("logging_artifact", "only the log is wrong: a loss of another size in one or two rows", _arrange)
+FAULT = Fault("logging_artifact", "only the log is wrong: a loss of another size in one or two rows", _fill_plan)

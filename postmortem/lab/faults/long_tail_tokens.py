@@ -1,9 +1,9 @@
-"""One batch holds several sentences around words whose pieces the ordinary text hardly ever has."""
+"""One batch has several sentences with words whose pieces are very rare in the ordinary text."""
 
 from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: FaultPlan) -> None:
+def _fill_plan(plan: FaultPlan) -> None:
     sentences = plan.rng.randrange(4, 6)
     name = f"shard-{plan.rng.randrange(10):02d}" if plan.rng.random() < 0.5 else None
     plan.stream("b", 1, name=name, share=sentences)
@@ -11,4 +11,4 @@ def _arrange(plan: FaultPlan) -> None:
     plan.parameters = {"rare_sentences": sentences}
 
 
-FAULT = Fault("long_tail_tokens", "one batch concentrates rare word pieces", _arrange)
+FAULT = Fault("long_tail_tokens", "one batch concentrates rare word pieces", _fill_plan)

@@ -1,9 +1,9 @@
-"""The learning rate jumps against its own trend: by a factor from a step on, or where warmup ends too low."""
+"""The learning rate jumps: by a factor from one step on, or at the end of a warmup that is too low."""
 
 from postmortem.lab.fault_plan import Fault, FaultPlan
 
 
-def _arrange(plan: FaultPlan) -> None:
+def _fill_plan(plan: FaultPlan) -> None:
     schedule = plan.config["schedule"]
     factor = round(plan.rng.uniform(8, 30), 2)
     variant = plan.rng.choice(("stays", "returns", "warmup"))
@@ -19,4 +19,4 @@ def _arrange(plan: FaultPlan) -> None:
     plan.parameters = {"factor": factor, "variant": variant}
 
 
-FAULT = Fault("lr_discontinuity", "the learning rate jumps by a factor of 8 to 30", _arrange)
+FAULT = Fault("lr_discontinuity", "the learning rate jumps by a factor of 8 to 30", _fill_plan)

@@ -1,15 +1,15 @@
-"""The run is stopped and resumed without the moments of the optimizer; the step count may survive or not."""
+"""The run stops and resumes without the moments of the optimizer; its step count may be restored or not."""
 
-from postmortem.lab.fault_plan import Fault, FaultPlan, Stop
+from postmortem.lab.fault_plan import Fault, FaultPlan, StopAndResume
 
 
-def _arrange(plan: FaultPlan) -> None:
+def _fill_plan(plan: FaultPlan) -> None:
     keeps_step = plan.rng.random() < 0.5
     lost = plan.rng.choice((0, 0, 12, 40))
     restored = ("model", *(("optimizer.step",) if keeps_step else ()), "schedule", "loader", "rng", "scaler")
-    plan.stop = Stop(plan.at, min(lost, plan.steps - 1 - plan.at), restored)
+    plan.stop = StopAndResume(plan.at, min(lost, plan.steps - 1 - plan.at), restored)
     plan.onset = plan.at
     plan.parameters = {"step_count_kept": keeps_step, "lost_steps": plan.stop.lost}
 
 
-FAULT = Fault("optimizer_reset", "a resume that forgets the optimizer's moments", _arrange)
+FAULT = Fault("optimizer_reset", "a resume that forgets the optimizer's moments", _fill_plan)

@@ -1,4 +1,4 @@
-"""Are two recorded runs the same, bit for bit, but for clocks and environment?"""
+"""Compares two recorded runs bit for bit, except clocks and environment."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from postmortem.run.columns import CLOCKS
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    """What differs between run directories, one line each; empty where they are equal.
+    """What differs between two run directories, one line each; empty if they are equal.
 
-    Compared are every column of metrics and batches but the clocks, the journal without its times, the manifest without
-    its environment, the vocabulary, and each tensor and number of each checkpoint.
+    It compares every column of metrics and batches except the clocks, the journal without its times, the manifest
+    without its environment, the vocabulary, and each tensor and number of each checkpoint.
     """
-    found: list[str] = []
+    lines: list[str] = []
     for folder in ("metrics", "batches"):
-        found += _tables(folder, _table(a / folder), _table(b / folder))
+        lines += _tables(folder, _table(a / folder), _table(b / folder))
     if _journal(a) != _journal(b):
-        found.append("journal.jsonl: the events differ")
+        lines.append("journal.jsonl: the events differ")
     if _manifest(a) != _manifest(b):
-        found.append("run.json: a key other than the environment differs")
+        lines.append("run.json: a key other than the environment differs")
     if (a / "vocab.json").read_bytes() != (b / "vocab.json").read_bytes():
-        found.append("vocab.json differs")
+        lines.append("vocab.json differs")
     names = [sorted(path.name for path in (run / "rollback").glob("step-*")) for run in (a, b)]
     if names[0] != names[1]:
-        found.append(f"rollback: {names[0]} against {names[1]}")
+        lines.append(f"rollback: {names[0]} against {names[1]}")
     for name in sorted(set(names[0]) & set(names[1])):
-        found += [f"rollback/{name}: {key}" for key in _checkpoint(a / "rollback" / name, b / "rollback" / name)]
-    return found
+        lines += [f"rollback/{name}: {key}" for key in _checkpoint(a / "rollback" / name, b / "rollback" / name)]
+    return lines
 
 
 def _table(folder: Path) -> pa.Table:
@@ -46,18 +46,18 @@ def _table(folder: Path) -> pa.Table:
 
 def _tables(folder: str, a: pa.Table, b: pa.Table) -> list[str]:
     names = [set(table.column_names) - CLOCKS for table in (a, b)]
-    found = [f"{folder}: only one run has {', '.join(sorted(names[0] ^ names[1]))}"] if names[0] != names[1] else []
+    lines = [f"{folder}: only one run has {', '.join(sorted(names[0] ^ names[1]))}"] if names[0] != names[1] else []
     if a.num_rows != b.num_rows:
-        return [*found, f"{folder}: {a.num_rows} rows against {b.num_rows}"]
+        return [*lines, f"{folder}: {a.num_rows} rows against {b.num_rows}"]
     for name in sorted(names[0] & names[1]):
         step = _first_difference(a.column(name), b.column(name))
         if step is not None:
-            found.append(f"{folder}: column {name} differs, first at step {a.column('step')[step]}")
-    return found
+            lines.append(f"{folder}: column {name} differs, first at step {a.column('step')[step]}")
+    return lines
 
 
 def _first_difference(a: pa.ChunkedArray, b: pa.ChunkedArray) -> int | None:
-    """The first row that differs, as a number; NaN equals NaN."""
+    """The number of the first row that differs; NaN equals NaN."""
     if a.type != b.type:
         return 0
     if not pa.types.is_floating(a.type):
@@ -70,7 +70,7 @@ def _first_difference(a: pa.ChunkedArray, b: pa.ChunkedArray) -> int | None:
 
 
 def _journal(run: Path) -> list[list[tuple[str, Any]]]:
-    """The events without clocks and sizes of files, sorted: the recorder's thread writes what it notices at no fixed time."""
+    """The events without clocks and file sizes, sorted: events of the recorder's thread have no fixed order."""
     lines = (run / "journal.jsonl").read_text("utf-8").splitlines()
     left_out = CLOCKS | {"seconds", "bytes"}
     events = [sorted((k, v) for k, v in json.loads(line).items() if k not in left_out) for line in lines]
