@@ -1,4 +1,4 @@
-"""A loop of one's own, recorded and then replayed: exactly as it was, and without the batches that spoilt it.
+"""A loop of one's own, recorded and then replayed: exactly as it was, and without the batches that spoiled it.
 
     python examples/replay_plain.py runs/plain
 

@@ -1,4 +1,4 @@
-"""Lines of styled text, wrapped to a terminal's width: paragraphs, labelled lines, tables.
+"""Lines of styled text, wrapped to a terminal's width: paragraphs, labeled lines, tables.
 
 Without a width, as in a pipe, nothing is wrapped and rich is not imported.
 """
@@ -47,7 +47,7 @@ def wrap(text: str | Line, width: int | None, *, head: Line = (), hang: int = 0)
     return [(*head, *first), *((deeper, *piece) for piece in rest)]
 
 
-def labelled(
+def labeled(
     label: str, text: str, width: int | None, *, style: str = "", column: int = LABEL, hang: int = 0
 ) -> list[Line]:
     """`text` beside a label in a column of `column` characters; below it on a terminal where there is no room beside

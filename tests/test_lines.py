@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postmortem.lines import Line, Span, in_ascii, joined, labelled, table, wrap
+from postmortem.lines import Line, Span, in_ascii, joined, labeled, table, wrap
 
 SENTENCE = "the panels support one cause; only a replay can confirm it"
 ROWS = [("name", "n", "what"), ("x" * 30, "5", SENTENCE), ("b", "12", "")]
@@ -16,7 +16,7 @@ def words(lines: list[Line]) -> str:
 
 def test_without_a_width_nothing_is_wrapped() -> None:
     assert wrap(SENTENCE, None, head=(Span("  - "),)) == [(Span("  - "), Span(SENTENCE))]
-    assert [joined(line) for line in labelled("next", SENTENCE, None)] == [f"next    {SENTENCE}"]
+    assert [joined(line) for line in labeled("next", SENTENCE, None)] == [f"next    {SENTENCE}"]
     assert [joined(line) for line in table(ROWS, None, right=(1,))] == [
         "name                             n  what",
         f"{'x' * 30}   5  {SENTENCE}",
@@ -25,7 +25,7 @@ def test_without_a_width_nothing_is_wrapped() -> None:
 
 
 def test_further_lines_are_indented_as_deep_as_the_first() -> None:
-    assert [joined(line) for line in labelled("next", SENTENCE, 40, hang=2)] == [
+    assert [joined(line) for line in labeled("next", SENTENCE, 40, hang=2)] == [
         "next    the panels support one cause;",
         "          only a replay can confirm it",
     ]
@@ -35,15 +35,15 @@ def test_further_lines_are_indented_as_deep_as_the_first() -> None:
 
 @pytest.mark.parametrize("width", [30, 40, 80])
 def test_all_words_stay_and_fit(width: int) -> None:
-    for lines in (wrap(SENTENCE, width), labelled("a label that is long", SENTENCE, width), table(ROWS, width)):
+    for lines in (wrap(SENTENCE, width), labeled("a label that is long", SENTENCE, width), table(ROWS, width)):
         assert max(len(joined(line)) for line in lines) <= width
         assert "…" not in words(lines)
-    assert words(labelled("long label", SENTENCE, width)) == f"long label {SENTENCE}"
+    assert words(labeled("long label", SENTENCE, width)) == f"long label {SENTENCE}"
     assert "".join(joined(line).replace(" ", "") for line in wrap("y" * 200, width)) == "y" * 200
 
 
 def test_a_label_without_room_beside_it_is_above_its_text() -> None:
-    assert [joined(line) for line in labelled("19-spike-001", "cured", 80)] == ["19-spike-001", "  cured"]
+    assert [joined(line) for line in labeled("19-spike-001", "cured", 80)] == ["19-spike-001", "  cured"]
 
 
 def test_signs_in_ascii() -> None:

@@ -296,7 +296,7 @@ def test_one_slow_divergence_alone_proves_no_learning_rate(tmp_path: Path) -> No
     assert worst.verdict == "undecided"
 
 
-def test_a_memorised_stretch_is_the_repeats_doing_and_recovers(tmp_path: Path) -> None:
+def test_a_memorized_stretch_is_the_repeats_doing_and_recovers(tmp_path: Path) -> None:
     worst = of(make("repeated_batch", tmp_path / "run")).incidents[0]
     assert (worst.kind, worst.onset_step, worst.outcome) == ("repeated_batch", 300, "recovered")
     assert any("in 30 rows from step 300 on" in e.text for e in worst.evidence)

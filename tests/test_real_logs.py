@@ -26,7 +26,7 @@ def covers(incident: Any, step: float) -> bool:
 
 
 @pytest.mark.parametrize("label", SINGLE, ids=lambda label: label["run_id"])
-def test_labelled_events_are_found(label: dict[str, Any]) -> None:
+def test_labeled_events_are_found(label: dict[str, Any]) -> None:
     incidents = detect(open_run(LOGS / label["file"]))
     for spike in label["spikes"]:
         if spike.get("tier", "must") == "must":

@@ -1,4 +1,4 @@
-"""What commands print: lines, labelled lines, tables, Markdown, JSON."""
+"""What commands print: lines, labeled lines, tables, Markdown, JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from postmortem.cli._terminal import columns, styled, text_width
 from postmortem.jsonio import strict_json
-from postmortem.lines import LABEL, Line, Span, joined, labelled, table
+from postmortem.lines import LABEL, Line, Span, joined, labeled, table
 from postmortem.text import plain, relative_path
 
 
@@ -29,9 +29,9 @@ def print_lines(lines: Iterable[Line]) -> None:
         console.print(Text.assemble(*((span.text, span.style) for span in line)), soft_wrap=True)
 
 
-def print_labelled(label: str, text: str, *, err: bool = False) -> None:
+def print_labeled(label: str, text: str, *, err: bool = False) -> None:
     """Print `text` behind a label of up to eight columns, wrapped below itself on a terminal."""
-    for line in labelled(label, text, text_width(sys.stderr if err else sys.stdout)):
+    for line in labeled(label, text, text_width(sys.stderr if err else sys.stdout)):
         typer.echo(joined(line), err=err)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from postmortem.cli._output import print_labelled
+from postmortem.cli._output import print_labeled
 from postmortem.text import plain
 
 
 def print_imports(imports: str) -> None:
     """Say on stderr which foreign program is imported from where; nothing for this package's own ("")."""
     if imports:
-        print_labelled("imports", imports, err=True)
+        print_labeled("imports", imports, err=True)
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def notes(*, shown: bool) -> Generator[None]:
             if not issubclass(category, (CheckpointWarning, RecordingWarning)):
                 show_foreign(message, category, *rest, **more)
             elif shown:
-                print_labelled("note", plain(message, 1000), err=True)
+                print_labeled("note", plain(message, 1000), err=True)
 
         warnings.showwarning = show
         yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from postmortem.cli._output import display_path, print_labelled, print_lines, print_location
+from postmortem.cli._output import display_path, print_labeled, print_lines, print_location
 from postmortem.cli._program import notes, print_imports
 from postmortem.cli._terminal import encodes, progress, stage, text_width
 from postmortem.errors import Interrupted, NotReproduced
@@ -52,7 +52,7 @@ def _drive(planned: ReplayPlan, runs: OpenRuns, ranks: Speaker, *, quiet: bool) 
         with notes(shown=False):
             return replay(spec, run=runs.run(spec.run))
     for label, text in planned.lines:
-        print_labelled(label, text, err=quiet)
+        print_labeled(label, text, err=quiet)
     print_imports(planned.imports)
     try:
         with stage("Loading torch"):
@@ -78,7 +78,7 @@ def _keep_outcome(planned: ReplayPlan, runs: OpenRuns, result: ReplayResult) -> 
         with stage("Judging the replay"):
             kept = report_outcome(planned.spec, result, runs)
     except OSError as error:
-        print_labelled("note", f"the outcome cannot be kept beside the run: {plain(error, 300)}", err=True)
+        print_labeled("note", f"the outcome cannot be kept beside the run: {plain(error, 300)}", err=True)
         return ""
     if kept is None:
         return ""
@@ -97,9 +97,9 @@ def _print_result(planned: ReplayPlan, runs: OpenRuns, result: ReplayResult, out
         typer.echo(to_json(result), nl=False)
         return
     spec, parent, out = planned.spec, display_path(Path(planned.spec.run)), display_path(Path(result.out))
-    print_labelled("result", reproduction(result))
+    print_labeled("result", reproduction(result))
     if outcome:
-        print_labelled("outcome", outcome)
+        print_labeled("outcome", outcome)
     typer.echo()
     with stage("Comparing the runs"):
         diff = diff_runs(runs.run(spec.run), runs.run(result.out))

@@ -16,7 +16,7 @@ from postmortem.cli._options import (
     TrustOption,
     parse_window,
 )
-from postmortem.cli._output import display_path, print_json, print_labelled, print_location
+from postmortem.cli._output import display_path, print_json, print_labeled, print_location
 from postmortem.cli._program import print_imports
 from postmortem.cli._terminal import stage
 from postmortem.errors import Interrupted, UsageError, require
@@ -61,7 +61,7 @@ def bisect(
         )
         search = BatchSearch(target, _window(target, window))
     print_imports(target.imports)
-    print_labelled("bits", target.arithmetic.text, err=as_json)
+    print_labeled("bits", target.arithmetic.text, err=as_json)
     culprits = _search(search, rows=rows, quiet=as_json)
     if as_json:
         print_json(culprits)
@@ -96,7 +96,7 @@ def _search(search: BatchSearch, *, rows: bool, quiet: bool) -> Culprits:
                 show_stage(f"Driving {name}")
                 if text and not quiet:
                     with show_stage.aside():
-                        print_labelled("probe" if name != NULL else name, plain(text, 1000))
+                        print_labeled("probe" if name != NULL else name, plain(text, 1000))
 
             search.on_probe = on_probe
             return search.find_culprits(count_suspect_rows(search.target) if rows else None)
@@ -106,10 +106,10 @@ def _search(search: BatchSearch, *, rows: bool, quiet: bool) -> Culprits:
 
 def _print(run: Path, target: ExperimentTarget, culprits: Culprits) -> None:
     typer.echo()
-    print_labelled("found", culprits.text)
+    print_labeled("found", culprits.text)
     first, last = culprits.window
     row_probes = f", {culprits.row_probes} for their rows" if culprits.row_probes else ""
     steps = f"{culprits.steps} steps, {culprits.naive_steps} if each had started at the checkpoint"
-    print_labelled("cost", f"{culprits.probes} probes for {last - first} batches{row_probes}; {steps}")
+    print_labeled("cost", f"{culprits.probes} probes for {last - first} batches{row_probes}; {steps}")
     skip = ",".join(f"{batch}:{batch + 1}" for batch in culprits.batches)
     print_location("next", f"postmortem replay {display_path(run)} --skip {skip}{target.options}")

@@ -20,7 +20,7 @@ from postmortem.cli._options import (
     parse_indices,
     parse_window,
 )
-from postmortem.cli._output import display_path, print_json, print_labelled, print_lines, print_location
+from postmortem.cli._output import display_path, print_json, print_labeled, print_lines, print_location
 from postmortem.cli._program import print_imports
 from postmortem.cli._terminal import columns, progress, stage
 from postmortem.lines import joined, table
@@ -122,9 +122,9 @@ def _print(path: Path, run: Run, result: ProbeResult, out: Path | None, arithmet
     else:
         _print_table(result)
         typer.echo()
-        print_labelled("probe", f"{result.blame}: {result.text}")
+        print_labeled("probe", f"{result.blame}: {result.text}")
     differs = f"other arithmetic: {'; '.join(result.arithmetic)}" if result.arithmetic else ""
-    print_labelled("bits", differs or arithmetic_of(run.manifest.environment, arithmetic, here=True).text, err=as_json)
+    print_labeled("bits", differs or arithmetic_of(run.manifest.environment, arithmetic, here=True).text, err=as_json)
     if picture is not None:
         print_location("picture", display_path(picture), err=as_json)
 

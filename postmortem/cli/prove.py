@@ -16,7 +16,7 @@ from postmortem.cli._options import (
     RunArgument,
     TrustOption,
 )
-from postmortem.cli._output import display_path, print_json, print_labelled, print_location
+from postmortem.cli._output import display_path, print_json, print_labeled, print_location
 from postmortem.cli._program import print_imports
 from postmortem.cli._terminal import stage
 from postmortem.errors import CheckFailed, Interrupted, UsageError, require
@@ -80,7 +80,7 @@ def prove(
     print_imports(target.imports)
     bits = "" if export or collect else target.arithmetic.text  # elsewhere, other machines compute
     if bits and as_json:
-        print_labelled("bits", bits, err=True)
+        print_labeled("bits", bits, err=True)
     if dry_run or not as_json:
         _print_plan(experiment, bits, as_json=as_json)
     if export is not None:
@@ -116,12 +116,12 @@ def _print_plan(experiment: ExperimentRun, bits: str, *, as_json: bool) -> None:
     worst = target.led_to
     if worst is not None:
         title += f", the first of those that led to the worst one (step {worst.onset_step}; --incident {worst.id})"
-    print_labelled("about", f"{title}, replayed from {start} to step {design.until}")
+    print_labeled("about", f"{title}, replayed from {start} to step {design.until}")
     if bits:
-        print_labelled("bits", bits)
+        print_labeled("bits", bits)
     for role, count, changes in total.lines:
-        print_labelled(role, f"{count} × {changes}")
-    print_labelled("cost", f"at most {total.steps} steps in {total.replays} replays{total.time}; it stops once decided")
+        print_labeled(role, f"{count} × {changes}")
+    print_labeled("cost", f"at most {total.steps} steps in {total.replays} replays{total.time}; it stops once decided")
     typer.echo()
 
 
@@ -148,7 +148,7 @@ def _drive(experiment: ExperimentRun, *, quiet: bool) -> Proof:
                     running.remove(name)
                     if not quiet:
                         with show_stage.aside():
-                            print_labelled(name[:2], plain(text, 1000))
+                            print_labeled(name[:2], plain(text, 1000))
                 show_stage(f"Driving {', '.join(running[:3])}{' …' if len(running) > 3 else ''}")
 
             experiment.on_arm = on_arm
@@ -178,9 +178,9 @@ def _keep(run: Path, target: ExperimentTarget, proof: Proof, *, as_json: bool) -
 
 def _print_verdict(proof: Proof, steps: int, incident: Incident) -> None:
     typer.echo()
-    print_labelled("verdict", f"{proof.verdict}{f': {proof.cause}' if proof.cause else ''}")
-    print_labelled("why", plain(proof.text, 2000))
+    print_labeled("verdict", f"{proof.verdict}{f': {proof.cause}' if proof.cause else ''}")
+    print_labeled("why", plain(proof.text, 2000))
     if incident.root_cause:
-        print_labelled("cause", plain(incident.root_cause, 1000))
+        print_labeled("cause", plain(incident.root_cause, 1000))
     seconds = sum(experiment.seconds for experiment in proof.experiments)
-    print_labelled("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(seconds)} s of driving")
+    print_labeled("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(seconds)} s of driving")

@@ -20,7 +20,7 @@ from postmortem.cli._options import (
     TrustOption,
     parse_map,
 )
-from postmortem.cli._output import display_path, print_json, print_labelled, print_lines
+from postmortem.cli._output import display_path, print_json, print_labeled, print_lines
 from postmortem.cli._program import notes, print_imports
 from postmortem.cli._terminal import progress, stage, text_width
 from postmortem.errors import CheckFailed, Interrupted, UsageError, require
@@ -99,8 +99,8 @@ def _replay_with_remedy(
 
     print_imports(target.imports)
     changed = plain(", ".join(build_intervention(change).text for change in changes) or "nothing changed", 500)
-    print_labelled("replay", f"from step {target.from_step} to {expected.through_step}: {changed}", err=quiet)
-    print_labelled("bits", target.arithmetic.text, err=quiet)
+    print_labeled("replay", f"from step {target.from_step} to {expected.through_step}: {changed}", err=quiet)
+    print_labeled("bits", target.arithmetic.text, err=quiet)
     target.arithmetic.adopt()
     start, until = target.from_step, expected.through_step + 1
     try:
@@ -112,7 +112,7 @@ def _replay_with_remedy(
                 on_step=lambda step, _, loss, was: advance(step - start, until - start, loss, was),
             )
         if result.arithmetic:
-            print_labelled("bits", f"other arithmetic: {'; '.join(result.arithmetic)}{BAND_NOTE}", err=quiet)
+            print_labeled("bits", f"other arithmetic: {'; '.join(result.arithmetic)}{BAND_NOTE}", err=quiet)
             with stage("Measuring the band: null replays"):
                 expected = with_measured_band(target, expected)
     except KeyboardInterrupt as error:

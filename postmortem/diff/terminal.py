@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from postmortem.diff.model import ManyRunsDiff, RunsDiff, RunSummary, Verdict
 from postmortem.diff.wording import HEADS, facts, row, run_line, sections
-from postmortem.lines import Line, Span, in_ascii, labelled, table, wrap
+from postmortem.lines import Line, Span, in_ascii, labeled, table, wrap
 from postmortem.text import plain
 
 STYLES: dict[Verdict, str] = {
@@ -27,12 +27,12 @@ _HANG = 2
 def summarize(d: RunsDiff, *, width: int | None, unicode: bool, everything: bool) -> tuple[Line, ...]:
     """The lines of one diff, no wider than `width` (None: not wrapped); without `unicode`, in ASCII but for names."""
     lines = [*table([_run("a", d.a, width), _run("b", d.b, width)], width), ()]
-    lines += _labelled(d.verdict, (d.reason,), width, STYLES[d.verdict])
+    lines += _labeled(d.verdict, (d.reason,), width, STYLES[d.verdict])
     if d.top_lines:
         lines += [(), *(line for fact in d.top_lines for line in wrap(fact, width, hang=_HANG))]
     lines.append(())
     for section in sections(d, everything):
-        lines += _labelled(section.title, section.lines, width)
+        lines += _labeled(section.title, section.lines, width)
     return tuple(lines if unicode else map(in_ascii, lines))
 
 
@@ -44,7 +44,7 @@ def tabulate(c: ManyRunsDiff, *, width: int | None, unicode: bool, everything: b
     lines = [*wrap(head, width, hang=_HANG), (), *table(rows, width), ()]
     column = min(max(len(cells[0].text) for cells in rows), SHORT_NAME) + 2
     for d in c.diffs:
-        lines += _labelled(_name(d.b, column - 2, width), facts(d), width, column=column)
+        lines += _labeled(_name(d.b, column - 2, width), facts(d), width, column=column)
     if everything:
         for d in c.diffs:
             lines += [(), *summarize(d, width=width, unicode=unicode, everything=True)]
@@ -65,11 +65,11 @@ def _name(side: RunSummary, limit: int, width: int | None) -> str:
     return plain(side.id, limit) if width is None else plain(side.id)
 
 
-def _labelled(
+def _labeled(
     title: str, texts: Sequence[str], width: int | None, style: str = "bold", column: int = LABEL
 ) -> list[Line]:
     """A title, and beside it the texts, each wrapped with a hanging indent."""
     lines: list[Line] = []
     for text in texts:
-        lines += labelled("" if lines else title, text, width, style=style, column=column, hang=_HANG)
+        lines += labeled("" if lines else title, text, width, style=style, column=column, hang=_HANG)
     return lines

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from postmortem.errors import UsageError
 from postmortem.frameworks._recording import as_array, join_micro_batches
-from postmortem.program import Edit
+from postmortem.program import Batch, Edit
 from postmortem.record.hashing import batch_hash
 from postmortem.record.token_ids import ids_of
 
@@ -87,6 +87,18 @@ def apply_edit(batch: UpdateBatch, edit: Edit) -> UpdateBatch:
     if edit.unmask and not any(counted_labels(parts)):
         parts[0] = _with_labels(parts[0], lambda labels, part=parts[0]: _unmasked_labels(part, labels))
     return UpdateBatch(batch.index if edit.index is None else edit.index, tuple(parts))
+
+
+class EditableBatches:
+    """The part of `postmortem.program.Editable` that is the same for every loop whose batches are `UpdateBatch`."""
+
+    def labels(self, batch: Batch) -> Sequence[Sequence[int]]:
+        """The labels that count, row by row."""
+        return counted_labels(cast(UpdateBatch, batch).parts)
+
+    def edited(self, batch: Batch, edit: Edit) -> UpdateBatch:
+        """A copy of the batch with `edit` applied."""
+        return apply_edit(cast(UpdateBatch, batch), edit)
 
 
 def shallow_copies(parts: Sequence[Any]) -> tuple[Any, ...]:

@@ -16,13 +16,13 @@ from torch.nn.utils import get_total_norm
 
 from postmortem.checkpoint import TrainState
 from postmortem.errors import UsageError
-from postmortem.frameworks._batch_contents import UpdateBatch, apply_edit, batch_facts, counted_labels, shallow_copies
+from postmortem.frameworks._batch_contents import EditableBatches, UpdateBatch, batch_facts, shallow_copies
 from postmortem.frameworks._feed import BatchFeed
 from postmortem.frameworks._foreign_checkpoint import check_foreign_checkpoint
 from postmortem.frameworks._loader import LoaderBatches
 from postmortem.frameworks._recording import as_array
 from postmortem.frameworks._restoring import restored_state
-from postmortem.program import Batch, Edit, Measured, Scalar, State
+from postmortem.program import Batch, Measured, Scalar, State
 from postmortem.record.cells import cell
 from postmortem.record.hashing import batch_hash
 from postmortem.record.state_hash import state_hash
@@ -63,7 +63,7 @@ class RowCollector:
         return measured
 
 
-class FrameworkLoop(ABC):
+class FrameworkLoop(EditableBatches, ABC):
     """A program whose steps are taken by a framework's own loop, see `_feed`."""
 
     framework: ClassVar[str]
@@ -123,14 +123,6 @@ class FrameworkLoop(ABC):
         """The batch at an absolute index: what update `index` of a training without skips consumes."""
         self._start()
         return UpdateBatch(index, self._data.parts(index))
-
-    def labels(self, batch: Batch) -> Sequence[Sequence[int]]:
-        """The labels that count, row by row."""
-        return counted_labels(cast(UpdateBatch, batch).parts)
-
-    def edited(self, batch: Batch, edit: Edit) -> UpdateBatch:
-        """A copy of the batch with `edit` applied."""
-        return apply_edit(cast(UpdateBatch, batch), edit)
 
     def step(self, batch: Batch) -> Measured:
         """One update of the loop.

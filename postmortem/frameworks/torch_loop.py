@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -13,13 +13,13 @@ from torch.distributed.tensor import DTensor
 
 from postmortem.checkpoint import TrainState
 from postmortem.checkpoint.state import Stateful
-from postmortem.frameworks._batch_contents import UpdateBatch, apply_edit, batch_facts, counted_labels
+from postmortem.frameworks._batch_contents import EditableBatches, UpdateBatch, batch_facts
 from postmortem.frameworks._restoring import restored_state
-from postmortem.program import Batch, Edit, Measured, Scalar, State
+from postmortem.program import Batch, Measured, Scalar, State
 from postmortem.record.state_hash import state_hash
 
 
-class TorchLoop:
+class TorchLoop(EditableBatches):
     """A training of one model with one optimizer, as in your own training loop.
 
         def build(config):
@@ -83,14 +83,6 @@ class TorchLoop:
         content = self._batch_of(index)
         parts = cast(list[Any], content) if isinstance(content, list) else [content]
         return UpdateBatch(index, tuple(parts))
-
-    def labels(self, batch: Batch) -> Sequence[Sequence[int]]:
-        """The labels that count, row by row."""
-        return counted_labels(cast(UpdateBatch, batch).parts)
-
-    def edited(self, batch: Batch, edit: Edit) -> UpdateBatch:
-        """A copy of the batch with `edit` applied."""
-        return apply_edit(cast(UpdateBatch, batch), edit)
 
     def losses(self, part: Any) -> tuple[Tensor, Mapping[str, Any]]:
         """The mean loss of one micro-batch, and further columns."""

@@ -1,4 +1,4 @@
-"""The working examples: trained, replayed bit for bit, and replayed without what spoilt them."""
+"""The working examples: trained, replayed bit for bit, and replayed without what spoiled them."""
 
 from __future__ import annotations
 

@@ -74,9 +74,9 @@ def test_recipes_do_what_they_say() -> None:
     assert rare.row["source"] == "shard-20"
     random = Loader(config(streams=[stream("c", batches=3)])).batch(12)
     assert random.ids.shape == (8, 15)
-    unlabelled = Loader(config(streams=[stream("e")])).batch(10)
-    assert unlabelled.row["valid_labels"] == 0
-    assert (unlabelled.labels == IGNORED).all()
+    unlabeled = Loader(config(streams=[stream("e")])).batch(10)
+    assert unlabeled.row["valid_labels"] == 0
+    assert (unlabeled.labels == IGNORED).all()
     empty = Loader(config(streams=[stream("d", share=1)])).batch(10)
     assert sorted(empty.lengths.tolist())[0] == 1
     assert empty.row["valid_labels"] > 50

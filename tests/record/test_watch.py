@@ -221,7 +221,7 @@ def test_explicit_token_losses_count_where_they_are_valid() -> None:
     assert math.isnan(sink.rows[2]["token_loss_max"]) and sink.rows[2]["worst_token_losses"] == []
 
 
-def test_cadence_is_honoured_and_unsampled_steps_have_no_hooks() -> None:
+def test_cadence_is_honored_and_unsampled_steps_have_no_hooks() -> None:
     model, sink = GPT(), Sink()
     optimizer = torch.optim.AdamW(model.parameters())
     watch = Watch(sink, model, optimizer, norms_every=2, layers_every=3, hash_every=4)

@@ -48,10 +48,10 @@ class InOrder(Trainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
-class SpoiltModel(GPT2LMHeadModel):
+class SpoiledModel(GPT2LMHeadModel):
     """Its loss is NaN at one forward pass of the training, or there is none."""
 
-    spoilt_at = fails_at = -1
+    spoiled_at = fails_at = -1
     passes = 0
 
     def forward(self, input_ids: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
@@ -60,14 +60,14 @@ class SpoiltModel(GPT2LMHeadModel):
             self.passes += 1
             if self.passes - 1 == self.fails_at:
                 raise RuntimeError("out of memory")
-            if self.passes - 1 == self.spoilt_at:
+            if self.passes - 1 == self.spoiled_at:
                 output.loss = output.loss * math.nan
         return output
 
 
-def tiny() -> SpoiltModel:
+def tiny() -> SpoiledModel:
     torch.manual_seed(0)
-    return SpoiltModel(GPT2Config(vocab_size=32, n_positions=LENGTH, n_embd=16, n_layer=2, n_head=2, use_cache=False))
+    return SpoiledModel(GPT2Config(vocab_size=32, n_positions=LENGTH, n_embd=16, n_layer=2, n_head=2, use_cache=False))
 
 
 def trainer(run: Path | Recorder, out: Path, *, watch: bool = False, **arguments: Any) -> InOrder:
@@ -105,8 +105,8 @@ def test_every_step_has_a_row_even_where_the_trainer_logs_rarely(tmp_path: Path)
 
 def test_a_nan_that_the_trainer_hides_is_recorded(tmp_path: Path) -> None:
     train = trainer(tmp_path / "run", tmp_path / "out")
-    assert isinstance(train.model, SpoiltModel)
-    train.model.spoilt_at = 2
+    assert isinstance(train.model, SpoiledModel)
+    train.model.spoiled_at = 2
     train.train()
     assert all(math.isfinite(entry["loss"]) for entry in train.state.log_history if "loss" in entry)
     loss = numbers(tmp_path / "run", "loss")
@@ -178,7 +178,7 @@ def test_a_resume_says_where_from_and_what_came_back(tmp_path: Path) -> None:
 
 def test_a_training_after_one_that_broke_off(tmp_path: Path) -> None:
     train = trainer(tmp_path / "run", tmp_path / "out")
-    assert isinstance(train.model, SpoiltModel)
+    assert isinstance(train.model, SpoiledModel)
     train.model.fails_at = 2
     with pytest.raises(RuntimeError, match="out of memory"):
         train.train()
