@@ -189,24 +189,24 @@ def measure(program: Program, batch: Batch) -> Measured:
         program.load_state_dict(before)
 
 
-def resolve(entry_point: str) -> ProgramFactory:
+def resolve(program_name: str) -> ProgramFactory:
     """Import the factory that "module:attribute" names. This runs its module: ask the user first if it is foreign.
 
     Raises UsageError if the text has another form, or if module or attribute do not exist or cannot be called.
     """
-    module_name, colon, attribute = entry_point.partition(":")
+    module_name, colon, attribute = program_name.partition(":")
     if not (colon and module_name and attribute):
-        raise UsageError(f"program {entry_point!r}: expected module:attribute, as in package.train:build")
+        raise UsageError(f"program {program_name!r}: expected module:attribute, as in package.train:build")
     try:
         target: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"program {entry_point!r}: no module named {error.name!r} is found from here") from error
+        raise UsageError(f"program {program_name!r}: no module named {error.name!r} is found from here") from error
     for name in attribute.split("."):
         if not hasattr(target, name):
-            raise UsageError(f"program {entry_point!r}: {module_name} has no {attribute!r}")
+            raise UsageError(f"program {program_name!r}: {module_name} has no {attribute!r}")
         target = getattr(target, name)
     if not callable(target):
-        raise UsageError(f"program {entry_point!r}: {attribute!r} cannot be called; expected a factory of programs")
+        raise UsageError(f"program {program_name!r}: {attribute!r} cannot be called; expected a factory of programs")
     return cast(ProgramFactory, target)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from postmortem.arithmetic import NATIVE, Arithmetic
 from postmortem.errors import PostmortemError
-from postmortem.experiment.pool import ReplayOutcome, read_finished
+from postmortem.experiment.pool import FinishedReplay, read_finished
 from postmortem.replay.spec import ReplaySpec
 
 AT = 110  # of the rogue run: its bad batch
@@ -28,24 +28,24 @@ class Driver:
         *,
         workers: int | None = None,
         arithmetic: Arithmetic = NATIVE,
-        on_done: Callable[[ReplayOutcome], None] | None = None,
-    ) -> list[ReplayOutcome]:
+        on_done: Callable[[FinishedReplay], None] | None = None,
+    ) -> list[FinishedReplay]:
         """Drive them one after the other, as a separate process would."""
-        outcomes: list[ReplayOutcome] = []
+        outcomes: list[FinishedReplay] = []
         for spec in specs:
             outcomes.append(read_finished(spec) or self._drive(spec))
             if on_done is not None:
                 on_done(outcomes[-1])
         return outcomes
 
-    def _drive(self, spec: ReplaySpec) -> ReplayOutcome:
+    def _drive(self, spec: ReplaySpec) -> FinishedReplay:
         from postmortem.replay.run_replay import replay
 
         self.driven.append(Path(spec.out).name)
         try:
-            return ReplayOutcome(spec, replay(spec, provenance=False))
+            return FinishedReplay(spec, replay(spec, provenance=False))
         except PostmortemError as error:
-            return ReplayOutcome(spec, None, str(error), error.exit_code)
+            return FinishedReplay(spec, None, str(error), error.exit_code)
 
 
 @pytest.fixture

@@ -45,11 +45,11 @@ def write(folder: Path, tensors: Mapping[str, Any], ranks: Ranks) -> None:
         writer.set_up_storage_writer(ranks.first)
         return writer.prepare_local_plan(planner.create_local_plan())
 
-    local_plans = ranks.together(plan)
+    local_plans = ranks.run_on_all_ranks(plan)
     # Every rank makes the same global plan from the same local plans, so no plan has to be sent.
     plans, table = planner.create_global_plan(local_plans)
     own_plan = planner.finish_plan(writer.prepare_global_plan(plans)[ranks.rank])
-    results = ranks.together(lambda: writer.write_data(own_plan, planner).wait())
+    results = ranks.run_on_all_ranks(lambda: writer.write_data(own_plan, planner).wait())
     if ranks.first:
         writer.finish(table, results)
 

@@ -72,13 +72,13 @@ class Checkpointer:
         self._ranks = Ranks()
         self._folders = CheckpointFolders(journal.path)
         self._lock: SavingLock | None = None
-        self._ranks.first_says(self._take_lock)
+        self._ranks.run_on_rank_0(self._take_lock)
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._pending: Future[None] | None = None
         self._warnings: list[str] = []
-        self._temporary_suffix = self._ranks.first_says(lambda: str(os.getpid()))
-        self._ranks.first_says(self._folders.remove_leftovers)
-        self._saved = self._ranks.first_says(self._saves_in_history)
+        self._temporary_suffix = self._ranks.run_on_rank_0(lambda: str(os.getpid()))
+        self._ranks.run_on_rank_0(self._folders.remove_leftovers)
+        self._saved = self._ranks.run_on_rank_0(self._saves_in_history)
         if self.policy.rollback_every and self.policy.rollback_contents == "parameters" and self._ranks.first:
             _warn(f"rollback checkpoints have only parameters: {_RESET}", UserWarning)
 
@@ -86,7 +86,7 @@ class Checkpointer:
         """Save what is due after `step` updates; returns the directories, which are complete once `wait` returns. Roles
         that are due together share one write. A step of the effective history that is saved already is not saved
         again."""
-        self._warn_now()
+        self._emit_pending_warnings()
         due = [role for role in self.policy.due(step) if (role, step) not in self._saved]
         if not due:
             return []
@@ -101,7 +101,7 @@ class Checkpointer:
         """
         if role not in ("rollback", "recovery"):
             raise UsageError(f"role {plain(role, 40)!r}: expected rollback or recovery; best() saves by a metric")
-        self._warn_now()
+        self._emit_pending_warnings()
         path = self._path_of(role, step_name(step))
         return path if (role, step) in self._saved else self._save(step, (path,))[0]
 
@@ -116,7 +116,7 @@ class Checkpointer:
             if self._ranks.first:
                 self._journal_event("best_k_refused", step, metric=self.policy.best_k_metric, value=value)
             return None
-        if not self._ranks.first_says(lambda: self._among_best(value)):
+        if not self._ranks.run_on_rank_0(lambda: self._among_best(value)):
             return None
         path = self._path_of("best-k", self.policy.best_name(step, value))
         return self._save(step, (path,), value)[0]
@@ -138,7 +138,7 @@ class Checkpointer:
             UsageError: the checkpoint's model or optimizer is a different one, or a part is not in it.
         """
         self.wait()
-        entry = self._ranks.first_says(lambda: self._choose(path, verify))
+        entry = self._ranks.run_on_rank_0(lambda: self._choose(path, verify))
         if entry is None:
             return None
         state = self._state.state_dict()
@@ -151,7 +151,7 @@ class Checkpointer:
                 check_model(entry.path, state, loaded)
             check_optimizers(entry.path, state, loaded)
 
-        self._ranks.together(read)
+        self._ranks.run_on_all_ranks(read)
         self._state.load_state_dict(loaded)
         resumed = Resumed(
             step=entry.step,
@@ -165,9 +165,9 @@ class Checkpointer:
             saved_world_size=entry.manifest.world_size,
             world_size=self._ranks.world,
         )
-        self._ranks.first_says(lambda: self._journal_resume(resumed, chosen_parts=parts is not None))
-        self._saved = self._ranks.first_says(self._saves_in_history)
-        self._warn_now()
+        self._ranks.run_on_rank_0(lambda: self._journal_resume(resumed, chosen_parts=parts is not None))
+        self._saved = self._ranks.run_on_rank_0(self._saves_in_history)
+        self._emit_pending_warnings()
         return resumed
 
     def delete(self, path: str | Path) -> None:
@@ -182,15 +182,15 @@ class Checkpointer:
             checkpoint = inside(self._journal.path, str(self._resolved(path)), plain(self._journal.path, 1000))
             self._delete(read_stored(checkpoint))
 
-        self._ranks.first_says(delete)
-        self._saved = self._ranks.first_says(self._saves_in_history)
+        self._ranks.run_on_rank_0(delete)
+        self._saved = self._ranks.run_on_rank_0(self._saves_in_history)
 
     def wait(self) -> None:
         """Wait until the current save has ended, if there is one."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
-        self._warn_now()
+        self._emit_pending_warnings()
 
     def close(self) -> None:
         """Wait, and end the background thread."""
@@ -232,7 +232,7 @@ class Checkpointer:
         if isinstance(staged, UsageError):
             self._warnings.clear()
             raise staged
-        self._warn_now()
+        self._emit_pending_warnings()
         return list(paths)
 
     def _sections(self, contents: str) -> Mapping[str, Any]:
@@ -250,7 +250,7 @@ class Checkpointer:
         """Runs in the background thread, on all ranks."""
         started = time.monotonic()
         try:
-            self._ranks.together(self._journal.flush)
+            self._ranks.run_on_all_ranks(self._journal.flush)
             size = write(job, self._ranks, self._temporary_suffix, self._journal.state_hashes)
         except Exception as error:
             if self._ranks.first:
@@ -362,7 +362,7 @@ class Checkpointer:
         """`path` relative to the run, if it is inside."""
         return relative_path(path.resolve(), self._journal.path.resolve())
 
-    def _warn_now(self) -> None:
+    def _emit_pending_warnings(self) -> None:
         """Warn, in the training thread, about what went wrong in the background thread."""
         while self._warnings:
             _warn(self._warnings.pop(0), CheckpointWarning)

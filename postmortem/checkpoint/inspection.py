@@ -84,8 +84,8 @@ class Inspection:
 def inspect(path: str | Path, *, deep: bool = True, on_progress: Progress = lambda done, total: None) -> Inspection:
     """Inspect the checkpoint at `path`, a directory or a file. Damage is listed in `problems`; it is no error.
 
-    Without `deep` only the tables are read, not the checksums and the tensors. `on_progress` gets (bytes read, bytes in
-    all).
+    Without `deep` only the metadata are read, not the checksums and the tensors. `on_progress` gets (bytes read, bytes
+    in all).
     """
     path = Path(path)
     draft = _Draft(path)

@@ -181,7 +181,7 @@ def _advice(roles: tuple[RolePlan, ...], sizes: Mapping[str, int], policy: Polic
     advice: list[str] = []
     if not any(role.contents == "full" for role in roles):
         advice.append("no role saves the full state, so no run can be resumed. Switch recovery on.")
-    reset = "restoring one IS an optimizer reset"
+    reset = "restoring one resets the optimizer"
     if policy.rollback_every and policy.rollback_contents == "parameters" and sizes["full"] > sizes["parameters"]:
         advice.append(
             f"rollback checkpoints have only parameters: {reset}, which can spike the loss by itself. Warm the "

@@ -36,7 +36,7 @@ class Ranks:
         """Whether this is rank 0, which writes what all ranks share."""
         return self.rank == 0
 
-    def together(self, part: Callable[[], T]) -> list[T]:
+    def run_on_all_ranks(self, part: Callable[[], T]) -> list[T]:
         """The results of `part` on each rank, by rank. If it raises on one rank, this raises on every rank."""
         if self._group is None:
             return [part()]
@@ -55,6 +55,6 @@ class Ranks:
                 raise RankFailed(f"rank {rank}: {plain(message, 400)}")
         return [cast(T, value) for value, _ in answers]
 
-    def first_says(self, part: Callable[[], T]) -> T:
+    def run_on_rank_0(self, part: Callable[[], T]) -> T:
         """The result of `part` on rank 0, returned on every rank; only rank 0 runs it."""
-        return cast(T, self.together(lambda: part() if self.first else None)[0])
+        return cast(T, self.run_on_all_ranks(lambda: part() if self.first else None)[0])

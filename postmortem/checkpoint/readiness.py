@@ -18,7 +18,7 @@ from postmortem.run import Run
 from postmortem.text import plain
 
 READ_LIMIT = 2 * 10**9
-"""Bytes up to which the checkpoint of a rollback is read completely; of a larger one, only the tables are read."""
+"""Bytes up to which the checkpoint of a rollback is read completely; of a larger one, only the metadata are read."""
 _REQUIRED = ("model", "moments")
 _RECOMMENDED = ("loader", "rng")
 
@@ -136,8 +136,11 @@ def _checkpoint(evidence: _Evidence) -> Iterator[ReadinessCheck]:
     if every is None:
         yield ReadinessCheck(name, "ok" if lost <= 1000 else "warn", figure, "save at a cadence: rollback_every: 100")
     elif lost > 1.2 * every:
-        fix = "saving has stopped: look for checkpoint_failed in journal.jsonl"
-        yield ReadinessCheck(name, "warn", f"{figure}; one was due every {every} steps", fix)
+        late = f"there is no usable one after step {target.step}, although one was due every {every} steps"
+        fix = (
+            "look for checkpoint_failed in journal.jsonl; nothing to do if the run has ended or the files were removed"
+        )
+        yield ReadinessCheck(name, "warn", f"{late}; newest row {evidence.newest_step}: {_repeated_steps(lost)}", fix)
     else:
         yield ReadinessCheck(name, "ok", f"{figure}, saved every {every} steps")
 
@@ -191,7 +194,7 @@ def _soundness(evidence: _Evidence) -> Iterator[ReadinessCheck]:
     elif evidence.target is not None:
         checksums = evidence.target.checksums
         figures = {
-            "not read": "tables and sizes agree; the newest is too large to be read completely here",
+            "not read": "metadata and sizes agree; the newest is too large to be read completely here",
             "absent": "no checksums are stored",
         }
         yield ReadinessCheck("soundness", "ok", figures.get(checksums, f"checksums of the newest: {checksums}"))

@@ -54,12 +54,12 @@ def write(job: SaveJob, ranks: Ranks, token: str, hashes: Hashes) -> int:
     """
     folders = [temporary(path, token) for path in job.paths]
     try:
-        ranks.together(lambda: _prepare(job, folders[0], ranks))
+        ranks.run_on_all_ranks(lambda: _prepare(job, folders[0], ranks))
         assert isinstance(job.staged, Staged)
         staged = job.staged
         _dcp.write(folders[0], staged.tensors, ranks)
-        reports = ranks.together(lambda: _write_own(staged, folders[0], ranks, hashes))
-        return ranks.first_says(lambda: _complete(job, staged, folders, reports))
+        reports = ranks.run_on_all_ranks(lambda: _write_own(staged, folders[0], ranks, hashes))
+        return ranks.run_on_rank_0(lambda: _complete(job, staged, folders, reports))
     except BaseException:
         if ranks.first:
             for folder in folders:

@@ -22,7 +22,12 @@ IncidentOption: TypeAlias = Annotated[
     int | None, typer.Option("--incident", metavar="N", help="Take incident N instead of the worst.")
 ]
 FirstIncidentOption: TypeAlias = Annotated[
-    int | None, typer.Option("--incident", metavar="N", help="Take incident N, not the first that led to the worst.")
+    int | None,
+    typer.Option(
+        "--incident",
+        metavar="N",
+        help="Examine incident N. Default: the first incident of the chain that ends in the worst one.",
+    ),
 ]
 AtOption: TypeAlias = Annotated[
     int | None, typer.Option("--at", metavar="STEP", help="Take the incident at this step.")
@@ -39,7 +44,8 @@ AttemptOption: TypeAlias = Annotated[
     int | None, typer.Option("--attempt", metavar="K", help="Follow the run as attempt K saw it, discarded or not.")
 ]
 ProgramOption: TypeAlias = Annotated[
-    str | None, typer.Option("--program", metavar="MODULE:FACTORY", help="Drive this instead of the run's program.")
+    str | None,
+    typer.Option("--program", metavar="MODULE:FACTORY", help="Train with this program instead of the run's own."),
 ]
 TrustOption: TypeAlias = Annotated[bool, typer.Option("--trust", help="Import and run the program that the run names.")]
 ArithmeticOption: TypeAlias = Annotated[

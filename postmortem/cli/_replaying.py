@@ -28,14 +28,14 @@ def drive_replay(
     """Drive what `plan` plans, on every rank, and print the result on the first one. With `keep_outcome`, the run's
     report says from then on what the replay did to the incident.
 
-    Raises NotReproduced, if `check` asks for it, where a null replay is not the run and should be.
+    Raises NotReproduced, if `check` asks for it, if a null replay should equal the run bit for bit but does not.
     """
     from postmortem.pipeline import OpenRuns
     from postmortem.replay.distributed import joined_ranks
 
     runs = OpenRuns()
     with joined_ranks() as ranks:
-        planned = ranks.first_says(lambda: plan(runs))
+        planned = ranks.run_on_rank_0(lambda: plan(runs))
         result = _drive(planned, runs, ranks, quiet=as_json)
         if ranks.first:
             outcome = _keep_outcome(planned, runs, result) if keep_outcome else ""

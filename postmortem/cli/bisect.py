@@ -92,24 +92,26 @@ def _search(search: BatchSearch, *, rows: bool, quiet: bool) -> Culprits:
     try:
         with stage("Bisecting") as show_stage:
 
-            def on_probe(name: str, text: str) -> None:
-                show_stage(f"Driving {name}")
+            def on_trial(name: str, text: str) -> None:
+                show_stage("Null replay" if name == NULL else f"Driving a trial ({name})")
                 if text and not quiet:
                     with show_stage.aside():
-                        print_labeled("probe" if name != NULL else name, plain(text, 1000))
+                        print_labeled("trial" if name != NULL else name, plain(text, 1000))
 
-            search.on_probe = on_probe
+            search.on_trial = on_trial
             return search.find_culprits(count_suspect_rows(search.target) if rows else None)
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted. The same command continues with the probes that are not done yet") from error
+        raise Interrupted(
+            "interrupted. The same command continues with the trials that are not finished yet"
+        ) from error
 
 
 def _print(run: Path, target: ExperimentTarget, culprits: Culprits) -> None:
     typer.echo()
     print_labeled("found", culprits.text)
     first, last = culprits.window
-    row_probes = f", {culprits.row_probes} for their rows" if culprits.row_probes else ""
-    steps = f"{culprits.steps} steps, {culprits.naive_steps} if each had started at the checkpoint"
-    print_labeled("cost", f"{culprits.probes} probes for {last - first} batches{row_probes}; {steps}")
+    row_trials = f", {culprits.row_probes} for their rows" if culprits.row_probes else ""
+    steps = f"{culprits.steps} steps, {culprits.naive_steps} if every trial had started from the checkpoint"
+    print_labeled("cost", f"{culprits.probes} trials for {last - first} batches{row_trials}; {steps}")
     skip = ",".join(f"{batch}:{batch + 1}" for batch in culprits.batches)
     print_location("next", f"postmortem replay {display_path(run)} --skip {skip}{target.options}")

@@ -24,7 +24,7 @@ _HEAD = ("", "role", "step", "size", "state", "inside", "finite", "checksums")
 def checkpoints(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one checkpoint of any run.")],
     fast: Annotated[
-        bool, typer.Option("--fast", help="Read the tables only: no checksums, no search for non-finite values.")
+        bool, typer.Option("--fast", help="Read the metadata only: no checksums, no search for non-finite values.")
     ] = False,
     as_json: JsonOption = False,
     check: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,10 @@ from postmortem.cli._options import AtOption, IncidentOption, MapOption, parse_m
 from postmortem.cli._output import display_path, print_lines, print_location
 from postmortem.cli._terminal import encodes, stage, text_width
 from postmortem.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from postmortem.diagnosis import Incident
+    from postmortem.run import Run
 
 LESSONS = Path("lessons.md")
 
@@ -99,5 +103,29 @@ def draft(
         print_location("report", display_path(written), err=as_json)
     if book and added:
         print_location("lesson", display_path(book), err=as_json)
+    chosen = next((each for each in diagnosis.incidents if each.id == number), None)
+    command = (
+        "" if as_json or chosen is None else _next_command(run, opened, chosen, written, numbered=mode is Mode.all)
+    )
+    if command:
+        print_location("next", command)
     if check and diagnosis.incidents:
         raise CheckFailed
+
+
+def _next_command(path: Path, run: Run, incident: Incident, written: Path | None, *, numbered: bool) -> str:
+    """The command that tests the leading cause of `incident`, or the remedy of a confirmed cause; "" if no replay can.
+    `numbered`: other commands give the incidents the same numbers."""
+    if run.root is None or not (run.root / "metrics").is_dir() or run.manifest.program is None or not numbered:
+        return ""
+    option = "" if incident.id == 1 else f" --incident {incident.id}"
+    if incident.verdict == "confirmed":
+        beside = written is not None and written.resolve().parent == (run.root / "postmortem").resolve()
+        diagnosis = "" if written is None else display_path(written.parent / "diagnosis.json")
+        return f"postmortem verify {diagnosis}{option}" if beside and incident.remedy else ""
+    leading_cause_predicts = bool(incident.hypotheses and incident.hypotheses[0].predictions)
+    any_change = any(p.changes for hypothesis in incident.hypotheses for p in hypothesis.predictions)
+    proven = bool(incident.proof)
+    return (
+        f"postmortem prove {display_path(path)}{option}" if leading_cause_predicts and any_change and not proven else ""
+    )

@@ -53,9 +53,9 @@ def probe(
 ) -> None:
     """Measure the loss and gradient of batches, by checkpoint.
 
-    Nothing is trained: each batch meets the state of each checkpoint, for the
-    price of one forward and one backward. That shows whether the data, the
-    state, or both are to blame.
+    Nothing is trained: each batch is run once forward and once backward in the
+    state of each checkpoint. That shows whether the data, the state, or both
+    are to blame.
 
     \b
     Examples:

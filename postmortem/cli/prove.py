@@ -25,7 +25,7 @@ from postmortem.text import number, plain
 if TYPE_CHECKING:
     from postmortem.assess.proof import Proof
     from postmortem.diagnosis import Incident
-    from postmortem.experiment.prove import ExperimentRun
+    from postmortem.experiment.prove import ExperimentDriver
     from postmortem.experiment.target import ExperimentTarget
 
 
@@ -92,18 +92,18 @@ def prove(
             raise CheckFailed
 
 
-def _experiment(target: ExperimentTarget, jobs: Path | None, *, collect: bool) -> ExperimentRun:
+def _experiment(target: ExperimentTarget, jobs: Path | None, *, collect: bool) -> ExperimentDriver:
     """The designed experiment; with `jobs` its replays are driven elsewhere, and their files are in that folder."""
     from postmortem.experiment.design import design_experiment
-    from postmortem.experiment.prove import ExperimentRun
+    from postmortem.experiment.prove import ExperimentDriver
 
     if jobs is not None:
         target = replace(target, folder=jobs, key="", collect=collect)
     plan = design_experiment(target.incident, from_step=target.from_step, end=target.end, independent=jobs is not None)
-    return ExperimentRun(target, plan)
+    return ExperimentDriver(target, plan)
 
 
-def _print_plan(experiment: ExperimentRun, bits: str, *, as_json: bool) -> None:
+def _print_plan(experiment: ExperimentDriver, bits: str, *, as_json: bool) -> None:
     from postmortem.experiment.cost import estimate_cost
 
     total = estimate_cost(experiment)
@@ -119,13 +119,16 @@ def _print_plan(experiment: ExperimentRun, bits: str, *, as_json: bool) -> None:
     print_labeled("about", f"{title}, replayed from {start} to step {design.until}")
     if bits:
         print_labeled("bits", bits)
-    for role, count, changes in total.lines:
-        print_labeled(role, f"{count} × {changes}")
-    print_labeled("cost", f"at most {total.steps} steps in {total.replays} replays{total.time}; it stops once decided")
+    for group, count, changes in total.lines:
+        print_labeled(group, f"{count} × {changes}")
+    print_labeled(
+        "cost",
+        f"at most {total.steps} steps in {total.replays} replays{total.time}; it stops as soon as the result is clear",
+    )
     typer.echo()
 
 
-def _export(run: Path, experiment: ExperimentRun, folder: Path, *, as_json: bool) -> None:
+def _export(run: Path, experiment: ExperimentDriver, folder: Path, *, as_json: bool) -> None:
     from postmortem.experiment.export import SCRIPT, export_jobs
 
     specs = export_jobs(experiment, folder)
@@ -134,7 +137,7 @@ def _export(run: Path, experiment: ExperimentRun, folder: Path, *, as_json: bool
     print_location("next", command, err=as_json)
 
 
-def _drive(experiment: ExperimentRun, *, quiet: bool) -> Proof:
+def _drive(experiment: ExperimentDriver, *, quiet: bool) -> Proof:
     from postmortem.experiment.prove import prove as run_experiment
 
     running: list[str] = []
@@ -183,4 +186,4 @@ def _print_verdict(proof: Proof, steps: int, incident: Incident) -> None:
     if incident.root_cause:
         print_labeled("cause", plain(incident.root_cause, 1000))
     seconds = sum(experiment.seconds for experiment in proof.experiments)
-    print_labeled("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(seconds)} s of driving")
+    print_labeled("cost", f"{len(proof.experiments)} replays, {steps} steps, {number(seconds)} s of training")

@@ -54,7 +54,8 @@ def replay(
     arithmetic: ArithmeticOption = None,
     as_json: JsonOption = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 5 if a null replay is not the run bit for bit, and should be.")
+        bool,
+        typer.Option("--check", help="Exit with 5 if a null replay should equal the run bit for bit but does not."),
     ] = False,
     job: Annotated[Path | None, typer.Option("--order", hidden=True)] = None,  # in jobs exported by earlier versions
     probe: Annotated[str | None, moved("--probe", "postmortem probe RUN A:B")] = None,

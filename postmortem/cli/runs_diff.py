@@ -33,16 +33,16 @@ def diff(
         bool, typer.Option("--exit-code", help="Exit with 1 unless every run is identical or equivalent.")
     ] = False,
 ) -> None:
-    """Compare runs: from which step on they differ, and why.
+    """Compare runs (also installed as `runs-diff`).
 
-    Verdicts: identical (every bit), equivalent (within the noise), recovered
-    (something happened, and the end is within the noise), lingering (the end is
-    not), different.
+    It says from which step on they differ, and why. Verdicts: identical (every
+    bit), equivalent (within the noise), recovered (something happened, and the
+    end is within the noise), lingering (the end is not), different.
 
     \b
     Examples:
-      runs-diff runs/19-spike-001 runs/19-spike-001-recovered
-      runs-diff clean spiked recovered --out diffs/19
+      postmortem diff runs/19-spike-001 runs/19-spike-001-recovered
+      postmortem diff clean spiked recovered --out diffs/19
       postmortem diff null-replay original --exit-code --json > diff.json
     """
     if len(runs) < 2:

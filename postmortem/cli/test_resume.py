@@ -16,7 +16,9 @@ from postmortem.lines import wrap
 
 
 def test_resume(
-    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="Your training: module:factory, found from here.")],
+    program: Annotated[
+        str, typer.Argument(metavar="PROGRAM", help="Your training: module:factory, importable from this folder.")
+    ],
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Its config, JSON or YAML [default: none].")
     ] = None,
@@ -24,9 +26,9 @@ def test_resume(
     kill_at: Annotated[
         int | None, typer.Option("--kill-at", metavar="K", help="Save and kill at this step [default: N/2].")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", metavar="T", help="CPU threads of every leg.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", metavar="T", help="CPU threads of each training.")] = 1,
     keep: Annotated[
-        Path | None, typer.Option("--keep", metavar="DIR", help="Keep the records of the legs in DIR.")
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep the records of the trainings in DIR.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,7 +60,7 @@ def test_resume(
             kill_at=kill_at,
             threads=threads,
             folder=keep,
-            on_leg=lambda count, legs, name: show_stage(f"Testing the resume: {name} leg ({count + 1} of {legs})"),
+            on_leg=lambda count, legs, name: show_stage(f"Testing the resume: {name} training ({count + 1} of {legs})"),
         )
     if as_json:
         print_json(result)

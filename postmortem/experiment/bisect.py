@@ -1,8 +1,9 @@
 """Finds the batches that caused an incident, and their rows: the smallest set whose removal cures it.
 
 Delta debugging over prefixes: with all known culprits removed, the shortest prefix of the window whose removal cures
-ends with the next culprit. One culprit among W batches takes at most ⌈log₂ W⌉ + 2 probes, two take at most twice as
-many. Every probe starts from a state saved just before the window, so that the steps before it are driven once.
+ends with the next culprit. One culprit among W batches takes at most ⌈log₂ W⌉ + 2 trials, two take at most twice as
+many. Every trial is a replay, and starts from a state saved just before the window, so that the steps before it are
+driven once.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def smallest_cure(count: int, cures: Callable[[frozenset[int]], bool]) -> list[i
         if cures(frozenset(culprits)):
             break
         before = last
-        if culprits[-2:-1] == [last + 1]:  # two in a row may be part of a shard: then one probe decides on the next
+        if culprits[-2:-1] == [last + 1]:  # two in a row may be part of a shard: then one trial decides on the next
             while last > 0 and not cures(frozenset(culprits) | frozenset(range(last - 1))):
                 last -= 1
                 culprits.append(last)
@@ -63,8 +64,8 @@ def smallest_cure(count: int, cures: Callable[[frozenset[int]], bool]) -> list[i
 @dataclass(frozen=True)
 class Culprits:
     """The result. batches: absolute indices; rows: of the first batch, () if they were not searched. probes,
-    row_probes: number of judged replays; steps: driven in total; naive_steps: if each had started from the
-    checkpoint."""
+    row_probes: number of trials, which are judged replays; steps: driven in total; naive_steps: if every trial had
+    started from the checkpoint."""
 
     window: Window
     batches: tuple[int, ...]
@@ -78,12 +79,12 @@ class Culprits:
 
 @dataclass
 class BatchSearch:
-    """Searches `window` for the culprits of one incident. `on_probe(name, text)` is called when a probe starts (with
+    """Searches `window` for the culprits of one incident. `on_trial(name, text)` is called when a trial starts (with
     "") and when it ends."""
 
     target: ExperimentTarget
     window: Window
-    on_probe: Callable[[str, str], None] | None = None
+    on_trial: Callable[[str, str], None] | None = None
     steps: int = 0
     naive_steps: int = 0
     _cured_by: dict[str, bool] = field(default_factory=dict[str, bool])
@@ -91,10 +92,10 @@ class BatchSearch:
     def __post_init__(self) -> None:
         incident, start = self.target.incident, self.target.from_step
         batches_before = max(0, self.target.recorded.batch_index_at(incident.onset_step) - self.window[0])
-        self._lead = max(start, incident.onset_step - batches_before)
+        self._trials_start = max(start, incident.onset_step - batches_before)
         last = last_needed_step(incident)
         self._until = min(last + NEAR + MARGIN + 1, max(self.target.end, incident.onset_step + MARGIN))
-        self._judge = OutcomeJudge.of(self.target.run, incident, self._lead)
+        self._judge = OutcomeJudge.of(self.target.run, incident, self._trials_start)
 
     def find_culprits(self, rows: int | None = None) -> Culprits:
         """Find the culprits, and their rows if `rows`, the number of rows of a batch, is known.
@@ -127,8 +128,8 @@ class BatchSearch:
 
     def _judge_null_replay(self) -> None:
         target = self.target
-        save = (self._lead,) if self._lead > target.from_step else ()
-        self._report(NULL, "")
+        save = (self._trials_start,) if self._trials_start > target.from_step else ()
+        self._notify(NULL, "")
         spec = target.spec(NULL, target.from_step, self._until, save_at=save, reason="null replay")
         result, run = self._drive(spec), target.runs.run(spec.out)
         null = judge_null_replay(
@@ -140,13 +141,13 @@ class BatchSearch:
             )
         if not null.exact:  # equal bits are not possible here: measure the effect of meaningless changes
             noise = [self._spec(f"noise-{seed}", Change("noise", values=(seed,))) for seed in (1, 2)]
-            noise_runs = [open_run(outcome.spec.out) for outcome in target.drive(noise) if outcome.result is not None]
-            self.steps += len(noise_runs) * (self._until - self._lead)
-            self._judge = self._judge.with_band(loss_spread([run, *noise_runs], self._lead))
+            noise_runs = [open_run(replay.spec.out) for replay in target.drive(noise) if replay.result is not None]
+            self.steps += len(noise_runs) * (self._until - self._trials_start)
+            self._judge = self._judge.with_band(loss_spread([run, *noise_runs], self._trials_start))
         self._judge = self._judge.with_reference_excess(run)
         if not (null.detected or self._judge.has_reference_excess):
             raise UsageError(NOTHING_TO_CURE)
-        self._report(NULL, null.experiment.text + BAND_NOTE * (not null.exact))
+        self._notify(NULL, null.experiment.text + ("" if null.exact else BAND_NOTE))
 
     def _find_rows(self, batch: int, rows: int) -> tuple[int, ...]:
         def cures(chosen: frozenset[int]) -> bool:
@@ -164,29 +165,29 @@ class BatchSearch:
     def _cures(self, change: Change) -> bool:
         text = str(change)
         if text not in self._cured_by:
-            name = f"probe-{len(self._cured_by):03d}"
+            name = f"probe-{len(self._cured_by):03d}"  # the folder of a trial
             spec = self._spec(name, change)
-            self._report(name, "")
+            self._notify(name, "")
             self._drive(spec)
             judged = judge_replay(self._judge, open_run(spec.out), spec.from_step)
             self._cured_by[text] = judged.cured
-            self._report(name, f"{text}: {'cured' if judged.cured else 'persists'} ({judged.text})")
+            self._notify(name, f"{text}: {'cured' if judged.cured else 'persists'} ({judged.text})")
         return self._cured_by[text]
 
     def _spec(self, name: str, change: Change) -> ReplaySpec:
-        on_null = self._lead > self.target.from_step
-        return self.target.spec(name, self._lead, self._until, (change,), on_null=on_null, reason="bisect")
+        on_null = self._trials_start > self.target.from_step
+        return self.target.spec(name, self._trials_start, self._until, (change,), on_null=on_null, reason="bisect")
 
     def _drive(self, spec: ReplaySpec) -> ReplayResult:
-        outcome = self.target.drive_one(spec)
-        assert outcome.result is not None
+        replay = self.target.drive_one(spec)
+        assert replay.result is not None
         self.steps += spec.until - spec.from_step
         self.naive_steps += spec.until - self.target.from_step
-        return outcome.result
+        return replay.result
 
-    def _report(self, name: str, text: str) -> None:
-        if self.on_probe is not None:
-            self.on_probe(name, text)
+    def _notify(self, name: str, text: str) -> None:
+        if self.on_trial is not None:
+            self.on_trial(name, text)
 
 
 def default_window(target: ExperimentTarget) -> Window:

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from postmortem.experiment.prove import ExperimentRun
+from postmortem.experiment.prove import ExperimentDriver
 from postmortem.run import Run
 from postmortem.text import number
 
 
 @dataclass(frozen=True)
 class Cost:
-    """lines: (role, number of replays, what they change). steps: of all replays together, if none is left out. seconds:
-    by the run's own step time, None if it logged no times."""
+    """lines: (group, number of replays, what they change). steps: of all replays together, if none is left out.
+    seconds: by the run's own step time, None if it logged no times."""
 
     lines: tuple[tuple[str, int, str], ...]
     replays: int
@@ -36,17 +36,19 @@ class Cost:
         return asdict(self)
 
 
-def estimate_cost(experiment: ExperimentRun) -> Cost:
+def estimate_cost(experiment: ExperimentDriver) -> Cost:
     """The cost of all replays that the experiment may need."""
     design = experiment.design
-    arms = dict.fromkeys([*design.cross, *design.placebos, *(arm for test in design.tests for arm in test.arms)])
+    arms = dict.fromkeys(
+        [*design.data_state_arms, *design.placebos, *(arm for test in design.tests for arm in test.arms)]
+    )
     steps = design.until - design.from_step + sum(design.steps(arm) for arm in arms)
     pace = median_step_time(experiment.target.run)
     lines = [("R0", 1, "nothing changed")]
-    for role in ("R1", "R2", "R3"):
-        role_arms = [arm for arm in arms if arm.role == role]
-        if role_arms:
-            lines.append((role, len(role_arms), "; ".join(arm.text for arm in role_arms)))
+    for group in ("R1", "R2", "R3"):
+        group_arms = [arm for arm in arms if arm.role == group]
+        if group_arms:
+            lines.append((group, len(group_arms), "; ".join(arm.text for arm in group_arms)))
     return Cost(tuple(lines), len(arms) + 1, steps, None if pace is None else steps * pace)
 
 

@@ -30,9 +30,9 @@ Role = Literal["R1", "R2", "R3"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One replay of the experiment. `from_checkpoint`: it starts from the run's own checkpoint, otherwise from R0's
-    state just before the incident. `moved_to`: the batch index to which the suspect data are moved, so that the
-    incident is looked for there; None looks at the old place."""
+    """One replay of the experiment. `role`: its group. `from_checkpoint`: it starts from the run's own checkpoint,
+    otherwise from R0's state just before the incident. `moved_to`: the batch index to which the suspect data are moved,
+    so that the incident is looked for there; None looks at the old place."""
 
     role: Role
     changes: tuple[Change, ...]
@@ -53,7 +53,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Test:
-    """One hypothesis and, for each of its predictions, the arms that test it: one arm that shows it is enough."""
+    """One hypothesis and, for each of its predictions, the arms that test it: a prediction comes true if one of its
+    arms shows it."""
 
     cause: str
     title: str
@@ -73,21 +74,21 @@ class Test:
 
 @dataclass(frozen=True)
 class Design:
-    """The experiment: R0 drives [from_step, until), the arms drive [lead, until) from the state that R0 saved at
-    `lead`. first: the first step at which the incident may appear in any arm."""
+    """The experiment: R0 drives [from_step, until), the arms drive [arms_start, until) from the state that R0 saved at
+    `arms_start`. first: the first step at which the incident may appear in any arm. data_state_arms: group R3."""
 
     from_step: int
-    lead: int
+    arms_start: int
     first: int
     until: int
     window: Window
     tests: tuple[Test, ...]
     placebos: tuple[Arm, ...]
-    cross: tuple[Arm, ...]
+    data_state_arms: tuple[Arm, ...]
 
     def start(self, arm: Arm) -> int:
         """The step from which an arm is driven."""
-        return self.from_step if arm.from_checkpoint else self.lead
+        return self.from_step if arm.from_checkpoint else self.arms_start
 
     def steps(self, arm: Arm) -> int:
         """How many steps an arm drives."""
@@ -109,19 +110,19 @@ def design_experiment(
     window = incident.skip_window or _suspect_window(tested) or (incident.onset_step, incident.peak_step + 1)
     length = min(window[1] - window[0], MAX_PLACEBO_BATCHES)
     just_before = max(from_step, incident.onset_step - (window[1] - window[0]) - 2 * length - LEAD_STEPS)
-    lead = from_step if independent else just_before
+    arms_start = from_step if independent else just_before
     destination = _move_destination(tested, window)
-    cross = (
+    data_state_arms = (
         Arm("R3", (Change("replace", (window,)),)),
         Arm("R3", (Change("move", (window,), (destination,)),), moved_to=destination),
     )
-    cross_arms = {arm.changes: arm for arm in cross}
+    reusable = {arm.changes: arm for arm in data_state_arms}
     tests = tuple(
         Test(
             hypothesis.cause,
             hypothesis.title,
             hypothesis.probability >= MIN_PROBABILITY,
-            tuple((prediction, _arms_of_prediction(prediction, cross_arms)) for prediction in hypothesis.predictions),
+            tuple((prediction, _arms_of_prediction(prediction, reusable)) for prediction in hypothesis.predictions),
         )
         for hypothesis in tested
     )
@@ -132,8 +133,8 @@ def design_experiment(
     until = max(last, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
     if end is not None and end >= incident.onset_step + MARGIN:
         until = min(until, end)
-    placebos = _placebos(window[0], length, incident.onset_step - lead)
-    return Design(from_step, lead, just_before, until, window, tests, placebos, cross)
+    placebos = _placebos(window[0], length, incident.onset_step - arms_start)
+    return Design(from_step, arms_start, just_before, until, window, tests, placebos, data_state_arms)
 
 
 def _choose_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:

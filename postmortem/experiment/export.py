@@ -7,7 +7,7 @@ from pathlib import Path
 
 from postmortem.atomic import write_text
 from postmortem.errors import UsageError
-from postmortem.experiment.prove import NULL_AGAIN, ExperimentRun
+from postmortem.experiment.prove import NULL_AGAIN, ExperimentDriver
 from postmortem.jsonio import strict_json
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.start_checkpoint import find_checkpoint
@@ -16,7 +16,7 @@ from postmortem.text import plain
 JOBS, SCRIPT = "jobs.json", "jobs.sh"
 
 
-def export_jobs(experiment: ExperimentRun, folder: Path) -> list[ReplaySpec]:
+def export_jobs(experiment: ExperimentDriver, folder: Path) -> list[ReplaySpec]:
     """Write one spec per arm into `folder`, independent of each other, with a list of the jobs and a script of them.
 
     Raises:
@@ -26,7 +26,9 @@ def export_jobs(experiment: ExperimentRun, folder: Path) -> list[ReplaySpec]:
         raise UsageError(f"{plain(folder, 1000)}: already exists and contains no exported jobs; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     design = experiment.design
-    arms = dict.fromkeys([*design.placebos, *design.cross, *(arm for test in design.tests for arm in test.arms)])
+    arms = dict.fromkeys(
+        [*design.placebos, *design.data_state_arms, *(arm for test in design.tests for arm in test.arms)]
+    )
     specs = [experiment.null_spec(), experiment.null_spec(NULL_AGAIN), *map(experiment.spec, arms)]
     jobs = [_job(experiment, spec, folder) for spec in specs]
     for spec in specs:
@@ -41,7 +43,7 @@ def export_jobs(experiment: ExperimentRun, folder: Path) -> list[ReplaySpec]:
     return specs
 
 
-def _job(experiment: ExperimentRun, spec: ReplaySpec, folder: Path) -> dict[str, object]:
+def _job(experiment: ExperimentDriver, spec: ReplaySpec, folder: Path) -> dict[str, object]:
     checkpoint = find_checkpoint(experiment.target.recorded, spec)
     command = ["postmortem", "run-job", str(_spec_file(folder, spec)), "--json"]
     command += ["--program", spec.program] if spec.program is not None else []

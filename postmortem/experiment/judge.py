@@ -21,7 +21,7 @@ from postmortem.series import Series
 from postmortem.stats import noise_sigma
 
 NEAR = 50  # an incident up to so many steps after the suspect data or step is attributed to it
-_FARTHEST_PEAK = 100  # steps: a peak after these is a consequence, and not needed to see the incident
+MAX_PEAK_DISTANCE = 100  # steps: a peak after these is a consequence, and not needed to see the incident
 CURED_SHARE = 0.1  # of R0's excess; a cured replay has at most so much
 PAST_ROWS = 100  # rows before the incident from which the scatter of the loss is measured
 LEVEL_ROWS = 25  # rows before it from which the level of the loss is measured: few, because it falls fast early on
@@ -69,9 +69,9 @@ class OutcomeJudge:
         it."""
         return replace(self, excess=self.excess_area(run, self.onset + NEAR, attempt))
 
-    def find_incident(self, run: Run, first: int, last: int, started: int | None) -> DetectedIncident | None:
+    def find_incident(self, run: Run, first: int, last: int, replay_start: int | None) -> DetectedIncident | None:
         """The first incident of a replay in [first, last] that counts as this one, see `find_first_incident`."""
-        return find_first_incident(run, first, last, started, rate_jump_only=self.rate_jump_only)
+        return find_first_incident(run, first, last, replay_start, rate_jump_only=self.rate_jump_only)
 
     @property
     def has_reference_excess(self) -> bool:
@@ -114,15 +114,20 @@ class JudgedReplay:
     def text(self) -> str:
         """What the replay shows, in words."""
         shown = "no incident" if self.incident is None else f"{self.incident.title} at step {self.incident.onset_step}"
-        return shown if self.excess is None else f"{shown}, excess loss {100 * self.excess:.3g} % of R0's"
+        if self.excess is None:
+            return shown
+        excess = f"excess loss {100 * self.excess:.3g} % of R0's"
+        if self.incident is None and not self.cured:
+            return f"no incident detected, but {excess}; the limit is {100 * CURED_SHARE:.3g} %"
+        return f"{shown}, {excess}"
 
 
-def judge_replay(judge: OutcomeJudge, run: Run, started: int, moved_to: int | None = None) -> JudgedReplay:
-    """Judge the replay `run`, driven from step `started` on: around the onset of the incident, or around step
+def judge_replay(judge: OutcomeJudge, run: Run, replay_start: int, moved_to: int | None = None) -> JudgedReplay:
+    """Judge the replay `run`, driven from step `replay_start` on: around the onset of the incident, or around step
     `moved_to` if the suspect data are consumed there now."""
     place = judge.onset if moved_to is None else moved_to
     first = judge.first if moved_to is None else moved_to - 1
-    incident = judge.find_incident(run, first, place + NEAR, started if started != judge.onset else None)
+    incident = judge.find_incident(run, first, place + NEAR, replay_start if replay_start != judge.onset else None)
     if not judge.has_reference_excess:
         return JudgedReplay(incident, None, finite=False)
     area = replace(judge, first=first).excess_area(run, place + NEAR)
@@ -132,7 +137,7 @@ def judge_replay(judge: OutcomeJudge, run: Run, started: int, moved_to: int | No
 
 def last_needed_step(incident: Incident) -> int:
     """The last step that is needed to see an incident: its peak, or an earlier step if the peak is far away."""
-    return min(incident.peak_step, incident.onset_step + _FARTHEST_PEAK)
+    return min(incident.peak_step, incident.onset_step + MAX_PEAK_DISTANCE)
 
 
 def find_reappearance(run: Run, incident: Incident) -> DetectedIncident | None:
@@ -144,18 +149,18 @@ def find_reappearance(run: Run, incident: Incident) -> DetectedIncident | None:
 
 
 def find_first_incident(
-    run: Run, first: int, last: int, started: int | None = None, *, rate_jump_only: bool = False
+    run: Run, first: int, last: int, replay_start: int | None = None, *, rate_jump_only: bool = False
 ) -> DetectedIncident | None:
-    """The first incident of the effective history with its onset in [first, last], or with its peak there if it seems
-    to begin earlier: if the rows end soon after it, a detector may merge it with what came before.
+    """The first incident whose onset, or peak if its onset seems earlier, lies in [first, last]. A detector may see the
+    onset too early when the rows end soon after. Only the effective history is searched.
 
     A jump of the learning rate alone is a change of the training, not an effect of one. It counts only if the incident
-    in question is such a jump, too (`rate_jump_only`), and never at `started`, where a changed replay started.
+    in question is such a jump, too (`rate_jump_only`), and never at `replay_start`, where a changed replay started.
     """
     candidates = [i for i in detect(run) if not i.discarded and i.onset_step <= last]
     incidents = [i for i in candidates if i.onset_step >= first or first < i.peak_step <= last]
     jumps = [i for i in incidents if {finding.kind for finding in i.findings} == {"lr_discontinuity"}]
-    incidents = [i for i in incidents if i not in jumps or (rate_jump_only and i.onset_step != started)]
+    incidents = [i for i in incidents if i not in jumps or (rate_jump_only and i.onset_step != replay_start)]
     return min(incidents, key=lambda incident: incident.onset_step, default=None)
 
 

@@ -25,8 +25,8 @@ from postmortem.text import plain
 
 
 @dataclass(frozen=True)
-class ReplayOutcome:
-    """The outcome of one spec: its result, or the message of the error that prevented it."""
+class FinishedReplay:
+    """A replay that has ended: its result, or the message of the error that prevented one."""
 
     spec: ReplaySpec
     result: ReplayResult | None
@@ -44,19 +44,19 @@ def run_replays(
     *,
     workers: int | None = None,
     arithmetic: Arithmetic = NATIVE,
-    on_done: Callable[[ReplayOutcome], None] | None = None,
-) -> list[ReplayOutcome]:
+    on_done: Callable[[FinishedReplay], None] | None = None,
+) -> list[FinishedReplay]:
     """Drive the replays of `specs` in separate processes that compute by `arithmetic`, `workers` of them at a time.
-    Returns their outcomes in the same order.
+    Returns the finished replays in the same order.
 
     If the folder of a spec contains its result already, that is returned, so that an interrupted experiment continues.
     On Ctrl-C the processes are ended; what they have not finished starts again the next time.
     """
-    outcomes: list[ReplayOutcome | None] = [read_finished(spec) for spec in specs]
-    waiting = [n for n, outcome in enumerate(outcomes) if outcome is None]
-    for outcome in outcomes:
-        if outcome is not None and on_done is not None:
-            on_done(outcome)
+    finished: list[FinishedReplay | None] = [read_finished(spec) for spec in specs]
+    waiting = [n for n, replay in enumerate(finished) if replay is None]
+    for finished_replay in finished:
+        if finished_replay is not None and on_done is not None:
+            on_done(finished_replay)
     server: _ForkServer | None = None
     running: dict[int, _RunningReplay] = {}
     limit = default_workers() if workers is None else workers
@@ -71,20 +71,20 @@ def run_replays(
                 server.receive()
             for number, replay in list(running.items()):
                 if replay.exit_code is not None:
-                    outcomes[number] = outcome = running.pop(number).outcome(replay.exit_code)
+                    finished[number] = finished_replay = running.pop(number).finish(replay.exit_code)
                     if on_done is not None:
-                        on_done(outcome)
+                        on_done(finished_replay)
             time.sleep(0.02 if running else 0)
     finally:
         if running and server is not None:
             server.end()
         for replay in running.values():
             replay.files.cleanup()
-    return [outcome for outcome in outcomes if outcome is not None]
+    return [replay for replay in finished if replay is not None]
 
 
-def read_finished(spec: ReplaySpec) -> ReplayOutcome | None:
-    """The outcome of a spec that was carried out before; None if there is none, or if the folder contains another
+def read_finished(spec: ReplaySpec) -> FinishedReplay | None:
+    """The replay of a spec that was carried out before; None if there is none, or if the folder contains another
     replay. Paths may be spelled differently: results may have been copied from another machine.
     """
     out = Path(spec.out)
@@ -93,7 +93,7 @@ def read_finished(spec: ReplaySpec) -> ReplayOutcome | None:
         same_run = Path(stored.run).resolve().name == Path(spec.run).resolve().name
         if not same_run or replace(stored, run=spec.run, out=spec.out) != spec:
             return None
-        return ReplayOutcome(spec, read_record(ReplayResult, out / RESULT_FILE, "the result of a replay"))
+        return FinishedReplay(spec, read_record(ReplayResult, out / RESULT_FILE, "the result of a replay"))
     except (OSError, UnreadableInput, ValueError):
         return None
 
@@ -111,11 +111,11 @@ class _RunningReplay:
         self.exit_code: int | None = None
         self.reason = ""
 
-    def outcome(self, exit_code: int) -> ReplayOutcome:
+    def finish(self, exit_code: int) -> FinishedReplay:
         message = self.reason or _last_line(self.errors.read_bytes())
         self.files.cleanup()
-        outcome = read_finished(self.spec) if exit_code == 0 else None
-        return outcome or ReplayOutcome(
+        finished = read_finished(self.spec) if exit_code == 0 else None
+        return finished or FinishedReplay(
             self.spec, None, message or f"the process ended with {exit_code} and printed nothing", exit_code
         )
 

@@ -16,7 +16,7 @@ from postmortem.diagnosis import Experiment, Incident, Prediction, Verdict
 from postmortem.experiment.design import Arm, Design, Test
 from postmortem.experiment.judge import OutcomeJudge, find_reappearance, judge_replay, loss_spread, step_of_batch
 from postmortem.experiment.null_replay import BAND_NOTE, NOTHING_TO_CURE, NullReplay, judge_null_replay
-from postmortem.experiment.pool import ReplayOutcome
+from postmortem.experiment.pool import FinishedReplay
 from postmortem.experiment.target import NULL, ExperimentTarget
 from postmortem.replay.spec import ReplaySpec
 from postmortem.run import Run
@@ -35,7 +35,7 @@ _OUTCOMES: dict[str, tuple[Outcome, ...]] = {
 
 
 @dataclass
-class ExperimentRun:
+class ExperimentDriver:
     """Drives the arms of one experiment. `on_arm(name, text)` is called when an arm starts (with "") and when it
     ends."""
 
@@ -54,13 +54,13 @@ class ExperimentRun:
     def null_spec(self, name: str = NULL) -> ReplaySpec:
         """The spec of R0: no changes; it saves the state just before the incident for the arms."""
         design = self.design
-        save = (design.lead,) if design.lead > design.from_step else ()
+        save = (design.arms_start,) if design.arms_start > design.from_step else ()
         return self.target.spec(name, design.from_step, design.until, save_at=save, reason="null replay")
 
     def spec(self, arm: Arm) -> ReplaySpec:
         """The spec of one arm."""
         design = self.design
-        on_null = not arm.from_checkpoint and design.lead > design.from_step
+        on_null = not arm.from_checkpoint and design.arms_start > design.from_step
         start = design.start(arm)
         reason = f"{arm.role}: {arm.text}"
         return self.target.spec(arm.name, start, design.until, arm.changes, on_null=on_null, reason=reason)
@@ -70,11 +70,11 @@ class ExperimentRun:
         waiting = [arm for arm in dict.fromkeys(arms) if arm not in self.driven]
         by_out = {self.spec(arm).out: arm for arm in waiting}
         for arm in waiting:
-            self.report(arm.name, "")
+            self.notify(arm.name, "")
         specs = [self.spec(arm) for arm in waiting]
-        self.target.drive(specs, lambda replayed: self._judge(by_out[replayed.spec.out], replayed))
+        self.target.drive(specs, lambda replayed: self._record_judged_arm(by_out[replayed.spec.out], replayed))
 
-    def _judge(self, arm: Arm, replayed: ReplayOutcome) -> None:
+    def _record_judged_arm(self, arm: Arm, replayed: FinishedReplay) -> None:
         outcome, excess, text = self._outcome_of(arm, replayed)
         self.driven[arm] = Experiment(
             role=arm.role,
@@ -88,9 +88,9 @@ class ExperimentRun:
             seconds=0.0 if replayed.result is None else replayed.result.seconds,
             run=self.target.relative_path(replayed.spec.out),
         )
-        self.report(arm.name, self.driven[arm].text)
+        self.notify(arm.name, self.driven[arm].text)
 
-    def _outcome_of(self, arm: Arm, replayed: ReplayOutcome) -> tuple[Outcome, float | None, str]:
+    def _outcome_of(self, arm: Arm, replayed: FinishedReplay) -> tuple[Outcome, float | None, str]:
         """(what became of the incident, its share of R0's excess, a description in words)."""
         assert self.judge is not None
         if replayed.result is None:
@@ -115,19 +115,17 @@ class ExperimentRun:
     def noise_runs(self) -> list[Run]:
         """Drive the placebos that only add noise, in parallel; each run is kept until it is judged."""
         arms = [arm for arm in self.design.placebos if arm.changes[0].name == "noise"]
-        outcomes = self.target.drive([self.spec(arm) for arm in arms])
-        self._noise = {
-            outcome.spec.out: open_run(outcome.spec.out) for outcome in outcomes if outcome.result is not None
-        }
+        finished = self.target.drive([self.spec(arm) for arm in arms])
+        self._noise = {replay.spec.out: open_run(replay.spec.out) for replay in finished if replay.result is not None}
         return list(self._noise.values())
 
-    def report(self, name: str, text: str) -> None:
+    def notify(self, name: str, text: str) -> None:
         """Pass a message about an arm to `on_arm`."""
         if self.on_arm is not None:
             self.on_arm(name, text)
 
 
-def prove(experiment: ExperimentRun) -> Proof:
+def prove(experiment: ExperimentDriver) -> Proof:
     """Drive `experiment` until it is decided.
 
     Raises:
@@ -144,11 +142,11 @@ def prove(experiment: ExperimentRun) -> Proof:
         return _make_proof(incident, "not_reproducible", cause, reason, replays)
     judge = OutcomeJudge.of(run, incident, design.first)
     if not null.exact:  # equal bits are not possible here: measure the effect of meaningless changes
-        judge = judge.with_band(loss_spread([experiment.null_run, *experiment.noise_runs()], design.lead))
+        judge = judge.with_band(loss_spread([experiment.null_run, *experiment.noise_runs()], design.arms_start))
     experiment.judge = judge.with_reference_excess(experiment.null_run)
     if not (null.detected or experiment.judge.has_reference_excess):
         return _make_proof(incident, "undecided", "", NOTHING_TO_CURE, replays)
-    experiment.drive([*design.tests[0].first_arms, *design.placebos, *design.cross])
+    experiment.drive([*design.tests[0].first_arms, *design.placebos, *design.data_state_arms])
     doubt = _placebo_doubt(experiment)
     if doubt:
         return _make_proof(incident, "undecided", "", doubt, [*replays, *experiment.driven.values()])
@@ -163,7 +161,7 @@ def prove(experiment: ExperimentRun) -> Proof:
             + (f", and its rivals fail ({rivals})" if rivals else "")
         )
         return _make_proof(incident, "confirmed", confirmed, text, replays)
-    other_data, other_state = (experiment.driven[arm].outcome for arm in design.cross)
+    other_data, other_state = (experiment.driven[arm].outcome for arm in design.data_state_arms)
     if other_data == "cured" and other_state == "cured":
         text = (
             "the suspect batches do no harm in another state, and other batches do no harm in the suspect state: "
@@ -194,21 +192,21 @@ def _undecided_text(tests: Sequence[Test]) -> str:
     return f"only {names} is not refuted, but not every replay that it predicts could be driven"
 
 
-def _drive_null_replay(experiment: ExperimentRun) -> NullReplay:
+def _drive_null_replay(experiment: ExperimentDriver) -> NullReplay:
     target = experiment.target
-    experiment.report(NULL, "")
-    outcome = target.drive_one(experiment.null_spec())
-    assert outcome.result is not None
+    experiment.notify(NULL, "")
+    replay = target.drive_one(experiment.null_spec())
+    assert replay.result is not None
     incident = find_reappearance(experiment.null_run, target.incident)
-    null = judge_null_replay(target.incident, outcome.result, incident, target.relative_path(outcome.spec.out))
-    experiment.report(NULL, null.experiment.text + BAND_NOTE * (null.reproduces and not null.exact))
+    null = judge_null_replay(target.incident, replay.result, incident, target.relative_path(replay.spec.out))
+    experiment.notify(NULL, null.experiment.text + (BAND_NOTE if null.reproduces and not null.exact else ""))
     return null
 
 
-def _drive_second_null_replay(experiment: ExperimentRun, null: NullReplay) -> tuple[str, str, Experiment]:
+def _drive_second_null_replay(experiment: ExperimentDriver, null: NullReplay) -> tuple[str, str, Experiment]:
     """(cause, reason, second null replay) where the first null replay differs from its run. The machine is to blame
     only if the second equals the first bit for bit: a program that does not reproduce itself differs from any run."""
-    experiment.report(NULL_AGAIN, "")
+    experiment.notify(NULL_AGAIN, "")
     first, second = (experiment.target.drive_one(experiment.null_spec(name)) for name in (NULL, NULL_AGAIN))
     assert first.result is not None and second.result is not None
     equal = first.result.state == second.result.state
@@ -216,14 +214,14 @@ def _drive_second_null_replay(experiment: ExperimentRun, null: NullReplay) -> tu
         "equals the first bit for bit" if equal else "differs from the first: the program does not reproduce itself"
     )
     text = f"nothing changed, once more: {comparison}"
-    experiment.report(NULL_AGAIN, text)
+    experiment.notify(NULL_AGAIN, text)
     out = experiment.target.relative_path(second.spec.out)
     again = replace(null.experiment, text=text, seconds=second.result.seconds, run=out)
     reason = f"{null.reason if equal else 'it does not appear again'}; a second null replay {comparison}"
     return null.cause if equal else "", reason, again
 
 
-def _placebo_doubt(experiment: ExperimentRun) -> str:
+def _placebo_doubt(experiment: ExperimentDriver) -> str:
     """Why the placebos make any cure doubtful, in words; "" if all of them were driven and none cures."""
     placebos = [experiment.driven[arm] for arm in experiment.design.placebos]
     for placebo in placebos:
@@ -236,7 +234,7 @@ def _placebo_doubt(experiment: ExperimentRun) -> str:
     return ""
 
 
-def _drive_until_decided(experiment: ExperimentRun) -> str | None:
+def _drive_until_decided(experiment: ExperimentDriver) -> str | None:
     """Drive arms until the tests are decided; the cause whose predictions all came true while every rival failed one,
     or None.
 
@@ -247,28 +245,28 @@ def _drive_until_decided(experiment: ExperimentRun) -> str | None:
     unrefuted = [test for test in experiment.design.tests if not _failed_prediction(experiment, test)]
     return (
         unrefuted[0].cause
-        if len(unrefuted) == 1 and unrefuted[0].likely and _all_shown(experiment, unrefuted[0])
+        if len(unrefuted) == 1 and unrefuted[0].likely and _all_come_true(experiment, unrefuted[0])
         else None
     )
 
 
-def _next_arm(experiment: ExperimentRun, test: Test) -> Arm | None:
+def _next_arm(experiment: ExperimentDriver, test: Test) -> Arm | None:
     """The next arm that a test needs; None if it has failed, or all its arms were driven."""
     if _failed_prediction(experiment, test):
         return None
     for prediction, arms in test.predictions:
-        if not any(_shows(experiment, prediction, arm) for arm in arms):
+        if not any(_comes_true(experiment, prediction, arm) for arm in arms):
             waiting = [arm for arm in arms if arm not in experiment.driven]
             if waiting:
                 return waiting[0]
     return None
 
 
-def _all_shown(experiment: ExperimentRun, test: Test) -> bool:
-    return all(any(_shows(experiment, p, arm) for arm in arms) for p, arms in test.predictions)
+def _all_come_true(experiment: ExperimentDriver, test: Test) -> bool:
+    return all(any(_comes_true(experiment, p, arm) for arm in arms) for p, arms in test.predictions)
 
 
-def _failed_prediction(experiment: ExperimentRun, test: Test) -> str:
+def _failed_prediction(experiment: ExperimentDriver, test: Test) -> str:
     """The first failed prediction of a cause, in words; "" if there is none. An arm that could not be driven fails
     nothing."""
     for prediction, arms in test.predictions:
@@ -281,7 +279,7 @@ def _failed_prediction(experiment: ExperimentRun, test: Test) -> str:
     return ""
 
 
-def _shows(experiment: ExperimentRun, prediction: Prediction, arm: Arm) -> bool:
+def _comes_true(experiment: ExperimentDriver, prediction: Prediction, arm: Arm) -> bool:
     replay = experiment.driven.get(arm)
     return replay is not None and replay.outcome in _OUTCOMES[prediction.outcome]
 

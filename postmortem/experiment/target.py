@@ -15,7 +15,7 @@ from postmortem.case import BASELINE_ROWS
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import UsageError, error_class
-from postmortem.experiment.pool import ReplayOutcome, read_finished, run_replays
+from postmortem.experiment.pool import FinishedReplay, read_finished, run_replays
 from postmortem.pipeline import OpenRuns
 from postmortem.replay.branch import replayable_root
 from postmortem.replay.request import REPLAYS, healthy_start_step
@@ -86,28 +86,28 @@ class ExperimentTarget:
         )
 
     def drive(
-        self, specs: Sequence[ReplaySpec], on_done: Callable[[ReplayOutcome], None] | None = None
-    ) -> list[ReplayOutcome]:
+        self, specs: Sequence[ReplaySpec], on_done: Callable[[FinishedReplay], None] | None = None
+    ) -> list[FinishedReplay]:
         """Drive the replays in parallel, except those that are finished already."""
         if self.collect:
-            outcomes = [read_finished(spec) or ReplayOutcome(spec, None, _missing_result(spec)) for spec in specs]
+            finished = [read_finished(spec) or FinishedReplay(spec, None, _missing_result(spec)) for spec in specs]
             if on_done is not None:
-                for outcome in outcomes:
-                    on_done(outcome)
-            return outcomes
+                for replay in finished:
+                    on_done(replay)
+            return finished
         return run_replays(specs, workers=self.workers, arithmetic=self.arithmetic, on_done=on_done)
 
-    def drive_one(self, spec: ReplaySpec) -> ReplayOutcome:
+    def drive_one(self, spec: ReplaySpec) -> FinishedReplay:
         """Drive one replay that must succeed.
 
         Raises:
             PostmortemError: it failed, with the exit code and the message of its error.
         """
-        (outcome,) = self.drive([spec])
-        if outcome.result is None:
-            failed = error_class(outcome.exit_code) if outcome.exit_code in _PASSED_ON else UsageError
-            raise failed(outcome.error)
-        return outcome
+        (replay,) = self.drive([spec])
+        if replay.result is None:
+            failed = error_class(replay.exit_code) if replay.exit_code in _PASSED_ON else UsageError
+            raise failed(replay.error)
+        return replay
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -204,7 +204,7 @@ def _leading_cause(incident: Incident) -> str:
     return "" if slug == "unknown" else slug
 
 
-def _result_key(recorded: RecordedRun, entry_point: str | None, mode: Mode) -> str:
+def _result_key(recorded: RecordedRun, program_name: str | None, mode: Mode) -> str:
     """A hash of what replays of a run depend on: its rows, the program's source, the versions of torch and of this
     tool, the arithmetic. If one of them changes, finished replays are driven again."""
     arithmetic = arithmetic_of(recorded.run.manifest.environment, mode)
@@ -213,7 +213,7 @@ def _result_key(recorded: RecordedRun, entry_point: str | None, mode: Mode) -> s
     if loss is not None:
         state.update(loss.step.tobytes())
         state.update(loss.value.tobytes())
-    source = None if entry_point is None else program_source(entry_point)
+    source = None if program_name is None else program_source(program_name)
     if source is not None:
         state.update(source.read_bytes())
     return state.hexdigest()[:16]

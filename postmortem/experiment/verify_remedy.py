@@ -32,7 +32,7 @@ def with_measured_band(target: ExperimentTarget, expected: Verification) -> Veri
     until = expected.through_step + 1
     specs = [target.spec(NULL, target.from_step, until, reason="null replay")]
     specs += [target.spec(f"noise-{n}", target.from_step, until, (Change("noise", values=(n,)),)) for n in (1, 2)]
-    replays = (open_run(outcome.spec.out) for outcome in target.drive(specs) if outcome.result is not None)
+    replays = (open_run(replay.spec.out) for replay in target.drive(specs) if replay.result is not None)
     band = loss_spread(replays, target.from_step)
     checks = [replace(check, bound=check.bound + band) if check.column == "loss" and check.bound is not None else check
               for check in expected.checks]  # fmt: skip

@@ -26,7 +26,7 @@ from postmortem.program import Batch, Editable, Program, Scalar, State
 from postmortem.run.recorded import RecordedRun
 from postmortem.text import plain
 
-FRESH = 64  # batches between the last one that the run consumed and the first one that replaces another
+UNUSED_BATCH_MARGIN = 64  # batches between the last one that the run consumed and the first one that replaces another
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ReplayContext:
     def unused_batch(self) -> int:
         """Index from which on neither the run nor this replay consumes a batch."""
         replay_end = self.recorded.batch_index_at(self.from_step) + self.until - self.from_step
-        return max(self.recorded.last_batch_index, replay_end) + FRESH
+        return max(self.recorded.last_batch_index, replay_end) + UNUSED_BATCH_MARGIN
 
 
 class Intervention(ABC):

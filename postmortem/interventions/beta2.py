@@ -17,7 +17,7 @@ class Beta2(Intervention):
 
     name = "beta2"
     usage = "VALUE"
-    summary = "step with Adam's beta2 at VALUE"
+    summary = "use VALUE as Adam's beta2"
 
     def __init__(self, change: Change) -> None:
         self._beta2 = positive(change, self.usage)

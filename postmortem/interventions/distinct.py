@@ -1,4 +1,4 @@
-"""Passes over repeated batches: those whose hash the run recorded before."""
+"""Skips repeated batches: those whose hash the run recorded before."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from postmortem.interventions._values import windows
 
 
 class Distinct(Intervention):
-    """Passes over repetitions in [A, B), or in all replayed steps. The first occurrence of each batch is consumed."""
+    """Skips repetitions in [A, B), or in all replayed steps. The first occurrence of each batch is consumed."""
 
     name = "distinct"
     usage = "[A:B]"
     batches = True
-    summary = "pass over batches that repeat one of the 1,000 before them"
+    summary = "skip batches that repeat one of the 1,000 before them"
 
     def __init__(self, change: Change) -> None:
         self._within = merge_windows(windows(change, self.usage))
@@ -23,7 +23,7 @@ class Distinct(Intervention):
     @property
     def text(self) -> str:
         where = " in " + ", ".join(map(format_window, self._within)) if self._within else ""
-        return f"pass over repeated batches{where}"
+        return f"skip repeated batches{where}"
 
     def windows(self, context: ReplayContext) -> tuple[Window, ...]:
         repeated = context.recorded.repeated_batches(context.from_step)

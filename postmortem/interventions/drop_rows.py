@@ -19,7 +19,7 @@ class DropRows(Intervention):
     name = "drop-rows"
     usage = "A:B[@R,R]"
     batches = True
-    summary = "leave out the rows R of the batches [A, B), or those that give NaN or Inf by themselves"
+    summary = "leave out the rows R of the batches [A, B), or those that give NaN or Inf when computed alone"
 
     def __init__(self, change: Change) -> None:
         rows = numbers(change, self.usage, windows=1, least=0, most=MOST_ROWS)
@@ -48,7 +48,7 @@ class DropRows(Intervention):
             )
         if dropped >= all_rows:
             if self._rows is None:
-                return batch  # every row is bad by itself, so no single row is to blame
+                return batch  # every row is bad when computed alone, so no single row is to blame
             raise UsageError(f"{self.text}: batch {batch.index} has no other rows")
         return editable.edited(batch, Edit(without_rows=dropped)) if dropped else batch
 

@@ -21,7 +21,7 @@ class LrSmooth(Intervention):
 
     name = "lr-smooth"
     usage = "N"
-    summary = "continue the learning rate from step N on as it went before"
+    summary = "from step N on, continue the trend that the learning rate had before"
 
     def __init__(self, change: Change) -> None:
         self._step = whole(change, self.usage)

@@ -14,7 +14,7 @@ class Moments(Intervention):
 
     name = "moments"
     usage = "restored|estimated[:N]"
-    summary = "restore the moments that a resume left out, or estimate them from the N batches before (20)"
+    summary = "restore the moments that a resume left out, or estimate them from the N batches before (default N: 20)"
 
     def __init__(self, change: Change) -> None:
         kind, *count = (word(change, self.usage), *change.values[1:])

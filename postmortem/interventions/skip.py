@@ -13,7 +13,7 @@ class Skip(Intervention):
     name = "skip"
     usage = "A:B[,C:D]"
     batches = True
-    summary = "pass over the batches [A, B)"
+    summary = "skip the batches [A, B)"
 
     def __init__(self, change: Change) -> None:
         self._windows = merge_windows(windows(change, self.usage))

@@ -15,7 +15,7 @@ class Unmask(Intervention):
     name = "unmask"
     usage = "A:B"
     batches = True
-    summary = "count the labels in those of the batches [A, B) in which no label counts"
+    summary = "unmask the labels of those batches in [A, B) where all labels are masked"
 
     def __init__(self, change: Change) -> None:
         self._window = window(change, self.usage)

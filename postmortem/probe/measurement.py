@@ -114,7 +114,9 @@ def probe_batches(
     measured, states = 0, list[StateProbe]()
     for step in chosen_steps:
         path = find_checkpoint(recorded, ReplaySpec(str(run.path), "", step, step + 1))
-        active = [change for phase in recorded.phases if phase.from_step <= step for change in phase.changes]
+        active = [
+            change for phase in recorded.earlier_change_sets if phase.from_step <= step for change in phase.changes
+        ]
         changes = ActiveChanges(active, ReplayContext(recorded, step, step + 1, lambda _: {}))
         model = build_program(factory, changes.configured(recorded.config))
         if path is not None:

@@ -121,7 +121,7 @@ class Recorder:
         self._queue = self._background.queue
         self._background.start()
         atexit.register(self.close)
-        after_fork(self._leave_to_parent)
+        after_fork(self._disable_in_fork)
         try:
             self._warnings.report()
         except BaseException:
@@ -146,7 +146,7 @@ class Recorder:
         return self._logged
 
     @property
-    def moving(self) -> bool:
+    def something_moved_recently(self) -> bool:
         """Whether something moved lately, so that every step is worth sampling."""
         return self._step < self._rows.dense_until
 
@@ -350,7 +350,7 @@ class Recorder:
         self._warnings.add("closed", "the recorder is closed; nothing more is written")
         self._warnings.report()
 
-    def _leave_to_parent(self) -> None:
+    def _disable_in_fork(self) -> None:
         """In a forked worker: do not write, and do not keep the lock when the parent dies."""
         if not self._closed:
             self._closed = True

@@ -40,7 +40,7 @@ class Sink(Protocol):
     """What a watch needs from a recorder."""
 
     @property
-    def moving(self) -> bool:
+    def something_moved_recently(self) -> bool:
         """Whether every step is worth sampling at present."""
         ...
 
@@ -61,7 +61,7 @@ class Watch:
     moments by group, `update_rms` and `g2_over_v`. Every `layers_every` steps: the activations and dead units of the
     blocks in the model's largest list; also logits and per-token losses if the model returns `logits`. Every
     `hash_every` steps: the state hash of the parameters, `nonfinite_count`, and the parameters with NaN or Inf. 0
-    turns a kind off. While the recorder is `moving`, every kind that is on is sampled at each step. A step of several
+    turns a kind off. While `something_moved_recently`, every kind that is on is sampled at each step. A step of several
     forward passes shows the activations of the last pass.
 
     The step is one more than that of the row logged last: call `rec.log` once per update, after `optimizer.step()`.
@@ -147,7 +147,7 @@ class Watch:
             self._values |= measure_logits(logits, labels, self._largest)
 
     def _due(self, every: int) -> bool:
-        return every > 0 and (self._step % every == 0 or self._sink.moving)
+        return every > 0 and (self._step % every == 0 or self._sink.something_moved_recently)
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
         return _GuardedHook(self, hook)

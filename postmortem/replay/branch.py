@@ -22,7 +22,7 @@ from postmortem.record.writer import update_manifest
 from postmortem.replay.spec import ReplaySpec
 from postmortem.run import Run
 from postmortem.run.manifest import inside
-from postmortem.run.recorded import Phase, RecordedRun
+from postmortem.run.recorded import ChangeSet, RecordedRun
 from postmortem.text import plain
 
 SPEC_FILE = "replay.json"
@@ -30,7 +30,7 @@ SPEC_FILE = "replay.json"
 _TABLES = ("metrics", "batches")
 
 
-def branch(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None) -> Path | None:
+def copy_parent_run(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None) -> Path | None:
     """Create the run directory `spec.out`; return the copy of `checkpoint` in it. An interrupted replay is replaced.
 
     Raises:
@@ -47,13 +47,13 @@ def branch(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None) -> 
         )
     staging = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     with explained_write_errors(out):
-        return _fill_branch(recorded, spec, checkpoint, root, staging)
+        return _fill_copy(recorded, spec, checkpoint, root, staging)
 
 
-def _fill_branch(
+def _fill_copy(
     recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None, root: Path, staging: Path
 ) -> Path | None:
-    """Fill the folder `staging` with the branch, then move it to `spec.out`."""
+    """Fill the folder `staging` with the copy, then move it to `spec.out`."""
     out = Path(spec.out)
     staging.mkdir(parents=True)
     try:
@@ -105,13 +105,13 @@ def replayable_root(run: Run) -> Path:
 
 def _lineage_entry(recorded: RecordedRun, spec: ReplaySpec) -> Mapping[str, Any]:
     """The entry `lineage` of run.json: where the run comes from. `phases` are all changes that were active in it."""
-    phases = (*recorded.phases, Phase(spec.from_step, spec.changes))
+    change_sets = (*recorded.earlier_change_sets, ChangeSet(spec.from_step, spec.changes))
     return {
         "run": recorded.run.id,
         "from_step": spec.from_step,
         "reason": spec.reason,
         "changes": [str(change) for change in spec.changes],
-        "phases": [as_json(phase) for phase in phases if phase.changes],
+        "phases": [as_json(change_set) for change_set in change_sets if change_set.changes],
     }
 
 

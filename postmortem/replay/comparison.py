@@ -22,11 +22,11 @@ class DataChanged(NotReproduced):
 
 @dataclass
 class Tally:
-    """The comparison so far. `first` contains the first difference of each column, `departed` how many rows of it
-    differ; `compared` counts the steps in which something could be compared."""
+    """The comparison so far. `first` contains the first difference of each column, `differing_rows` how many rows of
+    it differ; `compared` counts the steps in which something could be compared."""
 
     first: dict[str, Difference] = field(default_factory=dict)
-    departed: dict[str, int] = field(default_factory=dict)
+    differing_rows: dict[str, int] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
     compared: int = 0
 
@@ -36,8 +36,8 @@ class Tally:
         total = Tally(compared=max(tally.compared for tally in tallies))
         for tally in tallies:
             total.columns |= tally.columns
-            for column, rows in tally.departed.items():
-                total.departed[column] = max(rows, total.departed.get(column, 0))
+            for column, rows in tally.differing_rows.items():
+                total.differing_rows[column] = max(rows, total.differing_rows.get(column, 0))
             for column, difference in tally.first.items():
                 if column not in total.first or difference.step < total.first[column].step:
                     total.first[column] = difference
@@ -87,7 +87,7 @@ class ReplayComparison:
             compared = True
             tally.columns.add(column)
             if not equal_bits(recorded, replayed):
-                tally.departed[column] = tally.departed.get(column, 0) + 1
+                tally.differing_rows[column] = tally.differing_rows.get(column, 0) + 1
                 if column not in tally.first:
                     tally.first[column] = Difference(column, step, recorded, replayed)
         tally.compared += compared

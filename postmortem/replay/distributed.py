@@ -28,7 +28,7 @@ class Speaker(Protocol):
         """Whether this process is that one."""
         ...
 
-    def first_says(self, part: Callable[[], T]) -> T:
+    def run_on_rank_0(self, part: Callable[[], T]) -> T:
         """Call `part` on that process; all processes get its result."""
         ...
 
@@ -38,7 +38,7 @@ class SingleProcess:
 
     first = True
 
-    def first_says(self, part: Callable[[], T]) -> T:
+    def run_on_rank_0(self, part: Callable[[], T]) -> T:
         """The result of `part`."""
         return part()
 

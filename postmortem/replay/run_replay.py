@@ -1,6 +1,6 @@
 """Drives one replay: the run's program, from its checkpoint, under the changes, into a new run.
 
-    branch the run → build the program → restore the checkpoint → drive, and compare with what was recorded
+    copy the parent run → build the program → restore the checkpoint → drive, and compare with what was recorded
 
 If a resume of the run lost a part of its state, the replay loses the same part at the same step: an optimizer that was
 reset is reset again. A fault of the data or the config is part of the program and happens again; a fault from outside,
@@ -29,7 +29,7 @@ from postmortem.live_state import digest
 from postmortem.program import FrameworkCheckpoints, Measured, Placeable, Program, State, next_index, select
 from postmortem.record import Recorder
 from postmortem.replay.active_changes import ActiveChanges
-from postmortem.replay.branch import branch, explained_write_errors
+from postmortem.replay.branch import copy_parent_run, explained_write_errors
 from postmortem.replay.build_program import build_program, read_saved_state, resume_program, set_recorded_threads
 from postmortem.replay.comparison import ReplayComparison, Tally, describe_other_arithmetic
 from postmortem.replay.result import RESULT_FILE, ReplayResult, to_json
@@ -70,13 +70,13 @@ def replay(
     run = open_run(spec.run) if run is None else run
     ranks = Ranks()
     recorded = RecordedRun(run, spec.attempt, ranks.rank)
-    entry_point = trusted_program(run.manifest.program, spec.program, trust=spec.trusted)
+    program_name = trusted_program(run.manifest.program, spec.program, trust=spec.trusted)
     if not 0 <= spec.from_step < spec.until:
         raise UsageError(f"steps {spec.from_step} to {spec.until}: there is no step to drive")
     checkpoint = find_checkpoint(recorded, spec)
-    driver = _ReplayDriver(spec, recorded, ranks, load_factory(entry_point), on_step, started, provenance)
-    branched_checkpoint = ranks.first_says(lambda: branch(recorded, spec, checkpoint))
-    return driver.run(branched_checkpoint)
+    driver = _ReplayDriver(spec, recorded, ranks, load_factory(program_name), on_step, started, provenance)
+    copied_checkpoint = ranks.run_on_rank_0(lambda: copy_parent_run(recorded, spec, checkpoint))
+    return driver.run(copied_checkpoint)
 
 
 class _ReplayDriver:
@@ -95,8 +95,8 @@ class _ReplayDriver:
         self._spec, self._recorded, self._ranks, self._factory = spec, recorded, ranks, factory
         self._on_step, self._started, self._provenance = on_step, started, provenance
         self._context = ReplayContext(recorded, spec.from_step, spec.until, self._load_state)
-        earlier = [phase for phase in recorded.phases if phase.from_step <= spec.from_step]
-        self._earlier_changes = tuple(change for phase in earlier for change in phase.changes)
+        earlier = [change_set for change_set in recorded.earlier_change_sets if change_set.from_step <= spec.from_step]
+        self._earlier_changes = tuple(change for change_set in earlier for change in change_set.changes)
         self._changes = ActiveChanges(spec.changes, self._context)
         self._comparison = ReplayComparison(recorded, spec.from_step, spec.until, ranks.world)
         self._first_step: float | None = None
@@ -119,11 +119,11 @@ class _ReplayDriver:
                     f"{spec.from_step}: its load_state_dict() does not restore the step"
                 )
             program = self._drive(program, recorder)
-            states = self._ranks.together(lambda: digest(program.state_dict()))
+            states = self._ranks.run_on_all_ranks(lambda: digest(program.state_dict()))
         seconds = time.perf_counter() - self._started
         startup = (self._first_step or time.perf_counter()) - self._started
-        arithmetic = self._ranks.together(lambda: describe_other_arithmetic(self._recorded, self._ranks.world))
-        compared = Tally.of_ranks(self._ranks.together(lambda: self._comparison.tally))
+        arithmetic = self._ranks.run_on_all_ranks(lambda: describe_other_arithmetic(self._recorded, self._ranks.world))
+        compared = Tally.of_ranks(self._ranks.run_on_all_ranks(lambda: self._comparison.tally))
         result = ReplayResult(
             out=spec.out,
             from_step=spec.from_step,
@@ -138,7 +138,7 @@ class _ReplayDriver:
                     key=lambda difference: (difference.step, IDENTITY_COLUMNS.index(difference.column)),
                 )
             ),
-            departed=dict(compared.departed),
+            departed=dict(compared.differing_rows),
             arithmetic=tuple(dict.fromkeys(chain.from_iterable(arithmetic))),
             state=states[0] if len(states) == 1 else digest(states),
             startup_s=round(startup, 3),
@@ -178,15 +178,15 @@ class _ReplayDriver:
             )
 
     def _drive(self, program: Program, recorder: Recorder) -> Program:
-        """Drive from one stop to the next: a stop is a resume or a phase of the run, or a step to save."""
+        """Drive from stop to stop: a resume of the run, the start of an earlier change set, or a step to save."""
         spec = self._spec
         steps = range(spec.from_step, spec.until)
         resumes = {resume.step: resume.parts for resume in self._recorded.resumes if resume.step in steps}
-        phases: dict[int, tuple[Change, ...]] = {}
-        for phase in self._recorded.phases:
-            if phase.from_step in steps:
-                phases[phase.from_step] = (*phases.get(phase.from_step, ()), *phase.changes)
-        later = {step for step in phases if step > spec.from_step}
+        earlier_change_sets: dict[int, tuple[Change, ...]] = {}
+        for change_set in self._recorded.earlier_change_sets:
+            if (step := change_set.from_step) in steps:
+                earlier_change_sets[step] = (*earlier_change_sets.get(step, ()), *change_set.changes)
+        later = {step for step in earlier_change_sets if step > spec.from_step}
         active: tuple[Change, ...] = (*self._earlier_changes, *spec.changes)
         stops = sorted({spec.from_step, *resumes, *later, *(s for s in spec.save_at if s < spec.until)})
         for number, stop in enumerate(stops):
@@ -195,10 +195,11 @@ class _ReplayDriver:
                     program, recorder, stop, resumes[stop], ActiveChanges(active, self._context)
                 )
             if stop == spec.from_step:
-                ActiveChanges(phases.get(stop, ()), self._context).begin(program)
+                ActiveChanges(earlier_change_sets.get(stop, ()), self._context).begin(program)
                 self._changes.begin(program)
             elif stop in later:
-                active, new = (*active, *phases[stop]), ActiveChanges(phases[stop], self._context)
+                beginning = earlier_change_sets[stop]
+                active, new = (*active, *beginning), ActiveChanges(beginning, self._context)
                 if new.reconfigures:
                     program = self._rebuild(program, ActiveChanges(active, self._context))
                 new.begin(program)

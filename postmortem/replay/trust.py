@@ -35,13 +35,13 @@ def trusted_program(named: str | None, given: str | None, *, trust: bool) -> str
 def import_notice(named: str | None, given: str | None, *, trust: bool) -> str:
     """Which program will be imported from where, to print before it happens; "" for this package's own lab. Raises
     UsageError as `trusted_program` does."""
-    entry_point = trusted_program(named, given, trust=trust)
-    return "" if entry_point == _OURS else f"{plain(entry_point)} {import_location(entry_point)}"
+    program_name = trusted_program(named, given, trust=trust)
+    return "" if program_name == _OURS else f"{plain(program_name)} {import_location(program_name)}"
 
 
-def import_location(entry_point: str) -> str:
+def import_location(program_name: str) -> str:
     """From where a program would be imported, found without importing anything."""
-    module = entry_point.partition(":")[0]
+    module = program_name.partition(":")[0]
     folders: list[str] | None = module_search_path()
     spec = None
     dotted = ""
@@ -54,9 +54,9 @@ def import_location(entry_point: str) -> str:
     return f"from {plain(spec.origin, 1000)}" if spec is not None and spec.origin else "from a package of no file"
 
 
-def program_source(entry_point: str) -> Path | None:
+def program_source(program_name: str) -> Path | None:
     """The file from which a program would be imported, found without importing anything."""
-    origin = import_location(entry_point).removeprefix("from ")
+    origin = import_location(program_name).removeprefix("from ")
     return Path(origin) if Path(origin).is_file() else None
 
 
@@ -66,16 +66,16 @@ def module_search_path() -> list[str]:
     return [working_directory, *(folder for folder in sys.path if folder not in ("", working_directory))]
 
 
-def load_factory(entry_point: str) -> ProgramFactory:
+def load_factory(program_name: str) -> ProgramFactory:
     """The factory, imported from `module_search_path`. Raises UsageError if the import fails for any reason."""
-    if entry_point != _OURS:  # for our own program, nothing of this directory is imported
+    if program_name != _OURS:  # for our own program, nothing of this directory is imported
         sys.path[:] = module_search_path()
     try:
-        return resolve(entry_point)
+        return resolve(program_name)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(
-            f"program {plain(entry_point)!r} no longer imports: {type(error).__name__}: {plain(error, 300)}. "
+            f"program {plain(program_name)!r} no longer imports: {type(error).__name__}: {plain(error, 300)}. "
             f"Fix it, or name another with --program (looked in {plain(Path.cwd(), 300)} first)"
         ) from error

@@ -21,7 +21,7 @@ PAST_BATCHES = 1000
 
 
 @dataclass(frozen=True)
-class Phase:
+class ChangeSet:
     """Changes that act from `from_step` on: those of the replay that wrote the run, or of a rollback in it."""
 
     from_step: int
@@ -172,24 +172,24 @@ class RecordedRun:
         return tuple(resumes)
 
     @property
-    def phases(self) -> tuple[Phase, ...]:
+    def earlier_change_sets(self) -> tuple[ChangeSet, ...]:
         """Changes that acted in the run itself, by step: those in its lineage, or else the skip windows of the
         rollbacks in its journal."""
         lineage = self.run.manifest.lineage or {}
         entries = lineage.get("phases")
         if isinstance(entries, list):
-            in_lineage = tuple(_read_phase(entry) for entry in cast(list[object], entries))
+            in_lineage = tuple(_read_change_set(entry) for entry in cast(list[object], entries))
             if self.attempt is None:
                 return in_lineage
             started = {_target_step(e) for e in self.run.journal if e.event == "rollback" and self._is_in_lineage(e)}
-            return tuple(phase for phase in in_lineage if phase.from_step in started)
-        phases: list[Phase] = []
+            return tuple(change_set for change_set in in_lineage if change_set.from_step in started)
+        change_sets: list[ChangeSet] = []
         for event in self._lineage_events:
             windows = event.keys.get("skip")
             if event.event == "rollback" and isinstance(windows, list) and windows:
                 skip = Change("skip", _skip_windows(event, cast(list[object], windows)))
-                phases.append(Phase(_target_step(event), (skip,)))
-        return tuple(phases)
+                change_sets.append(ChangeSet(_target_step(event), (skip,)))
+        return tuple(change_sets)
 
     def _is_in_lineage(self, event: Event) -> bool:
         return self.attempt is None or (step_number(event.keys.get("attempt")) or 0) <= self.attempt
@@ -211,7 +211,7 @@ def _skip_windows(event: Event, windows: list[object]) -> tuple[Window, ...]:
     return tuple(sound)
 
 
-def _read_phase(entry: object) -> Phase:
+def _read_change_set(entry: object) -> ChangeSet:
     fields = cast(Mapping[str, Any], entry) if isinstance(entry, Mapping) else {}
     step = step_number(fields.get("from_step"))
     if step is None:
@@ -220,7 +220,7 @@ def _read_phase(entry: object) -> Phase:
     try:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f'expected a list of texts, as in ["skip=312:512"], found {plain(texts, 60)}')
-        return Phase(step, tuple(map(Change.from_text, cast(list[str], texts))))
+        return ChangeSet(step, tuple(map(Change.from_text, cast(list[str], texts))))
     except ValueError as error:
         raise UnreadableInput(f"lineage: changes of a phase: {plain(error, 200)}.", file="run.json") from error
 

@@ -119,7 +119,12 @@ NAN = {"event": "nonfinite_parameters", "names": ["0.weight"]}
 TROUBLE: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
     "no checkpoints": (no_checkpoints, "checkpoint", "fail", "none found"),
     "cut short": (cut_short, "completeness", "warn", "1 of 4 cut short: rollback/step-00000010.dcp"),
-    "saving stopped": (saving_stopped, "checkpoint", "warn", "15 steps would be repeated; one was due every 10"),
+    "saving stopped": (
+        saving_stopped,
+        "checkpoint",
+        "warn",
+        "no usable one after step 20, although one was due every 10 steps; newest row 34: 15 steps would be repeated",
+    ),
     "NaN before": (journaled(**NAN, step=25), "finite", "fail", "from step 25 on, before the checkpoint"),
     "NaN after": (journaled(**NAN, step=33), "finite", "warn", "from step 33 on"),
 }

@@ -167,7 +167,7 @@ def test_a_plan_of_another_policy(call: Call, tmp_path: Path) -> None:
         **{"role": "rollback", "contents": "parameters", "every": 50, "keep": 2},
         **{"bytes_each": 4 * 10**9, "seconds": 2.0, "bytes": 8 * 10**9},
     }
-    assert "IS an optimizer reset" in made["advice"][0]
+    assert "resets the optimizer" in made["advice"][0]
     code, out, _ = call(*words[:-1])
     assert "a spike loses up to 50 steps before its onset, if it is noticed within 50 steps" in out
 

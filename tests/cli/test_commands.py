@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from postmortem.errors import UnreadableInput
 from postmortem.interventions import intervention_classes
 from tests.cli.conftest import Call
 from tests.report.factory import CASES, clean, several, spike
+from tests.samples import copy_of, sample
 
 
 @pytest.fixture
@@ -26,6 +28,7 @@ def diagnosed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     class Opened:
         def __init__(self, path: Path) -> None:
             self.path = path
+            self.root = None
 
     def as_case(name: str) -> None:
         def diagnose(run: Opened, *, text: bool = True, mode: str = "all", baseline: Opened | None = None) -> Any:
@@ -48,6 +51,27 @@ def test_draft_writes_report_and_lesson_and_says_where(
     assert (tmp_path / "metrics.postmortem" / "diagnosis.json").is_file()
     assert "metrics.postmortem/report.md" in (tmp_path / "lessons.md").read_text(encoding="utf-8")
     assert call("draft", "metrics.csv")[1].endswith("report  metrics.postmortem/report.md\n")
+
+
+def test_draft_ends_with_the_command_that_tests_the_cause_and_then_the_remedy(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of("19-spike-001", tmp_path / "spike")
+    original = pipeline.diagnose
+    assert call("draft", "spike")[1].endswith("\nnext    postmortem prove spike\n")
+    assert "next " not in call("draft", "spike", "--mode", "watchdog")[1], "its incidents have other numbers"
+    assert "next " not in call("draft", sample("19-clean-001"), "--out", "clean")[1]
+    code, out, err = call("draft", "spike", "--json")
+    assert code == 0 and "postmortem prove" not in err and json.loads(out)
+
+    def confirmed(*args: Any, **kwargs: Any) -> Any:
+        diagnosis = original(*args, **kwargs)
+        incident = replace(diagnosis.incidents[0], verdict="confirmed", proof="it was shown")
+        return replace(diagnosis, incidents=(incident, *diagnosis.incidents[1:]))
+
+    monkeypatch.setattr(pipeline, "diagnose", confirmed)
+    assert call("draft", "spike")[1].endswith("\nnext    postmortem verify spike/postmortem/diagnosis.json\n")
+    assert "next " not in call("draft", "spike", "--out", "elsewhere")[1], "verify needs the run beside the diagnosis"
 
 
 def test_json_is_alone_on_stdout_and_writes_nothing(

@@ -189,7 +189,7 @@ class TestBisect:
         code, out, _ = call("bisect", "run", "--trust", "--window", "108:112", "--no-rows")
         assert code == 0 and driver.driven == driven, "it goes on with what is done"
         assert "next    postmortem replay run --skip 110:111" in out
-        assert f"cost    {result['probes']} probes for 4 batches; " in out
+        assert f"cost    {result['probes']} trials for 4 batches; " in out
 
     def test_a_window_without_the_culprit(self, call: Call, driver: Driver, run: Path) -> None:
         code, _, err = call("bisect", "run", "--trust", "--window", "111:114")

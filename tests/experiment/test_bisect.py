@@ -98,7 +98,7 @@ class TestSearch:
     def test_the_batch_and_its_rows(self, in_process: Driver, rogue_run: Path) -> None:
         search = self.search(rogue_run, (104, 120))
         told: list[tuple[str, str]] = []
-        search.on_probe = lambda name, text: told.append((name, text))
+        search.on_trial = lambda name, text: told.append((name, text))
         found = search.find_culprits(count_suspect_rows(search.target))
         assert (found.batches, found.rows) == ((AT,), (2, 5))
         assert "110" in found.text and found.text.endswith("caused it, through its rows 2, 5")

@@ -47,7 +47,9 @@ def incident(*hypotheses: Hypothesis, skip: tuple[int, int] | None = (312, 313))
 
 
 def every(plan: Design) -> list[Arm]:
-    return list(dict.fromkeys([*plan.placebos, *plan.cross, *(arm for test in plan.tests for arm in test.arms)]))
+    return list(
+        dict.fromkeys([*plan.placebos, *plan.data_state_arms, *(arm for test in plan.tests for arm in test.arms)])
+    )
 
 
 def span(arm: Arm) -> tuple[int, int]:
@@ -61,13 +63,13 @@ class TestPlan:
         plan = design_experiment(incident(of("long_tail_tokens"), of("garbage_data")), from_step=300, independent=apart)
         assert plan.window == (312, 313)
         assert plan.first == 312 - 1 - 2 - LEAD_STEPS
-        assert plan.lead == (300 if apart else plan.first)
+        assert plan.arms_start == (300 if apart else plan.first)
         assert [str(arm.changes[0]) for arm in plan.placebos] == ["skip=311:312", "skip=310:311", "noise=1"]
-        assert [str(arm.changes[0]) for arm in plan.cross] == ["replace=312:313", "move=312:313@353"]
-        assert plan.cross[1].moved_to == 353 and plan.until > 353 + NEAR
+        assert [str(arm.changes[0]) for arm in plan.data_state_arms] == ["replace=312:313", "move=312:313@353"]
+        assert plan.data_state_arms[1].moved_to == 353 and plan.until > 353 + NEAR
         names = [str(change) for arm in plan.tests[0].arms for change in arm.changes]
         assert names == ["mask=312:313", "replace=312:313", "move=312:313@353"]
-        assert plan.tests[0].arms[1] is plan.cross[0], "one replay answers several questions"
+        assert plan.tests[0].arms[1] is plan.data_state_arms[0], "one replay answers several questions"
 
     @given(st.integers(0, 400), st.integers(0, 60), st.integers(1, 40), st.integers(0, 20), st.booleans())
     def test_whatever_the_incident(self, start: int, ahead: int, length: int, peak: int, apart: bool) -> None:
@@ -80,7 +82,7 @@ class TestPlan:
             peak_step=onset + peak,
         )
         plan = design_experiment(found, from_step=start, independent=apart)
-        assert start <= plan.lead <= plan.first <= onset
+        assert start <= plan.arms_start <= plan.first <= onset
         assert plan.until > max(onset + NEAR, onset + length + AWAY + NEAR)
         assert len(plan.placebos) >= 3 and all(arm.role == "R2" for arm in plan.placebos)
         skips = [span(arm) for arm in plan.placebos if arm.changes[0].name == "skip"]
@@ -89,7 +91,7 @@ class TestPlan:
         for first, last in skips:
             assert last - first == min(length, MAX_PLACEBO_BATCHES)
             assert last <= window[0], "a placebo leaves the suspect data alone, and lies where it could cure"
-            assert first >= plan.lead, "and skips what is still to come"
+            assert first >= plan.arms_start, "and skips what is still to come"
 
     def test_folders_are_told_apart_and_are_names(self) -> None:
         plan = design_experiment(incident(*(of(cause.slug) for cause in PREDICTING[:MAX_TESTS])), from_step=300)
@@ -104,8 +106,8 @@ class TestPlan:
     def test_early_arms_begin_at_the_checkpoint(self) -> None:
         plan = design_experiment(incident(of("lr_too_high")), from_step=300)
         early, late = plan.tests[0].arms[0], plan.tests[0].arms[-1]
-        assert (plan.start(early), plan.start(late)) == (300, plan.lead)
-        assert plan.steps(early) - plan.steps(late) == plan.lead - 300
+        assert (plan.start(early), plan.start(late)) == (300, plan.arms_start)
+        assert plan.steps(early) - plan.steps(late) == plan.arms_start - 300
 
     def test_without_a_skip_window_the_best_hypothesis_says_what_is_suspect(self) -> None:
         assert design_experiment(incident(of("optimizer_reset"), skip=None), from_step=300).window == (312, 313)

@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.experiment.design import design_experiment
 from postmortem.experiment.export import JOBS, SCRIPT, export_jobs
-from postmortem.experiment.prove import ExperimentRun, prove
+from postmortem.experiment.prove import ExperimentDriver, prove
 from postmortem.experiment.target import ExperimentTarget, find_target
 from postmortem.replay.run_replay import replay
 from postmortem.replay.spec import read_spec
@@ -25,9 +25,9 @@ from tests.replays import Driver
 pytestmark = pytest.mark.heavy
 
 
-def bench(about: ExperimentTarget, *, collect: bool = False) -> ExperimentRun:
+def bench(about: ExperimentTarget, *, collect: bool = False) -> ExperimentDriver:
     about = replace(about, collect=collect)
-    return ExperimentRun(
+    return ExperimentDriver(
         about,
         design_experiment(about.incident, from_step=about.from_step, independent=about.folder.name != "prove-110"),
     )

@@ -108,6 +108,9 @@ class TestLook:
         measure = judge(tmp_path, bad(height=2.45))
         seen = judge_replay(measure, written(tmp_path, "arm", risen), 100)
         assert seen.incident is None and seen.excess is not None and seen.excess > CURED_SHARE and not seen.cured
+        assert seen.text.startswith("no incident detected, but excess loss ") and seen.text.endswith(
+            "; the limit is 10 %"
+        )
 
     def test_an_incident_just_before_the_onset_is_its_own_and_one_long_after_is_another(self, tmp_path: Path) -> None:
         measure = judge(tmp_path, bad())

@@ -14,7 +14,7 @@ import pytest
 
 from postmortem.arithmetic import Arithmetic
 from postmortem.change import Change
-from postmortem.experiment.pool import RESULT_FILE, ReplayOutcome, default_workers, read_finished, run_replays
+from postmortem.experiment.pool import RESULT_FILE, FinishedReplay, default_workers, read_finished, run_replays
 from postmortem.replay.spec import ReplaySpec
 from postmortem.sources import open_run
 from tests.makers import write_run
@@ -87,7 +87,7 @@ class TestWhatComesThrough:
         log = tmp_path / "log"
         act(acting, f"echo + >> {log}", "sleep 0.1", f"echo - >> {log}", "exit 2")
         specs = [spec(tmp_path, name) for name in "abcd"]
-        heard: list[ReplayOutcome] = []
+        heard: list[FinishedReplay] = []
         every = run_replays(specs, workers=2, on_done=heard.append)
         assert [done.spec for done in every] == specs
         assert sorted(done.spec.out for done in heard) == [one.out for one in specs]
@@ -100,7 +100,7 @@ class TestWhatComesThrough:
     def test_an_error_of_whoever_listens_leaves_no_process(self, acting: Path, tmp_path: Path) -> None:
         act(acting, f'case "$(cat $1)" in *slow*) echo $$ > {tmp_path}/pid; exec sleep 60;; esac', "sleep 0.2; exit 2")
 
-        def listen(done: ReplayOutcome) -> None:
+        def listen(done: FinishedReplay) -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):

@@ -16,8 +16,8 @@ from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Prediction
 from postmortem.errors import PostmortemError, UsageError
 from postmortem.experiment.design import MAX_TESTS, design_experiment
-from postmortem.experiment.pool import ReplayOutcome
-from postmortem.experiment.prove import ExperimentRun, prove
+from postmortem.experiment.pool import FinishedReplay
+from postmortem.experiment.prove import ExperimentDriver, prove
 from postmortem.experiment.target import ExperimentTarget
 from postmortem.pipeline import detect
 from postmortem.replay.result import Difference, ReplayResult
@@ -53,24 +53,24 @@ class Written(ExperimentTarget):
     driven: list[str] = field(default_factory=list[str])
 
     def drive(
-        self, specs: Sequence[ReplaySpec], on_done: Callable[[ReplayOutcome], None] | None = None
-    ) -> list[ReplayOutcome]:
+        self, specs: Sequence[ReplaySpec], on_done: Callable[[FinishedReplay], None] | None = None
+    ) -> list[FinishedReplay]:
         every = [self._write(spec) for spec in specs]
         if on_done is not None:
             for done in every:
                 on_done(done)
         return every
 
-    def _write(self, spec: ReplaySpec) -> ReplayOutcome:
+    def _write(self, spec: ReplaySpec) -> FinishedReplay:
         out = Path(spec.out)
         self.driven.append(out.name)
         world = self.world(spec)
         if world not in ("there", "calm", "finite", "moved"):
-            return ReplayOutcome(spec, None, world, 2)
+            return FinishedReplay(spec, None, world, 2)
         if not out.exists():
             write_run(out, {"loss": curve(world, broken=self.broken)}, batches={"batch_index": list(range(UNTIL))})
         parts = () if world == "there" and not self.arithmetic else (Difference("loss", ONSET, 5.0, 2.3),)
-        return ReplayOutcome(spec, replayed(spec, parts, self.arithmetic))
+        return FinishedReplay(spec, replayed(spec, parts, self.arithmetic))
 
 
 def replayed(spec: ReplaySpec, differences: tuple[Difference, ...], arithmetic: tuple[str, ...]) -> ReplayResult:
@@ -91,7 +91,7 @@ def replayed(spec: ReplaySpec, differences: tuple[Difference, ...], arithmetic: 
     )
 
 
-def bench(folder: Path, world: World, *hypotheses: Any, **more: Any) -> ExperimentRun:
+def bench(folder: Path, world: World, *hypotheses: Any, **more: Any) -> ExperimentDriver:
     """An experiment on a spike at 312 under these hypotheses."""
     broken = bool(more.get("broken"))
     loss = curve("there", broken=broken)
@@ -111,7 +111,7 @@ def bench(folder: Path, world: World, *hypotheses: Any, **more: Any) -> Experime
         world=world,
         **more,
     )
-    return ExperimentRun(made, design_experiment(about, from_step=START))
+    return ExperimentDriver(made, design_experiment(about, from_step=START))
 
 
 def told(spec: ReplaySpec | Experiment) -> str:
@@ -199,7 +199,7 @@ class TestDecision:
         (mask,) = [one for one in proof.experiments if told(one) == "mask=312:313"]
         assert (mask.outcome, mask.tests) == ("cured", ("long_tail_tokens", "garbage_data"))
         assert (mask.run, mask.seconds) == ("replays/R1-mask-312-313", 1.5)
-        assert mask.steps == made.design.until - made.design.lead
+        assert mask.steps == made.design.until - made.design.arms_start
         (move,) = [one for one in proof.experiments if one.outcome == "follows"]
         assert "where the data are consumed now (step 353): loss spike at step 353" in move.text
         begun = [name for name, text in heard if not text]
@@ -320,8 +320,8 @@ def test_an_older_incident_is_not_the_one_that_is_tested(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("tests.experiment.test_prove.curve", with_an_older_spike)
     made = bench(tmp_path, TAIL, *map(of, RIVALS))
-    apart = ExperimentRun(made.target, design_experiment(made.target.incident, from_step=START, independent=True))
-    assert apart.design.lead == START < apart.design.first
+    apart = ExperimentDriver(made.target, design_experiment(made.target.incident, from_step=START, independent=True))
+    assert apart.design.arms_start == START < apart.design.first
     proof = prove(apart)
     assert (proof.verdict, proof.cause) == ("confirmed", "long_tail_tokens"), proof.text
 
@@ -333,7 +333,7 @@ class TestOtherArithmetic:
 
     def proof(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, noise: str = "there"
-    ) -> tuple[ExperimentRun, Proof]:
+    ) -> tuple[ExperimentDriver, Proof]:
         plain_curve = curve
 
         def raised(world: str, *, broken: bool = False) -> np.ndarray:

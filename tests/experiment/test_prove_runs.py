@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem.experiment.design import design_experiment
-from postmortem.experiment.prove import ExperimentRun, prove
+from postmortem.experiment.prove import ExperimentDriver, prove
 from postmortem.experiment.target import NULL, find_target
 from postmortem.lab import make_run
 from tests.replay.rogue_program import hit, misreport, record
@@ -19,9 +19,9 @@ from tests.samples import copy_of
 pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 
 
-def bench_of(run: Path) -> ExperimentRun:
+def bench_of(run: Path) -> ExperimentDriver:
     about = find_target(run, "prove", trusted=True)
-    return ExperimentRun(about, design_experiment(about.incident, from_step=about.from_step))
+    return ExperimentDriver(about, design_experiment(about.incident, from_step=about.from_step))
 
 
 class TestRuns:

@@ -84,7 +84,7 @@ def test_an_alarm_opens_an_incident_and_dense_sampling(tmp_path: Path) -> None:
         for step in range(300):
             norm = float(np.exp(0.3 * rng.normal()))
             rec.log(step, loss=rng.normal(2.0, 0.02) + 4.0 * (200 <= step < 205), grad_norm=norm)
-            if rec.moving:
+            if rec.something_moved_recently:
                 moving.append(step)
     assert moving == list(range(200, 250))
     incidents = [event for event in open_run(tmp_path / "run").journal if event.event == "incident"]

@@ -81,12 +81,12 @@ def test_a_non_finite_row_is_on_disk_before_log_returns(tmp_path: Path, bad: flo
         assert journal(tmp_path / "run")[-1] | {"time": 0} == {
             "event": "incident", "step": 1, "time": 0, "kind": "nonfinite", "columns": ["loss"]
         }  # fmt: skip
-        assert rec.moving
+        assert rec.something_moved_recently
         time.sleep(0.2)  # the background thread was woken, too
         for step in range(2, 200):  # it stays so: one write and one incident, not two hundred
             rec.log(step, loss=bad)
         assert len(tail_rows(tmp_path / "run")) == 2
-        assert not rec.moving
+        assert not rec.something_moved_recently
     loss = open_run(tmp_path / "run").series("loss")
     assert loss is not None and len(loss) == 200 and not np.isfinite(loss.value[1:]).any()
     assert [event["event"] for event in journal(tmp_path / "run")].count("incident") == 1

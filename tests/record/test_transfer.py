@@ -141,7 +141,7 @@ def test_a_nan_on_a_device_is_found_soon_after_it_arrives(tmp_path: Path, device
         rec.log(1, loss=far(math.nan), lr=0.1)
         device.happened.set()
         started = time.monotonic()
-        _wait_for(lambda: '"NaN"' in _tail(tmp_path / "run") and rec.moving)
+        _wait_for(lambda: '"NaN"' in _tail(tmp_path / "run") and rec.something_moved_recently)
         assert time.monotonic() - started < 5
         _wait_for(lambda: '"incident"' in (tmp_path / "run" / "journal.jsonl").read_text())
     ids = open_run(tmp_path / "run").labels("token_ids")

@@ -63,7 +63,7 @@ class Sink:
     """A recorder that keeps its rows."""
 
     def __init__(self) -> None:
-        self.moving = False
+        self.something_moved_recently = False
         self.logged: int | None = None
         self.rows: dict[int, dict[str, Any]] = {}
         self._pending: dict[str, Any] = {}
@@ -242,7 +242,7 @@ def test_every_step_is_sampled_while_something_moves() -> None:
     optimizer = torch.optim.AdamW(model.parameters())
 
     def moves(step: int) -> None:
-        sink.moving = 4 <= step < 7
+        sink.something_moved_recently = 4 <= step < 7
 
     with Watch(sink, model, optimizer, norms_every=100, hash_every=0):
         _train(model, optimizer, sink, range(1, 12), moves)

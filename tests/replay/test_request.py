@@ -193,11 +193,11 @@ def test_a_lineage_that_tells_no_changes_is_one_message(tmp_path: Path, changes:
     lineage = {"run": "x", "from_step": 4, "phases": [{"from_step": 4, "changes": changes}]}
     run = edited(small_run(tmp_path / "run"), tmp_path / "other", lambda manifest: manifest.update(lineage=lineage))
     with pytest.raises(UnreadableInput, match=r"run\.json: lineage: changes of a phase: expected a list of texts"):
-        _ = RecordedRun(open_run(run)).phases
+        _ = RecordedRun(open_run(run)).earlier_change_sets
 
 
 def test_a_lineage_without_a_step_is_one_message(tmp_path: Path) -> None:
     lineage = {"run": "x", "from_step": 4, "phases": [{"changes": ["skip=1:2"]}]}
     run = edited(small_run(tmp_path / "run"), tmp_path / "other", lambda manifest: manifest.update(lineage=lineage))
     with pytest.raises(UnreadableInput, match="a phase without the step from which it acts"):
-        _ = RecordedRun(open_run(run)).phases
+        _ = RecordedRun(open_run(run)).earlier_change_sets

@@ -70,20 +70,20 @@ class LightningLoop(FrameworkLoop):
         if trainer.world_size > 1:
             raise UsageError("a Lightning Trainer of several processes cannot be replayed: give it devices=1")
         _disable_saving_and_logging(trainer)
-        fed_data = _FedData(trainer)
-        collector, feed = RowCollector(), BatchFeed(fed_data.before_batch)
-        self._trainer, self._module, self._fed_data = trainer, module, fed_data
+        replaced_loader = _ReplacedLoader(trainer)
+        collector, feed = RowCollector(), BatchFeed(replaced_loader.before_batch)
+        self._trainer, self._module, self._replaced_loader = trainer, module, replaced_loader
         self._callback = _ReplayCallback(collector)
         cast(Any, trainer).callbacks.append(self._callback)
-        replaced: Any = None
+        train_loader: Any = None
         if train_dataloaders is not None:
-            replaced = fed_data.replace_loader(feed, train_dataloaders)
+            train_loader = replaced_loader.replace(feed, train_dataloaders)
         else:
             owner: Any = module if datamodule is None else datamodule
             original = owner.train_dataloader
-            vars(owner)["train_dataloader"] = lambda: fed_data.replace_loader(feed, original())
+            vars(owner)["train_dataloader"] = lambda: replaced_loader.replace(feed, original())
         self._fit: dict[str, Any] = {
-            "train_dataloaders": replaced, "val_dataloaders": val_dataloaders, "datamodule": datamodule,
+            "train_dataloaders": train_loader, "val_dataloaders": val_dataloaders, "datamodule": datamodule,
         }  # fmt: skip
         self._unreachable_step: int | None = None  # the step of a loaded state, if the loop cannot go there
         super().__init__(feed, collector)
@@ -120,7 +120,7 @@ class LightningLoop(FrameworkLoop):
 
     @property
     def _data(self) -> LoaderBatches:
-        return self._fed_data.data
+        return self._replaced_loader.data
 
     @property
     def _model(self) -> nn.Module:
@@ -175,8 +175,8 @@ class LightningLoop(FrameworkLoop):
         return total / len(parts)
 
 
-class _FedData:
-    """Finds the batches of the Trainer's loader, which a feed replaces."""
+class _ReplacedLoader:
+    """The Trainer's own loader, in whose place a `BatchFeed` gives the Trainer its batches."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -203,7 +203,7 @@ class _FedData:
         if data.draws and self._trainer.global_step % (data.updates_per_epoch or _ENDLESS) == 0:
             draw_seed()
 
-    def replace_loader(self, feed: BatchFeed, loader: Any) -> DataLoader[Any]:
+    def replace(self, feed: BatchFeed, loader: Any) -> DataLoader[Any]:
         """The loader that the Trainer gets instead of `loader`. Raises UsageError if that is no DataLoader."""
         if not isinstance(loader, DataLoader):
             raise UsageError(f"the training data are a {type(loader).__name__}, but a replay needs one DataLoader")

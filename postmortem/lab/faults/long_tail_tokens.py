@@ -11,4 +11,4 @@ def _fill_plan(plan: FaultPlan) -> None:
     plan.parameters = {"rare_sentences": sentences}
 
 
-FAULT = Fault("long_tail_tokens", "one batch concentrates rare word pieces", _fill_plan)
+FAULT = Fault("long_tail_tokens", "one batch contains many rare word pieces", _fill_plan)

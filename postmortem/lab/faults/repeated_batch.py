@@ -11,4 +11,4 @@ def _fill_plan(plan: FaultPlan) -> None:
     plan.parameters = {"repeats": length + 1, "first_repeat": plan.at + 1}
 
 
-FAULT = Fault("repeated_batch", "the loader repeats one batch 21 to 61 times", _fill_plan)
+FAULT = Fault("repeated_batch", "the loader hands out one batch 21 to 61 times in a row", _fill_plan)
