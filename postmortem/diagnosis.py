@@ -1,4 +1,4 @@
-"""The diagnosis of a run: the records that every report is rendered from, and their versioned JSON.
+"""Defines the diagnosis of a run: the records that every report is rendered from, and their versioned JSON.
 
 Weights are log-odds. A cause's score is its prior plus the weights of its evidence; `rank` turns the scores of all
 causes, and of `unknown`, into probabilities by softmax. `docs/diagnosis.md` documents every key.
@@ -21,6 +21,8 @@ from postmortem.text import count, plain, row_range
 
 SCHEMA_VERSION = 2
 UNKNOWN = "unknown"
+MEAN_ROWS = 50  # a fixed run is judged by the mean of its loss over as many rows: single rows are too noisy
+STRONG, MODERATE = 0.8, 0.4  # shares from which a hypothesis is called so
 
 Verdict = Literal["no_incident", "undecided", "supported", "confirmed", "refuted", "interaction", "not_reproducible"]
 Strength = Literal["strong", "moderate", "weak"]
@@ -29,7 +31,7 @@ Figure = float | int | str | None
 
 @dataclass(frozen=True)
 class Symptom:
-    """One line of §1: a number with its origin, or the reason why there is none."""
+    """One line of §1 of the report: a number with its origin, or the reason why there is none."""
 
     key: str
     label: str
@@ -132,7 +134,7 @@ class Hypothesis:
     score: float
     strength: Strength
     supported_by: tuple[int, ...] = ()  # panel numbers, strongest first
-    ruled_out_by: tuple[int, ...] = ()
+    ruled_out_by: tuple[int, ...] = ()  # panels that count against it, though they need not rule it out
     indistinguishable_from: tuple[str, ...] = ()
     predictions: tuple[Prediction, ...] = ()  # what replays would have to show
 
@@ -160,7 +162,8 @@ class VerificationCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """§6: re-run with `seed`, the loss within `epsilon` nats of the pre-incident baseline through `through_step`."""
+    """§6 of the report: a run with `seed`, whose mean loss over `MEAN_ROWS` rows stays at or below `baseline_loss` +
+    `epsilon` (nats) through `through_step`, and which passes `checks`."""
 
     seed: int | None
     epsilon: float | None
@@ -313,4 +316,4 @@ def rank(scores: Mapping[str, float]) -> dict[str, float]:
 
 def strength(probability: float) -> Strength:
     """The word that people read instead of a probability, because it is not calibrated yet."""
-    return "strong" if probability >= 0.8 else "moderate" if probability >= 0.4 else "weak"
+    return "strong" if probability >= STRONG else "moderate" if probability >= MODERATE else "weak"

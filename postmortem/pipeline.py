@@ -11,10 +11,10 @@ from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from postmortem import diagnosis
-from postmortem.assess.experiments import suspect_for
-from postmortem.assess.proof import Proof, load_proofs
 from postmortem.assess.run_facts import run_facts
 from postmortem.assess.samples import samples
+from postmortem.assess.stored_proofs import Proof, load_proofs
+from postmortem.assess.suspect import suspect_for
 from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
 from postmortem.assess.weighing import leading_cause, panel_verdict, rank_causes, weigh
@@ -180,7 +180,9 @@ def _incident(weighed: _Weighed, ident: int, proof: Proof | None) -> diagnosis.I
     if proof is not None and proof.text:  # replays outweigh panels
         verdict = proof.verdict
         cause = next((confirmed for confirmed in causes() if confirmed.slug == proof.cause), cause)
-    window = case.batch_window(cause.skip_rows(case, observed) if cause and cause.skip_rows else None)
+    window = case.batch_window(
+        cause.suspect_batch_count(case, observed) if cause and cause.suspect_batch_count else None
+    )
     proven = proof is not None and bool(proof.cause)
     known = cause if cause is not None and (proven or verdict == "supported") else None
     return diagnosis.Incident(
@@ -198,13 +200,13 @@ def _incident(weighed: _Weighed, ident: int, proof: Proof | None) -> diagnosis.I
         evidence=weighed.evidence,
         hypotheses=ranked,
         panels=weighed.readings,
-        root_cause=known.sentence(case, observed) if known else "",
+        root_cause=known.root_cause_sentence(case, observed) if known else "",
         not_known="" if known else why_not_known(case, ranked, proof.text if proof else ""),
         watch=watch_advice(case),
         changes=known.remedies(case, observed) if known else cautious_remedies(case, cause, window),
         verification=verification(case),
         lesson=known.lesson if known else lesson_without_cause(case, cause),
-        skip_window=None if known is not None and known.skip_rows is None else window,
+        skip_window=None if known is not None and known.suspect_batch_count is None else window,
         checkpoint=_relative(case.run, case.checkpoint.path) if case.checkpoint else "",
         remedy=known.fix(suspect_for(case, known, observed)) if known and known.fix else None,
         experiments=proof.experiments if proof else (),

@@ -72,9 +72,9 @@ CAUSE = Cause(
     title="Boiler",
     prior=-3.0,
     weights={"pressure.high": 6.0},
-    sentence=lambda case, observed: "The boiler was too hot.",
+    root_cause_sentence=lambda case, observed: "The boiler was too hot.",
     remedies=lambda case, observed: (Remedy("Open the valve."),),
-    replay="Open the valve and drive again.",
+    proof_text="Open the valve and drive again.",
     lesson="Watch the valve.",
     doc=__doc__,
 )

@@ -52,6 +52,16 @@ def test_worked_example_is_a_long_tail_batch(tmp_path: Path) -> None:
     assert [t.text for t in worst.samples[0].tokens if t.marked].count("tten") == 2
 
 
+def test_a_gradient_norm_from_another_step_says_what_it_is(tmp_path: Path) -> None:
+    columns = healthy()
+    columns["loss"][300:310] += 2
+    columns["grad_norm"][300:303] *= (4, 9, 49)
+    worst = of(write_run(tmp_path / "run", columns)).incidents[0]
+    norm = next(s for s in worst.symptoms if s.key == "grad_norm")
+    assert (worst.onset_step, norm.step) == (300, 302)
+    assert "(largest around the spike; rolling baseline " in norm.text
+
+
 def test_a_healthy_run_is_no_incident(tmp_path: Path) -> None:
     d = of(write_run(tmp_path / "run", healthy(), batches=healthy_batches()))
     assert d.verdict == "no_incident"

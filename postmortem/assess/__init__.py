@@ -1,1 +1,4 @@
-"""Works out the parts of a diagnosis from one incident: symptoms, weighed evidence, verification, samples, proof."""
+"""Works out the parts of a diagnosis from one incident, and stores and loads what replays proved about it.
+
+The parts are symptoms, weighed evidence, suspect batches, verification, samples, and sentences without a cause.
+"""

@@ -117,8 +117,11 @@ def _grad_norm(case: Case) -> Symptom:
         )
     worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
     value, usual = float(near.value[worst]), case.level("grad_norm")
-    baseline = f" (rolling baseline {usual:.3g})" if usual is not None else ""
-    return Symptom(key, label, value, int(near.step[worst]), _origin(case, "grad_norm"), number(value) + baseline)
+    step, size = int(near.step[worst]), "largest" if math.isfinite(value) else "first non-finite value"
+    notes = [] if step == case.onset else [f"{size} around {_noun(case)}"]
+    notes += [] if usual is None else [f"rolling baseline {usual:.3g}"]
+    text = number(value) + (f" ({'; '.join(notes)})" if notes else "")
+    return Symptom(key, label, value, step, _origin(case, "grad_norm"), text)
 
 
 def _lr(case: Case) -> Symptom:
@@ -179,7 +182,7 @@ def _tokens(case: Case) -> Symptom:
     names = Counter(case.piece(int(i)).strip("“”") for i in ids)
     listed = ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in names.most_common(6))
     rare_tokens = f"; {number(d.value)} rare tokens instead of the usual {number(d.baseline)}" if flagged and d else ""
-    text = (f"highest loss: {listed}" if flagged else f"none flagged (highest loss: {listed})") + rare_tokens
+    text = (f"highest loss: {listed}" if flagged else f"none unusual (highest loss: {listed})") + rare_tokens
     return Symptom(
         key, label, listed if flagged else "none flagged", case.onset, _origin(case, "worst_token_ids"), text
     )

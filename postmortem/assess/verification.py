@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from postmortem.assess.symptoms import EMA_ROWS, loss_before
+from postmortem.assess.symptoms import loss_before
 from postmortem.case import Case
-from postmortem.diagnosis import Verification, VerificationCheck
+from postmortem.diagnosis import MEAN_ROWS, Verification, VerificationCheck
 from postmortem.run import Run
 from postmortem.stats import noise_sigma
 from postmortem.text import number
@@ -19,9 +19,9 @@ THROUGH_ROWS = 200  # rows after the incident that a fixed run is checked over
 
 
 def verification(case: Case) -> Verification:
-    """Seed, ε, through step T, the loss at the onset and the largest gradient norm around it.
+    """§6 of the report: seed, ε, through step T, the loss at the onset and the largest gradient norm around it.
 
-    ε is three robust sigmas of the loss before the incident: a fixed run stays within the noise.
+    ε is three robust sigmas of the loss before the incident: a fixed run stays at most that far above its baseline.
     """
     end = (case.incident.recovery_step or case.incident.peak_step) + THROUGH_ROWS * case.row_step
     through = int(min(end, max(int(case.run.row_steps[-1]), case.incident.peak_step)))
@@ -61,7 +61,10 @@ def _noise(case: Case) -> float | None:
 
 @dataclass(frozen=True)
 class Result:
-    """One figure of §6 checked in a run. `measured` is None where the run did not log it, which is not a pass."""
+    """One figure of §6 of the report, checked in a run.
+
+    `measured` is None where the run did not log it, which is not a pass.
+    """
 
     text: str
     measured: float | None
@@ -74,8 +77,8 @@ RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operat
 def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, ...]:
     """Each expected figure with the worst value in its window of `run`.
 
-    The loss curve is the 50-row mean from the onset through `through_step`. It may be below the baseline: a run that
-    trains better does not fail.
+    The loss is checked as its 50-row mean from the onset through `through_step`. Only an upper limit is checked: a run
+    that trains better than the baseline does not fail.
     """
     results: list[Result] = []
     if expected.seed is not None and run.manifest.seed is not None:
@@ -84,9 +87,12 @@ def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, .
         limit = expected.baseline_loss + expected.epsilon
         series = run.series("loss")
         inside = np.empty(0) if series is None else series.window(onset_step, expected.through_step + 1).value
-        rows = max(1, min(EMA_ROWS, inside.size))
+        rows = min(MEAN_ROWS, inside.size) or MEAN_ROWS
         worst = float(np.convolve(inside, np.full(rows, 1 / rows), "valid").max()) if inside.size else None
-        text = f"loss curve at most {number(limit)} from step {onset_step} through {expected.through_step}"
+        text = (
+            f"{rows}-row mean of the loss at or below {number(limit)} from step {onset_step} through "
+            f"{expected.through_step}"
+        )
         results.append(Result(text, worst, worst is not None and worst <= limit))
     last = int(run.row_steps[-1]) if run.row_steps.size else -1
     if last < expected.through_step:

@@ -11,7 +11,7 @@ from postmortem.diagnosis import UNKNOWN, Evidence, Hypothesis, Prediction, Verd
 UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here", which every cause has to beat
 SUPPORTED_SHARE = 0.61  # the best cause must have more than this share, or the tool abstains
 SUPPORTED_WEIGHT = 2.0  # … and at least one observation alone must give it this weight
-FAVORS, RULES_OUT = 0.3, 1.5  # log-odds from which a panel counts as supporting a cause, or as speaking against it
+FAVORS, COUNTS_AGAINST = 0.3, 1.5  # log-odds from which a panel counts as supporting a cause, or as counting against it
 ALIKE = 0.7  # log-odds: rivals this close to the best predict the panels equally well
 
 
@@ -70,11 +70,11 @@ def leading_cause(ranked: Sequence[Hypothesis]) -> Cause | None:
 
 
 def _panels(evidence: Sequence[Evidence], cause: str, sign: int) -> tuple[int, ...]:
-    """Panels that speak for (sign +1) or against (−1) a cause on balance, strongest first."""
+    """Panels that count for (sign +1) or against (−1) a cause on balance, strongest first."""
     balance: dict[int, float] = {}
     for e in evidence:
         balance[e.panel] = balance.get(e.panel, 0.0) + sign * e.weights.get(cause, 0.0)
-    threshold = FAVORS if sign > 0 else RULES_OUT
+    threshold = FAVORS if sign > 0 else COUNTS_AGAINST
     return tuple(sorted((p for p, weight in balance.items() if weight >= threshold), key=lambda p: -balance[p]))
 
 

@@ -1,4 +1,4 @@
-"""Sentences for an incident whose cause is unknown: why it is unknown, what to do next, and what to watch."""
+"""Writes sentences for an incident whose cause is unknown: why it is unknown, what to do next, and what to watch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def why_not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> 
     lead = f"the evidence is too weak to choose; {names} {'lead' if close else 'leads'}"
     absent = [c for c in DECISIVE if c not in case.run.columns]
     log = f" Log {', '.join(absent[:4])} next time." if absent else ""
-    return f"Not known yet: {lead}. The replay that would decide: {by_slug[best.cause].replay}{log}"
+    return f"Not known yet: {lead}. The replay that would decide: {by_slug[best.cause].proof_text}{log}"
 
 
 def watch_advice(case: Case) -> str:
@@ -50,7 +50,7 @@ def watch_advice(case: Case) -> str:
 
 
 def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Remedy, ...]:
-    """§5 without a root cause: remedies that do no harm, and why the others would be guesses."""
+    """§5 of the report without a root cause: remedies that do no harm, and why the others would be guesses."""
     if case.level("loss") is None and case.onset <= int(case.run.row_steps[0]):
         first = "Look at the initialization, the first batch and the dtype: no finite row precedes the incident."
         return (Remedy(first, "none"), Remedy("Roll back or skip.", declined="there is no healthy state to return to"))
@@ -76,7 +76,7 @@ def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) 
 
 
 def lesson_without_cause(case: Case, cause: Cause | None) -> str:
-    """§7 without a root cause."""
+    """§7 of the report without a root cause."""
     absent = [c for c in DECISIVE if c not in case.run.columns]
     if absent:
         return f"An incident without {', '.join(absent[:3])} in the log cannot be explained: log them."

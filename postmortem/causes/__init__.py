@@ -1,8 +1,10 @@
-"""Causes, one file each; the docstring of the file is the page that `postmortem explain SLUG` prints.
+"""Defines what a cause of an incident is, and finds all known causes, one file each.
 
-A cause file defines `CAUSE = Cause(…)`. `weights` maps observations of the panels to log-odds for (> 0) or against
-(< 0) the cause; observations that say nothing about the cause are left out. Scale: 0.5 a hint, 1.5 moderate, 3 strong,
-5 decisive. Weights were set on lab runs with seeds 0–99 and are reported on seeds from 1,000 up (docs/benchmarks.md).
+A cause file defines `CAUSE = Cause(…)`; its docstring is the page that `postmortem explain SLUG` prints. `weights` maps
+observations of the panels to log-odds for (> 0) or against (< 0) the cause; observations that say nothing about the
+cause are left out. Scale: 0.5 a hint, 1.5 moderate, 3 strong, 5 decisive; the verbs of the report ("counts against")
+follow this scale. Weights were set on lab runs with seeds 0–99 and are reported on seeds from 1,000 up
+(docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -45,23 +47,24 @@ def _no_prediction(_: Suspect) -> tuple[Prediction, ...]:
 class Cause:
     """One named cause. `prior` is its log-odds against `unknown` without any evidence.
 
-    `sentence` is §4 in one sentence with its figures, `remedies` §5 (smallest first, then those not recommended),
-    `replay` the experiment that would prove the cause, `lesson` §7. `rivals` are causes that predict the same panels;
-    `skip_rows` is None where skipping batches is no remedy. `predicts` gives replays and their outcomes if this cause
-    is the true one. `fix` gives the changes of a replay that contains the fix (() where replaying unchanged is
-    enough); it is None where no such replay exists.
+    `root_cause_sentence` is §4 of the report, one sentence with its figures; `remedies` are §5 of the report (smallest
+    first, then those not recommended), `lesson` is §7 of the report. `proof_text` says which replay would prove the
+    cause. `rivals` are causes that predict the same panels. `suspect_batch_count` gives the number of suspect batches
+    from the onset on, or None where it is not known; it is None itself where skipping batches is no remedy. `predicts`
+    gives replays and their outcomes if this cause is the true one. `fix` gives the changes of a replay that contains
+    the fix (() where replaying unchanged is enough); it is None where no such replay exists.
     """
 
     slug: str
     title: str
     prior: float
     weights: Mapping[str, float]
-    sentence: Callable[[Case, Observed], str]
+    root_cause_sentence: Callable[[Case, Observed], str]
     remedies: Callable[[Case, Observed], tuple[Remedy, ...]]
-    replay: str
+    proof_text: str
     lesson: str
     rivals: tuple[str, ...] = ()
-    skip_rows: Callable[[Case, Observed], int | None] | None = None  # of suspect batches (see `batch_window`)
+    suspect_batch_count: Callable[[Case, Observed], int | None] | None = None  # see `Case.batch_window`
     predicts: Callable[[Suspect], tuple[Prediction, ...]] = _no_prediction
     fix: Callable[[Suspect], tuple[Change, ...]] | None = None
     doc: str | None = None
@@ -73,7 +76,7 @@ class Cause:
     def explain(self) -> str:
         """The cause's documentation, in Markdown."""
         text = (self.doc or "").strip()
-        return f"# {self.title} (`{self.slug}`)\n\n{text}\n\n**Replay that would prove it.** {self.replay}\n"
+        return f"# {self.title} (`{self.slug}`)\n\n{text}\n\n**Replay that would prove it.** {self.proof_text}\n"
 
 
 @cache

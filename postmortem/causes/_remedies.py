@@ -1,4 +1,4 @@
-"""Remedies that several causes propose, each with its side effect in figures from the run."""
+"""Builds the remedies that several causes propose, each with its side effect in figures from the run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from postmortem.text import count, number
 
 
 def skip(case: Case, window: tuple[int, int]) -> Remedy:
-    """Skip the suspect batches in a replay, which costs their tokens."""
+    """Skip the suspect batches in a replay, which leaves out their tokens."""
     first, last = window
     batches = last - first
     tokens = case.series("tokens")
     per_step = case.run.manifest.tokens_per_step
     if tokens is not None:
         used = tokens.window(case.onset, case.onset + batches * case.row_step)
-        cost = f"costs {number(float(np.nansum(used.value)))} tokens ({count(batches, 'batch')} of the run)"
+        cost = f"leaves out {_tokens(float(np.nansum(used.value)))} ({count(batches, 'batch')} of the run)"
     elif per_step:
-        cost = f"costs {number(float(per_step * batches))} tokens ({count(batches, 'batch')})"
+        cost = f"leaves out {_tokens(per_step * batches)} ({count(batches, 'batch')})"
     else:
-        cost = f"costs {count(batches, 'batch')} of data; the log does not say how many tokens a batch has"
+        cost = f"leaves out {count(batches, 'batch')} of data; the log does not say how many tokens a batch has"
     start = f" from the checkpoint at step {case.checkpoint.step}" if case.checkpoint else ""
     return Remedy(f"Replay{start} without batches [{first}, {last}).", cost)
+
+
+def _tokens(total: float) -> str:
+    """`2,048 tokens`; a logged number of tokens may be anything, even infinite."""
+    amount = f"{total:,.0f}" if abs(total) < 1e15 else number(total)
+    return f"{amount} {'token' if total == 1 else 'tokens'}"
 
 
 def lower_clip(case: Case) -> Remedy:
@@ -46,7 +52,7 @@ def lower_clip(case: Case) -> Remedy:
         return Remedy(f"Lower the clip threshold of {number(current)}.", declined=reason)
     return Remedy(
         f"Lower the clip threshold {change}to {number(threshold)} (twice the usual pre-clip norm of {number(usual)}).",
-        f"would have clipped {number(share)} % of the {finite.size} recorded steps; it limits the damage of the "
+        f"would have clipped {number(share)} % of the {finite.size:,} recorded steps; it limits the damage of the "
         "update, not the loss of the batch itself",
     )
 
@@ -58,9 +64,11 @@ def roll_back(case: Case, next_action: str) -> Remedy:
             f"Restart from scratch ({next_action}): there is no checkpoint from before the onset.",
             f"loses {count(case.onset, 'step')}; write a rollback checkpoint every 100 steps next time",
         )
-    lost = int(case.run.row_steps[-1]) - case.checkpoint.step + 1
+    step = case.checkpoint.step
+    lost = int(case.run.row_steps[-1]) - step + 1
     reset = "; it has parameters only, so that restoring it resets the optimizer"
     return Remedy(
-        f"Revert to the checkpoint at step {case.checkpoint.step}, the last one before the onset, and {next_action}.",
+        f"Revert to the checkpoint at step {step} (the state after {count(step, 'step')}, before step {step} runs), "
+        f"and {next_action}.",
         f"trains {count(lost, 'step')} again{reset if case.checkpoint.parameters_only else ''}",
     )

@@ -14,7 +14,7 @@ from postmortem.diagnosis import Remedy
 from postmortem.text import number
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     spike = observed.get("loss.spike")
     figures = f" ({spike.text})" if spike else ""
     return f"The departure at step {number(case.onset)}{figures} has no lasting effect, and no other panel shares it."
@@ -72,9 +72,9 @@ CAUSE = Cause(
         "numerics.skipped": -1.0,
         "update.large": -1.0,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay="None is needed; a null replay would show the same departure and the same recovery.",
+    proof_text="None is needed; a null replay would show the same departure and the same recovery.",
     lesson="A departure that recovers at once and that no other panel shares needs no change.",
     doc=__doc__,
 )

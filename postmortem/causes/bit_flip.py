@@ -2,7 +2,7 @@
 
 A parameter norm moves violently in one step whose gradient, update and learning rate were ordinary, and the loss
 follows in the next step. The incident does not reproduce: a null replay of the same batches from the same checkpoint
-does not show it. It is ruled out by a replay that shows the incident, and by weights that moved no further than before.
+does not show it. It is ruled out by a replay that shows the incident, and by weights that changed no more than before.
 
 **Smallest fix.** Replace the node, and restore the last checkpoint before the incident.
 """
@@ -15,7 +15,7 @@ from postmortem.causes._remedies import roll_back
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     jump = observed.get("weights.unprovoked_jump") or observed.get("weights.nonfinite_unprovoked")
     change = jump.text if jump else f"a parameter seems to have moved by itself near step {case.onset}"
     return f"A parameter changed, and no update explains it: {change}."
@@ -51,9 +51,9 @@ CAUSE = Cause(
         "data.baseline_harmful": -2.0,
         "state.baseline_same_step": -1.0,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay="Null replay from the checkpoint before the incident, nothing changed: the incident does not appear.",
+    proof_text="Null replay from the checkpoint before the incident, nothing changed: the incident does not appear.",
     lesson=(
         "A parameter that moves without an update points to hardware: hash the state, write checkpoints often, and "
         "replace the node."

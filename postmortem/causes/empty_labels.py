@@ -15,7 +15,7 @@ from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     no_labels = observed.get("data.no_labels")
     step = no_labels.step if no_labels else case.onset
     damage = ", and the update wrote the NaN into the parameters" if "loss.stays_nonfinite" in observed else ""
@@ -48,11 +48,11 @@ CAUSE = Cause(
         "data.baseline_harmful": 1.0,
         "state.baseline_same_step": -1.5,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay="Unmask the labels of that batch and change nothing else: the loss stays finite.",
+    proof_text="Unmask the labels of that batch and change nothing else: the loss stays finite.",
     lesson="Masking can remove all labels of a batch: divide by max(n, 1), and count valid labels per batch.",
-    skip_rows=lambda case, observed: 1,
+    suspect_batch_count=lambda case, observed: 1,
     predicts=lambda suspect: (
         Prediction((Change("unmask", (suspect.window,)),), "finite"),
         Prediction((Change("replace", (suspect.window,)),), "cures"),

@@ -14,7 +14,7 @@ from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     scale = observed.get("numerics.scale_drop_first") or observed.get("numerics.scale_drop")
     skipped, reach = observed.get("numerics.skipped"), observed.get("activations.half_range")
     parts = [o.text for o in (scale, skipped, reach) if o]
@@ -50,9 +50,9 @@ CAUSE = Cause(
         "data.baseline_harmless": 0.5,
         "state.baseline_same_step": 0.5,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay="Replay the same batches from the same checkpoint in fp32: no overflow, no skipped step.",
+    proof_text="Replay the same batches from the same checkpoint in fp32: no overflow, no skipped step.",
     lesson=(
         "fp16 ends at 65,504: train in bf16, or log loss scale and activation maxima, and act when the scale is "
         "halved repeatedly."

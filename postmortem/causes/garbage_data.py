@@ -18,12 +18,12 @@ from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number
 
 
-def _rows(case: Case, observed: Observed) -> int | None:
+def _suspect_batch_count(case: Case, observed: Observed) -> int | None:
     new = observed.get("data.new_source")
     return int(new.figure("rows")) if new else None
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     new, uniform = (
         observed.get("data.new_source") or observed.get("data.new_source_once"),
         observed.get("loss.near_uniform"),
@@ -43,7 +43,7 @@ def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
             "Quarantine the source, and look at its samples before you use it again.",
             "loses that source's share of the mixture",
         ),
-        skip(case, case.batch_window(_rows(case, observed))),
+        skip(case, case.batch_window(_suspect_batch_count(case, observed))),
         Remedy(
             "Lower the clip threshold.", declined="it limits each update, but the model would still be trained on noise"
         ),
@@ -88,9 +88,9 @@ CAUSE = Cause(
         "data.baseline_harmful": 1.0,
         "state.baseline_same_step": -1.5,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay=(
+    proof_text=(
         "Replace the suspect shard by a sound one of the same length: the spike disappears. As a placebo, replace a "
         "shard elsewhere: the spike stays."
     ),
@@ -99,7 +99,7 @@ CAUSE = Cause(
         "mixture."
     ),
     rivals=("long_tail_tokens",),
-    skip_rows=_rows,
+    suspect_batch_count=_suspect_batch_count,
     predicts=lambda suspect: (
         Prediction((Change("replace", (suspect.window,)),), "cures"),
         Prediction((Change("mask", (suspect.window,)),), "persists"),

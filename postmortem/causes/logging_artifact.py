@@ -1,7 +1,7 @@
 """The log is wrong, but the run is fine.
 
-One point of the loss departs while the gradient norm, the per-token losses, the parameters and the next step do not.
-Any other panel that agrees with the departure rules it out.
+One loss value lies far outside its usual range, while the gradient norm, the per-token losses, the parameters and the
+next step are normal. Any other panel that departs with the loss rules it out.
 
 **Smallest fix.** Fix the logger; the run needs no change.
 """
@@ -13,7 +13,7 @@ from postmortem.causes import Cause, Observed
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     alone = observed.get("loss.alone") or observed.get("token_loss.disagrees")
     reason = f": {alone.text}" if alone else ""
     return f"The logged value at step {case.incident.peak_step} is wrong, but the training is fine{reason}."
@@ -61,9 +61,9 @@ CAUSE = Cause(
         "data.baseline_harmful": -2.0,
         "state.baseline_same_step": -1.0,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay="Null replay: the point is normal. No intervention is needed.",
+    proof_text="Null replay: the point is normal. No intervention is needed.",
     lesson=(
         "If no other panel confirms a single departed point, the logger is wrong: check a second panel before you "
         "touch the run."

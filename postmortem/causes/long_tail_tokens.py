@@ -19,7 +19,7 @@ from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number, times
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     tail, rare, norm = (
         observed.get("token_loss.tail"),
         observed.get("data.rare_tokens"),
@@ -94,9 +94,9 @@ CAUSE = Cause(
         "data.baseline_harmful": 1.0,
         "state.baseline_same_step": -1.5,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay=(
+    proof_text=(
         "Three replays: replace that batch by an ordinary one (the spike disappears), consume it at another step (the "
         "spike follows), mask only the rare tokens (the spike disappears)."
     ),
@@ -105,7 +105,7 @@ CAUSE = Cause(
         "the usual norm."
     ),
     rivals=("garbage_data",),
-    skip_rows=lambda case, observed: 1,
+    suspect_batch_count=lambda case, observed: 1,
     predicts=lambda suspect: (
         Prediction((Change("mask", (suspect.window,)),), "cures"),
         Prediction((Change("replace", (suspect.window,)),), "cures"),

@@ -16,7 +16,7 @@ from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     jump = observed.get("lr.jump")
     return f"The learning rate {jump.text}." if jump else f"The learning rate may have jumped around step {case.onset}."
 
@@ -54,9 +54,9 @@ CAUSE = Cause(
         "data.baseline_harmful": -1.0,
         "state.baseline_same_step": 1.5,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay="Smooth only the learning rate, with the same data and the same state: the incident disappears.",
+    proof_text="Smooth only the learning rate, with the same data and the same state: the incident disappears.",
     lesson="A schedule is code: assert lr against the step, above all at the end of warmup and at every resume.",
     predicts=lambda suspect: (
         Prediction((Change("lr-smooth", values=(suspect.jump,)),), "cures"),

@@ -18,7 +18,7 @@ from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     recurring, lr = observed.get("loss.recurring"), case.level("lr")
     rate = f" of about {number(lr)}" if lr else ""
     recurrence = f": {recurring.text}, and they do not depend on one batch" if recurring else ""
@@ -72,9 +72,11 @@ CAUSE = Cause(
         "data.baseline_harmful": -1.0,
         "state.baseline_same_step": 0.5,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay="Halve the learning rate, with the same data: the spikes move or vanish, and do not stay with the batch.",
+    proof_text=(
+        "Halve the learning rate, with the same data: the spikes move or vanish, and do not stay with the batch."
+    ),
     lesson="Spikes that recur on different batches point to the learning rate: lower the peak or lengthen the warmup.",
     rivals=("stale_second_moment",),
     predicts=lambda suspect: (

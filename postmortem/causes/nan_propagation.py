@@ -16,7 +16,7 @@ from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     first = (
         observed.get("weights.nonfinite_first")
         or observed.get("grad_norm.nonfinite_first")
@@ -42,7 +42,7 @@ def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
 
 CAUSE = Cause(
     slug="nan_propagation",
-    title="A destructive update wrote a NaN that propagates",
+    title="NaN written by a destructive update",
     prior=-2.5,
     weights={
         "loss.never_finite": -2.0,
@@ -64,9 +64,9 @@ CAUSE = Cause(
         "data.baseline_harmful": 1.0,
         "state.baseline_same_step": -1.0,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay=(
+    proof_text=(
         "Replay from the last NaN-free checkpoint with parameters hashed at every step: the first violent change "
         "shows the step."
     ),
@@ -74,7 +74,7 @@ CAUSE = Cause(
         "Never apply an update whose gradient norm is not finite; write checkpoints often enough to have a NaN-free "
         "state to return to."
     ),
-    skip_rows=lambda case, observed: 1,
+    suspect_batch_count=lambda case, observed: 1,
     predicts=lambda suspect: (
         Prediction((Change("drop-rows", (suspect.window,)),), "cures"),
         Prediction((Change("unmask", (suspect.window,)),), "persists"),

@@ -17,11 +17,11 @@ from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     reset, resumed = observed.get("moments.reset"), observed.get("state.resumed")
-    place = f"At the resume ({resumed.text})" if resumed else f"At step {case.onset}"
+    resume = f"When the run was resumed at step {resumed.step}," if resumed else f"At step {case.onset}"
     evidence = reset.text if reset else "it seems that the moments were not restored"
-    return f"{place} the optimizer lost its state: {evidence}."
+    return f"{resume} the optimizer lost its state: {evidence}."
 
 
 def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
@@ -56,9 +56,11 @@ CAUSE = Cause(
         "data.baseline_harmless": 1.0,
         "data.baseline_harmful": -1.0,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay="Resume from the same checkpoint with the moments restored and nothing else changed: the rise disappears.",
+    proof_text=(
+        "Resume from the same checkpoint with the moments restored and nothing else changed: the rise disappears."
+    ),
     lesson="A resume is complete only if moments, step count and betas are restored: assert them after every load.",
     predicts=lambda suspect: (
         Prediction((Change("moments", values=("restored",)),), "cures"),

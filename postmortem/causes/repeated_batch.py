@@ -15,7 +15,7 @@ from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
 
-def _sentence(case: Case, observed: Observed) -> str:
+def _root_cause_sentence(case: Case, observed: Observed) -> str:
     repeat, drop = observed.get("data.repeat"), observed.get("loss.drop")
     evidence = repeat.text if repeat else f"from step {case.onset} on the loader seems to serve earlier batches again"
     memorized = f"; {drop.text} while the model memorized it" if drop else ""
@@ -57,9 +57,11 @@ CAUSE = Cause(
         "loss.recurring": -0.5,
         "data.baseline_harmful": -0.5,
     },
-    sentence=_sentence,
+    root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
-    replay=("Restore the loader's state and replay from the checkpoint before: neither the drop nor the jump appears."),
+    proof_text=(
+        "Restore the loader's state and replay from the checkpoint before: neither the drop nor the jump appears."
+    ),
     lesson="A repeating loader looks like progress; log a hash of every batch, and alarm on the first repetition.",
     predicts=lambda suspect: (Prediction((Change("distinct"),), "cures"),),
     fix=lambda suspect: (Change("distinct"),),

@@ -23,7 +23,7 @@ from postmortem.errors import CheckFailed, Interrupted, UsageError, require
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:
-    from postmortem.assess.proof import Proof
+    from postmortem.assess.stored_proofs import Proof
     from postmortem.diagnosis import Incident
     from postmortem.experiment.prove import ExperimentDriver
     from postmortem.experiment.target import ExperimentTarget

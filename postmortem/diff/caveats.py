@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from postmortem.diff.model import RunSummary
+from postmortem.diff.model import Alignment, RunSummary, Verdict
 from postmortem.diff.pair import Pair
 from postmortem.diff.settings import unrecorded
 
@@ -49,6 +49,17 @@ def step_mismatch(pair: Pair, a: RunSummary, b: RunSummary) -> StepMismatch:
         extra = " and ".join(f"{letter} {rows - steps.size:,}" for letter, rows in zip("ab", inside, strict=True))
         lines.append(f"between steps {steps[0]} and {steps[-1]}, rows that the other run lacks: {extra}")
     return StepMismatch("" if pair.related else ends, holes, tuple(lines))
+
+
+def independence_line(a: RunSummary, b: RunSummary, alignment: Alignment | None, verdict: Verdict) -> tuple[str, ...]:
+    """What `recovered` and `lingering` mean for two runs with different seeds and no batch in common; else ()."""
+    if verdict not in ("recovered", "lingering") or None in (a.seed, b.seed) or a.seed == b.seed:
+        return ()
+    if alignment is None or alignment.matched:
+        return ()
+    levels = "the same level" if verdict == "recovered" else "different levels"
+    runs = f"the runs are independent (seeds {a.seed} and {b.seed}, no batch in common)"
+    return (f"{runs}: the verdict only says that their losses end at {levels}",)
 
 
 def cannot_tell(pair: Pair, lacking: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from postmortem.diff import run_summary
 from postmortem.diff.alignment import align_batches
-from postmortem.diff.caveats import NO_COMMON_LOSS, cannot_tell, step_mismatch
+from postmortem.diff.caveats import NO_COMMON_LOSS, cannot_tell, independence_line, step_mismatch
 from postmortem.diff.columns import columns_only_in, compare_columns
 from postmortem.diff.divergence import find_divergence
 from postmortem.diff.level import Band, measure_gap, noise_band
@@ -41,6 +41,7 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
     lacking = NO_COMMON_LOSS if curve is None else "too few rows" if noise is None else ""
     gaps = _gaps(pair, noise, min(event_steps, default=None), max(summary_a.row_step, summary_b.row_step))
     mismatch = step_mismatch(pair, summary_a, summary_b)
+    alignment = align_batches(pair)
     verdict, reason = judge(columns, pair.steps.size, mismatch, lacking or gaps[0], (only_a, only_b))
     if curve is not None and noise is not None:
         summary_a = run_summary.with_recoveries(a, summary_a, only_a, curve, noise)
@@ -51,6 +52,7 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
         verdict=verdict,
         reason=reason,
         top_lines=(
+            *independence_line(summary_a, summary_b, alignment, verdict),
             *run_summary.top_lines(summary_a, summary_b, (only_a, only_b)),
             *mismatch.lines,
             *run_summary.nonfinite_lines(summary_a, summary_b),
@@ -59,7 +61,7 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
         b=summary_b,
         settings=settings,
         divergence=divergence,
-        alignment=align_batches(pair),
+        alignment=alignment,
         gaps=gaps,
         columns=columns,
         columns_only_a=columns_only_in(a, b),

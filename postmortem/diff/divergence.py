@@ -165,6 +165,6 @@ def _values(pair: Pair, name: str, step: int) -> str:
     return f"{number(a)} in a, {number(b)} in b"
 
 
-def _columns(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(plain(name, 40) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def _columns(names: Sequence[str], max_items: int = 3) -> str:
+    shown = ", ".join(plain(name, 40) for name in names[:max_items])
+    return shown + (f" and {len(names) - max_items} more" if len(names) > max_items else "")

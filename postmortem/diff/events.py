@@ -1,4 +1,4 @@
-"""Collects what happened to each run: incidents, discarded stretches, and the work that they cost."""
+"""Collects what happened to each run: incidents, rolled-back stretches of steps, and the work that they cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mark_shared(
     incidents: Sequence[DiffIncident], sibling: Sequence[DiffIncident], row_step: int
 ) -> tuple[DiffIncident, ...]:
     """`incidents` of a run, with those marked that the `sibling` run has as well: the same kind at the same place,
-    discarded in both runs or in neither."""
+    rolled back in both runs or in neither."""
 
     def same(x: DiffIncident, y: DiffIncident) -> bool:
         near = abs(x.onset_step - y.onset_step) <= SAME_ONSET_ROWS * row_step

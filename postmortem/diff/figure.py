@@ -1,4 +1,4 @@
-"""Draws the picture of a diff: the losses with skip windows and discarded stretches, above the gap and its noise.
+"""Draws the picture of a diff: the losses with skip windows and rolled-back stretches, above the gap and its noise.
 
 Style, colors and size are those of the report's panels, so that both fit on one page.
 """
@@ -80,7 +80,7 @@ def _draw_losses(axes: Axes, summaries: Sequence[RunSummary]) -> None:
     if values.size and values.min() > 0 and values.max() > _LOG_FROM * values.min():
         axes.set_yscale("log")
     if any(summary.discarded for summary in summaries):
-        axes.plot([], [], color=FAINT, linewidth=_THIN, linestyle=_DASHES, label="discarded")
+        axes.plot([], [], color=FAINT, linewidth=_THIN, linestyle=_DASHES, label="rolled back")
     canvas.style_axes(axes, "Loss  (nats per token)", _tick_label)
     names = axes.get_legend_handles_labels()[1]
     if names:
@@ -105,7 +105,7 @@ def _draw_line(
         color=color,
         linewidth=width,
         linestyle=_DASHES if dashed else "-",
-        zorder=3.0 if dashed else 2.0,  # one run often discarded exactly what the other run kept
+        zorder=3.0 if dashed else 2.0,  # one run often rolled back exactly what the other run kept
         label=label,
         alpha=_FAINT if width == _THIN and not dashed else 1.0,
     )

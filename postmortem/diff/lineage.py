@@ -57,7 +57,7 @@ def skipped_windows(run: Run, rewinds: Sequence[Rewind]) -> tuple[Window, ...]:
 
 
 def consumed_at(window: Window, runs: Sequence[Run]) -> Window:
-    """The steps at which one of `runs` consumed the batches of `window`, discarded attempts first; else `window`."""
+    """The steps at which one of `runs` consumed the batches of `window`, rolled-back attempts first; else `window`."""
     for run in runs:
         for attempt in (*(s.attempt for s in run.segments if s.discarded), None):
             series = run.series("batch_index", attempt=attempt)

@@ -1,4 +1,4 @@
-"""The records that make up a diff of two runs. `a` is the first run, `b` the second, a gap is b − a."""
+"""Defines the records that make up a diff of two runs. `a` is the first run, `b` the second, a gap is b − a."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class ChangedSetting:
 @dataclass(frozen=True)
 class RunSummary:
     """One of the runs. `skipped` are the windows of batch indices that it skipped, from its journal or its rows;
-    `skipped_at` are the [first, last) steps at which a discarded stretch, or the other run, consumed them.
+    `skipped_at` are the [first, last) steps at which a rolled-back stretch, or the other run, consumed them.
     """
 
     id: str

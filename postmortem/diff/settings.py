@@ -48,7 +48,8 @@ def unrecorded(a: Run, b: Run) -> tuple[str, ...]:
     ):
         lacking = [letter for letter, values in (("a", values_a), ("b", values_b)) if not values]
         if lacking:
-            sentences.append(f"{group}: not recorded by {' and '.join(lacking)}")
+            reason = "recorded by neither a nor b" if len(lacking) == 2 else f"not recorded by {lacking[0]}"
+            sentences.append(f"{group}: {reason}")
     return tuple(sentences)
 
 

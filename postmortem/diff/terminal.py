@@ -1,4 +1,4 @@
-"""A diff on a terminal: the runs, the verdict, the first facts, then everything else under headings.
+"""Writes a diff as terminal lines: the runs, the verdict, the first facts, then everything else under headings.
 
 Of several diffs: a table, and the first facts of each.
 """

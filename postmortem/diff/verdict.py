@@ -28,7 +28,7 @@ _UNSETTLED = ("diverged", "unresolved")
 
 @dataclass(frozen=True)
 class OneRunOnly:
-    """What happened to only one of the runs: incidents, rewinds, discarded steps, skipped batches."""
+    """What happened to only one of the runs: incidents, rewinds, rolled-back steps, skipped batches."""
 
     letter: str
     incidents: tuple[DiffIncident, ...]
@@ -83,7 +83,8 @@ def judge(
     noise = f"the noise of ±{nats(gap.noise.end)}"
     inside = abs(gap.final) <= gap.noise.end
     if inside and not gap.outside and not any(only.to_loss for only in one_sided):
-        same = f"the loss is within the noise throughout (levels ±{nats(gap.noise.band)}, end ±{nats(gap.noise.end)})"
+        bands = f"medians of {count(gap.noise.rows, 'row')} ±{nats(gap.noise.band)}, end ±{nats(gap.noise.end)}"
+        same = f"the loss is within the noise throughout ({bands})"
         return ("different", f"{mismatch.ends}; {same}") if mismatch.ends else ("equivalent", same)
     end = f"b ends {nats(abs(gap.final))} nats {'below' if gap.final < 0 else 'above'} a"
     letters = [only.letter for only in one_sided if only.anything]
@@ -92,7 +93,8 @@ def judge(
         distance = f"{nats(abs(gap.before))} nats apart before anything happened"
         return "different", f"{distance}, outside the noise of ±{nats(gap.before_noise)}"
     if not letters:
-        outside = f"{gap.outside} of {count(gap.levels, 'level')} are outside the noise"
+        levels = f"{count(gap.levels, 'level')} (medians of {count(gap.noise.rows, 'row')})"
+        outside = f"{gap.outside} of {levels} are outside the noise"
         difference = outside if inside else f"{end}, outside {noise}"
         return "different", f"{difference}, and no event in only one run explains it"
     if inside:

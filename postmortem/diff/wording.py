@@ -17,7 +17,7 @@ HEADS = ("b", "verdict", "divergence", "incidents", "area", "end", "lost")
 FEW = 4  # items of a list that are shown; --all shows them all
 _NAME = 40  # characters of a run's name in the table, where there is room
 _GROUPS = ("config", "code", "packages", "environment", "run")
-_OUTCOMES = {"lingering": "lingers", "diverged": "does not recover", "unresolved": "not resolved when its rows end"}
+_OUTCOMES = {"lingering": "lingers", "diverged": "does not recover", "unresolved": "unresolved: its rows end too soon"}
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Section:
 
 def sections(d: RunsDiff, everything: bool = False) -> tuple[Section, ...]:
     """All sections in reading order; `everything` adds what is unchanged."""
-    most = 10**9 if everything else FEW
+    max_items = 10**9 if everything else FEW
     moved = everything or (d.alignment is not None and d.alignment.moved)
     gaps = [g for g in d.gaps if (g.by == "step" or moved) and (everything or g.area or g.nonfinite)]
     all_sections = (
-        Section("Changed", _changed(d, most)),
-        Section("Incidents", _incidents(d, most)),
+        Section("Changed", _changed(d, max_items)),
+        Section("Incidents", _incidents(d, max_items)),
         Section("Divergence", _divergence(d, everything)),
-        Section("Batches", _batches(d, most)),
-        Section("Discarded", _per_run(d, lambda run: map(_discarded, run.discarded), most)),
-        Section("Lost work", _per_run(d, lambda run: _lost_work(run.lost), most)),
-        Section("Recovery", _per_run(d, lambda run: map(_recovery, run.recoveries), most)),
+        Section("Batches", _batches(d, max_items)),
+        Section("Rolled back", _per_run(d, lambda run: map(_discarded, run.discarded), max_items)),
+        Section("Lost work", _per_run(d, lambda run: _lost_work(run.lost), max_items)),
+        Section("Recovery", _per_run(d, lambda run: map(_recovery, run.recoveries), max_items)),
         Section("Gap", tuple(_gap(gap) for gap in gaps if gap.column == "loss")),
         Section("At the end", tuple(_final_gap(gap) for gap in gaps)),
         Section("Columns", _columns(d, everything)),
@@ -82,25 +82,25 @@ def facts(d: RunsDiff) -> tuple[str, ...]:
     return d.reason, *(line.removeprefix("b ") for line in d.top_lines if not line.startswith("a "))
 
 
-def _changed(d: RunsDiff, most: int) -> tuple[str, ...]:
+def _changed(d: RunsDiff, max_items: int) -> tuple[str, ...]:
     lines: list[str] = []
     for group in _GROUPS:
         settings = [s for s in d.settings if s.group == group]
         if settings:
             name = "run.json" if group == "run" else group
-            lines.append(f"{name}: {_listed(map(_setting, settings), most, '; ')}")
+            lines.append(f"{name}: {_listed(map(_setting, settings), max_items, '; ')}")
     for letter, run in (("a", d.a), ("b", d.b)):
         if run.moved:
             changes = (f"{m.key} {_value(m.old)} → {_value(m.new)}{_at_step(m.step)}" for m in run.moved)
-            lines.append(f"within {letter}: {_listed(changes, most, '; ')}")
+            lines.append(f"within {letter}: {_listed(changes, max_items, '; ')}")
     return tuple(lines)
 
 
-def _incidents(d: RunsDiff, most: int) -> tuple[str, ...]:
+def _incidents(d: RunsDiff, max_items: int) -> tuple[str, ...]:
     groups = [("both", [i for i in d.a.incidents if i.shared])]
     groups += [(letter, [i for i in run.incidents if not i.shared]) for letter, run in (("a", d.a), ("b", d.b))]
     lines = [
-        f"{name}: {_listed(map(_incident, _worst_first(incidents)), most, '; ')}"
+        f"{name}: {_listed(map(_incident, _worst_first(incidents)), max_items, '; ')}"
         for name, incidents in groups
         if incidents
     ]
@@ -116,7 +116,7 @@ def _divergence(d: RunsDiff, everything: bool) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _batches(d: RunsDiff, most: int) -> tuple[str, ...]:
+def _batches(d: RunsDiff, max_items: int) -> tuple[str, ...]:
     alignment = d.alignment
     if alignment is None:
         return ()
@@ -126,14 +126,14 @@ def _batches(d: RunsDiff, most: int) -> tuple[str, ...]:
     if alignment.moved:
         moved = [s for s in alignment.stretches if s.a_first != s.b_first]
         steps = (f"{s.a_first}–{s.a_last} in a are {s.b_first}–{s.b_last} in b" for s in moved)
-        lines.append(f"{alignment.moved:,} at different steps: {_listed(steps, most, '; ')}")
+        lines.append(f"{alignment.moved:,} at different steps: {_listed(steps, max_items, '; ')}")
     for letter, batches, windows in (
         ("a", alignment.a_alone, alignment.only_a),
         ("b", alignment.b_alone, alignment.only_b),
     ):
         if batches:
-            rest = f" and {len(windows) - most} more" if len(windows) > most else ""
-            lines.append(f"{batches:,} only in {letter}: {window_list(windows[:most])}{rest}")
+            rest = f" and {len(windows) - max_items} more" if len(windows) > max_items else ""
+            lines.append(f"{batches:,} only in {letter}: {window_list(windows[:max_items])}{rest}")
     if alignment.first_other and alignment.first_other[0] != alignment.first_other[1]:
         a, b = alignment.first_other
         lines.append(f"the first common batch with a different loss: step {a} in a, step {b} in b")
@@ -153,26 +153,27 @@ def _lost_work(lost: LostWork) -> list[str]:
         hours = "unknown" if lost.device_hours is None else _hours(lost.device_hours)
         parts.append(f"{count(lost.steps, 'step')} wasted{tokens}; device-hours: {hours}")
     if lost.skipped_batches:
-        tokens = "" if lost.skipped_tokens is None else f" ({count(lost.skipped_tokens, 'token')})"
-        parts.append(f"{count(lost.skipped_batches, 'batch')} skipped{tokens}, which took no time")
+        tokens = "" if lost.skipped_tokens is None else f"{count(lost.skipped_tokens, 'token')}, "
+        parts.append(f"{count(lost.skipped_batches, 'batch')} skipped ({tokens}no training time)")
     return parts
 
 
 def _recovery(recovery: Recovery) -> str:
     event = f"the {recovery.what} at step {recovery.from_step}"
     if recovery.back_step is None:
-        return f"{event}: never back at the level of the other run"
+        return f"{event}: never returned to the level of the other run"
     steps = recovery.back_step - recovery.from_step
     if not steps:
-        return f"{event}: back at once"
+        return f"{event}: recovered immediately"
     time = "" if recovery.hours is None else f", {_duration(recovery.hours * 3600)}"
-    return f"{event}: back after {count(steps, 'step')}{time}"
+    return f"{event}: recovered after {count(steps, 'step')}{time}"
 
 
 def _gap(gap: Gap) -> str:
     a, b = gap.largest_at
     steps = f"step {a}" if gap.by == "step" else f"step {a} in a, step {b} in b"
-    outside = f"{gap.outside} of {count(gap.levels, 'level')} outside the noise"
+    levels = f"{count(gap.levels, 'level')} (medians of {count(gap.noise.rows, 'row')})"
+    outside = f"{gap.outside} of {levels} outside the noise"
     broken = f"; {count(gap.nonfinite, 'row')} not finite" if gap.nonfinite else ""
     unit = "nats·steps" if gap.by == "step" else "nats·batches"
     largest = f"largest gap {signed(gap.largest)} at {steps}"
@@ -202,17 +203,23 @@ def _columns(d: RunsDiff, everything: bool) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _per_run(d: RunsDiff, texts: Callable[[RunSummary], Iterable[str]], most: int) -> tuple[str, ...]:
+def _per_run(d: RunsDiff, texts: Callable[[RunSummary], Iterable[str]], max_items: int) -> tuple[str, ...]:
     """One line for each of the two runs that `texts` has something to say about."""
     pairs = [(letter, list(texts(run))) for letter, run in (("a", d.a), ("b", d.b))]
-    return tuple(f"{letter}: {_listed(items, most, '; ')}" for letter, items in pairs if items)
+    return tuple(f"{letter}: {_listed(items, max_items, '; ')}" for letter, items in pairs if items)
 
 
 def _incident(incident: DiffIncident) -> str:
     name, recovery = plain(incident.title, 60), incident.recovery_step
-    end = f"back at {recovery}" if recovery is not None else _OUTCOMES.get(incident.outcome, "")
-    attempt = f" in the discarded attempt {incident.attempt}" if incident.discarded else ""
-    return f"{name} at {incident.onset_step}{attempt}, peak {incident.peak_step}, {end}"
+    end = _OUTCOMES.get(incident.outcome, "")
+    if recovery is not None:
+        end = (
+            f"settles at another level at step {recovery}"
+            if incident.outcome == "lingering"
+            else f"recovered at step {recovery}"
+        )
+    attempt = f" in rolled-back attempt {incident.attempt}" if incident.discarded else ""
+    return f"{name} at step {incident.onset_step}{attempt}, peak {incident.peak_step}, {end}"
 
 
 def _worst_first(incidents: Sequence[DiffIncident]) -> list[DiffIncident]:
@@ -242,7 +249,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
-def _listed(items: Iterable[str], most: int, separator: str = ", ") -> str:
+def _listed(items: Iterable[str], max_items: int, separator: str = ", ") -> str:
     texts = list(items)
-    rest = f"{separator}and {len(texts) - most} more" if len(texts) > most else ""
-    return separator.join(texts[:most]) + rest
+    rest = f"{separator}and {len(texts) - max_items} more" if len(texts) > max_items else ""
+    return separator.join(texts[:max_items]) + rest

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from postmortem.assess.experiments import AWAY
+from postmortem.assess.suspect import AWAY
 from postmortem.change import Change, Window
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from postmortem.assess.proof import Proof
+from postmortem.assess.stored_proofs import Proof
 from postmortem.diagnosis import Experiment, Incident, Prediction, Verdict
 from postmortem.experiment.design import Arm, Design, Test
 from postmortem.experiment.judge import OutcomeJudge, find_reappearance, judge_replay, loss_spread, step_of_batch

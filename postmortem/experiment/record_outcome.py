@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from postmortem.assess.proof import Proof, add_experiment, earlier_proofs, store_proof
+from postmortem.assess.stored_proofs import Proof, add_experiment, earlier_proofs, store_proof
 from postmortem.diagnosis import Experiment, Incident
 from postmortem.experiment.judge import (
     EARLY_STEPS,

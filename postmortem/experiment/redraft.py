@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from postmortem import report
-from postmortem.assess.proof import Proof, earlier_proofs, store_proof
+from postmortem.assess.stored_proofs import Proof, earlier_proofs, store_proof
 from postmortem.diagnosis import Experiment, Incident
 from postmortem.experiment.record_outcome import record_outcome
 from postmortem.experiment.target import ExperimentTarget

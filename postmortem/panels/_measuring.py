@@ -1,4 +1,4 @@
-"""Measurements that several panels share."""
+"""Measures departures from the baseline for several panels, and writes them as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ def moved_columns(case: Case, names: Iterable[str], sign: int = 0) -> tuple[list
 def departure_text(d: Departure) -> str:
     """`47.2 at step 312, baseline 0.6 (79×)`."""
     factor = f" ({times(d.ratio)})" if d.ratio == d.ratio and abs(d.ratio) != float("inf") else ""
-    return f"{number(d.value)} at step {d.step}, baseline {number(d.baseline)}{factor}"
+    return f"{grouped(d.value)} at step {d.step}, baseline {grouped(d.baseline)}{factor}"
+
+
+def grouped(value: float) -> str:
+    """A measured number as people read it, with thousands separated: `65,536`."""
+    text = number(value)
+    return f"{int(text):,}" if text.removeprefix("-").isdigit() else text
 
 
 def departure_figures(d: Departure) -> dict[str, float]:

@@ -47,7 +47,7 @@ def _repeats(case: Case) -> list[Observation]:
         if finding.kind == "repeated_batch":
             rows = int(finding.figures["rows"])
             where = (
-                f"at step {finding.onset_step}" if rows == 1 else f"in {rows} rows from step {finding.onset_step} on"
+                f"at step {finding.onset_step}" if rows == 1 else f"in {rows:,} rows from step {finding.onset_step} on"
             )
             text = f"an earlier batch hash comes again {where}"
             strength = min(1.0, 0.25 + rows / 4)  # one repeat may be chance, or the border between two epochs
@@ -90,7 +90,7 @@ def _source(case: Case) -> list[Observation]:
     figures = {"rows": length, "share_before": share}
     name = plain(source, 60)
     if before.size >= 20 and share < 0.02 and length < 0.5 * same_after.size:
-        batches = "1 batch comes" if length == 1 else f"{length} consecutive batches come"
+        batches = "1 batch comes" if length == 1 else f"{length:,} consecutive batches come"
         text = f"{batches} from {name}, which supplied {number(100 * share)} % of the {before.size} batches before"
         slug = "data.new_source" if length > 1 else "data.new_source_once"
         return [Observation(slug, text, "source", case.onset, figures)]

@@ -98,7 +98,7 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
             observations.append(Observation("loss.below_uniform", text, "loss", up.step, figures, moved=False))
     values = series.window(up.step, up.step + 6 * case.row_step).value
     if values.size >= 3 and (values[1:] < up.baseline + 0.25 * (up.value - up.baseline)).all():
-        text = "only one row departs, the next row is normal again"
+        text = "only one row is abnormal; the next one is normal"
         observations.append(Observation("loss.one_row", text, "loss", up.step))
     witnesses = {name: d.moved for name in WITNESSES if (d := case.departure(name)) is not None}
     share = token_share_of_rise(case)

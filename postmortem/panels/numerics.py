@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
-from postmortem.text import number, plain
+from postmortem.panels._measuring import grouped
+from postmortem.text import plain
 
 HALF = {"fp16", "float16", "half", "torch.float16"}
 
@@ -18,7 +19,7 @@ def _measure(case: Case) -> list[Observation]:
     if drops:
         first = drops[0]
         text = (
-            f"the loss scale falls from {number(first.baseline)} to {number(first.peak)}, beginning at step "
+            f"the loss scale falls from {grouped(first.baseline)} to {grouped(first.peak)}, beginning at step "
             f"{first.onset_step}"
         )
         loss = case.departure("loss", sign=1)
@@ -36,7 +37,7 @@ def _measure(case: Case) -> list[Observation]:
         if near is not None and (near.value > 0).any():
             step, total = int(near.step[near.value > 0][0]), float(near.value[near.value > 0].sum())
             slug = "numerics.skipped" if column == "skipped" else "numerics.nonfinite_gradient"
-            text = f"{label}: {number(total)}, the first at step {step}"
+            text = f"{label}: {grouped(total)}, the first at step {step}"
             observations.append(Observation(slug, text, column, step, {"total": total}))
     if dtype:
         slug = "numerics.half" if dtype in HALF else "numerics.wide_range"

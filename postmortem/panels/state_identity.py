@@ -11,7 +11,7 @@ def _measure(case: Case) -> list[Observation]:
     observations: list[Observation] = []
     if case.resume is not None:
         steps = case.onset - case.resume
-        where = f"{count(steps, 'step')} before the onset" if steps else "the onset"
+        where = f"{count(steps, 'step')} before the onset" if steps else "which is the onset"
         text = f"the run was resumed at step {case.resume}, {where}"
         observations.append(Observation("state.resumed", text, step=case.resume, figures={"resume_step": case.resume}))
     elif case.run.journal:

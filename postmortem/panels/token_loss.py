@@ -123,7 +123,7 @@ PANEL = Panel(
     _measure,
     (
         "whether few tokens caused the rise (long tail) or the whole batch did (garbage): log token_loss_p50, "
-        "_p90, _p99, _max"
+        "token_loss_p90, token_loss_p99 and token_loss_max"
     ),
     unit="nats",
     draw=_draw,

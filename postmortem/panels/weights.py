@@ -42,7 +42,7 @@ def _measure(case: Case) -> list[Observation]:
     if jumps:
         observations.append(jumps[0])
     elif names and case.baseline(names[0]) is not None:
-        text = "parameter norms move no further than before"
+        text = "parameter norms change no more than before"
         observations.append(Observation("weights.smooth", text, names[0], case.onset, moved=False))
     update = case.departure("update_rms")
     if update is not None:

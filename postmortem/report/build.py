@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_lowercase
 
 from postmortem.diagnosis import (
+    MEAN_ROWS,
     UNKNOWN,
     Diagnosis,
     Evidence,
@@ -36,10 +37,11 @@ from postmortem.report.view import (
     TextPiece,
     VerificationView,
 )
-from postmortem.text import count
+from postmortem.text import count, number
 
-RULES_OUT = -1.5  # log-odds at or below which the report says that an observation rules a cause out, not weakens it
-FAVORS = 0.3  # log-odds above which the report says that an observation favors a cause
+FAVORS = 0.3  # log-odds above which the report says that an observation favors a cause, and below −0.3 weakens it
+COUNTS_AGAINST = -1.5  # log-odds from which it counts against the cause …
+COUNTS_STRONGLY = -3.0  # … and strongly so: even then other observations can outweigh it
 LISTED = 3  # hypotheses listed in full, at least; more only with a share of LISTED_SHARE, up to LISTED_MOST
 LISTED_SHARE = 0.03
 LISTED_MOST = 6
@@ -80,7 +82,7 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
         other_incidents=tuple(
             OtherIncident(i.id, wording.kind(i), wording.onset(i)) for i in diagnosis.incidents if i is not shown
         ),
-        incident=None if shown is None else _incident(shown),
+        incident=None if shown is None else _incident(shown, run.log_every or 1),
         looked_at=tuple(_panel(p, p.summary or WITHIN) for p in quiet if not p.silent),
         not_there=tuple(_panel(p, p.silent) for p in quiet if p.silent),
     )
@@ -117,7 +119,7 @@ def _incident_table(incidents: Sequence[Incident], shown: Incident | None) -> Re
     return ReportTable(headers, tuple(rows), next((n for n, i in enumerate(incidents) if i is shown), None))
 
 
-def _incident(incident: Incident) -> IncidentView:
+def _incident(incident: Incident, row_step: int) -> IncidentView:
     numbers = {h.cause: n for n, h in enumerate(incident.hypotheses, start=1)}
     titles = {panel.number: panel.title for panel in incident.panels}
     symptom_origins = [s.origin for s in incident.symptoms if not s.missing]
@@ -142,6 +144,7 @@ def _incident(incident: Incident) -> IncidentView:
         symptom_sources=_sources(symptom_origins, marks),
         hypotheses=tuple(hypotheses[:listed]),
         others=tuple(hypotheses[listed:]),
+        strengths=wording.strengths(),
         evidence=tuple(view for _, view in evidence),
         evidence_sources=_sources((origin for origin, _ in evidence), marks),
         replays=_replay_table(incident.experiments, numbers),
@@ -159,7 +162,9 @@ def _incident(incident: Incident) -> IncidentView:
         skip_window=None if incident.verdict == "undecided" else incident.skip_window,
         batches_assumed=any(s.key == "batch_index" and s.missing for s in incident.symptoms),
         checkpoint=incident.checkpoint,
-        verification=_verification(incident.verification) if incident.verification else None,
+        verification=None
+        if incident.verification is None
+        else _verification(incident.verification, incident.onset_step, row_step),
         lesson=incident.lesson or "Not filled: there is no lesson while the cause is unknown.",
     )
 
@@ -222,15 +227,21 @@ def _evidence(
 ) -> EvidenceView:
     weights = sorted((numbers[cause], weight) for cause, weight in evidence.weights.items() if cause in numbers)
     favors = tuple(n for n, w in weights if w > FAVORS)
-    rules_out = tuple(n for n, w in weights if w <= RULES_OUT)
-    weakens = tuple(n for n, w in weights if RULES_OUT < w < -FAVORS)
-    parts = (("favors", favors), ("rules out", rules_out), ("weakens", weakens))
+    strongly = tuple(n for n, w in weights if w <= COUNTS_STRONGLY)
+    against = tuple(n for n, w in weights if COUNTS_STRONGLY < w <= COUNTS_AGAINST)
+    weakens = tuple(n for n, w in weights if COUNTS_AGAINST < w < -FAVORS)
+    parts = (
+        ("favors", favors),
+        ("counts strongly against", strongly),
+        ("counts against", against),
+        ("weakens", weakens),
+    )
     return EvidenceView(
         panel=evidence.panel,
         title=titles.get(evidence.panel, ""),
         text=evidence.text.rstrip("."),
         favors=favors,
-        rules_out=rules_out,
+        rules_out=tuple(sorted((*strongly, *against))),
         weakens=weakens,
         effect=", ".join(f"{verb} {wording.hypothesis_numbers(causes)}" for verb, causes in parts if causes),
         mark=marks[evidence.origin],
@@ -263,7 +274,11 @@ def _picture(path: str) -> str:
 
 def _sample(sample: Sample) -> SampleView:
     tokens = [TextPiece(token.text.translate(SPACES), token.marked, token.loss) for token in sample.tokens]
-    worst = [TextPiece(t.text.strip(), True, t.loss) for t in tokens if t.marked and t.loss is not None]
+    worst = [
+        TextPiece(token.text.translate(SPACES).strip() or token.text.strip() or "▁", True, token.loss)  # a space: "▁"
+        for token in sample.tokens
+        if token.marked and token.loss is not None
+    ]
     worst.sort(key=lambda piece: -(piece.loss or 0.0))
     return SampleView(sample.sample_id or "without id", sample.source, _pieces(tokens), tuple(worst))
 
@@ -284,11 +299,16 @@ def _pieces(tokens: Iterable[TextPiece]) -> tuple[TextPiece, ...]:
     return tuple(piece for piece in pieces if piece.text)
 
 
-def _verification(v: Verification) -> VerificationView:
-    within = "" if v.epsilon is None else f"loss curve within ±{v.epsilon:.2g} of the pre-incident baseline"
+def _verification(v: Verification, onset: int, row_step: int) -> VerificationView:
+    steps = f"from step {onset} through {v.through_step}"
+    expected = f"every loss must be finite {steps}"
+    if v.epsilon is not None and v.baseline_loss is not None:
+        mean = f"{MEAN_ROWS}-row mean" if (v.through_step - onset) // row_step + 1 >= MEAN_ROWS else "mean"
+        limit = f"{number(v.baseline_loss + v.epsilon)} (baseline {number(v.baseline_loss)} + {number(v.epsilon)})"
+        expected = f"the {mean} of the loss must stay at or below {limit} {steps}"
     return VerificationView(
         seed=f"({NOT_RECORDED}: fix one, and log it in run.json)" if v.seed is None else v.seed,
-        expected=within or "every loss finite",
+        expected=expected,
         baseline=v.baseline_loss,
         through_step=v.through_step,
         checks=tuple(check.text for check in v.checks),

@@ -1,4 +1,4 @@
-"""The few lines that a draft prints: what happened, when, and why."""
+"""Summarizes a report in the few lines that `postmortem draft` prints: what happened, when, and why."""
 
 from __future__ import annotations
 

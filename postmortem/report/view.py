@@ -1,4 +1,4 @@
-"""Everything that a report says about a run and one of its incidents, as plain values for every format.
+"""Defines what a report says about a run and one of its incidents, as plain values for every format.
 
 Texts are raw: not escaped and without layout; a renderer's escaper processes each of them. `build.py` computes all
 values beforehand, so that the order in which a template reads them does not matter.
@@ -59,7 +59,7 @@ class PanelView:
 
 @dataclass(frozen=True)
 class SymptomView:
-    """A number of section 1 with its step and the letter of its place, or the reason why it is missing."""
+    """A number of section 1 of the report, its step and the letter of its place, or the reason why it is missing."""
 
     label: str
     value: Figure
@@ -93,7 +93,7 @@ class EvidenceView:
     title: str
     text: str
     favors: tuple[int, ...]
-    rules_out: tuple[int, ...]
+    rules_out: tuple[int, ...]  # all that it counts against, strongly or not
     weakens: tuple[int, ...]
     effect: str
     mark: str
@@ -120,7 +120,7 @@ class SampleView:
 
 @dataclass(frozen=True)
 class VerificationView:
-    """How to recognize a fixed run: what its loss must show, the `baseline` in nats (or None), and checks."""
+    """How to recognize a fixed run: what its loss must show in words, the `baseline` in nats (or None), and checks."""
 
     seed: Figure
     expected: str
@@ -148,6 +148,7 @@ class IncidentView:
     symptom_sources: tuple[SourceFile, ...]
     hypotheses: tuple[HypothesisView, ...]  # best first: those that get their own line
     others: tuple[HypothesisView, ...]  # the less likely rest
+    strengths: str  # what strong, moderate and weak mean
     evidence: tuple[EvidenceView, ...]  # what speaks for or against a cause; the rest is with the calm panels
     evidence_sources: tuple[SourceFile, ...]
     replays: ReportTable  # a row for each replay

@@ -1,4 +1,4 @@
-"""Words of a report, the same in every format: figures, lists, kinds and verdicts as text."""
+"""Writes figures, lists, kinds and verdicts of a report as text, the same in every format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from postmortem.diagnosis import Diagnosis, Figure, Incident
+from postmortem.diagnosis import MODERATE, STRONG, Diagnosis, Figure, Incident
 from postmortem.text import plain
 
 LIMIT = 1000  # characters; a whole sentence may hold several names
@@ -78,6 +78,15 @@ def hypothesis_numbers(numbers: Iterable[int]) -> str:
     for group in groups:
         parts += [f"H{group[0]}–H{group[-1]}"] if len(group) > 2 else [f"H{n}" for n in group]
     return and_list(parts)
+
+
+def strengths() -> str:
+    """What strong, moderate and weak mean, as a sentence."""
+    strong, moderate = (f"{100 * share:.0f} %" for share in (STRONG, MODERATE))
+    return (
+        f"Strong, moderate and weak compare the hypotheses with each other: a share of at least {strong}, of at least "
+        f"{moderate}, or less. The shares are not calibrated."
+    )
 
 
 def onset(incident: Incident) -> str:

@@ -31,7 +31,7 @@ def test_a_cause_documents_itself(cause: Cause) -> None:
     assert text.startswith(f"# {cause.title} (`{cause.slug}`)")
     assert "**Smallest fix.**" in text
     assert "ruled out" in text or "rules it out" in text or "rule it out" in text
-    assert cause.replay
+    assert cause.proof_text
     assert len(cause.lesson) < 200
 
 

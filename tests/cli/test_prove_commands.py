@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem import cli
-from postmortem.assess.proof import FILE
+from postmortem.assess.stored_proofs import FILE
 from postmortem.sources import open_run
 from tests.cli.conftest import Call, in_a_process
 from tests.makers import healthy, healthy_batches, worked_example, write_run
@@ -154,7 +154,7 @@ class TestProve:
         def full(path: Path, text: str) -> None:
             raise OSError(28, "No space left on device", str(path))
 
-        monkeypatch.setattr("postmortem.assess.proof.write_text", full)
+        monkeypatch.setattr("postmortem.assess.stored_proofs.write_text", full)
         code, _, err = call("prove", "run", "--trust")
         assert code == 4 and "No space left on device" in err and err.count("postmortem: ") == 1
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem import cli
-from postmortem.assess.proof import load_proofs
+from postmortem.assess.stored_proofs import load_proofs
 from postmortem.change import Change
 from postmortem.program import Measured
 from postmortem.replay.spec import ReplaySpec

@@ -11,7 +11,7 @@ import pytest
 
 import postmortem as pm
 from postmortem import diagnosis
-from postmortem.assess.proof import load_proofs
+from postmortem.assess.stored_proofs import load_proofs
 from postmortem.checkpoint import manifest
 from postmortem.checkpoint.inspection import inspect
 from postmortem.checkpoint.inventory import latest

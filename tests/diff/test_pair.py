@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postmortem.diff import diff_runs
+from postmortem.diff.caveats import independence_line
 from postmortem.diff.pair import Pair, once, same_bits
 from postmortem.run import Run
 from postmortem.sources import open_run
@@ -57,6 +58,19 @@ def test_hashes_of_two_functions_are_not_compared(tmp_path: Path) -> None:
     d = diff_runs(a, b)
     assert d.verdict == "identical" and d.alignment is None and [c.name for c in d.columns] == ["loss"]
     assert any("different hash functions" in line for line in d.cannot_tell)
+
+
+def test_two_runs_without_a_common_batch_are_independent(tmp_path: Path) -> None:
+    a = run(tmp_path / "a", ["x", "y"], manifest={"seed": 1})
+    b, same = (run(tmp_path / hashes, list(hashes), manifest={"seed": 2}) for hashes in ("pq", "xq"))
+    d = diff_runs(a, b)
+    (line,) = independence_line(d.a, d.b, d.alignment, "recovered")
+    assert line.startswith("the runs are independent (seeds 1 and 2, no batch in common)") and "same level" in line
+    assert "different levels" in independence_line(d.a, d.b, d.alignment, "lingering")[0]
+    assert independence_line(d.a, d.b, d.alignment, "different") == ()
+    assert independence_line(d.a, d.a, d.alignment, "recovered") == ()
+    d = diff_runs(a, same)
+    assert independence_line(d.a, d.b, d.alignment, "recovered") == ()
 
 
 @pytest.mark.parametrize(

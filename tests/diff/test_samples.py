@@ -41,6 +41,7 @@ def test_the_recovered_run_tells_where_it_comes_from() -> None:
 def test_verdicts(a: str, b: str, verdict: str) -> None:
     d = diff(a, b)
     assert d.verdict == verdict, d.reason
+    assert any("independent" in line for line in d.top_lines) == (b == "20-run-002")
 
 
 def test_the_spiked_run_parts_at_the_batch_of_the_spike_and_meets_its_twin_again() -> None:

@@ -79,8 +79,8 @@ def test_the_head_says_who_and_the_verdict_follows(runs: list[Run]) -> None:
 def test_everything_says_more(runs: list[Run]) -> None:
     d = diff_runs(*runs[:2])
     short, whole = text(render.summary(d, 100)), text(render.summary(d, 100, everything=True))
-    assert not any(line.startswith("Discarded") for line in short)
-    assert "Discarded   nothing" in whole
+    assert not any(line.startswith("Rolled back") for line in short)
+    assert "Rolled back nothing" in whole
     assert "lr: 3 of 500 rows differ, first at 311" in [line.strip() for line in whole]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postmortem.assess.experiments import AWAY
+from postmortem.assess.suspect import AWAY
 from postmortem.causes import Cause, Suspect, causes
 from postmortem.change import Change
 from postmortem.diagnosis import Hypothesis, Incident, Prediction

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from postmortem.assess.proof import Proof
+from postmortem.assess.stored_proofs import Proof
 from postmortem.causes import Cause
 from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Prediction

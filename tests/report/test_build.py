@@ -82,8 +82,32 @@ def test_more_origins_than_letters() -> None:
 def test_evidence_names_the_hypotheses_it_speaks_to() -> None:
     grad, embedding, *_ = incident(spike()).evidence
     assert (grad.favors, grad.rules_out, grad.weakens) == ((1,), (5,), (4,))
-    assert grad.effect == "favors H1, rules out H5, weakens H4"
+    assert grad.effect == "favors H1, counts against H5, weakens H4"
     assert (embedding.effect, embedding.text[-1]) == ("favors H1", "r")
+
+
+@pytest.mark.parametrize(
+    ("weight", "effect"),
+    [
+        (-0.5, "weakens H1"),
+        (-1.5, "counts against H1"),
+        (-2.9, "counts against H1"),
+        (-3.0, "counts strongly against H1"),
+    ],
+)
+def test_a_verb_is_as_strong_as_the_weight(weight: float, effect: str) -> None:
+    base = spike().incidents[0]
+    evidence = replace(base.evidence[0], weights={base.hypotheses[0].cause: weight})
+    shown = incident(replace(spike(), incidents=(replace(base, evidence=(evidence,)),)))
+    assert [(e.effect, e.rules_out) for e in shown.evidence] == [(effect, (1,) if weight <= -1.5 else ())]
+
+
+def test_a_short_window_has_no_mean_of_fifty_rows() -> None:
+    base = spike().incidents[0]
+    assert base.verification is not None
+    short = replace(base, verification=replace(base.verification, through_step=base.onset_step + 48))
+    shown = incident(replace(spike(), incidents=(short,)))
+    assert shown.verification is not None and shown.verification.expected.startswith("the mean of the loss must")
 
 
 def test_hypotheses_worth_a_line_and_others() -> None:
@@ -135,7 +159,7 @@ def test_a_mark_holds_no_outer_spaces() -> None:
         ("d", True),
         (" e", False),
     ]
-    assert [(p.text, p.loss) for p in sample.worst] == [("d", 3.0), ("c", 2.0), ("", 1.0)]
+    assert [(p.text, p.loss) for p in sample.worst] == [("d", 3.0), ("c", 2.0), ("▁", 1.0)]  # a space is visible
     assert sample.sample_id == "without id"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postmortem.assess.experiments import AWAY, suspect_for
+from postmortem.assess.suspect import AWAY, suspect_for
 from postmortem.case import Case, Observation
 from postmortem.causes import Cause, causes
 from postmortem.change import Change

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from postmortem.assess.proof import FILE, Proof, add_experiment, earlier_proofs, load_proofs, store_proof
+from postmortem.assess.stored_proofs import FILE, Proof, add_experiment, earlier_proofs, load_proofs, store_proof
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Experiment
 from postmortem.errors import UnreadableInput

@@ -1,4 +1,4 @@
-"""Works out what the replays of a cause change in one incident: its suspect batches and steps."""
+"""Chooses the suspect batches and steps of an incident, which the replays of a cause change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AWAY, NEAREST = 40, 5
 
 def suspect_for(case: Case, cause: Cause, observed: Observed) -> Suspect:
     """What the replays that `cause` predicts change in the incident of `case`."""
-    first, last = case.batch_window(cause.skip_rows(case, observed) if cause.skip_rows else None)
+    first, last = case.batch_window(cause.suspect_batch_count(case, observed) if cause.suspect_batch_count else None)
     end = case.batch_window()[1] + int(case.run.row_steps[-1]) - case.onset
     jump = observed.get("lr.jump")
     return Suspect(
