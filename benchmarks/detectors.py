@@ -150,7 +150,7 @@ def live_cost(rounds: int) -> str:
             for step, (loss, norm) in enumerate(zip(scenario(name, seed)[0].tolist(), norms.tolist(), strict=True)):
                 row = {"loss": loss, "grad_norm": norm, "lr": 3e-4 * min(step / 100, 1)}
                 start = time.perf_counter()
-                watching.take(step, row)
+                watching.add_row(step, row)
                 micros.append((time.perf_counter() - start) * 1e6)
         middle, late = np.quantile(micros, (0.5, 0.99))
         lines.append(f"| {title} | **{middle:.1f}** | {np.mean(micros):.1f} | {late:.0f} | {max(micros):,.0f} |")

@@ -25,7 +25,7 @@ from lab_faults import DIAGNOSES, TRAINS
 from postmortem.lab import list_faults
 
 FIRST_SEED = 4_000  # predictions and interventions were chosen on seeds from 1,000, 2,000 and 3,000 on
-REPLAYS = ("experiment", "interventions", "live_state.py", "program.py", "replay", "training_loop.py")
+REPLAYS = ("experiment", "interventions", "program_state.py", "program.py", "replay", "training_loop.py")
 TRANSIENT = frozenset({"bit_flip", "logging_artifact"})  # faults that a replay must not show again
 BATCH_BORNE = frozenset({"long_tail_tokens", "garbage_data", "empty_labels", "nan_propagation"})
 FAULTS = tuple(sorted(set(list_faults()) - {"none"}))

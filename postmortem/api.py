@@ -1,4 +1,4 @@
-"""The functions of `import postmortem as pm`: `diagnose` and `compare`, for runs or for paths of runs.
+"""The Python interface: `pm.diagnose` and `pm.compare`, for open runs or for their paths.
 
 This module also teaches notebooks to show a diagnosis and a diff, because it may import both records and renderers.
 """
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from postmortem import display, pipeline
+from postmortem import notebook_page, pipeline
 from postmortem.diagnosis import Diagnosis, PanelReading
 from postmortem.diff import RunsDiff, diff_runs
 from postmortem.diff.render import markdown
@@ -85,5 +85,5 @@ def _page(diff: RunsDiff) -> str:
     return markdown(diff)
 
 
-display.markdown.register(Diagnosis, _report)
-display.markdown.register(RunsDiff, _page)
+notebook_page.markdown.register(Diagnosis, _report)
+notebook_page.markdown.register(RunsDiff, _page)

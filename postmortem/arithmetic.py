@@ -1,4 +1,4 @@
-"""Lets a process compute with the same bits as a run: the same kernels and the same number of threads.
+"""The kernels and threads that bits depend on: recorded, compared, and adopted by a process.
 
 A library chooses its kernels when it first computes, by the processor and by environment variables. So a process that
 shall compute as a run did must set them before it imports torch: `arithmetic_of` says how, `adopt` does it. Nothing

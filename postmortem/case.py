@@ -1,4 +1,4 @@
-"""One incident in its run: the baselines, departures and steps around it that panels and causes read."""
+"""One incident with its run: baselines, and departures from them."""
 
 from __future__ import annotations
 

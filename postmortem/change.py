@@ -1,4 +1,4 @@
-"""One change to a training as a value: causes predict its effect, replays and guards apply it.
+"""One change to a training as a value: causes predict its effect, a replay applies it.
 
     distinct                 a name alone
     skip=312:314,320:322     windows of batches, [first, last)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from postmortem.change import Change
-from postmortem.display import markdown
 from postmortem.errors import UnreadableInput
 from postmortem.incident import Occurrence
 from postmortem.jsonio import numbers_on_one_line, read_record, strict_json
+from postmortem.notebook_page import markdown
 from postmortem.text import count, plain, row_range
 
 SCHEMA_VERSION = 2

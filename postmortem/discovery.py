@@ -1,6 +1,8 @@
-"""Discovery of sources, detectors, panels and causes: each is one new file, and an error where it is broken.
+"""Finds the parts that are one file each: sources, detectors, panels, causes, interventions and renderers.
 
-The file is in this package's own folder, or in another distribution that names its object as an entry point:
+The file is in the room's own folder; a source, detector, panel or cause may also come from another distribution, which
+names its object as an entry point. A part that cannot be used is an error that names its file.
+
 
     [project.entry-points."postmortem.detectors"]
     reward = "my_package.reward:DETECTOR"

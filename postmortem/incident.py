@@ -1,4 +1,4 @@
-"""An incident as every room sees it: what kind of thing went wrong, in which row, and its outcome.
+"""The facts of an incident that all rooms share: its kind, its steps, its outcome, and its identity.
 
 Detectors find incidents, a diagnosis explains them, a diff compares those of two runs. All of them extend `Occurrence`,
 and all identify an incident by the same `IncidentKey`.

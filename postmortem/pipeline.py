@@ -1,4 +1,4 @@
-"""Diagnoses a run, from start to end: run → incidents → panels → evidence → hypotheses → diagnosis."""
+"""Diagnoses a run by calling each stage in turn: detectors → panels → weighing of causes → diagnosis."""
 
 from __future__ import annotations
 

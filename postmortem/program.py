@@ -1,4 +1,4 @@
-"""The contract of a program: a training that can be driven step by step (by the lab, a replay, a resume test, a guard).
+"""The contract of a program: what a training must offer so that lab, replay and resume test can drive it.
 
     build(config) -> Program          a fresh training, before its first update
     program.updates                   updates done = the number of the next step

@@ -1,4 +1,4 @@
-"""One logged column as two arrays, which detectors, panels and the guard pass to each other."""
+"""One logged column as two arrays, the form in which detectors, panels and causes read it."""
 
 from __future__ import annotations
 

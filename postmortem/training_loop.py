@@ -1,4 +1,4 @@
-"""The training loop that drives a program: lab runs, resume tests and replays all use it.
+"""The one loop that trains a program step by step: lab runs, resume tests and replays all use it.
 
     save a checkpoint that is due → step on the next batch → record its row
 

@@ -1,6 +1,7 @@
 """Write the generated pages of the documentation, or report which of them are stale (`--check`).
 
     docs/causes/*.md      from each cause's docstring
+    docs/observations.md  from what panels declare, and the weights that causes give
     docs/sample-report/   `postmortem draft sample_runs/19-spike-001`
     README.md             the excerpt of that report, between its markers
 
@@ -22,8 +23,10 @@ from pathlib import Path
 from _readme import README, ROOT, SAMPLE, between_markers, copy_sample, environment
 
 from postmortem.causes import causes
+from postmortem.panels import panels
 
 CAUSES = Path("docs/causes")
+OBSERVATIONS = Path("docs/observations.md")
 REPORT = Path("docs/sample-report")
 TOLERANCE = 1e-6  # relative: the last digits of a mean depend on the CPU's vector width
 
@@ -37,6 +40,26 @@ def cause_pages() -> dict[Path, str]:
     listed = "\n".join(f"- [{cause.title}]({cause.slug}.md) (`{cause.slug}`)" for cause in causes())
     head = "# Causes\n\nWhat a run is examined for, one page each; `postmortem explain SLUG` prints the same.\n\n"
     return pages | {CAUSES / "README.md": _generated(f"{head}{listed}\n", "the causes' docstrings")}
+
+
+def observations_page() -> str:
+    """Every observation that a panel may make, by panel, with the weights that causes give it."""
+    parts = [
+        "# Observations\n\nWhat the panels may observe of an incident: the slugs to which a cause gives weights, in "
+        "log-odds.\nAn observation without a weight is shown in the report and counts for no cause."
+    ]
+    for panel in panels():
+        rows = [f"| `{slug}` | {_weights_of(slug)} |" for slug in panel.observes]
+        parts.append(
+            f"## {panel.title} (`{panel.slug}`)\n\nIt shows {panel.would_tell}.\n\n"
+            + "\n".join(("| observation | weights |", "| --- | --- |", *rows))
+        )
+    return _generated("\n\n".join(parts) + "\n", "what the panels and causes declare")
+
+
+def _weights_of(slug: str) -> str:
+    weights = [(cause.weights[slug], cause.slug) for cause in causes() if slug in cause.weights]
+    return ", ".join(f"`{cause}` {weight:+g}" for weight, cause in sorted(weights, key=lambda w: (-w[0], w[1]))) or "–"
 
 
 def draft_sample(out: Path) -> None:
@@ -115,7 +138,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "report"
         draft_sample(fresh)
-        pages = cause_pages()
+        pages = cause_pages() | {OBSERVATIONS: observations_page()}
         text = excerpt((fresh / "report.md").read_text())
         pages[README.relative_to(ROOT)] = with_excerpt(README.read_text(), text)
         stale = stale_pages(pages) + stale_report(fresh)

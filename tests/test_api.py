@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import postmortem as pm
-from postmortem import api, diagnosis, diff, display, errors, pipeline, record, run, sources
+from postmortem import api, diagnosis, diff, errors, notebook_page, pipeline, record, run, sources
 from postmortem.panels import draw_panel
 from postmortem.report import DIAGNOSIS, render, write_report
 from tests.makers import healthy, worked_example, write_run
@@ -58,7 +58,7 @@ def test_a_notebook_shows_the_page_of_a_diff() -> None:
 
 
 def test_a_record_without_a_page_is_shown_by_its_repr() -> None:
-    assert display.markdown(object()) is None
+    assert notebook_page.markdown(object()) is None
 
 
 EVIL = "a\x1b[31m\n" + "long" * 500

@@ -56,8 +56,9 @@ def detect(t):
         return
     for step, value in zip(bar.step.tolist(), bar.value.tolist()):
         if value > 9:
-            yield Finding("pressure", "pressure_rise", "log_z", step, None, step, step + 1, value, 1.0, 0.1, 90.0, 1.0,
-                          RECOVERED)
+            yield Finding(detector="pressure", kind="pressure_rise", column="log_z", onset_step=step,
+                          onset_interval=None, peak_step=step, recovery_step=step + 1, peak=value, baseline=1.0,
+                          scale=0.1, score=90.0, settled=1.0, outcome=RECOVERED)
 
 DETECTOR = Detector("pressure", (Kind("pressure_rise", "pressure rise"),), detect)
 

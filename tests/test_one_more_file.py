@@ -36,19 +36,32 @@ def _detect(t):
     hot = np.zeros(0, int) if degrees is None else np.flatnonzero(degrees.value > 90)
     if hot.size:
         step, value = int(degrees.step[hot[0]]), float(degrees.value[hot[0]])
-        place = (degrees.name, step, None, step, step + 1)
-        yield Finding("overheating", NAMED, *place, value, 60.0, 1.0, value - 60, 60.0, RECOVERED)
+        yield Finding(
+            detector="overheating",
+            kind=NAMED,
+            column=degrees.name,
+            onset_step=step,
+            onset_interval=None,
+            peak_step=step,
+            recovery_step=step + 1,
+            peak=value,
+            baseline=60.0,
+            scale=1.0,
+            score=value - 60,
+            settled=60.0,
+            outcome=RECOVERED,
+        )
 
 
 class _Stream(Stream):
-    def take(self, step, row):
+    def add_row(self, step, row):
         hot = (row.get("gpu_degrees") or 0.0) > 90
         return [Alarm("overheating", KIND.slug, "gpu_degrees", step, step, state="settled")] if hot else []
 
     def end(self, step):
         return []
 
-    def rewound(self, step):
+    def rewind_to(self, step):
         pass
 
 
@@ -147,7 +160,7 @@ class TestDetector:
         add("detectors", "overheating", DETECTOR)
         watching = live()
         rows = [{"loss": 2.0, "gpu_degrees": degrees} for degrees in (60.0, 97.0, 60.0)]
-        alarms = [alarm for step, row in enumerate(rows) for alarm in watching.take(step, row)]
+        alarms = [alarm for step, row in enumerate(rows) for alarm in watching.add_row(step, row)]
         assert [(alarm.kind, alarm.onset_step) for alarm in alarms] == [("overheating", 1)]
 
     def test_that_finds_what_it_does_not_declare_is_a_mistake_of_that_file(self, add: Add) -> None:
@@ -161,6 +174,44 @@ class TestDetector:
         add("detectors", "overheating", DETECTOR.replace('"overheating", "too hot"', '"loss_spike", "heat"'))
         with pytest.raises(TypeError, match="declares loss_spike differently from another detector"):
             kinds()
+
+
+def contributing_detectors() -> list[str]:
+    """The detectors that CONTRIBUTING shows, as the text of their files."""
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    section = page.partition("### A detector")[2].partition("\n### ")[0]
+    return [block.partition("```")[0] for block in section.split("```python\n")[1:]]
+
+
+class TestTheDetectorsThatContributingShows:
+    def test_a_spike_of_one_more_column(self, add: Add) -> None:
+        add("detectors", "attention_logit_spike", contributing_detectors()[0])
+        (detector,) = (d for d in detectors() if d.name == "attention_logit_spike")
+        values = 5 * np.exp(0.02 * np.random.default_rng(0).standard_normal(400))
+        assert find_incidents(telemetry(max_attention_logit=values)) == ()
+        supporting, opening = values.copy(), values.copy()
+        supporting[300] *= 2.2
+        opening[300] *= 4
+        spiked = telemetry(max_attention_logit=supporting)
+        assert [f.opens for f in detector.findings(spiked)] == [False] and find_incidents(spiked) == ()
+        (incident,) = find_incidents(telemetry(max_attention_logit=opening))
+        assert (incident.kind, incident.onset_step, incident.outcome) == ("attention_logit_spike", 300, "recovered")
+        watching = live(["attention_logit_spike"])
+        alarms = [
+            a for step, v in enumerate(opening) for a in watching.add_row(step, {"max_attention_logit": float(v)})
+        ]
+        assert {(a.kind, a.onset_step) for a in [*alarms, *watching.end()]} == {("attention_logit_spike", 300)}
+
+    def test_a_rule_of_its_own(self, add: Add) -> None:
+        add("detectors", "gpu_heat", contributing_detectors()[1])
+        degrees = np.full(200, 60.0)
+        assert find_incidents(telemetry(gpu_degrees=degrees)) == ()
+        degrees[150:153] = (93.0, 97.0, 92.0)
+        (incident,) = find_incidents(telemetry(gpu_degrees=degrees))
+        assert (incident.title, incident.onset_step, incident.peak_step) == ("hot GPU", 150, 151)
+        assert (incident.recovery_step, incident.outcome) == (153, "recovered")
+        (incident,) = find_incidents(telemetry(gpu_degrees=degrees[:152]))
+        assert (incident.recovery_step, incident.outcome) == (None, "unresolved")
 
 
 class TestObservationAndCause:

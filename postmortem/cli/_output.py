@@ -11,7 +11,7 @@ import typer
 
 from postmortem.cli._terminal import columns, styled, text_width
 from postmortem.jsonio import strict_json
-from postmortem.lines import LABEL, Line, Span, joined, labeled, table
+from postmortem.terminal_layout import LABEL, Line, Span, joined, labeled, table
 from postmortem.text import plain, relative_path
 
 

@@ -12,7 +12,7 @@ from postmortem.cli._options import JsonOption
 from postmortem.cli._output import print_json, print_lines, print_table
 from postmortem.cli._terminal import reading, text_width
 from postmortem.errors import CheckFailed
-from postmortem.lines import Span, wrap
+from postmortem.terminal_layout import Span, wrap
 from postmortem.text import plain
 
 if TYPE_CHECKING:

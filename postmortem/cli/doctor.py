@@ -13,7 +13,7 @@ from postmortem.cli._options import JsonOption
 from postmortem.cli._output import print_json, print_lines
 from postmortem.cli._terminal import reading, stage, text_width
 from postmortem.errors import CheckFailed
-from postmortem.lines import Line, Span, wrap
+from postmortem.terminal_layout import Line, Span, wrap
 from postmortem.text import plain
 
 if TYPE_CHECKING:

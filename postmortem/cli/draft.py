@@ -36,7 +36,7 @@ def draft(
     columns: MapOption = None,
     mode: Annotated[
         Mode,
-        typer.Option("--mode", help="Report any panel's departure as an incident, or only a loss that stays up."),
+        typer.Option("--mode", help="Report any column's departure as an incident, or only a loss that stays up."),
     ] = Mode.all,
     baseline: Annotated[
         Path | None,

@@ -12,7 +12,7 @@ import typer
 from postmortem.cli._options import JsonOption
 from postmortem.cli._output import print_json, print_lines
 from postmortem.cli._terminal import columns, text_width
-from postmortem.lines import Line, Span, table, wrap
+from postmortem.terminal_layout import Line, Span, table, wrap
 
 if TYPE_CHECKING:
     from postmortem.checkpoint.plan import StoragePlan

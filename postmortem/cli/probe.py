@@ -23,7 +23,7 @@ from postmortem.cli._options import (
 from postmortem.cli._output import display_path, print_json, print_labeled, print_lines, print_location
 from postmortem.cli._program import print_imports
 from postmortem.cli._terminal import columns, progress, stage
-from postmortem.lines import joined, table
+from postmortem.terminal_layout import joined, table
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from postmortem.cli._options import JsonOption
 from postmortem.cli._output import print_json, print_lines
 from postmortem.cli._terminal import stage, text_width
 from postmortem.errors import CheckFailed
-from postmortem.lines import wrap
+from postmortem.terminal_layout import wrap
 
 
 def test_resume(

@@ -24,7 +24,7 @@ from postmortem.cli._output import display_path, print_json, print_labeled, prin
 from postmortem.cli._program import notes, print_imports
 from postmortem.cli._terminal import progress, stage, text_width
 from postmortem.errors import CheckFailed, Interrupted, UsageError, require
-from postmortem.lines import Span, wrap
+from postmortem.terminal_layout import Span, wrap
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:

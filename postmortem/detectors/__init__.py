@@ -2,7 +2,7 @@
 
     find_incidents(t)                      all detectors, their findings grouped, worst incident first
     find_incidents(t, mode="watchdog")     only the rolling-baseline watchdog (see `_watchdog`)
-    live()                                 the same detectors row by row, where they have a live face
+    live()                                 the same detectors row by row, where they have such a version
 
 A detector is one public file that contains `DETECTOR = Detector(...)`; it reads a `Telemetry`, or row after row, and
 nothing else.
@@ -84,7 +84,7 @@ def kinds() -> Mapping[str, Kind]:
 
 
 def live(names: Collection[str] | None = None) -> LiveDetectors:
-    """The live faces of all detectors, or of those in `names`, ready for a run's first row."""
+    """The row-by-row versions of all detectors, or of those in `names`, ready for a run's first row."""
     return LiveDetectors(d for d in detectors() if names is None or d.name in names)
 
 

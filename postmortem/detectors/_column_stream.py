@@ -1,4 +1,4 @@
-"""The live face of the detectors of excursions: the latest rows of one column, and the alarms on them."""
+"""The row-by-row version of the detectors of excursions: the latest rows of one column, and the alarms on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FINAL_SPANS = 8
 
 
 class ColumnStream(Stream):
-    """The live face of a detector of excursions of one column.
+    """The row-by-row version of a detector of excursions of one column.
 
     While all values are positive, `search` runs over their logarithms, and with `linear` over the values themselves,
     too, for what the first one leaves; from the first other value on, over the values only, and once more over all rows
@@ -63,7 +63,7 @@ class ColumnStream(Stream):
         self._low, self._high, self._due_rows = -math.inf, -math.inf, 1
         self._high_bits = 0  # one bit for each of the last rows: whether it was above `_high`
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
         value = row.get(self._column)
         if type(value) is not float:
@@ -95,14 +95,14 @@ class ColumnStream(Stream):
         with np.errstate(all="ignore"):
             return {self._column: min(t.alert_level(self._signal(self._rows, t.log)) for t in self._trackers)}
 
-    def rewound(self, step: int) -> None:
+    def rewind_to(self, step: int) -> None:
         """Forget the rows from `step` on: begin again with the kept rows before it."""
         self._store_new_rows()
         rows = int(np.searchsorted(self._step[: self._rows], step))
         steps, values = self._step[:rows].tolist(), self._raw[:rows].tolist()
         self._reset()
         for kept_step, value in zip(steps, values, strict=True):
-            self.take(kept_step, {self._column: value})
+            self.add_row(kept_step, {self._column: value})
 
     def _search_new_rows(self, step: int, alert: bool, end: bool = False) -> Sequence[Alarm]:
         self._store_new_rows()

@@ -1,4 +1,4 @@
-"""All live detectors together, fed row by row, for a training loop, a recorder or a guard while the run goes on."""
+"""All live detectors together, fed row by row while a run goes on, by its training loop or its recorder."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from postmortem.detectors._model import Alarm, Detector, Row
 
 
 class LiveDetectors:
-    """The live faces of `detectors`: each takes every row and keeps a bounded number of them.
+    """The row-by-row versions of `detectors`: each gets every row and keeps a bounded number of them.
 
     Not thread-safe.
     """
 
     def __init__(self, detectors: Iterable[Detector]) -> None:
         self._streams = [d.stream() for d in detectors if d.stream is not None]
-        self._takes = [stream.take for stream in self._streams]
+        self._add_row_methods = [stream.add_row for stream in self._streams]
         self._last = -1
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`. Steps ascend; several rows of one step count as one where their columns
         differ."""
         self._last = step
         alarms: Sequence[Alarm] = ()
-        for take in self._takes:
-            if new := take(step, row):
+        for add_row in self._add_row_methods:
+            if new := add_row(step, row):
                 alarms = [*alarms, *new]
         return alarms
 
@@ -41,7 +41,7 @@ class LiveDetectors:
                 levels[column] = min(level, levels.get(column, level))
         return levels
 
-    def rewound(self, step: int) -> None:
+    def rewind_to(self, step: int) -> None:
         """The run went back and goes on with `step`: alarms of later onsets are void and are not reported any more."""
         for stream in self._streams:
-            stream.rewound(step)
+            stream.rewind_to(step)

@@ -44,7 +44,7 @@ class Telemetry:
 
 @dataclass(frozen=True)
 class Finding:
-    """One panel's departure from its own past.
+    """One column's departure from its own past.
 
     `onset_step` is the first abnormal row, `peak_step` the worst one, `recovery_step` the first settled one after the
     peak (None where it never settles, or the log ends first). `onset_interval` is (last normal logged step, onset_step)
@@ -100,8 +100,8 @@ class Alarm:
     """What a live detector reports at `step` about a departure that began at `onset_step`.
 
     An alarm is reported when it opens, again when its kind or `opens` (see `Finding`) changes, and for the last time
-    when it is settled (`detect` reports the same kind of the whole run, whatever follows) or withdrawn (with the later
-    rows, `detect` does not report it any more). Its `key` never changes.
+    when it is settled (no later row can change it: `detect` reports the same kind for the whole run) or withdrawn (with
+    the later rows, `detect` does not report it any more). Its `key` never changes.
     """
 
     detector: str
@@ -128,9 +128,9 @@ def as_float(value: object) -> float | None:
 
 
 class Stream(Protocol):
-    """The live face of a detector: it takes each row once, in order, and keeps no more rows than it needs."""
+    """The row-by-row version of a detector: it gets each row once, in order, and keeps no more rows than it needs."""
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`. A value whose step does not ascend is ignored."""
         ...
 
@@ -138,7 +138,7 @@ class Stream(Protocol):
         """What changes because `step` was the last row: every open alarm is settled or withdrawn."""
         ...
 
-    def rewound(self, step: int) -> None:
+    def rewind_to(self, step: int) -> None:
         """The run went back and goes on with `step`: forget this row and later ones."""
         ...
 
@@ -153,7 +153,7 @@ class Detector:
     """One rule. `detect` yields its findings in order of onset; `kinds` are the kinds that it may find, declared here
     and nowhere else.
 
-    `stream` makes its live face, which reports the same row by row; where it has none, `no_stream` says why in one
+    `stream` makes its row-by-row version, which reports the same; where there is none, `no_stream` says why in one
     sentence.
     """
 

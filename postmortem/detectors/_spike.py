@@ -13,7 +13,7 @@ from postmortem.incident import Kind
 
 def spike_detector(name: str, column: str, rule: Rule, kind: Kind, *, no_stream: str = "") -> Detector:
     """The detector `name` of excursions of `column` above `rule`, all of them of one `kind`; `no_stream` says why it
-    has no live face where it has none."""
+    has no row-by-row version where it has none."""
 
     def stream() -> ColumnStream:
         return ColumnStream(

@@ -135,7 +135,7 @@ class _Stream(Stream):
         self._last = -FAR_ROWS
         self._log = True
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
         if not self._log or (value := self._rows.add(step, row.get("grad_norm"))) is None:
             return ()
@@ -153,7 +153,7 @@ class _Stream(Stream):
         blocks = len(self._rows.values) // BLOCK_ROWS
         return self._new_alarms(step, range(blocks - _BLOCKS_AFTER + 1, blocks - 2))
 
-    def rewound(self, step: int) -> None:
+    def rewind_to(self, step: int) -> None:
         """Forget the rows from `step` on."""
         rows = self._rows.rewind(step)
         if not rows:

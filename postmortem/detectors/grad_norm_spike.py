@@ -1,4 +1,4 @@
-"""Gradient-norm spikes: the panel that moves first, up to eight steps ahead of the loss."""
+"""Gradient-norm spikes: the column that moves first, up to eight steps ahead of the loss."""
 
 from __future__ import annotations
 

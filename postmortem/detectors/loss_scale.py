@@ -142,7 +142,7 @@ class _Stream(Stream):
         self._moved = False
         self._scale_step = self._skip_step = -1
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
         onset, column = None, ""
         scale, skipped = row.get("loss_scale"), row.get("skipped")
@@ -160,7 +160,7 @@ class _Stream(Stream):
         onset = self._flag_onset(self._skip_rows) if self._is_total is None and not self._moved else None
         return () if onset is None else (self._alarm("skipped", onset, step),)
 
-    def rewound(self, step: int) -> None:
+    def rewind_to(self, step: int) -> None:
         """Groups of events begin again; that the column was steady once is still true."""
         self._falls.close_group()
         self._skips.close_group()

@@ -31,7 +31,7 @@ SHARE, SHARE_OF_TOP, TIMES = 0.1, 0.02, 8.0
 one), and by 8 times what the slope on either side would."""
 
 RETURN_ROWS = 50
-"""A jump back within this many rows ends the jump that it takes back."""
+"""A jump back within this many rows ends the jump that it undoes."""
 
 _SIDE_ROWS = 4
 """Rows on either side whose slope is the trend: a schedule is smooth over so few."""
@@ -42,7 +42,7 @@ _STAIR_ROWS = 48
 _SCHEDULED_JUMPS = 3
 """Jumps that can show a rhythm: two distances to compare."""
 
-_NEXT_TO_NOTHING = 1e-12
+_ZERO_SHARE = 1e-12
 """Share of the highest rate that counts as zero: a rise from there is the start of a schedule."""
 
 _MIN_ROWS, _MEASURABLE = 6, float(np.finfo(float).tiny) * 1e20
@@ -70,13 +70,13 @@ class _Jump:
     before: float
     rate: float
 
-    def taken_back(self, later: _Jump) -> bool:
+    def is_undone_by(self, later: _Jump) -> bool:
         """Whether a later jump goes back more than half of the way."""
         return abs(later.rate - self.before) <= 0.5 * abs(self.rate - self.before)
 
 
 def _unscheduled(jumps: Sequence[_Jump]) -> Iterator[tuple[_Jump, _Jump | None]]:
-    """The jumps that are no schedule, each with the one that takes it back; jumps between these two do not count."""
+    """The jumps that are no schedule, each with the one that undoes it; jumps between these two do not count."""
     if _scheduled(jumps):
         return
     skip = -1
@@ -84,7 +84,7 @@ def _unscheduled(jumps: Sequence[_Jump]) -> Iterator[tuple[_Jump, _Jump | None]]
         if jump.row <= skip:
             continue
         near = (later for later in jumps[i + 1 :] if later.row - jump.row <= RETURN_ROWS)
-        back = next((later for later in near if jump.taken_back(later)), None)
+        back = next((later for later in near if jump.is_undone_by(later)), None)
         skip = jump.row if back is None else back.row
         yield jump, back
 
@@ -100,7 +100,7 @@ def _jumps(step: NDArray[np.int64], lr: Values) -> list[int]:
 
 def _is_jump(step: NDArray[np.int64], lr: Values, k: int, top: float) -> bool:
     """Whether the large change after row k is out of line with both sides."""
-    if lr[k] <= _NEXT_TO_NOTHING * top:
+    if lr[k] <= _ZERO_SHARE * top:
         return False
     lo = max(k - _SIDE_ROWS, 0)
     near = slice(lo, k + 2 + _SIDE_ROWS)
@@ -147,7 +147,7 @@ def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back
         score=abs(change) / scale,
         settled=None if back is None else float(lr[back]),
         outcome=LINGERING if back is None else RECOVERED,
-        figures={"ratio": value / base, "height": abs(float(np.log(max(value / base, _NEXT_TO_NOTHING))))},
+        figures={"ratio": value / base, "height": abs(float(np.log(max(value / base, _ZERO_SHARE))))},
     )
 
 
@@ -162,7 +162,7 @@ class _Stream(Stream):
         self._jumps: list[_Jump] = []  # the last ones
         self._alarms: dict[int, Alarm] = {}  # by row, as they were reported last
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
         rows = self._rows
         last = rows.values[-1] if rows.values else None
@@ -185,7 +185,7 @@ class _Stream(Stream):
         """What changes because `step` was the last row."""
         return self._judge(step, end=True) if self._rows.dropped + len(self._rows.values) >= _MIN_ROWS else ()
 
-    def rewound(self, step: int) -> None:
+    def rewind_to(self, step: int) -> None:
         """Forget the rows from `step` on."""
         rows = self._rows.rewind(step)
         self._large = [row for row in self._large if row < self._rows.dropped + rows]

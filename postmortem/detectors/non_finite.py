@@ -134,7 +134,7 @@ class _Stream(Stream):
         self._scale: float | None = None
         self._scale_step = -1
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
         scale, before = None, self._scale
         if step > self._scale_step and (scale := as_float(row.get("loss_scale"))) is not None:
@@ -170,7 +170,7 @@ class _Stream(Stream):
         ended, self._open = self._open, {}
         return [alarm for episode in ended.values() for alarm in self._changed_alarm(episode, step, over=True)]
 
-    def rewound(self, step: int) -> None:
+    def rewind_to(self, step: int) -> None:
         """The episodes are over: later rows begin new ones."""
         self._open.clear()
         self._scale, self._scale_step = None, step - 1

@@ -162,7 +162,7 @@ class _Stream(Stream):
         self._zero_alarm: Alarm | None = None
         self._ended_gaps: list[tuple[int, Alarm]] = []  # (rows, alarm) of gaps that may be usual ones
 
-    def take(self, step: int, row: Row) -> Sequence[Alarm]:
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
         loss = as_float(row.get("loss"))
         if step < self._step or (step == self._step and (loss is None or self._blank == 0)):
@@ -191,7 +191,7 @@ class _Stream(Stream):
         self._blank_alarm = self._zero_alarm = None
         return alarms
 
-    def rewound(self, step: int) -> None:
+    def rewind_to(self, step: int) -> None:
         """Forget the rows from `step` on."""
         steps = [past_step for past_step in self._steps if past_step < step]
         past = list(self._past)[: max(len(self._past) + len(steps) - len(self._steps), 0)]

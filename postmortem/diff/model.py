@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 from postmortem.change import Window
 from postmortem.diagnosis import Trace
-from postmortem.display import markdown
 from postmortem.incident import Occurrence
+from postmortem.notebook_page import markdown
 from postmortem.text import plain
 
 SCHEMA_VERSION = 1

@@ -9,7 +9,7 @@ from postmortem.diff.page import page, table_page
 from postmortem.diff.terminal import summarize, tabulate
 from postmortem.diff.write import JSON, write_files
 from postmortem.jsonio import strict_json
-from postmortem.lines import Line
+from postmortem.terminal_layout import Line
 
 PICTURE, PAGE = "diff.png", "diff.md"
 

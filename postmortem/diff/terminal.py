@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from postmortem.diff.model import ManyRunsDiff, RunsDiff, RunSummary, Verdict
 from postmortem.diff.wording import HEADS, facts, row, run_line, sections
-from postmortem.lines import Line, Span, in_ascii, labeled, table, wrap
+from postmortem.terminal_layout import Line, Span, in_ascii, labeled, table, wrap
 from postmortem.text import plain
 
 STYLES: dict[Verdict, str] = {

@@ -1,7 +1,7 @@
-"""The lab: makes runs of a small real training program, with a fault on request.
+"""Trains a small real model with a chosen fault, so that the true cause of a run is known.
 
 `make_run` drives `postmortem.lab.program` through the program contract and records a run directory. The truth of a run
-(which fault, where, how strong) is beside its folder, in `<out>.truth.json`; nothing inside names the fault.
+(which fault, where, how strong) is beside its folder, in `<out>.truth.json`; nothing inside names it.
 """
 
 from __future__ import annotations

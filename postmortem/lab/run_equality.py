@@ -83,7 +83,7 @@ def _manifest(run: Path) -> dict[str, Any]:
 
 def _checkpoint(a: Path, b: Path) -> list[str]:
     from postmortem.checkpoint.load import load_checkpoint
-    from postmortem.live_state import differing_pieces, state_pieces
+    from postmortem.program_state import differing_pieces, state_pieces
 
     return [
         piece.path for piece in differing_pieces(state_pieces(load_checkpoint(a)), state_pieces(load_checkpoint(b)))

@@ -1,4 +1,4 @@
-"""Records a training into a run directory while it runs."""
+"""Records a training run: rows, events, hashes and watched figures, on disk while it trains."""
 
 from postmortem.record.input_warnings import RecordingError, RecordingWarning
 from postmortem.record.recorder import Recorder

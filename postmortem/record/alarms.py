@@ -22,13 +22,13 @@ handed over yet is not a blank one."""
 
 
 _MOST_ROWS = 256
-"""Waiting rows at which the next call of `take` asks for a look at them."""
+"""Waiting rows at which the next call of `add_row` asks for a look at them."""
 
 
 class Alarms:
     """Alarms that begin an episode of their column: each is reported once, until `calm` steps pass without an alarm.
 
-    `take` makes one comparison per column and stores the row; `look` examines all stored rows together, unless one
+    `add_row` makes one comparison per column and stores the row; `look` examines all stored rows together, unless one
     stands out. Safe to call from two threads. Values of one column come in order; values out of order are ignored.
     """
 
@@ -41,7 +41,7 @@ class Alarms:
         self._open: set[tuple[str, str, int]] = set()
         self._until: dict[str, int] = {}
 
-    def take(self, step: int, row: Row, nonfinite: Sequence[str] | None) -> bool:
+    def add_row(self, step: int, row: Row, nonfinite: Sequence[str] | None) -> bool:
         """Store a row whose `nonfinite` columns are not finite; whether `look` should be called now."""
         self._rows.append((step, dict(row)))
         for column, level in self._levels:
@@ -57,7 +57,7 @@ class Alarms:
         with self._lock:
             while self._rows:
                 step, row = self._rows.popleft()
-                alarms = self._live.take(step, row)
+                alarms = self._live.add_row(step, row)
                 if new := [alarm for alarm in alarms if self._is_new(alarm) and self.begins(step, _episode(alarm))]:
                     beginnings.append((step, row, new))
             self._levels = tuple(self._live.levels().items())
@@ -73,7 +73,7 @@ class Alarms:
         """The run went back to `step`: alarms from here on begin new episodes."""
         with self._lock:
             self._rows.clear()
-            self._live.rewound(step)
+            self._live.rewind_to(step)
             self._levels = tuple(self._live.levels().items())
             self._open.clear()
             self._until.clear()

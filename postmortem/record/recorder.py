@@ -179,7 +179,7 @@ class Recorder:
             self._queue.append(QueuedEntry("metrics", self._rewinds, step, row))
         if transfer is not None:
             self._queue.append(QueuedEntry("metrics", self._rewinds, step, dict(row), transfer))
-        if self._alarms.take(step, row, nonfinite):
+        if self._alarms.add_row(step, row, nonfinite):
             self._rows.examine()
         if self._pending_warnings:
             self._warnings.report()

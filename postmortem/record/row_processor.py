@@ -144,7 +144,7 @@ class RowProcessor:
             return
         row = entry.values
         nonfinite = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-        if self.alarms.take(entry.step, row, nonfinite):
+        if self.alarms.add_row(entry.step, row, nonfinite):
             self.examine()
 
     def _token_id_entries(self) -> Iterator[QueuedEntry]:

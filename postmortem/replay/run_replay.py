@@ -25,8 +25,8 @@ from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import missing_parts
 from postmortem.errors import CannotWrite, PostmortemError, UsageError
 from postmortem.interventions import ReplayContext
-from postmortem.live_state import digest
 from postmortem.program import FrameworkCheckpoints, Measured, Placeable, Program, State, next_index, select
+from postmortem.program_state import digest
 from postmortem.record import Recorder
 from postmortem.replay.active_changes import ActiveChanges
 from postmortem.replay.branch import copy_parent_run, explained_write_errors

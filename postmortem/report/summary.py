@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from postmortem.diagnosis import Diagnosis
-from postmortem.lines import Line, Span, in_ascii, table, wrap
 from postmortem.report.build import report_view
 from postmortem.report.select import select_incident
 from postmortem.report.view import HypothesisView, IncidentView, OtherIncident, ReportView
 from postmortem.report.wording import LIMIT
+from postmortem.terminal_layout import Line, Span, in_ascii, table, wrap
 from postmortem.text import plain
 
 BAR = 16  # characters of a hypothesis' bar at probability 1

@@ -54,8 +54,8 @@ def main(file: Path) -> None:
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(0)
     from postmortem.checkpoint import Checkpointer, Policy
-    from postmortem.live_state import digest
     from postmortem.program import resolve
+    from postmortem.program_state import digest
     from postmortem.record import Recorder
     from postmortem.training_loop import drive
 
@@ -100,10 +100,10 @@ def main(file: Path) -> None:
 
 
 def _write_pieces(program: Any, file: Path) -> None:
-    from postmortem.live_state import live_state, state_pieces
+    from postmortem.program_state import program_state, state_pieces
 
     pieces = {f"state_dict {path}": piece for path, piece in state_pieces(program.state_dict()).items()}
-    pieces |= live_state(program)
+    pieces |= program_state(program)
     file.write_text(json.dumps([[path, piece.kind, piece.value] for path, piece in pieces.items()]))
 
 

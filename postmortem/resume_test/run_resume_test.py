@@ -241,7 +241,7 @@ def _unrestored_pieces(
     between two straight runs is noise. If all differences disappear, those pieces are listed, unless `lasting_only`: a
     step may read a piece before it overwrites it.
     """
-    from postmortem.live_state import StatePiece, differing_pieces
+    from postmortem.program_state import StatePiece, differing_pieces
 
     def pieces(leg: str, number: int) -> dict[str, StatePiece]:
         file = folder / leg / PIECES_FILE.format(number)

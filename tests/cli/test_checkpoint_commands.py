@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from postmortem.lines import joined, table
 from postmortem.record.writer import RunWriter
+from postmortem.terminal_layout import joined, table
 from tests.checkpoint.makers import dcp, flipped, gadgets, state
 from tests.cli.conftest import ROOT, Call, on_a_terminal
 

@@ -1,4 +1,4 @@
-"""Runs for the two faces of the detectors, and what each face reports."""
+"""Runs for the two versions of the detectors, and what each version reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Report = tuple[str, str, str, int]
 
 @dataclass
 class Followed:
-    """What the live face reported, in order: each alarm with the row after which it came (at the end, the last row)."""
+    """What the row-by-row version reported, in order: each alarm with the row after which it came (the last row, for
+    alarms at the end)."""
 
     alarms: list[tuple[int, Alarm]] = field(default_factory=list[tuple[int, Alarm]])
 
@@ -41,16 +42,16 @@ def rows(t: Telemetry) -> Iterator[tuple[int, dict[str, float]]]:
 
 
 def follow(t: Telemetry, names: Sequence[str] | None = None) -> Followed:
-    """Pass every row of a run to the live face, and its end."""
+    """Pass every row of a run to the row-by-row version, and its end."""
     followed, watching = Followed(), live(names)
     for row, (step, values) in enumerate(rows(t)):
-        followed.alarms += [(row, alarm) for alarm in watching.take(step, values)]
+        followed.alarms += [(row, alarm) for alarm in watching.add_row(step, values)]
     followed.alarms += [(t.row_steps.size - 1, alarm) for alarm in watching.end()]
     return followed
 
 
 def offline(t: Telemetry, names: Sequence[str] | None = None) -> set[Report]:
-    """What the detectors with both faces report of the whole run."""
+    """What the detectors with both versions report of the whole run."""
     both = [d for d in detectors() if d.stream is not None and (names is None or d.name in names)]
     with np.errstate(all="ignore"):
         return {(f.detector, f.kind, f.column, f.onset_step) for d in both for f in d.detect(t)}

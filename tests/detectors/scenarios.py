@@ -1,6 +1,6 @@
 """The project's own generator of the detector scenarios: synthetic losses with one known fault each.
 
-11 to 3 nats over 3,000 steps, sigma 0.03, the fault at step 2,000. `alarm_lag` is what a live guard would feel.
+11 to 3 nats over 3,000 steps, sigma 0.03, the fault at step 2,000. `alarm_lag` is how late live monitoring would be.
 """
 
 from __future__ import annotations

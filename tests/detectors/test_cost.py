@@ -48,7 +48,7 @@ def test_a_row_of_loss_gradient_norm_and_rate_takes_a_live_loop_no_time() -> Non
     for step in range(5_000):
         row = {"loss": 2.5 + 0.03 * rng.standard_normal(), "grad_norm": float(np.exp(0.2 * rng.standard_normal()))}
         started = time.perf_counter()
-        watching.take(step, {**row, "lr": 3e-4})
+        watching.add_row(step, {**row, "lr": 3e-4})
         took.append(time.perf_counter() - started)
     assert np.median(took) <= 10e-6
 

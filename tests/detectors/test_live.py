@@ -1,4 +1,4 @@
-"""The live face of each detector reports what the other face reports, as soon as it can be known."""
+"""The row-by-row version of each detector reports what it reports of the whole run, as soon as it can be known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DECLARED = {
     "loss_scale": "skipped steps count where the scale never moves, and it may yet move",
     "lr_discontinuity": "the highest rate is that of the whole run, and a schedule is known by its third restart",
 }
-"""Why the faces may differ, by detector; `test_differences_are_these` counts them."""
+"""Why the two versions may differ, by detector; `test_differences_are_these` counts them."""
 
 
 def _settled_for_good(followed: Followed) -> None:
@@ -41,21 +41,21 @@ def _settled_for_good(followed: Followed) -> None:
 
 
 @pytest.mark.parametrize("detector", detectors(), ids=lambda d: d.name)
-def test_a_detector_has_a_live_face_or_says_why_not(detector: Detector) -> None:
+def test_a_detector_works_row_by_row_or_says_why_not(detector: Detector) -> None:
     if detector.stream is None:
         assert detector.no_stream.endswith(".") and len(detector.no_stream.split()) > 5
     else:
         assert not detector.no_stream and detector.stream() is not detector.stream()
 
 
-def test_the_columns_that_a_guard_reads_are_live() -> None:
+def test_the_columns_that_are_logged_at_each_step_are_monitored_live() -> None:
     read = {"loss_spike", "loss_cusum", "grad_norm_spike", "grad_norm_shift", "lr_discontinuity", "loss_scale"}
     assert read | {"update_rms", "non_finite", "suspected_non_finite"} == set(LIVE)
 
 
 @heavy
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_faces_agree_on_the_scenarios(name: str) -> None:
+def test_both_versions_agree_on_the_scenarios(name: str) -> None:
     for seed in range(4):
         t = telemetry(loss=scenario(name, seed)[0])
         followed = follow(t)
@@ -65,7 +65,7 @@ def test_faces_agree_on_the_scenarios(name: str) -> None:
 
 @pytest.mark.skipif(not NAMES, reason="the sample runs are in the repository only")
 @pytest.mark.parametrize("name", NAMES)
-def test_faces_agree_on_the_sample_runs(name: str) -> None:
+def test_both_versions_agree_on_the_sample_runs(name: str) -> None:
     run = open_run(sample(name))
     t = Telemetry(run.series, run.columns, run.row_steps, run.labels)
     followed = follow(t)
@@ -75,7 +75,7 @@ def test_faces_agree_on_the_sample_runs(name: str) -> None:
 
 @heavy
 @pytest.mark.parametrize("seed", range(60))
-def test_faces_agree_on_departures(seed: int) -> None:
+def test_both_versions_agree_on_departures(seed: int) -> None:
     t = departures(seed)
     followed, reported = follow(t), offline(t)
     assert reported <= followed.settled, "nothing is missed"
@@ -85,8 +85,8 @@ def test_faces_agree_on_departures(seed: int) -> None:
 
 @heavy
 @pytest.mark.parametrize("seed", range(3))
-def test_faces_agree_up_to_the_rows_from_which_windows_are_shared(seed: int) -> None:
-    """Twice as many rows as the live face keeps."""
+def test_both_versions_agree_up_to_the_rows_from_which_windows_are_shared(seed: int) -> None:
+    """Twice as many rows as the row-by-row version keeps."""
     rng = np.random.default_rng(seed)
     loss, norm, lr = decline(GRID_ROWS), calm_norm(GRID_ROWS), np.full(GRID_ROWS, 1e-3)
     for at in rng.integers(500, GRID_ROWS - 200, 6).tolist():
@@ -166,13 +166,15 @@ def test_after_a_rollback_it_reports_what_the_remaining_history_shows(back_to: i
     spoiled[500:] += 3.0
     watching = live()
     for step in range(600):
-        watching.take(step, {"loss": float(spoiled[step]), "grad_norm": float(norm[step]), "lr": 1e-3 / (1 + step % 2)})
-    watching.rewound(back_to)
+        watching.add_row(
+            step, {"loss": float(spoiled[step]), "grad_norm": float(norm[step]), "lr": 1e-3 / (1 + step % 2)}
+        )
+    watching.rewind_to(back_to)
     loss[800:804] += 2.0
     alarms = [
         alarm
         for step in range(back_to, 1_200)
-        for alarm in watching.take(step, {"loss": float(loss[step]), "grad_norm": float(norm[step]), "lr": 1e-3})
+        for alarm in watching.add_row(step, {"loss": float(loss[step]), "grad_norm": float(norm[step]), "lr": 1e-3})
     ]
     alarms += watching.end()
     history = telemetry(loss=loss, grad_norm=norm, lr=lr)
@@ -190,7 +192,7 @@ def test_any_values_at_all_end_without_an_open_alarm(values: list[float], every:
 def test_rows_that_are_no_numbers_or_out_of_order_are_ignored() -> None:
     watching = live()
     for step in (0, 1, 1, 0, 2):
-        assert watching.take(step, {"loss": "2.0", "lr": None, "grad_norm": [1.0], "loss_scale": {}}) == ()
+        assert watching.add_row(step, {"loss": "2.0", "lr": None, "grad_norm": [1.0], "loss_scale": {}}) == ()
     assert watching.end() == []
 
 
@@ -200,7 +202,7 @@ def test_memory_does_not_grow_with_the_run() -> None:
     grown: list[int] = []
     tracemalloc.start()
     for step in range(30_000):
-        watching.take(step, {"loss": 2.0 + 0.05 * rng.standard_normal(), "grad_norm": rng.random() + 1, "lr": 1e-3})
+        watching.add_row(step, {"loss": 2.0 + 0.05 * rng.standard_normal(), "grad_norm": rng.random() + 1, "lr": 1e-3})
         if step % 10_000 == 9_999:
             grown.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()

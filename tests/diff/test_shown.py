@@ -12,9 +12,9 @@ from PIL import Image
 
 from postmortem.diff import ManyRunsDiff, RunsDiff, diff_many_runs, diff_runs, render
 from postmortem.errors import UsageError
-from postmortem.lines import Line, joined
 from postmortem.run import Run
 from postmortem.sources import open_run
+from postmortem.terminal_layout import Line, joined
 from tests.makers import STEPS, healthy, healthy_batches, worked_example, write_run
 
 HOSTILE = "\x1b[31m<script>\u202e`{{x}}|\n# a"

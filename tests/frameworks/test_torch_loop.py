@@ -16,8 +16,8 @@ from torch import nn
 from postmortem.checkpoint import Checkpointer, Policy, TrainState
 from postmortem.errors import UsageError
 from postmortem.frameworks import TorchLoop
-from postmortem.live_state import differing_pieces, state_pieces
 from postmortem.program import Adjustable, Edit, Editable, Measurable, Program
+from postmortem.program_state import differing_pieces, state_pieces
 from postmortem.record import Recorder
 from postmortem.record.hashing import batch_hash
 from postmortem.record.state_hash import state_hash

@@ -202,7 +202,7 @@ class TestUpdate:
                 program.optimizers[0].param_groups[0]["lr"] *= 2
             program.step(program.batch(index))
         program.optimizers[0].param_groups[0]["lr"] /= 2
-        from postmortem.live_state import digest
+        from postmortem.program_state import digest
 
         assert once.state == digest(program.state_dict())
 

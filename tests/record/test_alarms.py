@@ -19,7 +19,7 @@ def _episodes(values: np.ndarray, name: str = "loss", alarms: Alarms | None = No
     alarms = alarms or Alarms()
     begun: list[int] = []
     for step, value in enumerate(values.tolist()):
-        if alarms.take(step, {name: value}, None) or step % 50 == 49:
+        if alarms.add_row(step, {name: value}, None) or step % 50 == 49:
             begun += [told.step for _, _, some in alarms.look() for told in some]
     return begun
 
@@ -56,7 +56,7 @@ def test_an_episode_of_non_finite_rows_is_told_once_and_asks_once() -> None:
     asked = [
         step
         for step in range(200)
-        if alarms.take(step, {"loss": math.nan if step % 100 < 40 else 2.0}, ["loss"] if step % 100 < 40 else None)
+        if alarms.add_row(step, {"loss": math.nan if step % 100 < 40 else 2.0}, ["loss"] if step % 100 < 40 else None)
         and [told.column for _, _, some in alarms.look() for told in some] == ["loss"]
     ]
     assert asked == [0, 100]
@@ -65,7 +65,9 @@ def test_an_episode_of_non_finite_rows_is_told_once_and_asks_once() -> None:
 def test_rows_wait_until_one_stands_out() -> None:
     alarms, values = Alarms(), np.random.default_rng(0).normal(2.5, 0.05, 400)
     values[390] = 4.0
-    asked = [i for i, value in enumerate(values.tolist()) if alarms.take(i, {"loss": value}, None) and [alarms.look()]]
+    asked = [
+        i for i, value in enumerate(values.tolist()) if alarms.add_row(i, {"loss": value}, None) and [alarms.look()]
+    ]
     assert asked[-1] == 390 and len(asked) < 60, "most rows are looked at in bulk"
 
 

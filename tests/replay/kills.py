@@ -23,8 +23,8 @@ def train(run: str, notes: str, resume: bool) -> None:
     written by this thread, so that what the recorder was given is known whatever becomes of it."""
     from postmortem.checkpoint import Checkpointer, Policy
     from postmortem.lab.program import build
-    from postmortem.live_state import digest
     from postmortem.program import Measured
+    from postmortem.program_state import digest
     from postmortem.record import Recorder
     from postmortem.training_loop import drive
 

@@ -107,7 +107,7 @@ def test_rollback_and_skip_is_the_run_that_never_saw_the_window(tmp_path: Path) 
     program = build(open_run(run).manifest.config)
     with Recorder(tmp_path / "straight", provenance=False, token_ids="never") as rows:
         train(program, until, rows=rows, skip=windows)
-    from postmortem.live_state import digest
+    from postmortem.program_state import digest
 
     assert replayed.state == digest(program.state_dict())
     a, b = open_run(tmp_path / "straight"), open_run(tmp_path / "out")

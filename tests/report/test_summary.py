@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from postmortem.lines import Line, joined
 from postmortem.report import summarize
+from postmortem.terminal_layout import Line, joined
 from tests.report.factory import CASES, clean, hostile, nan, several, spike
 
 

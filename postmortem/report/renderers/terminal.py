@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from postmortem.lines import joined
 from postmortem.report.renderers import Renderer
 from postmortem.report.summary import lines
 from postmortem.report.view import ReportView
+from postmortem.terminal_layout import joined
 
 
 def _render(report: ReportView) -> str:

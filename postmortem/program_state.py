@@ -1,4 +1,4 @@
-"""Finds all state of a live program by inspecting its objects, piece by piece.
+"""Lists all state of a running program, piece by piece, by inspecting its objects.
 
 A `state_dict` that forgets the scheduler does not show that it does. So a resume is judged by the objects themselves:
 everything that is reachable from the program through attributes and containers, and the global random generators. Each
@@ -55,7 +55,7 @@ class StatePiece:
     value: str
 
 
-def live_state(program: object) -> dict[str, StatePiece]:
+def program_state(program: object) -> dict[str, StatePiece]:
     """Path → piece, of everything reachable from `program` and of the global random generators."""
     pieces: dict[str, StatePiece] = {}
     for path, kind, value in _walk(program, "", None, set(), 0):

@@ -1,4 +1,4 @@
-"""Lines of styled text, wrapped to a terminal's width: paragraphs, labeled lines, tables.
+"""Lays out text for a terminal: styled lines, wrapped to its width, as paragraphs, labeled lines and tables.
 
 Without a width, as in a pipe, nothing is wrapped and rich is not imported.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postmortem.lines import Line, Span, in_ascii, joined, labeled, table, wrap
+from postmortem.terminal_layout import Line, Span, in_ascii, joined, labeled, table, wrap
 
 SENTENCE = "the panels support one cause; only a replay can confirm it"
 ROWS = [("name", "n", "what"), ("x" * 30, "5", SENTENCE), ("b", "12", "")]
