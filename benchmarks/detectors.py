@@ -117,11 +117,11 @@ def faces(seeds: int) -> str:
         "| detector | both | offline only | live only | withdrawn | rows until the alarm | rows until settled |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for d in (d for d in detectors() if d.stream is not None):
-        lines.append(
-            f"| `{d.name}` | {both[d.name]} | {only_offline[d.name]} | {only_live[d.name]} | {withdrawn[d.name]} "
-            f"| {_lag(alarm_lags[d.name])} | {_lag(settled_lags[d.name])} |"
-        )
+    lines += [
+        f"| `{name}` | {both[name]} | {only_offline[name]} | {only_live[name]} | {withdrawn[name]} "
+        f"| {_lag(alarm_lags[name])} | {_lag(settled_lags[name])} |"
+        for name in (d.name for d in detectors() if d.stream is not None)
+    ]
     return "\n".join((*lines, "", f"{runs} runs, {rows:,} rows. Medians (nine of ten are below; largest)."))
 
 

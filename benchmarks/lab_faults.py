@@ -120,8 +120,10 @@ def table(rows: Sequence[Row]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     faults = sorted({row.fault for row in rows}, key=lambda fault: (fault == CLEAN, fault))
-    for fault in faults:
-        lines.append(_line(f"`{fault}`" if fault != CLEAN else "no fault", [row for row in rows if row.fault == fault]))
+    lines += [
+        _line(f"`{fault}`" if fault != CLEAN else "no fault", [row for row in rows if row.fault == fault])
+        for fault in faults
+    ]
     lines.append(_line("**all faults**", [row for row in rows if row.fault != CLEAN]))
     return "\n".join(lines)
 

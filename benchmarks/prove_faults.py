@@ -131,12 +131,14 @@ def _postmortem(*words: str, allowed: Sequence[int] = (0,)) -> str:
 def table(rows: Sequence[Row]) -> str:
     """One line per fault, and the sums."""
     lines = [
-        "| fault | runs | reproduced | right | wrong | undecided or refuted | replays | steps | exact batches named | "
-        "probes | steps of the search / naive |",
+        (
+            "| fault | runs | reproduced | right | wrong | undecided or refuted | replays | steps "
+            "| exact batches named | probes | steps of the search / naive |"
+        ),
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for fault in sorted({row.fault for row in rows}):
-        lines.append(_line(f"`{fault}`", [row for row in rows if row.fault == fault]))
+    faults = sorted({row.fault for row in rows})
+    lines += [_line(f"`{fault}`", [row for row in rows if row.fault == fault]) for fault in faults]
     lines.append(_line("**deterministic**", [row for row in rows if not row.transient]))
     lines.append(_line("**transient**", [row for row in rows if row.transient]))
     return "\n".join(lines)

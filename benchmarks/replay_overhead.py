@@ -96,7 +96,7 @@ def start_times(folder: Path, rounds: int) -> dict[str, list[float]]:
     """Contender → per round, seconds from the start of its process until it takes, or could take, its first step."""
     times: dict[str, list[float]] = {name: [] for name in (*FLOORS, *REPLAYS)}
     for number in rounds_of(rounds):
-        for name in times:
+        for name, seconds in times.items():
             start = time.time()
             if name in FLOORS:
                 until = float(output((*THIS, "--floor", name), one_thread=True))
@@ -106,7 +106,7 @@ def start_times(folder: Path, rounds: int) -> dict[str, list[float]]:
                 output((*POSTMORTEM, "replay", *words), one_thread=True)
                 until = float(output((sys.executable, "-c", _FIRST_STEP_TIME, str(out)), one_thread=True))
             if number:
-                times[name].append(until - start)
+                seconds.append(until - start)
     return times
 
 

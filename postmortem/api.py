@@ -54,7 +54,8 @@ def compare(a: Run | str | Path, b: Run | str | Path) -> RunsDiff:
     "different"; `divergence` is the first step at which they differ, `gap()` the loss of b − a in nats per token.
 
     Args:
-        a, b: runs, or paths of runs.
+        a: a run, or the path of one.
+        b: the run that is compared with it, or its path.
 
     Raises:
         UnreadableInput: a path cannot be read as a run.

@@ -166,6 +166,6 @@ def _file(entry: EntryPoint) -> str:
     try:
         module = sys.modules.get(entry.module)
         spec = importlib.util.find_spec(entry.module) if module is None else module.__spec__
-    except Exception:  # it imports the parent package, which may be broken
+    except Exception:  # noqa: BLE001 - it imports the parent package, which may be broken
         spec = None
     return plain(entry.module if spec is None or spec.origin is None else spec.origin, 500)

@@ -18,6 +18,16 @@ from postmortem.text import plain
 T = TypeVar("T")
 _LIMIT = 64 * 2**20  # bytes of a file that is read whole
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NAMES: dict[type, str] = {
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+    Mapping: "an object",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+}
 _NUMBERS = re.compile(r'\[\n((?:\s*(?:-?\d[^\s,]*|"-?(?:NaN|Infinity)"),?\n)+)\s*\]')
 
 
@@ -107,8 +117,7 @@ def build_from(kind: type[T], raw: Any) -> T:
 
     Raises TypeError or ValueError, whose message names the field.
     """
-    if not isinstance(raw, Mapping):
-        raise TypeError(f"expected an object, found {_name(type(raw))}")
+    _require(Mapping, raw)
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast("type[Any]", kind)):
@@ -123,41 +132,60 @@ def build_from(kind: type[T], raw: Any) -> T:
 
 
 def _coerce(hint: Any, raw: Any) -> Any:
+    """`raw` as a value of the annotation `hint`."""
     if hint is Any:
         return raw
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hasattr(hint, "from_text"):
-        if not isinstance(raw, str):
-            raise TypeError(f"expected a text, found {_name(type(raw))}")
+        _require(str, raw)
         return hint.from_text(raw)
     if dataclasses.is_dataclass(hint):
         return build_from(typing.cast("type[Any]", hint), raw)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        if not isinstance(raw, list):
-            raise TypeError(f"expected a list, found {_name(type(raw))}")
-        inner = arguments[:1] * len(raw) if arguments[-1] is Ellipsis else arguments
-        return tuple(_coerce(item_hint, item) for item_hint, item in zip(inner, raw, strict=True))
+        return _tuple(arguments, raw)
     if origin is Literal:
-        if raw not in arguments:
-            raise ValueError(f"expected one of {', '.join(map(repr, arguments))}, found {raw!r}")
-        return raw
+        return _literal(arguments, raw)
     if origin in (types.UnionType, typing.Union):
-        if raw is None and type(None) in arguments:
-            return None
-        if isinstance(raw, str) and float in arguments and raw in _NON_FINITE:
-            return _NON_FINITE[raw]
-        structured = [a for a in arguments if dataclasses.is_dataclass(a) or typing.get_origin(a) is tuple]
-        return _coerce(structured[0], raw) if structured else _scalar(arguments, raw)
+        return _union(arguments, raw)
     if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(raw, Mapping):
-            raise TypeError(f"expected an object, found {_name(type(raw))}")
+        _require(Mapping, raw)
         return {str(key): _coerce(arguments[1], item) for key, item in raw.items()}
-    if hint is float and isinstance(raw, str) and raw in _NON_FINITE:
-        return _NON_FINITE[raw]
     return _scalar((hint,), raw)
 
 
+def _require(kind: type, raw: Any) -> None:
+    if not isinstance(raw, kind):
+        raise TypeError(f"expected {_name(kind)}, found {_name(type(raw))}")
+
+
+def _tuple(hints: tuple[Any, ...], raw: Any) -> tuple[Any, ...]:
+    _require(list, raw)
+    by_item = hints[:1] * len(raw) if hints[-1] is Ellipsis else hints
+    return tuple(_coerce(hint, item) for hint, item in zip(by_item, raw, strict=True))
+
+
+def _literal(values: tuple[Any, ...], raw: Any) -> Any:
+    if raw not in values:
+        raise ValueError(f"expected one of {', '.join(map(repr, values))}, found {raw!r}")
+    return raw
+
+
+def _union(hints: tuple[Any, ...], raw: Any) -> Any:
+    if raw is None and type(None) in hints:
+        return None
+    structured = [hint for hint in hints if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is tuple]
+    if structured and not _is_non_finite(hints, raw):
+        return _coerce(structured[0], raw)
+    return _scalar(hints, raw)
+
+
+def _is_non_finite(kinds: tuple[Any, ...], raw: Any) -> bool:
+    return isinstance(raw, str) and float in kinds and raw in _NON_FINITE
+
+
 def _scalar(kinds: tuple[Any, ...], raw: Any) -> Any:
+    if _is_non_finite(kinds, raw):
+        return _NON_FINITE[raw]
     if isinstance(raw, int) and not isinstance(raw, bool) and float in kinds and int not in kinds:
         return float(raw)
     if not isinstance(raw, kinds) or (isinstance(raw, bool) and bool not in kinds):
@@ -167,5 +195,4 @@ def _scalar(kinds: tuple[Any, ...], raw: Any) -> Any:
 
 def _name(kind: type) -> str:
     """A type by the word that JSON has for it."""
-    words = {str: "a text", list: "a list", dict: "an object", bool: "true or false", int: "a whole number"}
-    return words.get(kind, "null" if kind is type(None) else "a number" if kind is float else kind.__name__)
+    return _NAMES.get(kind, kind.__name__)

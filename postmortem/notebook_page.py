@@ -11,6 +11,6 @@ from functools import singledispatch
 
 
 @singledispatch
-def markdown(record: object) -> str | None:
+def markdown(record: object) -> str | None:  # noqa: ARG001 - its type chooses the page
     """The Markdown page of `record`; None where no page is registered: a notebook then shows the repr."""
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import length_hint
 from typing import Any, TypeAlias, cast
@@ -94,10 +94,13 @@ def _walk(value: object, path: str, kind: str | None, seen: set[int], depth: int
     text = _leaf(value)
     if text is not None:
         yield path, kind, text
-        return
-    if isinstance(value, _OPAQUE) or id(value) in seen or depth > _MAX_DEPTH:
-        return
-    seen.add(id(value))
+    elif not isinstance(value, _OPAQUE) and id(value) not in seen and depth <= _MAX_DEPTH:
+        seen.add(id(value))
+        yield from _walk_inside(value, path, kind, seen, depth)
+
+
+def _walk_inside(value: object, path: str, kind: str | None, seen: set[int], depth: int) -> Iterator[_Piece]:
+    """Every leaf below `value`, which is no leaf itself."""
     state = _generator_state(value)
     remaining = length_hint(value, -1) if isinstance(value, Iterator) else -1
     if state is not None:
@@ -110,18 +113,22 @@ def _walk(value: object, path: str, kind: str | None, seen: set[int], depth: int
         yield from _walk(value.state_dict(), path, "loss scaler", seen, depth + 1)
     elif isinstance(value, nn.Module):
         yield from _module(value, path, seen, depth)
-    elif isinstance(value, Mapping):
-        for key, inner in cast(Mapping[object, object], value).items():
-            yield from _walk(inner, _join(path, key), kind, seen, depth + 1)
-    elif isinstance(value, (list, tuple)):
-        for number, inner in enumerate(cast(list[object], value)):
-            yield from _walk(inner, _join(path, number), kind, seen, depth + 1)
     else:
-        if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
-            kind = "scheduler"
-        for key, inner in _attributes(value).items():
-            if not isinstance(inner, torch.optim.Optimizer) or kind != "scheduler":
-                yield from _walk(inner, _join(path, key), kind, seen, depth + 1)
+        kind = "scheduler" if isinstance(value, torch.optim.lr_scheduler.LRScheduler) else kind
+        for key, inner in _children(value, kind):
+            yield from _walk(inner, _join(path, key), kind, seen, depth + 1)
+
+
+def _children(value: object, kind: str | None) -> Iterable[tuple[object, object]]:
+    """(key, value) of all that a container or an object has; a scheduler's optimizer is not part of it."""
+    if isinstance(value, Mapping):
+        return cast(Mapping[object, object], value).items()
+    if isinstance(value, (list, tuple)):
+        return enumerate(cast(list[object], value))
+    attributes = _attributes(value).items()
+    if kind != "scheduler":
+        return attributes
+    return [(name, inner) for name, inner in attributes if not isinstance(inner, torch.optim.Optimizer)]
 
 
 def _attributes(value: object) -> dict[str, object]:

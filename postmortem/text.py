@@ -34,7 +34,7 @@ def plain(text: object, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def number(value: float | int | None) -> str:
+def number(value: float | None) -> str:
     """A number as people read it: four significant digits, an exponent only where it helps, NaN and inf by name."""
     if value is None:
         return "none"

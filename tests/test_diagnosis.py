@@ -67,7 +67,7 @@ def test_what_is_no_diagnosis_is_refused_by_name(text: str, tmp_path: Path) -> N
         diagnosis.load(file)
 
 
-@pytest.mark.parametrize("field, value", [("verdict", "guilty"), ("run", 3), ("incidents", [{}]), ("notes", "x")])
+@pytest.mark.parametrize(("field", "value"), [("verdict", "guilty"), ("run", 3), ("incidents", [{}]), ("notes", "x")])
 def test_a_field_of_the_wrong_shape_is_refused(field: str, value: object, tmp_path: Path) -> None:
     raw = json.loads(_minimal().to_json()) | {field: value}
     file = tmp_path / "d.json"

@@ -49,7 +49,7 @@ def test_clean_logs_stay_quiet(label: dict[str, Any]) -> None:
     assert detect(open_run(LOGS / label["file"])) == ()
 
 
-@pytest.mark.parametrize("file, spike", EXPORT, ids=[spike["series"][:24] for _, spike in EXPORT])
+@pytest.mark.parametrize(("file", "spike"), EXPORT, ids=[spike["series"][:24] for _, spike in EXPORT])
 def test_a_run_of_an_export_is_read_by_its_column(file: str, spike: dict[str, Any]) -> None:
     run = open_run(LOGS / file, {"loss": f"{spike['series']} - train/loss"})
     assert any(covers(incident, spike["peak_step"]) for incident in detect(run))

@@ -24,7 +24,7 @@ def test_plain_text_can_do_nothing_to_a_terminal(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value, text",
+    ("value", "text"),
     [
         (2.31, "2.31"),
         (47.2, "47.2"),
@@ -59,7 +59,7 @@ def test_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "a.txt"
     atomic.write_text(file, "first")
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="disk full"):
         atomic.write_text(file, "second")
     assert file.read_text() == "first"
     assert list(tmp_path.iterdir()) == [file]

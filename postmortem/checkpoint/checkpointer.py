@@ -221,7 +221,7 @@ class Checkpointer:
         staged: Staged | Exception
         try:
             staged = stage(self._sections(contents), self._ranks.rank, self._shared_sections())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - `write` raises it, on all ranks
             staged = error
         metric = None if value is None else self.policy.best_k_metric
         job = SaveJob(step, paths, contents, staged, metric, value)
@@ -252,7 +252,7 @@ class Checkpointer:
         try:
             self._ranks.run_on_all_ranks(self._journal.flush)
             size = write(job, self._ranks, self._temporary_suffix, self._journal.state_hashes)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a save that fails must not end the training
             if self._ranks.first:
                 self._report_failure(job, error)
             return

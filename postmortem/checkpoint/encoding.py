@@ -100,18 +100,10 @@ def _decode(value: Any, shared: Callable[[str, bool], Any]) -> Any:
         return _KINDS[tag]([(_decode(key, shared), _decode(entry, shared)) for key, entry in inner])
     if tag == "$tuple":
         return tuple(_decode(entry, shared) for entry in inner)
-    if tag == "$bytes":
-        return base64.b64decode(inner, validate=True)
-    if tag == "$float":
-        return struct.unpack(">d", bytes.fromhex(inner))[0]
     if tag == "$shared":
         return shared(str(inner), bool(entries.get("numpy", False)))
-    if tag == "$ndarray":
-        return _numpy(inner)
-    if tag == "$numpy":
-        return _numpy(inner)[()]
-    if tag == "$tensor":
-        return _tensor(inner)
+    if tag in _LEAVES:
+        return _LEAVES[tag](inner)
     raise ValueError(f"unknown tag {tag}")
 
 
@@ -146,6 +138,15 @@ def _numpy(fields: dict[str, Any]) -> np.ndarray[Any, Any]:
     if dtype.kind not in "biufc":
         raise ValueError(f"dtype {dtype}")
     return np.frombuffer(base64.b64decode(fields["data"], validate=True), dtype).reshape(fields["shape"]).copy()
+
+
+_LEAVES: dict[str, Callable[[Any], Any]] = {
+    "$bytes": lambda inner: base64.b64decode(inner, validate=True),
+    "$float": lambda inner: struct.unpack(">d", bytes.fromhex(inner))[0],
+    "$ndarray": _numpy,
+    "$numpy": lambda inner: _numpy(inner)[()],
+    "$tensor": _tensor,
+}
 
 
 def _is_tensor(value: object) -> TypeGuard[Tensor]:

@@ -44,7 +44,7 @@ class Ranks:
         answer: tuple[Any, str | None]
         try:
             answer = part(), None
-        except Exception as raised:
+        except Exception as raised:  # noqa: BLE001 - raised again, when all ranks know of it
             error, answer = raised, (None, f"{type(raised).__name__}: {raised}")
         answers: list[Any] = [None] * self.world
         dist.all_gather_object(answers, answer, group=self._group)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -99,19 +100,24 @@ def scan(
         for _ in blocks(piece.start - position if sha is not None else 0):
             pass
         position = piece.start + piece.size
-        crc, done = 0, 0
         counters = _counters(piece.views)
-        for block in blocks(piece.size):
-            crc = zlib.crc32(block, crc)
-            for counter in counters:
-                counter.take(done, block)
-            done += len(block)
+        crc = _read_piece(blocks(piece.size), counters)
         if piece.crc not in (None, crc):
             wrong.append(piece.name)
-        for counter in counters:
-            for name, count in counter.counts():
-                nonfinite[name] = nonfinite.get(name, 0) + count
+        for name, count in chain.from_iterable(counter.counts() for counter in counters):
+            nonfinite[name] = nonfinite.get(name, 0) + count
     return Scan(None if sha is None else sha.hexdigest(), tuple(wrong), nonfinite)
+
+
+def _read_piece(blocks: Iterable[bytes], counters: Sequence[_Counter]) -> int:
+    """Let the counters count in the blocks of a piece; the CRC32 of the blocks."""
+    crc, start = 0, 0
+    for block in blocks:
+        crc = zlib.crc32(block, crc)
+        for counter in counters:
+            counter.take(start, block)
+        start += len(block)
+    return crc
 
 
 class _Counter:

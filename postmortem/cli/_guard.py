@@ -42,7 +42,7 @@ def _run(command: Callable[[], object]) -> int | str | None:
         return _report(Interrupted("interrupted."))
     except BrokenPipeError:
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a defect is one line, too
         if os.environ.get(_DEBUG) == "1":
             traceback.print_exc()
         from postmortem.discovery import plugin_error

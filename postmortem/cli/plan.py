@@ -92,10 +92,11 @@ def _sizes(storage: StoragePlan, width: int | None) -> list[Line]:
     master = f" + {kept.master} master" if kept.master else ""
     bytes_of_moment = kept.moment if moments.width is None else moments.width
     state = f" + {moments.moments} × {bytes_of_moment:g} moments" if moments.moments else ""
+    size = readable_size(storage.parameters * storage.bytes_per_parameter)
+    summands = f"{kept.weight} weight{master}{state}"
     texts = [
         f"{storage.parameters:,.0f} parameters, {storage.dtype}, {storage.optimizer}",
-        f"full checkpoint: {storage.bytes_per_parameter:g} bytes per parameter ({kept.weight} weight{master}{state}) = "
-        f"{readable_size(storage.parameters * storage.bytes_per_parameter)}",
+        f"full checkpoint: {storage.bytes_per_parameter:g} bytes per parameter ({summands}) = {size}",
     ]
     if storage.ranks > 1:
         texts.append(f"each of {storage.ranks} ranks writes {readable_size(storage.rank_bytes)} of it")

@@ -83,7 +83,8 @@ def replay(
     if job is not None:
         if check or (run, from_step, skip, until, change, checkpoint, save_at, out) != (None,) * 8:
             raise UsageError("a job says by itself what to replay: postmortem run-job FILE")
-        return run_job(job, program, trust, arithmetic, as_json)
+        run_job(job, program, trust, arithmetic, as_json)
+        return
     if run is None:
         raise UsageError("name the run to replay: postmortem replay RUN")
     require("replay", "train", "torch", "xxhash")

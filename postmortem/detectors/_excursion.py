@@ -120,7 +120,7 @@ class BaselineRows:
     def copy(self) -> BaselineRows:
         """An independent copy."""
         twin = copy(self)
-        twin._clean = self._clean.copy()
+        twin._clean = self._clean.copy()  # noqa: SLF001 - a copy of this class itself
         return twin
 
     def drop_first(self, rows: int) -> None:
@@ -338,6 +338,6 @@ def shape_kind(e: Excursion, spike: str, shift: str, drift: str) -> str:
     """Its kind by its shape: `spike` where it came down, else `shift` where it rose at once, else `drift`."""
     if e.course.decays:
         return spike
-    if e.course.outcome == LINGERING or e.course.outcome == DIVERGED or e.course.end > _BLIP_ROWS:
+    if e.course.outcome in (LINGERING, DIVERGED) or e.course.end > _BLIP_ROWS:
         return shift if e.course.abrupt else drift
     return spike

@@ -170,8 +170,7 @@ class _Stream(Stream):
         if value is None:
             return ()
         last = value if last is None else last
-        if value > self._top:
-            self._top = value
+        self._top = max(self._top, value)
         size = SHARE * max(abs(value), abs(last))
         if abs(value - last) >= max(size, SHARE_OF_TOP * self._top) and value != last:
             self._large.append(rows.dropped + len(rows.values) - 1)

@@ -88,8 +88,10 @@ def _loss_finite(loss: Series | None, series: Series, first: int, last: int) -> 
 
 
 def _scaler_at_work(t: Telemetry, steps: NDArray[np.int64]) -> bool:
-    """Whether each of these steps was skipped, or followed by a fall of the loss scale: dynamic loss scaling probes its
-    limit, as it should. (Many falls in a short time are for the loss-scale detector.)"""
+    """Whether each of these steps was skipped, or followed by a fall of the loss scale.
+
+    Then dynamic loss scaling only probes its limit. Many falls in a short time are for the loss-scale detector.
+    """
     skipped, scale = t.series("skipped"), t.series("loss_scale")
     if skipped is not None and all(skipped.at(int(step)) for step in steps):
         return True
@@ -117,6 +119,16 @@ class _Episode:
         self.last, self.finite_rows = step, 0
         self.all_skipped &= skipped
         self.await_fall.append(step)
+
+    def weigh(self, step: int, loss: float | None, fell: bool) -> None:
+        """Note what the loss of `step` and a fall of the loss scale say about the kind."""
+        if loss is not None:
+            self.first_loss = step if self.first_loss is None else self.first_loss
+            if loss - loss != 0.0 and self.bad_loss is None:
+                self.bad_loss = step
+        too_late = [bad_step for bad_step in self.await_fall if bad_step + _SKIP_STEPS < step]
+        self.all_scaled &= not too_late
+        self.await_fall = [s for s in self.await_fall if s + _SKIP_STEPS >= step and not fell]
 
     def loss_finite(self) -> bool:
         """Whether the loss was logged around the episode, and always finite."""
@@ -153,13 +165,7 @@ class _Stream(Stream):
                 episode.add(step, bool(as_float(row.get("skipped"))))
             elif as_float(row.get(name)) is not None:
                 episode.finite_rows += 1
-            if loss is not None:
-                episode.first_loss = step if episode.first_loss is None else episode.first_loss
-                if loss - loss != 0.0 and episode.bad_loss is None:
-                    episode.bad_loss = step
-            too_late = [bad_step for bad_step in episode.await_fall if bad_step + _SKIP_STEPS < step]
-            episode.all_scaled &= not too_late
-            episode.await_fall = [s for s in episode.await_fall if s + _SKIP_STEPS >= step and not fell]
+            episode.weigh(step, loss, fell)
             if episode.finite_rows >= EPISODE_ROWS:
                 del self._open[name]
             alarms += self._changed_alarm(episode, step, over=episode.finite_rows >= EPISODE_ROWS)

@@ -56,22 +56,10 @@ def _add_axes(figure: Figure, height: float, bottom: float, rows_height: float) 
 def _draw_losses(axes: Axes, summaries: Sequence[RunSummary]) -> None:
     drawn: list[float] = []
     for n, summary in enumerate(summaries):
-        color = LINES[n % len(LINES)]
         name = plain(summary.id, max(8, 80 // len(summaries)))
         name = f"{'ab'[n]}  {name}" if len(summaries) == 2 else name
-        for stretch in summary.discarded:
-            if stretch.loss is not None:
-                _draw_line(axes, stretch.loss, color, _THIN, dashed=True)
-                drawn += stretch.loss.value
-        if summary.loss is not None and summary.smoothed is not None:
-            crowded = len(summary.loss.step) > _CROWDED
-            width = 1.0 if n else 2.2  # the first line is wider and below, so that it is visible where all are equal
-            _draw_line(axes, summary.loss, color, _THIN if crowded else width, label=None if crowded else name)
-            if crowded:
-                _draw_line(axes, summary.smoothed, color, width, label=name)
-            drawn += summary.loss.value
-        for rewind in summary.rewinds:
-            axes.axvline(rewind.step, color=color, linewidth=0.8, linestyle=":", zorder=1.5)
+        width = 1.0 if n else 2.2  # the first line is wider and below, so that it is visible where all are equal
+        drawn += _draw_run(axes, summary, name, LINES[n % len(LINES)], width)
     shaded = sorted({window for summary in summaries for window in summary.skipped_at})
     for window in shaded:
         label = "skipped" if window is shaded[0] else None
@@ -85,6 +73,24 @@ def _draw_losses(axes: Axes, summaries: Sequence[RunSummary]) -> None:
     names = axes.get_legend_handles_labels()[1]
     if names:
         canvas.add_legend(axes, names, columns=len(summaries) + 2, bottom=0.99)
+
+
+def _draw_run(axes: Axes, summary: RunSummary, name: str, color: str, width: float) -> list[float]:
+    """Draw the loss of one run, its discarded stretches and its rewinds; returns the losses that were drawn."""
+    drawn: list[float] = []
+    for stretch in summary.discarded:
+        if stretch.loss is not None:
+            _draw_line(axes, stretch.loss, color, _THIN, dashed=True)
+            drawn += stretch.loss.value
+    if summary.loss is not None and summary.smoothed is not None:
+        crowded = len(summary.loss.step) > _CROWDED
+        _draw_line(axes, summary.loss, color, _THIN if crowded else width, label=None if crowded else name)
+        if crowded:
+            _draw_line(axes, summary.smoothed, color, width, label=name)
+        drawn += summary.loss.value
+    for rewind in summary.rewinds:
+        axes.axvline(rewind.step, color=color, linewidth=0.8, linestyle=":", zorder=1.5)
+    return drawn
 
 
 def _draw_gap(axes: Axes, level: Trace, half: Sequence[float]) -> None:

@@ -78,6 +78,10 @@ def judge(
         return ("different", f"{mismatch.ends}; {same}") if mismatch.ends else ("identical", same)
     if isinstance(gap, str):
         return "different", f"bits differ, and the loss cannot be compared: {gap}"
+    return _judge_loss(gap, mismatch, one_sided)
+
+
+def _judge_loss(gap: Gap, mismatch: StepMismatch, one_sided: Sequence[OneRunOnly]) -> tuple[Verdict, str]:
     if math.isnan(gap.final):
         return "different", "the loss of one run is non-finite at the end"
     noise = f"the noise of ±{nats(gap.noise.end)}"

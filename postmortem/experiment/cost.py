@@ -24,7 +24,7 @@ class Cost:
 
     @property
     def time(self) -> str:
-        """ ", about 20 s at the run's pace", or nothing."""
+        """A clause such as ", about 20 s of training at the run's pace", or nothing."""
         if self.seconds is None:
             return ""
         size, unit = (self.seconds, "s") if self.seconds < 120 else (self.seconds / 60, "min")

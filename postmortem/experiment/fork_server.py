@@ -32,7 +32,7 @@ def main(file: Path) -> int:
     try:
         replay(read_spec(file), provenance=False)
     except PostmortemError as error:
-        print(error, file=sys.stderr)
+        print(error, file=sys.stderr)  # noqa: T201 - the parent process reads it
         return error.exit_code
     return 0
 
@@ -93,7 +93,7 @@ def _run_child(spec: Path, errors: Path, server_descriptors: tuple[int, ...]) ->
         for server_descriptor in server_descriptors:
             os.close(server_descriptor)
         exit_code = main(spec)
-    except BaseException:  # no exception may reach the fork server's loop
+    except BaseException:  # noqa: BLE001 - no exception may reach the fork server's loop
         traceback.print_exc()
     finally:
         with suppress(OSError, ValueError):

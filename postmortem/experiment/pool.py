@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,11 +52,12 @@ def run_replays(
     If the folder of a spec contains its result already, that is returned, so that an interrupted experiment continues.
     On Ctrl-C the processes are ended; what they have not finished starts again the next time.
     """
+    report = on_done or _ignore
     finished: list[FinishedReplay | None] = [read_finished(spec) for spec in specs]
     waiting = [n for n, replay in enumerate(finished) if replay is None]
-    for finished_replay in finished:
-        if finished_replay is not None and on_done is not None:
-            on_done(finished_replay)
+    for earlier in finished:
+        if earlier is not None:
+            report(earlier)
     server: _ForkServer | None = None
     running: dict[int, _RunningReplay] = {}
     limit = default_workers() if workers is None else workers
@@ -71,16 +72,24 @@ def run_replays(
                 server.receive()
             for number, replay in list(running.items()):
                 if replay.exit_code is not None:
-                    finished[number] = finished_replay = running.pop(number).finish(replay.exit_code)
-                    if on_done is not None:
-                        on_done(finished_replay)
+                    finished[number] = ended = running.pop(number).finish(replay.exit_code)
+                    report(ended)
             time.sleep(0.02 if running else 0)
     finally:
-        if running and server is not None:
-            server.end()
-        for replay in running.values():
-            replay.files.cleanup()
+        _abandon(running.values(), server)
     return [replay for replay in finished if replay is not None]
+
+
+def _ignore(replay: FinishedReplay) -> None:
+    pass
+
+
+def _abandon(running: Collection[_RunningReplay], server: _ForkServer | None) -> None:
+    """End replays that will not be waited for, and remove their temporary files."""
+    if running and server is not None:
+        server.end()
+    for replay in running:
+        replay.files.cleanup()
 
 
 def read_finished(spec: ReplaySpec) -> FinishedReplay | None:

@@ -84,7 +84,7 @@ class BatchFeed:
             training()
         except _Closed:
             pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the thread that waits raises it
             self._failure = error
         self.ended = True
         self._requests.put(None)

@@ -72,7 +72,7 @@ class Intervention(ABC):
 
     def begin(self, program: Program, context: ReplayContext) -> None:
         """Called once, after the program has restored the state from which the change acts."""
-        return None  # most changes leave the program as it is
+        return  # most changes leave the program as it is
 
     def windows(self, context: ReplayContext) -> Sequence[Window]:
         """Windows [first, last) of batches to skip."""

@@ -210,7 +210,7 @@ def _reference_window(window: Window) -> Window:
     return (first, window[0]) if first >= 0 else (window[1], window[1] + REFERENCE)
 
 
-def _as_float(value: float | int | str | None) -> float | None:
+def _as_float(value: float | str | None) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 

@@ -133,7 +133,7 @@ class BackgroundWriter:
                 self._write_lines()
             for entry in arrived:
                 self._on_arrival(entry)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug in the recorder must not reach the training
             self.report_fault(error)
 
     def write_slow_entries(self) -> None:
@@ -142,7 +142,7 @@ class BackgroundWriter:
             for entry in self._slow_entries():
                 self.queue.append(entry)
                 self.write_now()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug in the recorder must not reach the training
             self.report_fault(error)
 
     def report_fault(self, error: Exception) -> None:
@@ -220,7 +220,7 @@ class BackgroundWriter:
                     key = {"attempt": self.attempt + entry.rewinds, "step": entry.step, "rank": writer.rank}
                     row = {**key, **row, **key}  # first in the line, and no column of that name replaces it
                 self._unwritten[entry.table].add(encode(row))
-            except Exception as error:  # a value that cannot be encoded costs this row only
+            except Exception as error:  # noqa: BLE001 - a value that cannot be encoded costs this row only
                 self._count_lost(1)
                 self._warnings.append(f"a row of step {entry.step} is lost: {type(error).__name__}: {plain(error)}")
         self.queue.extendleft(reversed(waiting))

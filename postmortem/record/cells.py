@@ -26,7 +26,7 @@ def finite_numbers_only(row: Mapping[str, Any]) -> bool:
     another type, or makes it non-finite. A sum that overflows gives False, too; then each value is read by itself."""
     try:
         total = sum(row.values())
-    except Exception:  # the user may log values of any type
+    except Exception:  # noqa: BLE001 - the user may log values of any type
         return False
     return type(total) is int or (type(total) is float and math.isfinite(total))
 
@@ -38,7 +38,9 @@ class CellReader:
         self.tensor: type[Any] | None = None
         self._warnings = input_warnings
 
-    def read(self, columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor] | None, list[str] | None]:
+    def read(  # noqa: C901 - the training waits for every function call here
+        self, columns: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Tensor] | None, list[str] | None]:
         """(values on the host, tensors on a device, names of values that are not finite) of a row.
 
         A value that no cell can hold is left out with a warning.
@@ -47,25 +49,26 @@ class CellReader:
         device: dict[str, Tensor] | None = None
         nonfinite: list[str] | None = None
         tensor = self.tensor
-        for name, value in columns.items():
-            kind = type(value)
+        for name, logged in columns.items():
+            value = logged
+            kind = type(logged)
             if kind is float or kind is int:
                 pass
-            elif kind is tensor and value.is_cpu:
+            elif kind is tensor and logged.is_cpu:
                 try:
-                    value = value.item()
+                    value = logged.item()
                 except RuntimeError:  # of several elements
-                    value = self._cell_or_warning(name, value)
-            elif value is None:
+                    value = self._cell_or_warning(name, logged)
+            elif logged is None:
                 continue
             elif kind is not str and kind is not bool:
-                if is_tensor(value):
+                if is_tensor(logged):
                     self.tensor = sys.modules["torch"].Tensor
-                    if not value.is_cpu:
+                    if not logged.is_cpu:
                         device = {} if device is None else device
-                        device[name] = value
+                        device[name] = logged
                         continue
-                value = self._cell_or_warning(name, value)
+                value = self._cell_or_warning(name, logged)
                 if value is None:
                     continue
             if type(value) is float and value - value != 0.0:
@@ -78,7 +81,7 @@ class CellReader:
             return cell(name, value)
         except UsageError as error:
             self._warnings.add(name, error)
-        except Exception as error:  # a type that cannot be read
+        except Exception as error:  # noqa: BLE001 - the user's type may raise anything
             reason = f"{type(error).__name__}: {plain(error)}"
             self._warnings.add(name, f"{plain(name, 60)} is a {type(value).__name__} without a value ({reason})")
         return None

@@ -79,7 +79,8 @@ class Recorder:
             path: the run directory; it is made if it does not exist.
             config: the effective configuration; when a run is continued, changes against run.json are journaled.
             manifest: further keys of run.json (`seed`, `dtype`, `program`, `vocab`, …).
-            rank: rank of this process; by default torch.distributed's, or the variable RANK. `world_size` likewise.
+            rank: rank of this process; by default torch.distributed's, or the variable RANK.
+            world_size: number of ranks; by default torch.distributed's, or the variable WORLD_SIZE.
             attempt: number of the attempt, if something else counts attempts.
             flush_interval_s: a killed process loses at most the rows of this many seconds.
             token_ids: which batches' ids are written: those around an incident, all, or none.
@@ -150,7 +151,9 @@ class Recorder:
         """Whether something moved lately, so that every step is worth sampling."""
         return self._step < self._rows.dense_until
 
-    def log(self, step: int, metrics: Mapping[str, Any] | None = None, /, **columns: Any) -> None:
+    def log(  # noqa: C901 - the training waits for every function call here
+        self, step: int, metrics: Mapping[str, Any] | None = None, /, **columns: Any
+    ) -> None:
         """Record one row of metrics; rows of the same step become one row.
 
         `metrics` and `columns` map column names (docs/run-format.md lists the canonical ones) to numbers, numpy
@@ -159,7 +162,8 @@ class Recorder:
         if it is the first of its kind for a while.
         """
         if self._closed:
-            return self._warn_closed()
+            self._warn_closed()
+            return
         if metrics is not None:
             columns = {**metrics, **columns}
         if self._attached:
@@ -193,7 +197,8 @@ class Recorder:
         a device are copied asynchronously and hashed in the background.
         """
         if self._closed:
-            return self._warn_closed()
+            self._warn_closed()
+            return
         valid_step = self._begin_step(step)
         if valid_step is None:
             return
@@ -225,7 +230,8 @@ class Recorder:
         A `resume` or `rollback` to a step that this process has already logged begins a new attempt.
         """
         if self._closed:
-            return self._warn_closed()
+            self._warn_closed()
+            return
         target = keys.get(_REWINDS.get(event, ""))
         if isinstance(target, (int, np.integer)) and target <= self._step:
             target = int(target)
@@ -247,7 +253,8 @@ class Recorder:
     def incident(self, step: int, kind: str, **keys: Any) -> None:
         """Journal an incident at `step`, write the token ids around it, and sample the next steps closely."""
         if self._closed:
-            return self._warn_closed()
+            self._warn_closed()
+            return
         self._rows.incident(step, kind, keys)
         self._warnings.report()
 

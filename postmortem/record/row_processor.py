@@ -52,8 +52,9 @@ class RowProcessor:
         """Let the detectors look at the rows that came since the last call, and journal the incidents that begin."""
         try:
             alarming_rows = self.alarms.look()
-        except Exception as error:
-            return self.background.report_fault(error)
+        except Exception as error:  # noqa: BLE001 - a bug in a detector must not reach the training
+            self.background.report_fault(error)
+            return
         for step, row, alarms in alarming_rows:
             nonfinite = [alarm.column for alarm in alarms if alarm.detector == "non_finite"]
             if any(describe(name) is not None for name in nonfinite):
@@ -112,7 +113,7 @@ class RowProcessor:
             self.background.queue.appendleft(QueuedEntry("journal", 0, None, row))
         try:
             self.changes[:] = complete_manifest(self._run, self._facts, writer.attempt)
-        except Exception as error:  # also of a configuration that cannot be read: rows are worth more than run.json
+        except Exception as error:  # noqa: BLE001 - of any configuration: rows are worth more than run.json
             self._warn_manifest(error)
         return writer
 

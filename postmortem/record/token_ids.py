@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -133,7 +133,7 @@ class TokenIds:
                 samples: list[Any] = ids if batch.ids.ndim > 1 else [ids]
                 try:
                     row["sample_text"] = [str(self._decode(sample)) for sample in samples]
-                except Exception as error:  # the user's function: its failure costs only the text
+                except Exception as error:  # noqa: BLE001 - the user's function: its failure costs only the text
                     self.decode_failure = error
             yield batch, row
 
@@ -164,12 +164,16 @@ def ids_of(batch: object) -> Ids | Tensor:
         first: object = batch[0]
         if is_tensor(first) or isinstance(first, (np.ndarray, Mapping)):
             return ids_of(cast(object, first))
-        try:
-            ids = np.asarray(batch)
-        except ValueError:
-            raise UsageError("batch: its lists differ in length; pad them, or hand over one list") from None
+        ids = _array_of_lists(cast(Sequence[object], batch))
         if ids.dtype.kind in "iu":
             return ids
     raise UsageError(
         f"batch: a {type(batch).__name__} holds no token ids; hand over a tensor, an array, or lists of whole numbers"
     )
+
+
+def _array_of_lists(batch: Sequence[object]) -> Ids:
+    try:
+        return np.asarray(batch)
+    except ValueError:
+        raise UsageError("batch: its lists differ in length; pad them, or hand over one list") from None

@@ -246,7 +246,7 @@ class _GuardedHook:
         try:
             with torch.no_grad():
                 self._hook(*arguments)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a failure of the watch must not end the training
             self._watch.close()
             warnings.warn(f"watching ends: {type(error).__name__}: {plain(error)}. The training goes on.", stacklevel=2)
 

@@ -215,7 +215,7 @@ class _ReplayDriver:
         compare, on_step, end = self._comparison, self._on_step, self._spec.until
         same_data = not changes.reconfigures
 
-        def before(step: int, _: Program) -> None:
+        def before(*_: object) -> None:
             if self._first_step is None:
                 self._first_step = time.perf_counter()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from postmortem.replay.result import Difference, ReplayResult
 from postmortem.run.recorded import IDENTITY_COLUMNS
 from postmortem.text import number, plain
@@ -31,5 +33,5 @@ def _replayed_and_recorded(difference: Difference) -> str:
 def _full_value(value: float | str | None) -> str:
     """A number with all digits, because four may not show the difference; the first digits of a hash."""
     if isinstance(value, float):
-        return repr(value) if value == value and abs(value) != float("inf") else number(value)
+        return repr(value) if math.isfinite(value) else number(value)
     return "none" if value is None else plain(value, 12)

@@ -28,6 +28,8 @@ _CODE = re.compile(r"[\w ./,:;=+\-@%()<>*#'\[\]\"!?…·→–—]+")
 class Safe(str):
     """Markdown that is escaped already."""
 
+    __slots__ = ()
+
 
 def escape(value: object) -> Safe:
     """`value` as one line of Markdown text that renders as itself and does nothing else."""

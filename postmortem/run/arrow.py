@@ -15,6 +15,7 @@ from postmortem.run.values import Cells, LabelCells, Mask, Numbers, cells_of
 
 Array = Any  # pyarrow ships no types
 ArrowTable = Any
+ArrowType = Any
 
 
 def from_arrow(column: Array, *, label: bool) -> Cells:
@@ -41,13 +42,19 @@ def from_arrow(column: Array, *, label: bool) -> Cells:
         return _numbers(column)
     if pa.types.is_decimal(kind):
         return _numbers(column.cast(pa.float64(), safe=False))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        leaf = kind.value_type
-        while pa.types.is_list(leaf) or pa.types.is_large_list(leaf):
-            leaf = leaf.value_type
-        if pa.types.is_integer(leaf) or pa.types.is_floating(leaf):  # token ids by the thousand: nothing to clean
-            return LabelCells(_objects(column.to_pylist()))
+    if _is_list_of_numbers(kind):  # token ids by the thousand: nothing to clean
+        return LabelCells(_objects(column.to_pylist()))
     return cells_of(column.to_pylist(), label=label)[0]
+
+
+def _is_list_of_numbers(kind: ArrowType) -> bool:
+    """Whether an Arrow type is lists of numbers, at any depth."""
+    from pyarrow import types
+
+    leaf = kind
+    while types.is_list(leaf) or types.is_large_list(leaf):
+        leaf = leaf.value_type
+    return leaf is not kind and (types.is_integer(leaf) or types.is_floating(leaf))
 
 
 def _numbers(column: Array) -> Numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,4 +68,4 @@ def _number(value: object) -> float | None:
         read = parse_number(value)
     except ValueError:
         return None
-    return None if read is None or read != read else read
+    return None if read is None or math.isnan(read) else read

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,13 +194,14 @@ class Run:
         file = self.root / self.manifest.vocab
         if not file.is_file():
             return None
+        refusal = UnreadableInput('expected {"tokens": ["piece", …]}.', file=plain(self.manifest.vocab))
         try:
             tokens = json.loads(file.read_text("utf-8"))["tokens"]
-            if not isinstance(tokens, list):
-                raise TypeError("tokens is no list")
         except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
-            raise UnreadableInput('expected {"tokens": ["piece", …]}.', file=plain(self.manifest.vocab)) from error
-        return tuple(str(token) for token in tokens)
+            raise refusal from error
+        if not isinstance(tokens, list):
+            raise refusal
+        return tuple(str(token) for token in cast(list[object], tokens))
 
     def _candidates(self, name: str) -> list[tuple[str, int | None]]:
         """(column, rank) to try in turn: the name as it is, then one rank of a column of all ranks."""

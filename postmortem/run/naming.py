@@ -65,40 +65,36 @@ def assign_columns(
     canonical, from the log's source, the first of two names for one meaning), the exact canonical name, then the known
     aliases in their order of preference. A column has one meaning only, and a name that is not in the log is left out.
     """
+    logged = frozenset(names)
+    named = [*mapping.items(), *((canonical, name) for name, canonical in declared.items())]
     logged_as: dict[str, str] = {}
-    notes: list[str] = []
-    for canonical, name in mapping.items():
-        if name in names:
-            logged_as[canonical] = name
-    for name, canonical in declared.items():
-        if name in names and canonical not in logged_as:
-            logged_as[canonical] = name
+    for canonical, name in named:
+        if name in logged:
+            logged_as.setdefault(canonical, name)
     used = set(logged_as.values())
-    for name, canonical in of_format.items():
-        if name in names and canonical not in logged_as and name not in used:
-            logged_as[canonical] = name
-            used.add(name)
-    for name in names:
-        if (name in KEYS or name in _SINGLE) and name not in logged_as and name not in used:
-            logged_as[name] = name
-            used.add(name)
+
+    def assign(pairs: Iterable[tuple[str, str]]) -> None:
+        for canonical, name in pairs:
+            if name in logged and name not in used and canonical not in logged_as:
+                logged_as[canonical] = name
+                used.add(name)
+
+    assign((canonical, name) for name, canonical in of_format.items())
+    assign((name, name) for name in names if name in KEYS or name in _SINGLE)
+    notes: list[str] = []
     by_normal: dict[str, list[str]] = {}
     for name in names:
         by_normal.setdefault(normal(name), []).append(name)
     for canonical, aliases in _ALIASES.items():
         forms = (normal(canonical), *aliases)
         columns = [name for form in dict.fromkeys(forms) for name in by_normal.get(form, ()) if name not in used]
-        if canonical not in logged_as and columns:
-            logged_as[canonical] = columns[0]
-            used.add(columns[0])
-            if len(columns) > 1:
-                notes.append(
-                    f"{file}: {canonical} is read from column {plain(columns[0], 60)}, not {name_list(columns[1:])}"
-                )
-    for member, name in sorted((_member(name), name) for name in names if name not in used):
-        if member and member not in logged_as:
-            logged_as[member] = name
-            used.add(name)
+        if canonical not in logged_as and len(columns) > 1:
+            notes.append(
+                f"{file}: {canonical} is read from column {plain(columns[0], 60)}, not {name_list(columns[1:])}"
+            )
+        assign((canonical, name) for name in columns[:1])
+    members = sorted((_member(name), name) for name in names if name not in used)
+    assign((member, name) for member, name in members if member)
     return Names(logged_as, tuple(name for name in names if name not in used), tuple(notes))
 
 

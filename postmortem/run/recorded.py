@@ -216,13 +216,16 @@ def _read_change_set(entry: object) -> ChangeSet:
     step = step_number(fields.get("from_step"))
     if step is None:
         raise UnreadableInput("lineage: a phase without the step from which it acts.", file="run.json")
-    texts = fields.get("changes", [])
     try:
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f'expected a list of texts, as in ["skip=312:512"], found {plain(texts, 60)}')
-        return ChangeSet(step, tuple(map(Change.from_text, cast(list[str], texts))))
+        return ChangeSet(step, tuple(map(Change.from_text, _list_of_texts(fields.get("changes", [])))))
     except ValueError as error:
         raise UnreadableInput(f"lineage: changes of a phase: {plain(error, 200)}.", file="run.json") from error
+
+
+def _list_of_texts(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in cast(list[object], value)):
+        raise ValueError(f'expected a list of texts, as in ["skip=312:512"], found {plain(value, 60)}')
+    return cast(list[str], value)
 
 
 def _target_step(event: Event) -> int:

@@ -49,10 +49,11 @@ def attempts_of(
         expected |= (landings >= target) & (landings - target <= stride)
     few = jumps.size <= max(_ALWAYS_FEW, s.size * _JUMPS_PER_ROW) and (jumps.size + 1) * _ROWS_PER_STRETCH <= s.size
     if not few and not expected.all():
-        return attempt, [
+        note = (
             f"{display_name}: {jumps.size} backward jumps in {s.size} rows look like shuffled rows or several writers, "
             "not like resumes: for each step, the row that was written last is kept"
-        ]
+        )
+        return attempt, [note]
     highest = np.maximum.accumulate(s)
     values = anchor[rows]
     notes: list[str] = []

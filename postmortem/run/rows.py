@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from postmortem.errors import UnreadableInput
 from postmortem.run.naming import STEP_NAMES, is_label, normal
@@ -148,19 +150,8 @@ def read_objects(path: Path, lines: LineReport, *, strict_text: bool) -> Iterato
         UnreadableInput: with `strict_text`, a line that is not UTF-8, unless it is the torn last one.
     """
     with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(_LINE_LIMIT):
-            number += 1
+        for number, raw in _read_lines(file, lines):
             ended = raw.endswith(b"\n")
-            if not ended and len(raw) == _LINE_LIMIT:
-                while (rest := file.readline(_LINE_LIMIT)) and not rest.endswith(b"\n"):
-                    pass
-                lines.add_bad(number, f"longer than {_LINE_LIMIT >> 20} MiB")
-                continue
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            if not raw.strip():
-                continue
             try:
                 value = parse_json(raw.decode())
             except UnicodeDecodeError as error:
@@ -178,6 +169,21 @@ def read_objects(path: Path, lines: LineReport, *, strict_text: bool) -> Iterato
                 lines.add_bad(number, why)
             else:
                 lines.torn = number
+
+
+def _read_lines(file: BinaryIO, lines: LineReport) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of every line that is neither empty nor too long, without a byte order mark."""
+    number = 0
+    while raw := file.readline(_LINE_LIMIT):
+        number += 1
+        if len(raw) == _LINE_LIMIT and not raw.endswith(b"\n"):
+            while (rest := file.readline(_LINE_LIMIT)) and not rest.endswith(b"\n"):
+                pass
+            lines.add_bad(number, f"longer than {_LINE_LIMIT >> 20} MiB")
+            continue
+        line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+        if line.strip():
+            yield number, line
 
 
 def parse_json(text: str) -> object:

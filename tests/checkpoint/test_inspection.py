@@ -398,7 +398,7 @@ def test_memory_does_not_grow_with_the_checkpoint(kind: str, tmp_path: Path) -> 
     values = {"model": {f"w{i}": torch.ones(10 * 2**20) for i in range(2)}}
     values["model"]["w0"][12345] = math.nan
     path = saved_as(kind, tmp_path, values)
-    done = subprocess.run([sys.executable, "-c", WATCHED, str(path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", WATCHED, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     limit = 90 if kind == "legacy" else 25  # MiB; a legacy file's pickles may take up to 64
     assert int(done.stdout) < limit * 2**20
@@ -410,6 +410,6 @@ def test_three_hundred_megabytes_in_little_memory(tmp_path: Path) -> None:
     values["model"]["w0"][12345] = math.nan
     path = saved_as("dcp", tmp_path, values)
     assert sum(file.stat().st_size for file in path.iterdir()) > 300e6
-    done = subprocess.run([sys.executable, "-c", WATCHED, str(path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", WATCHED, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 25 * 2**20

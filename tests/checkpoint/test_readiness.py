@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,8 +225,8 @@ def test_replicas_without_hashes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("times", "state"), [(0.5, "fail"), (2, "warn"), (10, "ok")])
 def test_disk(run: Path, times: float, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(file.stat().st_size for file in (run / "recovery" / "step-00000020.dcp").iterdir())
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda path: usage(0, 0, int(times * size)))
+    usage = SimpleNamespace(total=0, used=0, free=int(times * size))
+    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda path: usage)
     assert the(examined(run), "disk").state == state
 
 

@@ -128,8 +128,9 @@ def test_one_flipped_byte_and_the_one_before_is_taken(tmp_path: Path, name: str,
     trained(tmp_path)
     flip(tmp_path / "recovery" / "step-00000008.dcp" / name, at)
     fresh, notes = Training(), Notes(tmp_path)
-    with Checkpointer(notes, fresh.state(), POLICY) as saves, pytest.warns(CheckpointWarning, match="refused recovery"):
-        came = saves.resume()
+    with Checkpointer(notes, fresh.state(), POLICY) as saves:
+        with pytest.warns(CheckpointWarning, match="refused recovery"):
+            came = saves.resume()
         assert came is not None and (came.role, came.step) == ("rollback", 8)
     (refused,) = notes.of("checkpoint_refused")
     assert refused["path"] == "recovery/step-00000008.dcp" and refused["reason"]

@@ -203,7 +203,12 @@ def test_usage_errors_exit_with_2(call: Call) -> None:
 
 def run(*words: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, *words], env={**os.environ, **(env or {})}, capture_output=True, timeout=120, **options
+        [sys.executable, *words],
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        timeout=120,
+        check=False,
+        **options,
     )
 
 
@@ -238,6 +243,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
             stdout=closed,
             stderr=subprocess.PIPE,
             timeout=60,
+            check=False,
         )
     assert done.stderr == b"" and done.returncode == 0
 

@@ -67,16 +67,7 @@ def departures(seed: int) -> Telemetry:
     def somewhere() -> int:
         return int(rng.integers(n))
 
-    lr = 3e-4 * np.minimum((t + 1) / rng.integers(1, 100), 1.0)
-    shape = rng.choice(4, p=[0.35, 0.25, 0.25, 0.15])
-    if shape == 1:
-        lr *= 0.5 * (1 + np.cos(np.pi * t / n))
-    elif shape == 2:
-        for at in rng.integers(0, n, 3):
-            lr[at:] *= 0.3
-    elif shape == 3:  # warm restarts
-        period = int(rng.integers(20, 100))
-        lr = 3e-4 * 0.5 * (1 + np.cos(np.pi * (t % period) / period))
+    lr = _schedule(rng, n)
     for _ in range(rng.integers(3)):
         at = somewhere()
         lr[at : at + int(rng.choice([1, 3, 20, n]))] *= rng.choice([0.1, 0.5, 2, 10])
@@ -108,6 +99,22 @@ def departures(seed: int) -> Telemetry:
     columns |= {"loss_scale": scale} if rng.random() < 0.7 else {}
     columns |= {"skipped": skipped} if rng.random() < 0.6 else {}
     return _telemetry(steps, columns, logged)
+
+
+def _schedule(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    """A rate with a warmup, and one of four courses after it."""
+    t = np.arange(n)
+    lr = 3e-4 * np.minimum((t + 1) / rng.integers(1, 100), 1.0)
+    shape = rng.choice(4, p=[0.35, 0.25, 0.25, 0.15])
+    if shape == 1:
+        lr *= 0.5 * (1 + np.cos(np.pi * t / n))
+    elif shape == 2:
+        for at in rng.integers(0, n, 3):
+            lr[at:] *= 0.3
+    elif shape == 3:  # warm restarts
+        period = int(rng.integers(20, 100))
+        lr = 3e-4 * 0.5 * (1 + np.cos(np.pi * (t % period) / period))
+    return lr
 
 
 def excursions(seed: int) -> Telemetry:

@@ -78,7 +78,7 @@ def test_recipes_do_what_they_say() -> None:
     assert unlabeled.row["valid_labels"] == 0
     assert (unlabeled.labels == IGNORED).all()
     empty = Loader(config(streams=[stream("d", share=1)])).batch(10)
-    assert sorted(empty.lengths.tolist())[0] == 1
+    assert min(empty.lengths.tolist()) == 1
     assert empty.row["valid_labels"] > 50
 
 

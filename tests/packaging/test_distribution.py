@@ -33,7 +33,7 @@ print(len(render(diagnosis)))
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Standard output of `command`, which must succeed."""
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-    process = subprocess.run(command, cwd=cwd, env=clean | environment, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=cwd, env=clean | environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, f"{command}\n{process.stdout}\n{process.stderr}"
     return process.stdout
 

@@ -31,7 +31,7 @@ def python(code: str, *arguments: str | Path, cwd: Path) -> str:
     """Standard error of `code`, run by a new interpreter that must succeed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = (sys.executable, "-c", code, *arguments)
-    process = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     return process.stderr
 

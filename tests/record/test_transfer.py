@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class Arrival:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arrival]:
+def device(monkeypatch: pytest.MonkeyPatch) -> Arrival:
     """Copies that arrive, as they were when they were begun, once the event has happened."""
     arrival = Arrival()
 
@@ -59,7 +58,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arrival]:
 
     monkeypatch.setattr(transfer_module, "start_copy", start_copy)
     monkeypatch.setattr(Far, "forbidden", threading.get_ident())
-    yield arrival
+    return arrival
 
 
 def far(value: Any, dtype: Any = None) -> Any:

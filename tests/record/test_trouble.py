@@ -105,10 +105,14 @@ def test_raise_is_heard_at_the_next_call(tmp_path: Path, monkeypatch: pytest.Mon
     disk = FullDisk(monkeypatch, 0)
     rec = Recorder(tmp_path / "run", flush_interval_s=0.02, provenance=False, on_error="raise")
     disk.full = True
-    with pytest.raises(RecordingError, match="No space left on device"):
+
+    def log_until_it_raises() -> None:
         for step in range(500):
             rec.log(step, loss=1.0)
             time.sleep(0.005)
+
+    with pytest.raises(RecordingError, match="No space left on device"):
+        log_until_it_raises()
     disk.full = False
     rec.close()
 

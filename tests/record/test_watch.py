@@ -393,7 +393,7 @@ def test_nothing_is_read_on_the_host() -> None:
         optimizer.step()
         counts = [state["step"] for state in optimizer.state.values()]  # never on an accelerator, unless asked for
         with NoWaiting(counts), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sink, "attach", lambda values: read.append(values))
+            patch.setattr(sink, "attach", read.append)
             watch._step = 1
             watch._before_step()
             model(ids, labels=labels)

@@ -55,10 +55,11 @@ def test_nothing_is_cut_off() -> None:
 def test_too_few_rows_are_no_clean_bill() -> None:
     short = clean()
     short = replace(short, run=replace(short.run, rows=2))
-    assert text(summarize(short)) == [
+    (line,) = text(summarize(short))
+    assert line == (
         "clean-000  no incident: too few rows for a baseline (2): only non-finite values could be detected, and "
         "there are none"
-    ]
+    )
 
 
 def test_what_was_rolled_back_did_not_just_end() -> None:

@@ -69,7 +69,7 @@ class HuggingFaceLoop(FrameworkLoop):
     def restore(self, checkpoint: Path) -> tuple[str, ...]:
         """Start the loop from a Trainer's `checkpoint-<step>`, see `postmortem.program.FrameworkCheckpoints`."""
         trainer = self._trainer
-        load_generators = trainer._load_rng_state
+        load_generators = trainer._load_rng_state  # noqa: SLF001 - transformers has no public function for this
         vars(trainer)["_load_rng_state"] = _do_nothing  # the loop would load them after its first batch: too late
         restored = super().restore(checkpoint)
         load_generators(str(checkpoint))
@@ -83,7 +83,7 @@ class HuggingFaceLoop(FrameworkLoop):
         staging, path = folder / f".{name}.tmp", folder / name
         output_dir, arguments.output_dir = arguments.output_dir, str(staging)
         try:
-            trainer._save_checkpoint(trainer.model_wrapped, trial=None)
+            trainer._save_checkpoint(trainer.model_wrapped, trial=None)  # noqa: SLF001 - likewise
         finally:
             arguments.output_dir = output_dir
         trainer.accelerator.wait_for_everyone()
@@ -118,7 +118,8 @@ class HuggingFaceLoop(FrameworkLoop):
 
     def _set_updates(self, updates: int) -> None:
         if updates != self.updates:
-            self._trainer.state.global_step = self._trainer._globalstep_last_logged = updates
+            self._trainer.state.global_step = updates
+            self._trainer._globalstep_last_logged = updates  # noqa: SLF001 - likewise
 
     def _backward(self, parts: Sequence[Any]) -> float:
         trainer = self._trainer
