@@ -44,10 +44,11 @@ def cause_pages() -> dict[Path, str]:
 
 def observations_page() -> str:
     """Every observation that a panel may make, by panel, with the weights that causes give it."""
-    parts = [
+    head = (
         "# Observations\n\nWhat the panels may observe of an incident: the slugs to which a cause gives weights, in "
         "log-odds.\nAn observation without a weight is shown in the report and counts for no cause."
-    ]
+    )
+    parts = [head]
     for panel in panels():
         rows = [f"| `{slug}` | {_weights_of(slug)} |" for slug in panel.observes]
         parts.append(
