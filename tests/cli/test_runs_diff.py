@@ -35,7 +35,7 @@ def logs(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_pair_on_a_pipe(call: Call) -> None:
     code, out, err = call(CLEAN, SPIKED)
     assert (code, err) == (0, "") and "\x1b" not in out
-    assert out.splitlines()[0].startswith("a  clean-001") and "loss spike at 312" in out
+    assert out.splitlines()[0].startswith("a  clean-001") and "loss spike at step 312" in out
 
 
 def test_exit_code_only_where_asked_for(call: Call, logs: tuple[Path, Path]) -> None:

@@ -84,11 +84,11 @@ def test_where_a_module_would_come_from() -> None:
 def test_looking_imports_no_parent_package() -> None:
     code = (
         "import sys; from postmortem.replay.trust import import_location; "
-        "print(import_location('xml.dom.minidom:x'), import_location('tests.replay.programs:build'), "
-        "[name for name in sys.modules if name.split('.')[0] in ('xml', 'tests', 'torch')])"
+        "print(import_location('wsgiref.simple_server:x'), import_location('tests.replay.programs:build'), "
+        "[name for name in sys.modules if name.split('.')[0] in ('wsgiref', 'tests', 'torch')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.rstrip().endswith("[]") and "minidom.py" in done.stdout and "programs.py" in done.stdout
+    assert done.stdout.rstrip().endswith("[]") and "simple_server.py" in done.stdout and "programs.py" in done.stdout
 
 
 def test_a_program_that_no_longer_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
