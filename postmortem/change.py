@@ -50,7 +50,7 @@ class Change:
         if self.key:
             return f"{self.key}={self.values[0]}" if self.values else self.key
         windows = ",".join(f"{first}:{last}" for first, last in self.windows)
-        separator = ":" if self.values and isinstance(self.values[0], str) else ","
+        separator = ":" if self.values and _WORD.match(str(self.values[0])) else ","  # as `_parse_values` splits it
         return "@".join(part for part in (windows, separator.join(map(str, self.values))) if part)
 
     @classmethod

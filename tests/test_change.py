@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postmortem.change import Change, Value, Window, merge_windows
@@ -29,6 +29,8 @@ def test_a_setting_keeps_its_value_as_it_stands(name: str, key: str, value: str)
 
 
 @given(st.text(max_size=60))
+@example("=:,0")  # a first value that is no word and no number
+@example("clip=1e999,2")
 def test_any_text_spells_a_change_or_is_one_message(text: str) -> None:
     try:
         change = Change.from_text(text, batches=True)
