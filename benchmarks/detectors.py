@@ -94,8 +94,8 @@ def real_logs() -> str:
     return "\n".join((*lines, "", sums))
 
 
-def faces(seeds: int) -> str:
-    """One line per detector with a live face: how often both faces agree, and how many rows the live one needs."""
+def both_ways(seeds: int) -> str:
+    """One line per detector that also works row by row: how often both ways agree, and how many rows that one needs."""
     both, only_offline, only_live, withdrawn = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     alarm_lags: defaultdict[str, list[int]] = defaultdict(list)
     settled_lags: defaultdict[str, list[int]] = defaultdict(list)
@@ -128,10 +128,10 @@ def faces(seeds: int) -> str:
 def _runs(seeds: int) -> Iterator[Telemetry]:
     """The scenarios, the sample runs, and ten synthetic runs per seed in which any column departs."""
     for name in SCENARIOS:
-        say(f"both faces: {name}")
+        say(f"both ways: {name}")
         for seed in range(seeds):
             yield telemetry(loss=scenario(name, seed)[0])
-    say("both faces: sample runs and synthetic runs")
+    say("both ways: sample runs and synthetic runs")
     for path in sorted(ROOT.glob("sample_runs/*/run.json")):
         run = open_run(path.parent)
         yield Telemetry(run.series, run.columns, run.row_steps, run.labels)
@@ -196,7 +196,7 @@ def main() -> None:
         f"{scenarios(arguments.rounds)}\n\nMedians (smallest to largest) over {arguments.rounds} seeds.",
         write=arguments.write,
     )
-    publish("detectors-faces", faces(arguments.rounds), write=arguments.write)
+    publish("detectors-faces", both_ways(arguments.rounds), write=arguments.write)
     publish("detectors-live-cost", live_cost(min(arguments.rounds, 5)), write=arguments.write)
     if REAL_LOGS.exists():
         publish("detectors-real-logs", real_logs(), write=arguments.write)
