@@ -51,8 +51,8 @@ class Contender:
 
 def contenders(folder: Path) -> dict[str, Contender]:
     """Name → contender, each one with its watching attached."""
-    from trainscope.core.config import load_config  # pyright: ignore[reportMissingTypeStubs]
-    from trainscope.scope import TrainScope  # pyright: ignore[reportMissingTypeStubs]
+    from trainscope.core.config import load_config
+    from trainscope.scope import TrainScope
 
     named = {name: Contender(folder / f"run-{n}") for n, name in enumerate((ALONE, WATCH, MINIMAL, THINNED))}
     watched = named[WATCH]

@@ -83,7 +83,7 @@ class HuggingFaceLoop(FrameworkLoop):
         staging, path = folder / f".{name}.tmp", folder / name
         output_dir, arguments.output_dir = arguments.output_dir, str(staging)
         try:
-            trainer._save_checkpoint(trainer.model_wrapped, trial=None)  # noqa: SLF001 - likewise
+            trainer._save_checkpoint(trainer.model_wrapped, trial=None)  # noqa: SLF001 - transformers has no public function
         finally:
             arguments.output_dir = output_dir
         trainer.accelerator.wait_for_everyone()
@@ -119,7 +119,7 @@ class HuggingFaceLoop(FrameworkLoop):
     def _set_updates(self, updates: int) -> None:
         if updates != self.updates:
             self._trainer.state.global_step = updates
-            self._trainer._globalstep_last_logged = updates  # noqa: SLF001 - likewise
+            self._trainer._globalstep_last_logged = updates  # noqa: SLF001 - transformers offers no setter
 
     def _backward(self, parts: Sequence[Any]) -> float:
         trainer = self._trainer
