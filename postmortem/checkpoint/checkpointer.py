@@ -37,6 +37,8 @@ from postmortem.text import plain, relative_path
 
 __all__ = ["Checkpointer", "Resumed", "Stateful"]
 
+TRAINING_GOES_ON = "; training goes on"  # how the warning about a failed save ends: a replay does not go on
+
 _RESET = "restoring such a checkpoint resets the optimizer"
 
 
@@ -279,7 +281,7 @@ class Checkpointer:
         reason = plain(f"{type(error).__name__}: {error}", 400)
         for path in job.paths:
             self._journal_event("checkpoint_failed", job.step, path, contents=job.contents, reason=reason)
-        self._warnings.append(f"the checkpoint of step {job.step} could not be saved ({reason}); training goes on")
+        self._warnings.append(f"the checkpoint of step {job.step} could not be saved ({reason}){TRAINING_GOES_ON}")
 
     def _delete(self, entry: StoredCheckpoint) -> None:
         self._folders.remove(entry.path)

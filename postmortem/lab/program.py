@@ -30,7 +30,7 @@ def build(config: Config) -> LabProgram:
     """A fresh lab training of `config` (see `postmortem.lab.config`). Pins torch to one deterministic thread."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - torch does not declare it
+    setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - torch's types do not declare it
     return LabProgram(config)
 
 
@@ -166,7 +166,7 @@ class LabProgram:
         forward = self._forward(batch, generator)
         self._arena.grad.zero_()
         total = forward.loss + float(self._optimizer_config["spread_penalty"]) * forward.penalty
-        (total * self._scale).backward()  # pyright: ignore[reportUnknownMemberType]
+        (total * self._scale).backward()
         if self._scale != 1.0:
             self._arena.grad.mul_(1 / self._scale)
         return forward

@@ -21,6 +21,7 @@ from postmortem.arithmetic import describe_arithmetic
 from postmortem.atomic import write_text
 from postmortem.change import Change
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
+from postmortem.checkpoint.checkpointer import TRAINING_GOES_ON
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import missing_parts
 from postmortem.errors import CannotWrite, PostmortemError, UsageError
@@ -283,7 +284,7 @@ class _ReplayDriver:
             try:
                 checkpointer.save(step, "rollback")
             except CheckpointWarning as warning:
-                reason = str(warning).removesuffix("; training goes on")
+                reason = str(warning).removesuffix(TRAINING_GOES_ON)
                 raise SaveFailed(f"{reason}. Is there space left in {plain(self._spec.out, 1000)}?") from warning
 
     def _load_state(self, step: int) -> State:
