@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from postmortem.errors import UnreadableInput
+from postmortem.small_file import parse_json, read_text
 from postmortem.text import plain
 
 T = TypeVar("T")
-_LIMIT = 64 * 2**20  # bytes of a file that is read whole
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NAMES: dict[type, str] = {
     str: "a text",
@@ -93,20 +93,17 @@ def read_object(file: Path, *, hint: str = "") -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        UnreadableInput: the file holds something else, or more than 64 MiB.
+        UnreadableInput: the file holds something else, or more than `small_file` reads.
         OSError: it cannot be opened.
     """
     name = plain(file, 1000)
-    if file.stat().st_size > _LIMIT:
-        raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB.", file=name, hint=hint)
+    text = read_text(file, hint=hint)
     try:
-        value = json.loads(file.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UnreadableInput("not UTF-8 text.", file=name, hint=hint) from error
+        value = parse_json(text)
     except json.JSONDecodeError as error:
         raise UnreadableInput(f"not JSON ({error.msg}).", file=name, line=error.lineno, hint=hint) from error
-    except (ValueError, RecursionError) as error:
-        raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=name, hint=hint) from error
+    except ValueError as error:
+        raise UnreadableInput(f"cannot be read ({plain(error, 120)}).", file=name, hint=hint) from error
     if not isinstance(value, dict):
         raise UnreadableInput("expected an object of keys and values.", file=name, hint=hint)
     return typing.cast("dict[str, Any]", value)

@@ -108,7 +108,7 @@ def test_a_record_is_read_from_a_file(tmp_path: Path) -> None:
         (b'{"kind": "x"}', r"record\.json: is not an outer record \(no name\)"),
         (b"[1]", r"record\.json: expected an object"),
         (b'{"name":\n 3', r"record\.json:2: not JSON"),
-        (b"\xff", r"record\.json: not UTF-8"),
+        (b"\xff", r"record\.json:1: not UTF-8"),
         (None, r"record\.json: cannot be read \(No such file"),
     ],
 )

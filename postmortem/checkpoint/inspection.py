@@ -7,7 +7,6 @@ with the checkpoint.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import cast
 
 from postmortem.checkpoint import manifest as manifests
-from postmortem.checkpoint.layout import METADATA, Layout, dcp_layout, open_regular, read_small, torch_layout
+from postmortem.checkpoint.layout import METADATA, Layout, dcp_layout, open_part, read_small, torch_layout
 from postmortem.checkpoint.streaming import scan
 from postmortem.errors import UnreadableInput
 from postmortem.run.checkpoints import ROLES
 from postmortem.run.manifest import inside
+from postmortem.small_file import parse_json
 from postmortem.text import plain
 
 CONTENTS = ("model", "moments", "schedule", "loader", "rng", "scaler")
@@ -199,7 +199,7 @@ def _directory(draft: _Draft) -> None:
     if not (folder / METADATA).exists():
         raise UnreadableInput("the save was cut short, or this is no checkpoint.", file=METADATA, hint="It is missing.")
     if draft.kind == "postmortem":
-        open_regular(folder / manifests.NAME, manifests.NAME).close()
+        open_part(folder / manifests.NAME, manifests.NAME).close()
         draft.manifest = manifests.read(folder)
         for name, digest in draft.manifest.files.items():
             file = inside(folder, name, manifests.NAME)
@@ -221,8 +221,8 @@ def read_state_document(file: Path, shown: str) -> dict[str, object]:
         UnreadableInput: it is not such a file.
     """
     try:
-        document: object = json.loads(read_small(file, shown, _STATE_LIMIT))
-    except (ValueError, RecursionError) as error:
+        document: object = parse_json(read_small(file, shown, _STATE_LIMIT).decode())
+    except ValueError as error:
         raise UnreadableInput("damaged: no JSON, or nested deeper than any state is.", file=shown) from error
     state = cast(dict[str, object], document).get("state") if isinstance(document, dict) else None
     if not isinstance(state, dict):
@@ -258,7 +258,7 @@ def _read(draft: _Draft, on_progress: Progress) -> None:
     for file in files:
         name, digest = file.name, resolved.get(file)
         try:
-            with open_regular(file, name) as stream:
+            with open_part(file, name) as stream:
                 result = scan(
                     stream, todo[file], pieces.get(file, ()), name, whole=digest is not None, on_bytes=on_bytes
                 )

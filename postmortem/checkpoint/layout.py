@@ -6,9 +6,9 @@ Every claim of a table is checked against the files before the place that it nam
 from __future__ import annotations
 
 import math
-import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ from postmortem.checkpoint.pickles import LIMIT, load_at, safe_load
 from postmortem.checkpoint.streaming import FileSpan, TensorBytes, item_size
 from postmortem.errors import UnreadableInput
 from postmortem.run.manifest import inside
+from postmortem.small_file import open_regular, read_bytes
 from postmortem.text import plain
 
 METADATA = ".metadata"
@@ -38,29 +39,30 @@ class Layout:
     problems: list[str] = field(default_factory=list[str])
 
 
-def open_regular(path: Path, shown: str) -> BinaryIO:
-    """Open a regular file for reading: no directory, device or pipe.
+def open_part(path: Path, shown: str) -> BinaryIO:
+    """Open a file of a checkpoint for reading.
 
     Raises:
         UnreadableInput: it does not exist, is not a regular file, or may not be read.
     """
+    with _explained(shown):
+        return open_regular(path, shown)
+
+
+def read_small(path: Path, shown: str, limit: int = LIMIT) -> bytes:
+    """All of a small file. Raises UnreadableInput if it is larger than `limit` bytes, or as `open_part`."""
+    with _explained(shown):
+        return read_bytes(path, name=shown, limit=limit)
+
+
+@contextmanager
+def _explained(shown: str) -> Generator[None]:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadableInput("not a regular file.", file=shown)
-        return path.open("rb")
+        yield
     except FileNotFoundError as error:
         raise UnreadableInput("missing.", file=shown) from error
     except (OSError, ValueError) as error:
         raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=shown) from error
-
-
-def read_small(path: Path, shown: str, limit: int = LIMIT) -> bytes:
-    """All of a small file. Raises UnreadableInput if it is larger than `limit` bytes, or `open_regular` refuses it."""
-    with open_regular(path, shown) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise UnreadableInput(f"larger than {limit >> 20} MiB, which such a file never is.", file=shown)
-    return data
 
 
 def dcp_layout(folder: Path) -> Layout:
@@ -81,7 +83,7 @@ def dcp_layout(folder: Path) -> Layout:
     for path, places_in_file in groupby(places, lambda pair: pair[0]):
         free = 0
         try:
-            file = open_regular(path, path.name)
+            file = open_part(path, path.name)
         except UnreadableInput as error:
             layout.problems.append(str(error))
             continue
@@ -224,7 +226,7 @@ def torch_layout(path: Path) -> Layout:
     """
     layout = Layout()
     name = plain(path.name)
-    with open_regular(path, name) as file:
+    with open_part(path, name) as file:
         size = path.stat().st_size
         start = file.read(2)
         if start == b"PK":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from postmortem.errors import UnreadableInput, UsageError
+from postmortem.small_file import parse_yaml, read_text
 from postmortem.text import plain
 
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
@@ -83,11 +84,9 @@ class Policy:
             UnreadableInput: the file cannot be read as YAML.
             UsageError: it holds no mapping, or as `from_mapping`.
         """
-        import yaml
-
         try:
-            config: object = yaml.safe_load(Path(path).read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            config: object = parse_yaml(read_text(Path(path)))
+        except (OSError, ValueError) as error:
             raise UnreadableInput(f"cannot be read as YAML ({plain(error, 120)}).", file=plain(path, 1000)) from error
         return cls.from_mapping(_mapping(plain(path, 200), config))
 

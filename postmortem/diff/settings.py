@@ -10,6 +10,7 @@ from postmortem.arithmetic import ARITHMETIC
 from postmortem.diff.model import Group, Setting
 from postmortem.run import Run
 from postmortem.run.manifest import inside
+from postmortem.small_file import read_bytes
 
 SUMS = frozenset((*ARITHMETIC, "numpy", "world_size", "dtype", "devices"))
 """Keys that a sum of floats may depend on."""
@@ -77,7 +78,7 @@ def _code(run: Run) -> dict[str, Any]:
     if run.root is not None and isinstance(name, str):
         file = inside(run.root, name, "run.json: git.patch")
         if file.is_file():
-            code["patch"] = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+            code["patch"] = f"sha256 {hashlib.sha256(read_bytes(file)).hexdigest()[:12]}"
     return code
 
 

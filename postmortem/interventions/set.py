@@ -10,6 +10,7 @@ from postmortem.change import Change
 from postmortem.errors import UsageError
 from postmortem.interventions import Intervention
 from postmortem.interventions._values import refused
+from postmortem.small_file import parse_json
 from postmortem.text import plain
 
 
@@ -25,8 +26,8 @@ class SetKey(Intervention):
         if not self._key or change.windows or len(change.values) != 1:
             raise refused(change, self.usage)
         try:
-            self._value: Any = json.loads(text)
-        except (ValueError, RecursionError):
+            self._value: Any = parse_json(text)
+        except ValueError:
             self._value = text
 
     @property

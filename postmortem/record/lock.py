@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from postmortem.errors import UsageError
 from postmortem.jsonio import build_from, strict_json
 from postmortem.record.writer import is_same_file
+from postmortem.small_file import parse_json
 from postmortem.text import plain
 
 try:
@@ -128,7 +128,7 @@ def _is_locked(handle: int) -> bool:
 def _read_holder(handle: int) -> _Holder | None:
     """Who has the lock; None where the holder has not written it yet."""
     try:
-        return build_from(_Holder, json.loads(os.pread(handle, 4096, 0)))
+        return build_from(_Holder, parse_json(os.pread(handle, 4096, 0).decode()))
     except (TypeError, ValueError):
         return None
 

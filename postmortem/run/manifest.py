@@ -12,11 +12,11 @@ from postmortem.errors import UnreadableInput
 from postmortem.jsonio import read_object
 from postmortem.run.columns import is_canonical
 from postmortem.run.naming import name_list
+from postmortem.small_file import parse_yaml, read_text
 from postmortem.text import plain
 
 FORMAT_VERSION = 1  # of docs/run-format.md
 MANIFESTS = ("run.json", "run.yaml", "run.yml")
-_LIMIT = 64 * 2**20  # bytes
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -128,23 +128,11 @@ def read_mapping(file: Path) -> dict[str, Any]:
     if file.suffix == ".json":
         return read_object(file)
     name = plain(file, 1000)
-    if file.stat().st_size > _LIMIT:
-        raise UnreadableInput(f"larger than {_LIMIT >> 20} MiB: no manifest.", file=name)
+    text = read_text(file)
     try:
-        value = _yaml(file.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UnreadableInput("not UTF-8 text.", file=name) from error
-    except (ValueError, RecursionError) as error:
-        raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=name) from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise UnreadableInput(f"cannot be read ({plain(error, 120)}).", file=name) from error
     if not isinstance(value, dict):
         raise UnreadableInput("expected an object of keys and values.", file=name)
-    return {str(key): inner for key, inner in cast(dict[object, Any], value).items()}
-
-
-def _yaml(text: str) -> object:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {error}") from error
+    return cast(dict[str, Any], value)

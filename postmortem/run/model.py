@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.errors import UnreadableInput
+from postmortem.jsonio import read_object
 from postmortem.run.checkpoints import Checkpoint
 from postmortem.run.columns import canonical_order
 from postmortem.run.history import HistoryView, RowKeys, Segment, history_view, segments
@@ -194,13 +194,9 @@ class Run:
         file = self.root / self.manifest.vocab
         if not file.is_file():
             return None
-        refusal = UnreadableInput('expected {"tokens": ["piece", …]}.', file=plain(self.manifest.vocab))
-        try:
-            tokens = json.loads(file.read_text("utf-8"))["tokens"]
-        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
-            raise refusal from error
+        tokens = read_object(file).get("tokens")
         if not isinstance(tokens, list):
-            raise refusal
+            raise UnreadableInput('expected {"tokens": ["piece", …]}.', file=plain(self.manifest.vocab))
         return tuple(str(token) for token in cast(list[object], tokens))
 
     def _candidates(self, name: str) -> list[tuple[str, int | None]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,6 +12,7 @@ from typing import BinaryIO
 from postmortem.errors import UnreadableInput
 from postmortem.run.naming import STEP_NAMES, is_label, normal
 from postmortem.run.values import Cells, cells_of
+from postmortem.small_file import open_regular, parse_json
 from postmortem.text import count, plain
 
 CHUNK_ROWS = 65_536
@@ -147,19 +147,19 @@ def read_objects(path: Path, lines: LineReport, *, strict_text: bool) -> Iterato
     """Yield (line number, object) of every line that contains a JSON object; count the other lines in `lines`.
 
     Raises:
-        UnreadableInput: with `strict_text`, a line that is not UTF-8, unless it is the torn last one.
+        UnreadableInput: no regular file; with `strict_text`, a line that is not UTF-8, unless it is the torn last one.
     """
-    with path.open("rb") as file:
+    with open_regular(path, lines.file) as file:
         for number, raw in _read_lines(file, lines):
             ended = raw.endswith(b"\n")
             try:
-                value = parse_json(raw.decode())
+                value = parse_json(raw.decode(), round_integers=True)
             except UnicodeDecodeError as error:
                 if strict_text and ended:
                     raise UnreadableInput("not UTF-8 text.", file=lines.file, line=number) from error
                 value, why = None, "not UTF-8"
-            except (ValueError, RecursionError) as error:
-                value, why = None, plain(error, 60) if isinstance(error, ValueError) else "nested too deeply"
+            except ValueError as error:
+                value, why = None, plain(error, 60)
             else:
                 why = f"a JSON {type(value).__name__}"
             if isinstance(value, dict):
@@ -184,16 +184,6 @@ def _read_lines(file: BinaryIO, lines: LineReport) -> Iterator[tuple[int, bytes]
         line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         if line.strip():
             yield number, line
-
-
-def parse_json(text: str) -> object:
-    """`json.loads` that also reads integers with more digits than Python converts, as floats: large, or infinite."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        return json.loads(text, parse_int=float)
 
 
 def read_jsonl(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import stat
+import os
 from pathlib import Path
 
 from postmortem.errors import UnreadableInput
+from postmortem.small_file import open_regular
 from postmortem.text import plain
 
 _BLOCK = 2**20  # bytes
@@ -23,13 +24,9 @@ def require_file(path: Path, name: str) -> None:
     Raises:
         UnreadableInput: a directory, a pipe or device, an empty file.
     """
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise UnreadableInput("is a directory where a file is expected.", file=name)
-    if not stat.S_ISREG(mode):
-        raise UnreadableInput("is no regular file.", file=name)
-    if path.stat().st_size == 0:
-        raise UnreadableInput("the file is empty (0 bytes).", file=name)
+    with open_regular(path, name) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise UnreadableInput("the file is empty (0 bytes).", file=name)
 
 
 def require_text(path: Path, name: str) -> None:
@@ -40,7 +37,7 @@ def require_text(path: Path, name: str) -> None:
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     line = 1
-    with path.open("rb") as file:
+    with open_regular(path, name) as file:
         while block := file.read(_BLOCK):
             nul = block.find(b"\0")
             if nul >= 0:

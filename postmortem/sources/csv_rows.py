@@ -13,6 +13,7 @@ from postmortem.run.naming import is_label
 from postmortem.run.rows import Chunk, dropped_notes
 from postmortem.run.table import Table, table_of
 from postmortem.run.values import NULL_TOKENS, Cells, LabelCells, cells_of
+from postmortem.small_file import open_regular
 from postmortem.sources._assemble import row_source
 from postmortem.sources._files import display_name, require_text
 from postmortem.sources._source import by_ending
@@ -34,7 +35,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     name = display_name(path)
     require_text(path, name)
     notes: list[str] = []
-    with path.open("rb") as file:
+    with open_regular(path, name) as file:
         header_line, header = next(((n, line) for n, line in enumerate(file, 1) if line.strip(_BLANK)), (0, b""))
         text = header.decode("utf-8-sig", errors="replace")
         if not text.strip():

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import cast
 
 from postmortem.errors import UnreadableInput
-from postmortem.run.rows import Collector, parse_json
+from postmortem.run.rows import Collector
 from postmortem.run.table import Table, table_of
+from postmortem.small_file import parse_json, read_text
 from postmortem.sources._assemble import row_source
 from postmortem.sources._files import display_name, require_text
 from postmortem.sources._source import Candidate, Confidence, FormatMatch, by_ending
-from postmortem.text import count
+from postmortem.text import count, plain
 
+_LIMIT = 512 * 2**20  # bytes
+_AS_LINES = "Write the rows as JSON lines (.jsonl): those are read at any size."
 _any_json = by_ending(".json", confidence=Confidence.FALLBACK)
 
 
@@ -33,12 +36,13 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     """
     name = display_name(path)
     require_text(path, name)
+    text = read_text(path, name=name, limit=_LIMIT, hint=_AS_LINES)
     try:
-        value = parse_json(path.read_bytes().decode("utf-8-sig", errors="replace"))
+        value = parse_json(text, round_integers=True)
     except json.JSONDecodeError as error:
         raise UnreadableInput(f"not JSON ({error.msg}).", file=name, line=error.lineno) from error
-    except RecursionError as error:
-        raise UnreadableInput("JSON that is nested too deeply.", file=name) from error
+    except ValueError as error:
+        raise UnreadableInput(f"cannot be read ({plain(error, 120)}).", file=name, hint=_AS_LINES) from error
     if isinstance(value, dict):
         value = cast(dict[str, object], value).get("log_history")
     if not isinstance(value, list):

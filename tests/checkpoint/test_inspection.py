@@ -226,7 +226,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "link": (linked, "leads outside"),
     "missing": (relocated("__9_9.distcp"), "missing"),
     "null byte": (relocated("a\0b"), "is no valid path"),
-    "directory": (relocated("."), "not a regular file"),
+    "directory": (relocated("."), "is a directory"),
     "beyond the end": (lambda info, folder: setattr(info, "offset", 2**40), "cut short"),
     "too long": (lambda info, folder: setattr(info, "length", 2**62), "cut short"),
     "negative": (lambda info, folder: setattr(info, "offset", -5), "in an unknown way"),
@@ -322,7 +322,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     path = dcp(tmp_path / "step-1.dcp")
     (path / ".metadata").unlink()
     os.mkfifo(path / ".metadata")
-    assert inspect(path).problems == (".metadata: not a regular file",)
+    assert inspect(path).problems == (".metadata: is no regular file",)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\3\4" + bytes(100), b"\x80", b"hello", b"\x80\x02K\x01."])

@@ -18,20 +18,17 @@ PNG_CALLS = ("savefig", "print_png", '"PNG"', "'PNG'")
 """What a file that writes a picture contains, whichever library it uses."""
 
 OTHER_JSON = {
-    "checkpoint/inspection.py": "reads the state of a checkpoint, whose encoding is checkpoint/encoding.py's",
     "checkpoint/manifest.py": "computes a checksum over the text of its keys, in the form that it always had",
     "checkpoint/writing.py": "streams that state, which may be large",
     "diff/wording.py": "shows one value in a sentence",
     "experiment/fork_server.py": "sends lines to the process that started it",
     "experiment/pool.py": "reads those lines",
-    "interventions/set.py": "reads one value that a person typed",
+    "interventions/set.py": "shows one value in a sentence",
     "lab/run_equality.py": "reads the lines of a journal",
     "lab/session.py": "writes the vocabulary, one list",
-    "record/lock.py": "reads through the handle that it has locked",
+    "small_file.py": "parses the text of files, for jsonio.py and for rows",
     "resume_test/leg.py": "writes lines of its own process, and a config in which a NaN stays a number",
     "resume_test/run_resume_test.py": "reads those lines",
-    "run/model.py": "reads the vocabulary, one list",
-    "run/rows.py": "reads the lines of logs that others wrote",
     "run/values.py": "keeps an object that stands in a cell as text",
 }
 """Files that read or write JSON which is no record, with the reason. Records go through jsonio.py."""
