@@ -8,6 +8,7 @@ import math
 import re
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -28,17 +29,24 @@ _NAMES: dict[type, str] = {
     float: "a number",
     type(None): "null",
 }
+_NOT_PRINTABLE_ASCII = re.compile(r"[^ -~\n]")
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _NUMBERS = re.compile(r'\[\n((?:\s*(?:-?\d[^\s,]*|"-?(?:NaN|Infinity)"),?\n)+)\s*\]')
 
 
 def strict_json(value: Any, *, ensure_ascii: bool = True, indent: int = 1, sort_keys: bool = False) -> str:
     """Dataclasses, mappings and sequences as indented text, which ends with a newline.
 
-    Half a surrogate pair, which UTF-8 cannot hold, is escaped without `ensure_ascii`, too.
+    Characters that nobody sees and that could reorder or control what a terminal shows are escaped in any case.
     """
     raw = as_json(value)
     text = json.dumps(raw, indent=indent, allow_nan=False, ensure_ascii=ensure_ascii, sort_keys=sort_keys)
-    return text.encode("utf-8", "backslashreplace").decode() + "\n"
+    invisible = [char for char in set(_NOT_PRINTABLE_ASCII.findall(text)) if unicodedata.category(char) in _INVISIBLE]
+    return text.translate({ord(char): _escaped(char) for char in invisible}) + "\n"
+
+
+def _escaped(char: str) -> str:
+    return r"\u007f" if char == "\x7f" else json.dumps(char)[1:-1]  # DEL is ASCII, which json never escapes
 
 
 def numbers_on_one_line(text: str) -> str:

@@ -44,6 +44,15 @@ def test_a_record_comes_back(ensure_ascii: bool) -> None:
     assert build_from(Outer, json.loads(text, parse_constant=pytest.fail)) == WHOLE
 
 
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_what_nobody_sees_is_escaped(ensure_ascii: bool) -> None:
+    hidden = "\u202e \u2066 \u200b \u200d \x85 \x9b \x7f \u2028 \ufeff \ud800 \U000e0041 \ue000 \x1b"
+    text = strict_json({hidden: [hidden, "é漢😀"]}, ensure_ascii=ensure_ascii)
+    shown = set(text) - set("é漢😀")
+    assert shown <= set(map(chr, range(0x20, 0x7F))) | {"\n"} and ("漢" in text) is not ensure_ascii
+    assert json.loads(text) == {hidden: [hidden, "é漢😀"]} and text.encode()
+
+
 def test_a_missing_field_takes_its_default_or_is_an_error() -> None:
     raw = json.loads(strict_json(WHOLE))
     del raw["more"]

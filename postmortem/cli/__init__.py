@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from postmortem.cli._app import new_app
-from postmortem.cli._guard import guarded
+from postmortem.cli._guard import explained, guarded
 from postmortem.cli.bisect import bisect
 from postmortem.cli.checkpoints import checkpoints
 from postmortem.cli.doctor import doctor
@@ -31,7 +31,7 @@ _DIAGNOSING = (draft, report, verify, explain, diff)
 _DRIVING = (replay, interventions, probe, prove, run_job, bisect, test_resume, lab)
 _CHECKPOINTS = (checkpoints, plan, doctor)
 for command in (*_DIAGNOSING, *_DRIVING, *_CHECKPOINTS):
-    app.command()(command)
+    app.command()(explained(command))
 
 
 def _print_version(requested: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from postmortem.cli._app import new_app
-from postmortem.cli._guard import guarded
+from postmortem.cli._guard import explained, guarded
 from postmortem.cli._options import JsonOption, MapOption, parse_map
 from postmortem.cli._output import display_path, print_lines, print_location
 from postmortem.cli._terminal import encodes, stage, text_width
@@ -77,7 +77,7 @@ def diff(
 
 
 app = new_app("runs-diff")
-app.command()(diff)
+app.command()(explained(diff))
 
 
 def main() -> None:
