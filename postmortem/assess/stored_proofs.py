@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postmortem.atomic import write_text
+from postmortem.atomic import make_folder, saving, write_text
 from postmortem.causes import causes
 from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Verdict
@@ -91,16 +91,17 @@ def earlier_proofs(run: Run) -> tuple[Proof, ...]:
 def store_proof(root: Path, proof: Proof, earlier: Sequence[Proof]) -> Path:
     """Write `proof` beside the report, instead of an earlier proof of the same incident; the path of the file.
 
-    Single replays of the earlier proof are kept.
+    Single replays of the earlier proof are kept. Raises CannotWrite.
     """
-    file = inside(root, FILE, plain(root, 1000))
-    file.parent.mkdir(exist_ok=True)
+    file = root / FILE
     unchanged = [stored for stored in earlier if stored.incident != proof.incident]
     replaced = [stored for stored in earlier if stored.incident == proof.incident]
     runs = {experiment.run for experiment in proof.experiments}
     single = [e for stored in replaced for e in stored.experiments if e.role == "replay" and e.run not in runs]
     proof = dataclasses.replace(proof, experiments=(*proof.experiments, *single))
-    write_text(file, strict_json(_ProofFile((*unchanged, proof))))
+    with saving(file, within=root, option=""):
+        make_folder(file.parent)
+        write_text(file, strict_json(_ProofFile((*unchanged, proof))))
     return file
 
 

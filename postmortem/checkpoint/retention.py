@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from postmortem.atomic import move
 from postmortem.checkpoint import manifest as manifests
 from postmortem.checkpoint.manifest import CheckpointManifest
 from postmortem.checkpoint.policy import Policy
@@ -97,13 +98,13 @@ class CheckpointFolders:
         new_link = link.with_name(f".{LATEST}.tmp-{os.getpid()}")
         new_link.unlink(missing_ok=True)
         new_link.symlink_to(target, target_is_directory=True)
-        new_link.replace(link)
+        move(new_link, link)
 
     def remove(self, path: Path) -> None:
         """Remove a checkpoint: by one rename, it is no checkpoint any more."""
         self.update_latest(without=path)
         removed = temporary(path, f"gone_{os.getpid()}")
-        path.rename(removed)
+        move(path, removed)
         shutil.rmtree(removed)
 
     def set_discarded(self, entries: Sequence[StoredCheckpoint], reason: str | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from postmortem.atomic import sync_folder
+from postmortem.atomic import move, sync, sync_folder
 from postmortem.checkpoint import _dcp
 from postmortem.checkpoint import manifest as manifests
 from postmortem.checkpoint.manifest import CheckpointManifest
@@ -80,7 +79,7 @@ def _write_own(staged: Staged, folder: Path, ranks: Ranks, hashes: Hashes) -> _R
     with file.open("x", encoding="ascii") as stream:
         json.dump({"format": manifests.FORMAT, "rank": ranks.rank, "state": staged.document}, stream)
         stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream.fileno())
     written = [file, *folder.glob(f"__{ranks.rank}_*"), *([folder / ".metadata"] if ranks.first else [])]
     return _Report({path.name: manifests.digest(path) for path in sorted(written)}, dict(hashes(staged.local)))
 
@@ -112,9 +111,9 @@ def _complete(job: SaveJob, staged: Staged, folders: list[Path], reports: list[_
     for folder, path in zip(folders, job.paths, strict=True):
         if path.exists():  # damaged, or set aside by a resume; since then, `latest` leads to another checkpoint
             replaced = folder.with_name(f"{folder.name}_gone")
-            path.rename(replaced)
+            move(path, replaced)
             shutil.rmtree(replaced)
-        folder.rename(path)
+        move(folder, path)
         sync_folder(path.parent)
     return sum(digest.bytes for digest in files.values())
 

@@ -12,7 +12,7 @@ import typer
 from postmortem.cli._output import display_path, print_labeled, print_lines, print_location
 from postmortem.cli._program import notes, print_imports
 from postmortem.cli._terminal import encodes, progress, stage, text_width
-from postmortem.errors import Interrupted, NotReproduced
+from postmortem.errors import CannotWrite, Interrupted, NotReproduced, UsageError
 from postmortem.text import plain
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _keep_outcome(planned: ReplayPlan, runs: OpenRuns, result: ReplayResult) -> 
     try:
         with stage("Judging the replay"):
             kept = report_outcome(planned.spec, result, runs)
-    except OSError as error:
+    except (CannotWrite, UsageError) as error:  # the replay itself is done
         print_labeled("note", f"the outcome cannot be kept beside the run: {plain(error, 300)}", err=True)
         return ""
     if kept is None:

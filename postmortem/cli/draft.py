@@ -79,8 +79,9 @@ def draft(
 
     mapping = parse_map(columns or [])
     book = lessons or (None if as_json else LESSONS)
+    own_book = None if lessons else _run_around(LESSONS, run)  # a stranger's run may be the current directory
     if book:
-        report.check_lessons(book)
+        report.check_lessons(book, within=own_book)
     with stage(f"Reading {run}"):
         opened = open_run(run, mapping, source)
     with stage("Looking for incidents"):
@@ -91,8 +92,9 @@ def draft(
     written = None
     if folder:
         with stage("Drawing and writing the report"):
-            written = report.write_report(diagnosis, folder, draw=draw_panel, incident=number)
-    added = book is not None and report.add_lesson(diagnosis, book, incident=number, report=written)
+            within = None if out else report.run_folder(opened.path)
+            written = report.write_report(diagnosis, folder, draw=draw_panel, incident=number, within=within)
+    added = book is not None and report.add_lesson(diagnosis, book, incident=number, report=written, within=own_book)
     if as_json:
         typer.echo(report.to_bytes(diagnosis), nl=False)
     else:
@@ -111,6 +113,13 @@ def draft(
         print_location("next", command)
     if check and diagnosis.incidents:
         raise CheckFailed
+
+
+def _run_around(file: Path, run: Path) -> Path | None:
+    """The directory of `run` if `file` is in it, else None."""
+    from postmortem.atomic import real_path
+
+    return run if real_path(file.absolute().parent).is_relative_to(real_path(run)) else None
 
 
 def _next_command(path: Path, run: Run, incident: Incident, written: Path | None, *, numbered: bool) -> str:

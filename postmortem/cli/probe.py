@@ -24,7 +24,7 @@ from postmortem.cli._output import display_path, print_json, print_labeled, prin
 from postmortem.cli._program import print_imports
 from postmortem.cli._terminal import columns, progress, stage
 from postmortem.terminal_layout import joined, table
-from postmortem.text import number, plain
+from postmortem.text import number
 
 if TYPE_CHECKING:
     from postmortem.arithmetic import Mode
@@ -62,6 +62,7 @@ def probe(
       postmortem probe runs/19-spike-001 305:320
       postmortem probe runs/19-spike-001 310:315 --at 200,300 --json
     """
+    from postmortem.atomic import check_place
     from postmortem.errors import require
     from postmortem.replay.distributed import joined_ranks
     from postmortem.replay.request import adopt_arithmetic
@@ -73,12 +74,16 @@ def probe(
     with joined_ranks() as ranks:
         batches, steps = parse_window("A:B", window), parse_indices("--at", at)
         opened = open_run(run)
+        folder, within = out or (None if as_json else run / "postmortem" / "probe"), None if out else run
+        if folder is not None:
+            check_place(folder, within=within)
         imports = import_notice(opened.manifest.program, program, trust=trust)
         if ranks.first:
             print_imports(imports)
         result = _measure(opened, batches, steps, ranks, program, trust, attempt, arithmetic or "recorded")
         if ranks.first:
-            _print(run, opened, result, out, arithmetic or "recorded", as_json=as_json)
+            picture = None if folder is None else _write(result, folder, within)
+            _print(opened, result, picture, arithmetic or "recorded", as_json=as_json)
 
 
 def _measure(
@@ -106,17 +111,15 @@ def _measure(
         )
 
 
-def _print(path: Path, run: Run, result: ProbeResult, out: Path | None, arithmetic: Mode, *, as_json: bool) -> None:
-    """Print a probe, and write its files beside the run or to `out`; with `as_json` to `out` only."""
+def _write(result: ProbeResult, folder: Path, within: Path | None) -> Path:
+    from postmortem.probe.heatmap import write_probe
+
+    return write_probe(result, folder, within=within)
+
+
+def _print(run: Run, result: ProbeResult, picture: Path | None, arithmetic: Mode, *, as_json: bool) -> None:
     from postmortem.arithmetic import arithmetic_of
-    from postmortem.run.manifest import inside
 
-    folder = out or (None if as_json else inside(path, "postmortem/probe", plain(path, 1000)))
-    picture = None
-    if folder is not None:
-        from postmortem.probe.heatmap import write_probe
-
-        picture = write_probe(result, folder)
     if as_json:
         print_json(result)
     else:

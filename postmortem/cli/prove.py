@@ -86,6 +86,9 @@ def prove(
     if export is not None:
         _export(run, experiment, export, as_json=as_json)
     elif not dry_run:
+        from postmortem.experiment.redraft import check_keepable
+
+        check_keepable(run, experiment.target)
         proof = _drive(experiment, quiet=as_json)
         _keep(run, experiment.target, proof, as_json=as_json)
         if check and proof.verdict != "confirmed":

@@ -44,10 +44,12 @@ def to_json(diff: RunsDiff | ManyRunsDiff) -> str:
 def write(diff: RunsDiff | ManyRunsDiff, out: Path, *, everything: bool = False) -> Path:
     """Write diff.json, diff.md and diff.png into `out`; the path of diff.md.
 
-    Raises UsageError where `out` contains files of these names that no diff wrote, or cannot be written.
+    Raises UsageError where `out` contains files of these names that no diff wrote, CannotWrite where it cannot be
+    written.
     """
     from postmortem.diff.figure import draw  # matplotlib, which nothing else here needs
 
     diffs = (diff,) if isinstance(diff, RunsDiff) else diff.diffs
     text = markdown(diff, everything=everything, picture=PICTURE)
-    return write_files(out, {PICTURE: draw(diffs), JSON: to_json(diff), PAGE: text})
+    # The JSON comes first: it says whose the other files are, if this is killed halfway.
+    return write_files(out, {JSON: to_json(diff), PICTURE: draw(diffs), PAGE: text})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from postmortem.atomic import write_text
+from postmortem.atomic import make_folder, names_in, saving, write_text
 from postmortem.errors import UsageError
 from postmortem.experiment.prove import NULL_AGAIN, ExperimentDriver
 from postmortem.jsonio import strict_json
@@ -21,26 +22,34 @@ def export_jobs(experiment: ExperimentDriver, folder: Path) -> list[ReplaySpec]:
 
     Raises:
         UsageError: the folder contains something else.
+        CannotWrite: it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / JOBS).is_file())):
-        raise UsageError(f"{plain(folder, 1000)}: already exists and contains no exported jobs; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     design = experiment.design
     arms = dict.fromkeys(
         [*design.placebos, *design.data_state_arms, *(arm for test in design.tests for arm in test.arms)]
     )
     specs = [experiment.null_spec(), experiment.null_spec(NULL_AGAIN), *map(experiment.spec, arms)]
     jobs = [_job(experiment, spec, folder) for spec in specs]
-    for spec in specs:
-        write_text(_spec_file(folder, spec), spec.to_json())
-    write_text(folder / JOBS, strict_json(jobs))
+    with saving(folder, option="--export DIR"):
+        if folder.exists() and (not folder.is_dir() or (names_in(folder) and not (folder / JOBS).is_file())):
+            raise UsageError(
+                f"{plain(folder, 1000)}: already exists and contains no exported jobs; choose another folder"
+            )
+        make_folder(folder)
+        write_text(folder / JOBS, strict_json(jobs))  # first: it says whose the other files are
+        for spec in specs:
+            write_text(_spec_file(folder, spec), spec.to_json())
+        write_text(folder / SCRIPT, _script(jobs))
+    return specs
+
+
+def _script(jobs: Sequence[Mapping[str, object]]) -> str:
     lines = [
         "#!/bin/sh",
         "# One independent job per line; to use a launcher, put torchrun or srun before the command.",
         "",
     ]
-    write_text(folder / SCRIPT, "\n".join([*lines, *(str(job["command"]) for job in jobs)]) + "\n")
-    return specs
+    return "\n".join([*lines, *(str(job["command"]) for job in jobs)]) + "\n"
 
 
 def _job(experiment: ExperimentDriver, spec: ReplaySpec, folder: Path) -> dict[str, object]:

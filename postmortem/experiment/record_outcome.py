@@ -29,7 +29,7 @@ def record_outcome(spec: ReplaySpec, result: ReplayResult, runs: OpenRuns) -> tu
     report. Returns None if there is no such incident.
 
     Raises:
-        OSError: the run's folder cannot be written.
+        CannotWrite: the run's folder cannot be written.
     """
     examined = runs.examined(spec.run)
     run, replayed = examined.run, runs.run(spec.out)

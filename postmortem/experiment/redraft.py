@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from postmortem import report
-from postmortem.assess.stored_proofs import Proof, earlier_proofs, store_proof
+from postmortem.assess.stored_proofs import FILE, Proof, earlier_proofs, store_proof
+from postmortem.atomic import check_inside
 from postmortem.diagnosis import Experiment, Incident
 from postmortem.experiment.record_outcome import record_outcome
 from postmortem.experiment.target import ExperimentTarget
 from postmortem.panels import draw_panel
 from postmortem.pipeline import OpenRuns
-from postmortem.replay.branch import explained_write_errors, replayable_root
+from postmortem.replay.branch import replayable_root
 from postmortem.replay.result import ReplayResult
 from postmortem.replay.spec import ReplaySpec
 
@@ -20,21 +21,28 @@ def redraft(run: Path, proof: Proof, runs: OpenRuns) -> tuple[Path, Incident]:
     """Write the report on the incident that `proof` is about; (path of the report, the incident as it says now)."""
     diagnosis = runs.examined(run).diagnosis()
     incident = next(incident for incident in diagnosis.incidents if incident.key == proof.incident)
-    return report.write_report(diagnosis, report.default_out(run), draw=draw_panel, incident=incident.id), incident
+    out, within = report.default_out(run), report.run_folder(run)
+    return report.write_report(diagnosis, out, draw=draw_panel, incident=incident.id, within=within), incident
+
+
+def check_keepable(run: Path, target: ExperimentTarget) -> None:
+    """Raise what `keep_proof` would raise about the places that it writes, before anything is driven."""
+    root = replayable_root(target.run)
+    check_inside(root / FILE, root)
+    report.check_report(report.default_out(run), within=report.run_folder(run))
 
 
 def keep_proof(run: Path, target: ExperimentTarget, proof: Proof) -> tuple[Path, Incident]:
     """Keep a proof beside its run, and draft the report with it: see `redraft`. Raises CannotWrite."""
     root = replayable_root(target.run)
-    with explained_write_errors(root):
-        store_proof(root, proof, earlier_proofs(target.run))
+    store_proof(root, proof, earlier_proofs(target.run))
     return redraft(run, proof, target.runs)
 
 
 def report_outcome(spec: ReplaySpec, result: ReplayResult, runs: OpenRuns) -> tuple[Proof, Experiment] | None:
     """Keep the outcome of a replay, see `record_outcome`, and draft the run's report with it if there is one.
 
-    Raises OSError: the run cannot be written.
+    Raises CannotWrite, and UsageError where the report's place contains something else.
     """
     recorded = record_outcome(spec, result, runs)
     run = Path(spec.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from postmortem.arithmetic import Mode
@@ -14,15 +15,16 @@ from postmortem.text import plain
 
 
 def find_run(file: Path) -> Path:
-    """The run that the diagnosis in `file` is about: the folder above its own.
+    """The run that the diagnosis in `file` is about: the folder above its own, as the path says it. No link leads from
+    there to another run, because the replays are written into it.
 
     Raises:
         UsageError: the file is in no run.
     """
-    root = file.resolve().parent.parent
-    if file.resolve().parent.name != "postmortem" or not (root / "run.json").is_file():
+    folder = Path(os.path.normpath(file.absolute())).parent
+    if folder.name != "postmortem" or not (folder.parent / "run.json").is_file():
         raise UsageError(f"{plain(file)}: is in no run that could be replayed; name the fixed run with --against RUN")
-    return root
+    return folder.parent
 
 
 def remedy_of(incident: Incident, change: list[str]) -> tuple[Change, ...]:

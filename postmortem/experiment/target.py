@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from postmortem.arithmetic import Arithmetic, Mode, arithmetic_of
+from postmortem.atomic import check_inside
 from postmortem.case import BASELINE_ROWS
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import UsageError, error_class
 from postmortem.experiment.pool import FinishedReplay, read_finished, run_replays
 from postmortem.pipeline import OpenRuns
-from postmortem.replay.branch import replayable_root
-from postmortem.replay.request import REPLAYS, healthy_start_step
+from postmortem.replay.branch import REPLAYS, replayable_root
+from postmortem.replay.request import healthy_start_step
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.trust import import_notice, program_source
 from postmortem.report import select_id
 from postmortem.run import Run
-from postmortem.run.manifest import inside
 from postmortem.run.recorded import RecordedRun
 from postmortem.series import Steps
 from postmortem.text import plain, relative_path
@@ -149,6 +149,7 @@ def find_target(
     Raises:
         UsageError: the run has no incident, or its program must be trusted first.
         UnreadableInput: the run cannot be read.
+        CannotWrite: the folder of the replays leads outside the run.
     """
     runs = OpenRuns()
     opened = runs.run(run)
@@ -163,7 +164,7 @@ def find_target(
     if incident is None:
         target = first_of_cascade(diagnosis.incidents, selected, opened.row_steps)
     folder = REPLAYS / f"{name}-{target.onset_step}"
-    inside(root, str(folder), plain(run, 1000))  # a link in a stranger's run must not lead the replays elsewhere
+    check_inside(root / folder, root)  # a link in a stranger's run must not lead the replays elsewhere
     recorded = RecordedRun(opened, target.lineage)
     return ExperimentTarget(
         run=opened,

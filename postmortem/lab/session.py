@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from postmortem.atomic import write_text
+from postmortem.atomic import make_folder, names_in, remove_folder, saving, write_text
 from postmortem.checkpoint import Checkpointer, Policy
 from postmortem.checkpoint.retention import step_name
 from postmortem.errors import UsageError
@@ -24,6 +23,7 @@ from postmortem.training_loop import drive
 Progress: TypeAlias = Callable[[int, int, float], None]
 """Called with (step, number of steps, loss) after every step."""
 VOCAB, ROLE = "vocab.json", "rollback"
+_BEFORE_MANIFEST = {VOCAB, ".writer-0.lock", ".run.lock"}  # what a lab that was killed early leaves of its run
 
 
 def record_run(
@@ -37,10 +37,11 @@ def record_run(
     on_progress: Progress | None,
 ) -> None:
     """Make the run of `spec` in `out` and write its truth. See `postmortem.lab.make_run`."""
-    _clear(out)
     program = build(spec.config)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / VOCAB, json.dumps({"tokens": program.loader.tokenizer.pieces}, ensure_ascii=False) + "\n")
+    with saving(truth), saving(out):
+        _clear(out)
+        make_folder(out)
+        write_text(out / VOCAB, json.dumps({"tokens": program.loader.tokenizer.pieces}, ensure_ascii=False) + "\n")
     session = _Session(out, spec, keep, every, on_progress)
     stop = spec.stop
     with session.attempt(program, _manifest(spec, program, run_id)):
@@ -58,7 +59,8 @@ def record_run(
             session.checkpointer.resume(out / ROLE / step_name(stop.step), parts=stop.restored)
             session.drive(program, spec.steps)
             session.finish()
-    write_text(truth, strict_json(_truth(spec, session.onset), indent=2))
+    with saving(truth):
+        write_text(truth, strict_json(_truth(spec, session.onset), indent=2))
 
 
 class _Session:
@@ -129,12 +131,12 @@ def _clear(out: Path) -> None:
     """Remove a run that the lab made in `out` before; refuse anything else that is there."""
     if not out.exists():
         return
-    if out.is_dir() and not any(out.iterdir()):
+    if out.is_dir() and names_in(out).issubset(_BEFORE_MANIFEST):
         return
     manifest = out / "run.json"
     if not manifest.is_file() or read_object(manifest).get("program") != ENTRY_POINT:
         raise UsageError(f"{out} already exists and the lab did not make it; choose another folder")
-    shutil.rmtree(out)
+    remove_folder(out)
 
 
 def _manifest(spec: LabRunSpec, program: LabProgram, run_id: str) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from postmortem.atomic import write_bytes, write_text
+from postmortem.atomic import make_folder, saving, write_bytes, write_text
 from postmortem.jsonio import strict_json
 from postmortem.probe.measurement import ProbeResult, StateProbe
-from postmortem.replay.branch import explained_write_errors
 from postmortem.report import canvas
 from postmortem.report.canvas import INK, LINES
 from postmortem.text import number
@@ -33,13 +32,14 @@ _LEFT, _RIGHT = 0.075, 0.925  # shares of the width; the color bar is to the rig
 _MAX_LABELED = 16  # up to so many batches, every cell shows its value
 
 
-def write_probe(result: ProbeResult, out: Path) -> Path:
-    """Write <first>-<last>.json and .png into the folder `out`; return the picture's path. Raises CannotWrite."""
+def write_probe(result: ProbeResult, out: Path, *, within: Path | None = None) -> Path:
+    """Write <first>-<last>.json and .png into the folder `out`; return the picture's path. `within` is the folder that
+    they must not leave by a link, None where a person named `out`. Raises CannotWrite."""
     stem = f"{result.window[0]}-{result.window[1]}"
-    with explained_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / f"{stem}.json", strict_json(result))
-        write_bytes(out / f"{stem}.png", draw_probe(result))
+    with saving(out, within=within):
+        make_folder(out)
+        write_text(out / f"{stem}.json", strict_json(result), within=within)
+        write_bytes(out / f"{stem}.png", draw_probe(result), within=within)
     return out / f"{stem}.png"
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from postmortem.atomic import is_same_file
 from postmortem.errors import UsageError
 from postmortem.jsonio import build_from, strict_json
-from postmortem.record.writer import is_same_file
 from postmortem.small_file import parse_json
 from postmortem.text import plain
 

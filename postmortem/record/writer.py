@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from postmortem.atomic import write_text
+from postmortem.atomic import append_to, is_same_file, sync, write_text
 from postmortem.jsonio import strict_json
 from postmortem.run.arrow import merge_tables
 from postmortem.run.manifest import FORMAT_VERSION, read_mapping
@@ -143,21 +143,11 @@ class _AppendOnlyFile:
             if (self._shared or not self._size) and before and os.pread(handle, 1, before - 1) != b"\n":
                 data = b"\n" + data  # a torn line of a killed writer must not swallow the next row
             try:
-                written = os.write(handle, data)
+                append_to(handle, data, before)
             except OSError:
-                self._undo(handle, before)
+                self._size = 0  # then the next write checks how the file ends
                 raise
-            if written != len(data):
-                self._undo(handle, before)
-                raise OSError(f"{self._path}: only {written} of {len(data)} bytes could be written")
-        self._size = before + written
-
-    def _undo(self, handle: int, size: int) -> None:
-        """Cut off what a failed write left, so that the next write begins on a new line."""
-        try:
-            os.ftruncate(handle, size)
-        except OSError:
-            self._size = 0  # then the next write checks how the file ends
+        self._size = before + len(data)
 
     def _open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +157,7 @@ class _AppendOnlyFile:
 
     def sync(self) -> None:
         if self._handle is not None:
-            os.fsync(self._handle)
+            sync(self._handle)
 
     def compact(self) -> None:
         self.close()
@@ -267,16 +257,6 @@ def locked(path: Path) -> Generator[None]:
                     return
         finally:
             os.close(handle)
-
-
-def is_same_file(handle: int, path: Path) -> bool:
-    """Whether the open file is the file that `path` names now."""
-    try:
-        named = path.stat()
-    except FileNotFoundError:
-        return False
-    opened = os.fstat(handle)
-    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
 @contextmanager

@@ -6,16 +6,13 @@ Parquet parts and checkpoint files are hard links where the file system has them
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from postmortem.atomic import write_text
-from postmortem.errors import CannotWrite, UnreadableInput, UsageError
+from postmortem.atomic import copy_file, make_folder, names_in, put_folder, real_path, saving, staged, write_text
+from postmortem.errors import UnreadableInput, UsageError
 from postmortem.jsonio import as_json
 from postmortem.record.lock import attempt_of_writer
 from postmortem.record.writer import update_manifest
@@ -26,6 +23,7 @@ from postmortem.run.recorded import ChangeSet, RecordedRun
 from postmortem.text import plain
 
 SPEC_FILE = "replay.json"
+REPLAYS = Path("postmortem", "replays")  # in a run: where its replays go unless a person names another place
 
 _TABLES = ("metrics", "batches")
 
@@ -35,63 +33,54 @@ def copy_parent_run(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | 
 
     Raises:
         UsageError: the folder contains something else, or the parent is no run directory.
+        CannotWrite: it cannot be written, or is below the replays of a run and leads outside that run.
     """
     root, out = replayable_root(recorded.run), Path(spec.out)
-    if root.resolve().is_relative_to(out.resolve()):
+    if root.resolve().is_relative_to(real_path(out)):
         raise UsageError(f"{plain(out, 1000)}: is the replayed run, or contains it; choose another folder with --out")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SPEC_FILE).is_file())):
-        raise UsageError(f"{plain(out, 1000)}: already exists and is no replay; choose another folder with --out")
-    if out.is_dir() and attempt_of_writer(out, 0) is not None:
-        raise UsageError(
-            f"{plain(out, 1000)}: another replay is writing to it; wait, or choose another folder with --out"
-        )
-    staging = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    with explained_write_errors(out):
-        return _fill_copy(recorded, spec, checkpoint, root, staging)
+    with saving(out, within=run_around(out)):
+        if out.exists() and (not out.is_dir() or (names_in(out) and not (out / SPEC_FILE).is_file())):
+            raise UsageError(f"{plain(out, 1000)}: already exists and is no replay; choose another folder with --out")
+        if out.is_dir() and attempt_of_writer(out, 0) is not None:
+            raise UsageError(
+                f"{plain(out, 1000)}: another replay is writing to it; wait, or choose another folder with --out"
+            )
+        place = real_path(out)  # where a person's link leads: the link stays
+        make_folder(place.parent)
+        with staged(place) as stage:
+            copied = _fill_copy(recorded, spec, checkpoint, root, stage)
+            put_folder(stage, place)
+    return None if copied is None else out / copied
+
+
+def run_around(out: Path) -> Path | None:
+    """The run whose folder of replays contains `out`, as the path says it; None if it contains none.
+
+    Such a path is the tool's own choice, or may as well be: it must not leave the run by a link.
+    """
+    path = Path(os.path.normpath(out.absolute()))
+    return next((folder.parents[1] for folder in path.parents if folder.parts[-2:] == REPLAYS.parts), None)
 
 
 def _fill_copy(
-    recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None, root: Path, staging: Path
+    recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | None, root: Path, stage: Path
 ) -> Path | None:
-    """Fill the folder `staging` with the copy, then move it to `spec.out`."""
-    out = Path(spec.out)
-    staging.mkdir(parents=True)
-    try:
-        for table in _TABLES:
-            if (root / table).is_dir():
-                _copy(root, root / table, staging / table)
-        for name in ("journal.jsonl", "run.json", recorded.run.manifest.vocab):
-            if name is not None and inside(root, name, "run.json").is_file():
-                (staging / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / name, staging / name)
-        checkpoint_path = None
-        if checkpoint is not None:
-            checkpoint_path = checkpoint.resolve().relative_to(root.resolve())
-            _copy(root.resolve(), checkpoint.resolve(), staging / checkpoint_path)
-        lineage = _lineage_entry(recorded, spec)
-        update_manifest(staging, lambda old: {**old, "id": out.name, "lineage": lineage})
-        write_text(staging / SPEC_FILE, spec.to_json())
-        if out.exists():
-            shutil.rmtree(out)
-        staging.rename(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return None if checkpoint_path is None else out / checkpoint_path
-
-
-@contextmanager
-def explained_write_errors(folder: Path) -> Generator[None]:
-    """Turn an OSError into CannotWrite, which says what could not be written and what to do about it."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        where = folder if full else error.filename or folder
-        raise CannotWrite(
-            f"{plain(where, 1000)}: {error.strerror or plain(error, 200)}. "
-            f"{'Free some space' if full else 'Fix this'}, or choose another folder with --out"
-        ) from error
+    """Fill the folder `stage` with the copy; the path of the checkpoint in it."""
+    for table in _TABLES:
+        if (root / table).is_dir():
+            _copy(root, root / table, stage / table)
+    for name in ("journal.jsonl", "run.json", recorded.run.manifest.vocab):
+        if name is not None and inside(root, name, "run.json").is_file():
+            make_folder((stage / name).parent)
+            copy_file(root / name, stage / name)
+    checkpoint_path = None
+    if checkpoint is not None:
+        checkpoint_path = checkpoint.resolve().relative_to(root.resolve())
+        _copy(root.resolve(), checkpoint.resolve(), stage / checkpoint_path)
+    lineage = _lineage_entry(recorded, spec)
+    update_manifest(stage, lambda old: {**old, "id": Path(spec.out).name, "lineage": lineage})
+    write_text(stage / SPEC_FILE, spec.to_json())
+    return checkpoint_path
 
 
 def replayable_root(run: Run) -> Path:
@@ -118,7 +107,7 @@ def _lineage_entry(recorded: RecordedRun, spec: ReplaySpec) -> Mapping[str, Any]
 def _copy(root: Path, source: Path, target: Path) -> None:
     """Copy a folder of the run, or one file. Files are hard links where possible; a journal is always copied."""
     is_folder = source.is_dir()
-    (target if is_folder else target.parent).mkdir(parents=True, exist_ok=True)
+    make_folder(target if is_folder else target.parent)
     for file in sorted(source.iterdir()) if is_folder else [source]:
         resolved = inside(root, str(file.relative_to(root)), plain(root, 1000))
         if file.is_symlink() or resolved != file.resolve():
@@ -127,13 +116,4 @@ def _copy(root: Path, source: Path, target: Path) -> None:
             _copy(root, file, target / file.name)
             continue
         destination = target / file.name if is_folder else target
-        if file.suffix == ".jsonl" or not _try_link(file, destination):
-            shutil.copyfile(file, destination)
-
-
-def _try_link(file: Path, target: Path) -> bool:
-    try:
-        os.link(file, target)
-    except OSError:  # the target is on another file system, or on one without links
-        return False
-    return True
+        copy_file(file, destination, link=file.suffix != ".jsonl")

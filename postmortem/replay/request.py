@@ -11,23 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postmortem.arithmetic import Mode, arithmetic_of
+from postmortem.atomic import OUT, check_inside, saving
 from postmortem.change import Change
 from postmortem.diagnosis import Incident
 from postmortem.errors import PostmortemError, UnreadableInput, UsageError
 from postmortem.interventions import build_intervention
 from postmortem.pipeline import Examined, OpenRuns
-from postmortem.replay.branch import SPEC_FILE, replayable_root
+from postmortem.replay.branch import REPLAYS, SPEC_FILE, replayable_root
 from postmortem.replay.result import RESULT_FILE
 from postmortem.replay.spec import ReplaySpec, read_spec
 from postmortem.replay.start_checkpoint import find_checkpoint, usable_checkpoints
 from postmortem.replay.trust import import_notice
 from postmortem.report import select_id
 from postmortem.run import Run
-from postmortem.run.manifest import inside, manifest_file, read_manifest
+from postmortem.run.manifest import manifest_file, read_manifest
 from postmortem.run.recorded import RecordedRun
 from postmortem.text import plain
 
-REPLAYS = Path("postmortem", "replays")
 _LONGEST_NAME = 80
 
 
@@ -125,8 +125,9 @@ def plan(request: ReplayRequest, runs: OpenRuns | None = None) -> ReplayPlan:
     )
     start_checkpoint = find_checkpoint(recorded, spec)
     spec = replace(spec, out=str(request.out or replay_folder(request.run, spec)))
-    if request.out is not None and _is_taken(request.out, spec):
-        raise UsageError(f"{plain(request.out, 1000)}: contains another replay; choose another folder with --out")
+    with saving(Path(spec.out)):
+        if request.out is not None and _is_taken(request.out, spec):
+            raise UsageError(f"{plain(request.out, 1000)}: contains another replay; choose another folder with --out")
     return _make_plan(run, spec, start_checkpoint, origin, imports)
 
 
@@ -151,7 +152,7 @@ def plan_from_file(
 def replay_folder(run: Path, spec: ReplaySpec) -> Path:
     """The folder for a replay inside its run, named by what the replay does. A finished replay of another spec is not
     replaced: the folder gets a number."""
-    inside(run, str(REPLAYS), plain(run, 1000))
+    check_inside(run / REPLAYS, run, OUT)
     changed = "-".join(str(change) for change in spec.changes) or "null"
     name = f"step-{spec.from_step}-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in changed)
     first = run / REPLAYS / name[:_LONGEST_NAME].rstrip("-")

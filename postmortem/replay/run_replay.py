@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from postmortem.arithmetic import describe_arithmetic
-from postmortem.atomic import write_text
+from postmortem.atomic import saving, write_text
 from postmortem.change import Change
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
 from postmortem.checkpoint.checkpointer import TRAINING_GOES_ON
@@ -30,7 +30,7 @@ from postmortem.program import FrameworkCheckpoints, Measured, Placeable, Progra
 from postmortem.program_state import digest
 from postmortem.record import Recorder
 from postmortem.replay.active_changes import ActiveChanges
-from postmortem.replay.branch import copy_parent_run, explained_write_errors
+from postmortem.replay.branch import copy_parent_run
 from postmortem.replay.build_program import build_program, read_saved_state, resume_program, set_recorded_threads
 from postmortem.replay.comparison import ReplayComparison, Tally, describe_other_arithmetic
 from postmortem.replay.result import RESULT_FILE, ReplayResult, to_json
@@ -147,7 +147,7 @@ class _ReplayDriver:
             computed_with=describe_arithmetic(),
         )
         if self._ranks.first:
-            with explained_write_errors(out):
+            with saving(out):
                 write_text(out / RESULT_FILE, to_json(result))
         return result
 
@@ -272,7 +272,7 @@ class _ReplayDriver:
     def _save(self, program: Program, recorder: Recorder, step: int) -> None:
         if isinstance(program, FrameworkCheckpoints):
             recorder.flush()
-            with explained_write_errors(recorder.path):
+            with saving(recorder.path):
                 path = program.save(recorder.path / "rollback")
             if self._ranks.first:
                 relative = path.relative_to(recorder.path).as_posix()

@@ -9,15 +9,17 @@ from postmortem.report.lessons import add_lesson, check_lessons
 from postmortem.report.render import formats, render
 from postmortem.report.select import select_id
 from postmortem.report.summary import summarize
-from postmortem.report.write import DIAGNOSIS, default_out, to_bytes, write_report
+from postmortem.report.write import DIAGNOSIS, check_report, default_out, run_folder, to_bytes, write_report
 
 __all__ = [
     "DIAGNOSIS",
     "add_lesson",
     "check_lessons",
+    "check_report",
     "default_out",
     "formats",
     "render",
+    "run_folder",
     "select_id",
     "summarize",
     "to_bytes",

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postmortem.atomic import write_new
 from postmortem.diagnosis import Incident, PanelReading
 from postmortem.report import canvas, wording
 from postmortem.report.canvas import DPI, INK, ONSET, RECOVERY
@@ -72,13 +73,13 @@ def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Pa
 
     picture = canvas.draw(height, paint)
     if len(panels) > 1:
-        (out / OVERVIEW).write_bytes(canvas.to_png(picture))
+        write_new(out / OVERVIEW, canvas.to_png(picture))
     paths: dict[int, str] = {}
     for row, panel in enumerate(panels):
         paths[panel.number] = f"panels/{_stem(panel)}.png"
         top, bottom = (round(edge * ROW * DPI) for edge in (row, row + 1))
         cut = picture.crop((0, top, picture.width, bottom))
-        (out / paths[panel.number]).write_bytes(canvas.to_png(cut))
+        write_new(out / paths[panel.number], canvas.to_png(cut))
     return paths
 
 

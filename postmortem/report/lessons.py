@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from postmortem.diagnosis import Diagnosis
+from postmortem import small_file
+from postmortem.atomic import append, saving
+from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import UsageError
 from postmortem.report.markdown import escape
 from postmortem.report.select import select_incident
 
-
-def check_lessons(path: Path) -> None:
-    """Raise UsageError where a lesson could not be appended to `path`, before anything else is written."""
-    _read(path)
-    target = path if path.exists() else path.parent
-    if not target.exists():
-        raise UsageError(
-            f"{path}: the directory {path.parent} does not exist. Create it, or choose another --lessons PATH."
-        )
-    if not os.access(target, os.W_OK):
-        raise UsageError(f"{path}: cannot be written. Choose another place with --lessons PATH.")
+_OPTION = "--lessons PATH"
 
 
-def add_lesson(diagnosis: Diagnosis, path: Path, *, incident: int | None = None, report: Path | None = None) -> bool:
+def check_lessons(path: Path, *, within: Path | None = None) -> None:
+    """Raise what `add_lesson` would raise about the place, before anything else is written."""
+    with saving(path, within=within, option=_OPTION):
+        _read(path)
+        target = path if path.exists() else path.parent
+        if not target.exists():
+            raise UsageError(
+                f"{path}: the directory {path.parent} does not exist. Create it, or choose another {_OPTION}."
+            )
+        if not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def add_lesson(
+    diagnosis: Diagnosis,
+    path: Path,
+    *,
+    incident: int | None = None,
+    report: Path | None = None,
+    within: Path | None = None,
+) -> bool:
     """Append the lesson of `incident` to `path`, with a link to `report`; False where there is no new lesson.
 
     Two lessons are the same if run, onset step and text are: a new date or another link makes no new lesson. The line
-    is appended in one write, so the earlier content stays the same byte for byte, also if the write fails.
+    is appended in one write, so the earlier content stays the same byte for byte, also if the write fails. `within` is
+    the folder that `path` must not leave by a link, None where a person named it. Raises UsageError where `path` is no
+    text file, CannotWrite where it cannot be written.
     """
     shown = select_incident(diagnosis, incident)
     if shown is None or not shown.lesson:
         return False
+    with saving(path, within=within, option=_OPTION):
+        return _add(path, diagnosis, shown, report)
+
+
+def _add(path: Path, diagnosis: Diagnosis, shown: Incident, report: Path | None) -> bool:
     key = f"{escape(diagnosis.run_id)} · step {shown.onset_step} · {escape(shown.lesson)}"
     before = _read(path)
     if any(_key(line) == key for line in before.decode().splitlines()):
@@ -41,7 +60,7 @@ def add_lesson(diagnosis: Diagnosis, path: Path, *, incident: int | None = None,
     link = f" ([report]({_link(report, path)}))" if report else ""
     newline = "\r\n" if b"\r\n" in before else "\n"
     line = f"- {diagnosis.run.date or 'undated'} · {key}{link}{newline}"
-    _append(path, ("" if not before or before.endswith(b"\n") else newline) + line)
+    append(path, (("" if not before or before.endswith(b"\n") else newline) + line).encode())
     return True
 
 
@@ -50,12 +69,7 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path}: is a directory. Name a file with --lessons PATH.")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not a regular file. Name one with --lessons PATH.")
-    try:
-        data = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}). Choose another place with --lessons PATH."
-        ) from error
+    data = small_file.read_bytes(path) if path.exists() else b""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -79,25 +93,3 @@ def _link(report: Path, lessons: Path) -> str:
     except ValueError:  # another drive
         relative = report.resolve()
     return quote(relative.as_posix(), safe="/.-_~:")
-
-
-def _append(path: Path, text: str) -> None:
-    data = text.encode()
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror}). Choose another place with --lessons PATH."
-        ) from error
-    try:
-        size = os.fstat(handle).st_size
-        try:
-            complete = os.write(handle, data) == len(data)
-        except OSError:
-            complete = False
-        if not complete:  # a full disk: half a line would damage the file
-            with suppress(OSError):
-                os.ftruncate(handle, size)
-            raise UsageError(f"{path}: could not be appended to (disk full?). It is unchanged.")
-    finally:
-        os.close(handle)

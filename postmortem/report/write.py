@@ -8,14 +8,23 @@ directory this is all survive a re-draft.
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from postmortem.atomic import umask
+from postmortem import small_file
+from postmortem.atomic import (
+    make_folder,
+    move,
+    names_in,
+    put_folder,
+    real_path,
+    remove_file,
+    saving,
+    staged,
+    write_new,
+)
 from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.jsonio import read_object
@@ -39,55 +48,71 @@ def default_out(path: Path) -> Path:
     return path / "postmortem" if path.is_dir() else path.parent / f"{path.stem}.postmortem"
 
 
+def run_folder(path: Path) -> Path:
+    """The folder that the default directory must not leave by a link: the run's directory, or its single file's."""
+    return path if path.is_dir() else path.parent
+
+
 def to_bytes(diagnosis: Diagnosis) -> bytes:
     """The diagnosis as UTF-8 JSON; half a surrogate pair in a name, which UTF-8 cannot encode, becomes its escape."""
     return diagnosis.to_json().encode("utf-8", "backslashreplace")
 
 
-def write_report(diagnosis: Diagnosis, out: Path, *, draw: DrawPanel, incident: int | None = None) -> Path:
+def check_report(out: Path, *, within: Path | None = None) -> None:
+    """Raise what `write_report` would raise about the place, before anything is computed for it."""
+    with saving(out, within=within):
+        _files_of_earlier_draft(real_path(out))
+
+
+def write_report(
+    diagnosis: Diagnosis, out: Path, *, draw: DrawPanel, incident: int | None = None, within: Path | None = None
+) -> Path:
     """Write the report on `incident` (id; default: the worst) into `out`; the path of its report.md.
 
-    Raises UsageError where `out` contains something different from an earlier report, or cannot be written.
+    `within` is the folder that `out` must not leave by a link: `run_folder` for the default place, None for a place
+    that a person named. Raises UsageError where `out` contains something different from an earlier report, CannotWrite
+    where it cannot be written.
     """
+    number = select_id(diagnosis, number=incident)
+    with saving(out, within=within):
+        place = real_path(out)
+        earlier = _files_of_earlier_draft(place)
+        make_folder(place.parent)
+        with staged(place, ".draft", folder=place if place.exists() else place.parent) as stage:
+            _fill(stage, diagnosis, number, draw, _notes(place / REPORT))
+            _put_in_place(stage, place, earlier)
+    return place / REPORT
+
+
+def _fill(stage: Path, diagnosis: Diagnosis, number: int | None, draw: DrawPanel, notes: bytes) -> None:
     from postmortem.report.figures import draw_incident, draw_quiet
 
-    number = select_id(diagnosis, number=incident)
-    out = out.resolve()
-    earlier = _files_of_earlier_draft(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".draft", dir=out if out.exists() else out.parent))
-    except OSError as error:
-        raise _write_error(out, error) from error
-    try:
-        (stage / "panels").mkdir()
-        if number is None:
-            drawn = replace(diagnosis, quiet_panels=draw_quiet(diagnosis.quiet_panels, stage, draw))
-        else:
-            incidents = [draw_incident(i, stage, draw) if i.id == number else i for i in diagnosis.incidents]
-            drawn = replace(diagnosis, incidents=tuple(incidents))
-        (stage / DIAGNOSIS).write_bytes(to_bytes(drawn))
-        text = render(drawn, incident=number).encode()
-        (stage / REPORT).write_bytes(text + b"\n## Notes\n\n" + MARKER + _notes(out / REPORT))
-        _put_in_place(stage, out, earlier)
-    except OSError as error:
-        raise _write_error(out, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    return out / REPORT
+    make_folder(stage / "panels")
+    if number is None:
+        drawn = replace(diagnosis, quiet_panels=draw_quiet(diagnosis.quiet_panels, stage, draw))
+    else:
+        incidents = [draw_incident(i, stage, draw) if i.id == number else i for i in diagnosis.incidents]
+        drawn = replace(diagnosis, incidents=tuple(incidents))
+    write_new(stage / DIAGNOSIS, to_bytes(drawn))
+    write_new(stage / REPORT, render(drawn, incident=number).encode() + b"\n## Notes\n\n" + MARKER + notes)
 
 
 def _put_in_place(stage: Path, out: Path, earlier: set[str]) -> None:
+    """Move the files of a report to `out`: pictures, diagnosis, then the report that shows them. Where there is no
+    earlier diagnosis, the new one comes first: it says whose the others are if this is killed halfway."""
     if not out.exists():
-        stage.chmod(0o777 & ~umask())
-        stage.rename(out)
+        put_folder(stage, out)
         return
-    (out / "panels").mkdir(exist_ok=True)
     new = {path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()}
-    for name in sorted(new, key=lambda n: (n == REPORT, n == DIAGNOSIS, n)):  # pictures, diagnosis, then the report
-        (stage / name).replace(out / name)
+    names = sorted(new, key=lambda name: (name == REPORT, name == DIAGNOSIS, name))
+    if DIAGNOSIS not in earlier:
+        names.remove(DIAGNOSIS)
+        move(stage / DIAGNOSIS, out / DIAGNOSIS)
+    make_folder(out / "panels")
+    for name in names:
+        move(stage / name, out / name)
     for name in earlier - new:
-        (out / name).unlink(missing_ok=True)
+        remove_file(out / name)
 
 
 def _files_of_earlier_draft(out: Path) -> set[str]:
@@ -96,7 +121,7 @@ def _files_of_earlier_draft(out: Path) -> set[str]:
         return set()
     if not out.is_dir():
         raise UsageError(f"{out}: is a file, not a directory. Choose another place with --out DIR.")
-    if all(path.name in EXPERIMENTS for path in out.iterdir()):
+    if names_in(out).issubset(EXPERIMENTS):
         return set()
     hint = "Choose another place with --out DIR, or remove it yourself."
     try:
@@ -126,12 +151,11 @@ def _pictures(raw: Any) -> Iterator[str]:
 
 
 def _notes(report: Path) -> bytes:
-    """What the user wrote under "## Notes" in an earlier report, or under the marker if the heading was removed."""
-    text = report.read_bytes() if report.is_file() else b""
+    """What the user wrote under "## Notes" in an earlier report, or under the marker if the heading was removed.
+
+    Raises UnreadableInput where there is no regular file, or a huge one: nothing may replace what was not read.
+    """
+    text = small_file.read_bytes(report) if report.exists() else b""
     begin = _NOTES.search(text)
     after = text[begin.end() :].lstrip(b"\r\n").removeprefix(MARKER) if begin else b""
     return after if after[:1] in (b"\r", b"\n") else b"\n\n" + after
-
-
-def _write_error(out: Path, error: OSError) -> UsageError:
-    return UsageError(f"{out}: cannot be written ({error.strerror or error}). Choose another place with --out DIR.")

@@ -20,9 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from postmortem.atomic import append, make_folder, saving, write_text
+from postmortem.errors import CannotWrite
 from postmortem.jsonio import read_record
 
 STEPS_FILE, PIECES_FILE = "steps.jsonl", "pieces-{}.json"
+KEEP = "--keep DIR"  # the option that names the folder of the records
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Leg:
 
     def write(self, file: Path) -> None:
         """Write the task as JSON. It is not strict: a NaN in the config must come back as a number."""
-        file.write_text(json.dumps(asdict(self)))
+        write_text(file, json.dumps(asdict(self)))
 
 
 def main(file: Path) -> None:
@@ -61,8 +64,8 @@ def main(file: Path) -> None:
 
     program = resolve(leg.program)(leg.config)
     folder = Path(leg.folder)
-    folder.mkdir(parents=True)
-    steps_file = os.open(folder / STEPS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with saving(folder, option=KEEP):
+        make_folder(folder)
     first_step = program.updates
 
     def before(step: int, _: object) -> None:
@@ -80,7 +83,8 @@ def main(file: Path) -> None:
             "batch": digest(measured.batch),
             "state": digest(program.state_dict()),
         }
-        os.write(steps_file, (json.dumps(row) + "\n").encode())
+        with saving(folder, option=KEEP):
+            append(folder / STEPS_FILE, (json.dumps(row) + "\n").encode())
 
     if leg.name == "straight":
         drive(program, leg.steps, before_step=before, after_step=after)
@@ -104,8 +108,13 @@ def _write_pieces(program: Any, file: Path) -> None:
 
     pieces = {f"state_dict {path}": piece for path, piece in state_pieces(program.state_dict()).items()}
     pieces |= program_state(program)
-    file.write_text(json.dumps([[path, piece.kind, piece.value] for path, piece in pieces.items()]))
+    with saving(file, option=KEEP):
+        write_text(file, json.dumps([[path, piece.kind, piece.value] for path, piece in pieces.items()]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except CannotWrite as cannot_write:  # the disk is to blame, not the program that is tested
+        print(cannot_write, file=sys.stderr)  # noqa: T201 - the parent process reads it
+        sys.exit(cannot_write.exit_code)

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from postmortem.errors import InternalError, UsageError
-from postmortem.resume_test.leg import PIECES_FILE, STEPS_FILE, Leg
+from postmortem.atomic import make_folder, saving
+from postmortem.errors import CannotWrite, InternalError, UsageError
+from postmortem.resume_test.leg import KEEP, PIECES_FILE, STEPS_FILE, Leg
 from postmortem.text import plain
 
 Verdict = Literal["exact", "differs", "not repeatable"]
@@ -127,9 +128,10 @@ def run_resume_test(
                 folder=Path(scratch),
                 on_leg=on_leg,
             )
-    if any((folder / name).exists() for name in (*_LEGS, "run")):
-        raise UsageError(f"{plain(folder, 1000)} contains an earlier test; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    with saving(folder, option=KEEP):
+        if any((folder / name).exists() for name in (*_LEGS, "run")):
+            raise UsageError(f"{plain(folder, 1000)} contains an earlier test; choose another folder")
+        make_folder(folder)
     for number, name in enumerate(_LEGS):
         if on_leg is not None:
             on_leg(number, len(_LEGS), name)
@@ -165,7 +167,8 @@ def compare_legs(folder: Path, *, steps: int, kill_at: int) -> ResumeTestResult:
 
 def _run_leg(leg: Leg, spec: Path) -> None:
     """Run one leg; the killed one must end by SIGKILL, the others without an error."""
-    leg.write(spec)
+    with saving(spec, option=KEEP):
+        leg.write(spec)
     working_directory = str(Path.cwd())
     environment = {
         **os.environ,
@@ -185,6 +188,8 @@ def _run_leg(leg: Leg, spec: Path) -> None:
     if process.returncode == (-signal.SIGKILL if leg.name == "killed" else 0):
         return
     messages = [line for line in process.stderr.strip().splitlines() if line.strip()]
+    if process.returncode == CannotWrite.exit_code and messages:
+        raise CannotWrite(plain(messages[-1], 1000))
     raise LegFailed(
         f"the {leg.name} leg of {plain(leg.program)} ended with {process.returncode}: "
         f"{plain(messages[-1], 400) if messages else 'it printed nothing'}. "

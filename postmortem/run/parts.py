@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from postmortem.atomic import sync_folder
+from postmortem.atomic import move, sync, sync_folder
 from postmortem.run.arrow import ArrowTable, to_arrow
 from postmortem.run.columns import KEYS
 from postmortem.run.rows import Chunk
@@ -75,8 +75,8 @@ def write_part(folder: Path, table: ArrowTable) -> Path:
                 use_byte_stream_split=floats or False,
             )
             file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(final)
+            sync(file.fileno())
+        move(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -13,7 +13,7 @@ import pytest
 from postmortem.assess.stored_proofs import FILE, Proof, add_experiment, earlier_proofs, load_proofs, store_proof
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Experiment
-from postmortem.errors import UnreadableInput
+from postmortem.errors import CannotWrite, UnreadableInput
 from postmortem.incident import IncidentKey
 from postmortem.pipeline import diagnose
 from postmortem.report import render, summarize
@@ -224,7 +224,7 @@ class TestHostile:
         try:
             found = diagnose(open_run(run))
             assert found.verdict == "supported" and any("leads outside" in note for note in found.notes)
-            with pytest.raises(UnreadableInput, match="leads outside"):
+            with pytest.raises(CannotWrite, match="leads outside"):
                 store_proof(run, replace(PROOF, text="changed"), ())
             assert (outside / "proof.json").read_text() == book(raw())
         finally:

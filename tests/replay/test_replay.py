@@ -11,12 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from postmortem.checkpoint import Policy
-from postmortem.errors import UnreadableInput, UsageError
+from postmortem.errors import CannotWrite, UnreadableInput, UsageError
 from postmortem.lab import make_run
 from postmortem.lab.program import build
 from postmortem.record import Recorder
 from postmortem.record.lock import WriterLock
-from postmortem.replay.branch import CannotWrite
 from postmortem.replay.comparison import DataChanged
 from postmortem.replay.result import RESULT_FILE
 from postmortem.replay.run_replay import ProgramFailed, SaveFailed
@@ -191,8 +190,8 @@ class TestTrouble:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("postmortem.replay.branch.shutil.copyfile", full)
-        with pytest.raises(CannotWrite, match=r"No space left on device\. Free some space"):
+        monkeypatch.setattr("postmortem.atomic.shutil.copyfile", full)
+        with pytest.raises(CannotWrite, match=r"No space left on device\)\. Free some space"):
             drive(small, tmp_path / "out", 4, STEPS)
         assert list(tmp_path.iterdir()) == []
         monkeypatch.undo()

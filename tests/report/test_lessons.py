@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from postmortem.diagnosis import Diagnosis
-from postmortem.errors import UsageError
+from postmortem.errors import CannotWrite, UsageError
 from postmortem.report import add_lesson, check_lessons
 from tests.report.factory import clean, hostile, several, spike
 
@@ -87,6 +89,30 @@ def test_files_that_are_no_lessons_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message):
             check_lessons(path)
     assert (tmp_path / "latin.md").read_bytes() == b"fine\ncaf\xe9\n"
+
+
+@pytest.mark.parametrize("before", [b"", b"mine\n"])
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes, cut: int) -> None:
+    book, write = tmp_path / "lessons.md", os.write
+    if before:
+        book.write_bytes(before)
+
+    def full(handle: int, data: bytes) -> int:
+        if not cut:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, data[:cut])
+
+    monkeypatch.setattr("postmortem.atomic._write", full)
+    with pytest.raises(CannotWrite, match=r"lessons\.md: cannot be written \((No space|only 5 of)"):
+        add_lesson(spike(), book)
+    assert (book.read_bytes() if book.exists() else b"") == before
+
+
+@pytest.mark.parametrize("length", [256, 5000])
+def test_a_name_that_is_too_long_is_a_wrong_name(tmp_path: Path, length: int) -> None:
+    with pytest.raises(UsageError, match="too long"):
+        check_lessons(tmp_path / ("x" * length))
 
 
 def test_hostile_names_stay_on_their_line(tmp_path: Path) -> None:

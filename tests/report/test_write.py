@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from postmortem import atomic
 from postmortem.diagnosis import PanelReading, load
-from postmortem.errors import UsageError
+from postmortem.errors import CannotWrite, UnreadableInput, UsageError
 from postmortem.report import default_out, write_report
 from tests.report.factory import clean, hostile, nan, several, spike
 
@@ -153,8 +155,72 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path, earlier: bool) ->
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    with pytest.raises(UsageError, match="--out"):
+    with pytest.raises(CannotWrite, match="--out"):
         write_report(spike(), tmp_path / "out", draw=draw)
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, call: str, number: int, out: Path) -> None:
+    """A draft of another process, which ends without a word at its call of that number of `atomic.<call>`."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        return
+    original, calls = getattr(atomic, call), iter(range(1, 1000))
+
+    def die(*words: object) -> object:
+        return os._exit(9) if next(calls) == number else original(*words)
+
+    try:
+        monkeypatch.setattr(atomic, call, die)
+        write_report(spike(), out, draw=lambda *_: None)
+    finally:
+        os._exit(1)  # neither pytest nor a clean-up may run twice
+
+
+@pytest.mark.parametrize(
+    ("before", "call", "number"),
+    [
+        *(("nothing", call, number) for call, number in (("_write", 1), ("_write", 3), ("_replace", 1))),
+        *(("replays", call, number) for call, number in (("_write", 3), ("_replace", 1), ("_replace", 2))),
+        *(("report", "_replace", number) for number in (1, 3, 4)),
+    ],
+)
+def test_a_killed_draft_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, call: str, number: int
+) -> None:
+    out = tmp_path / "out"
+    if before == "replays":
+        (out / "replays").mkdir(parents=True)
+    elif before == "report":
+        write_report(nan(), out, draw=draw)
+    killed(monkeypatch, call, number, out)
+    assert list(tmp_path.rglob(".out.*.draft")), "nothing was cut short"
+    assert write_report(spike(), out, draw=draw).is_file()
+    assert not list(tmp_path.rglob(".*")) and len(contents(out / "panels")) == 5
+
+
+def test_a_full_disk_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic, "_write", full)
+    with pytest.raises(CannotWrite, match=r"out: cannot be written \(No space left on device\)\. Free some space"):
+        write_report(spike(), tmp_path / "out", draw=draw)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("special", ["a pipe", "a device"])
+def test_a_report_that_is_no_file_is_not_read(tmp_path: Path, special: str) -> None:
+    out = write_report(spike(), tmp_path / "out", draw=draw).parent
+    (out / "report.md").unlink()
+    if special == "a pipe":
+        os.mkfifo(out / "report.md")
+        with pytest.raises(UnreadableInput, match="no regular file"):
+            write_report(spike(), out, draw=draw)
+    else:
+        (out / "report.md").symlink_to("/dev/zero")
+        with pytest.raises(UsageError, match="symbolic link"):
+            write_report(spike(), out, draw=draw)
 
 
 def test_default_places(tmp_path: Path) -> None:
