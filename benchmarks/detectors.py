@@ -19,8 +19,8 @@ from _measure import ROOT, machine, options, publish, say
 
 sys.path.insert(0, str(ROOT))
 
+from postmortem.assess.detection import detect
 from postmortem.detectors import DetectedIncident, Telemetry, detectors, find_incidents, live
-from postmortem.pipeline import detect
 from postmortem.sources import open_run
 from tests.detectors.helpers import telemetry
 from tests.detectors.live_runs import departures, excursions, follow, offline

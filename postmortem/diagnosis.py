@@ -109,7 +109,7 @@ class Experiment:
     role: R0 nothing changed, R1 the change that a hypothesis names, R2 a placebo, R3 data against state, or "replay"
     for a single replay that the user started. outcome: what happened to the incident; "" where the replay could not be
     judged. excess: the area of the loss above its band, as a share of R0's. run: its folder, relative to the run that
-    it replays.
+    it replays. unchecked: why the outcome is only what a file says, "" if the replay was judged from its rows.
     """
 
     role: Literal["R0", "R1", "R2", "R3", "replay"]
@@ -122,6 +122,7 @@ class Experiment:
     steps: int = 0
     seconds: float = 0.0
     run: str = ""
+    unchecked: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
-from weakref import WeakKeyDictionary
 
 from postmortem import diagnosis
+from postmortem.assess.detection import Mode, detect
 from postmortem.assess.run_facts import run_facts
 from postmortem.assess.samples import samples
-from postmortem.assess.stored_proofs import Proof, load_proofs
 from postmortem.assess.suspect import suspect_for
 from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
@@ -21,21 +18,18 @@ from postmortem.assess.weighing import leading_cause, panel_verdict, rank_causes
 from postmortem.assess.wording import cautious_remedies, lesson_without_cause, watch_advice, why_not_known
 from postmortem.case import Case, Observation, Sibling
 from postmortem.causes import causes
-from postmortem.detectors import DetectedIncident, LabelArrays, Telemetry, detectors, find_incidents
 from postmortem.diagnosis import Diagnosis, Evidence, Hypothesis, PanelReading, Signal
 from postmortem.errors import UnreadableInput
 from postmortem.incident import facts as shared_facts
 from postmortem.panels import panels
+from postmortem.proof.check import CheckedProof, check_proof
+from postmortem.proof.stored_proofs import Proof, load_proofs
 from postmortem.run import Run
-from postmortem.series import Series
 from postmortem.sources import open_run
 from postmortem.text import plain, relative_path
 from postmortem.version import __version__
 
-Mode: TypeAlias = Literal["all", "watchdog"]
-
 MAX_INCIDENTS = 20  # diagnosed in full; in a run with more, incidents recur, and the notes say so
-REWIND_ROWS = 3000  # rows before a discarded stretch that detectors get: enough for the baseline of each
 
 
 def diagnose(run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run | None = None) -> Diagnosis:
@@ -50,9 +44,18 @@ def diagnose(run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run |
 class Examined:
     """A run with its incidents and the readings of the panels, each computed once, at its first use."""
 
-    def __init__(self, run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run | None = None) -> None:
-        self.run, self._text, self._baseline = run, text, baseline
+    def __init__(
+        self,
+        run: Run,
+        *,
+        text: bool = True,
+        mode: Mode = "all",
+        baseline: Run | None = None,
+        open_replay: Callable[[Path], Run] = open_run,
+    ) -> None:
+        self.run, self._text, self._baseline, self._open = run, text, baseline, open_replay
         self._mode: Mode = mode
+        self._checked: dict[Proof, CheckedProof] = {}
 
     @cached_property
     def _weighed(self) -> tuple[_Weighed, ...]:
@@ -61,16 +64,14 @@ class Examined:
         worst = incidents[:MAX_INCIDENTS]
         return tuple(_weigh(Case(self.run, incident, incidents, self._text, sibling)) for incident in worst)
 
-    def diagnosis(self) -> Diagnosis:
-        """The diagnosis of the run, with the proofs that are stored beside it at this time."""
+    def diagnosis(self, *, proven: bool = True) -> Diagnosis:
+        """The diagnosis of the run, with the proofs that are stored beside it at this time, as far as their replays
+        bear them out; without them, what the panels say."""
         run, notes = self.run, self.run.notes
-        try:
-            proofs = {proof.incident: proof for proof in load_proofs(run)}
-        except UnreadableInput as error:
-            proofs, notes = {}, (*notes, str(error))
-        incidents = tuple(
-            _incident(weighed, n, proofs.get(weighed.case.incident.key)) for n, weighed in enumerate(self._weighed, 1)
-        )
+        incidents = tuple(_incident(weighed, n, None) for n, weighed in enumerate(self._weighed, 1))
+        if proven:
+            incidents, more = self._with_proofs(incidents)
+            notes = (*notes, *more)
         detected = len(detect(run, self._mode))
         if detected > MAX_INCIDENTS:
             notes = (*notes, f"{detected} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
@@ -80,6 +81,26 @@ class Examined:
         return Diagnosis(
             diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, run_facts(run), incidents, notes, quiet
         )
+
+    def _with_proofs(
+        self, incidents: tuple[diagnosis.Incident, ...]
+    ) -> tuple[tuple[diagnosis.Incident, ...], list[str]]:
+        """(the incidents with what replays have shown of them, notes about proofs that show nothing)."""
+        try:
+            proofs = {proof.incident: proof for proof in load_proofs(self.run)}
+        except UnreadableInput as error:
+            return incidents, [str(error)]
+        shown, notes = list(incidents), list[str]()
+        for n, (weighed, incident) in enumerate(zip(self._weighed, incidents, strict=True)):
+            proof = proofs.get(incident.key)
+            if proof is None:
+                continue
+            if proof not in self._checked:
+                self._checked[proof] = check_proof(self.run, incident, proof, self._open)
+            checked = self._checked[proof]
+            shown[n] = _incident(weighed, incident.id, checked)
+            notes += [checked.note] if checked.note else []
+        return tuple(shown), notes
 
 
 class OpenRuns:
@@ -92,67 +113,17 @@ class OpenRuns:
         """The run at `path`. Raises UnreadableInput where there is none."""
         absolute = Path(path).resolve()
         if absolute not in self._examined:
-            self._examined[absolute] = Examined(open_run(path))
+            self._examined[absolute] = Examined(open_run(path), open_replay=self._passing_run)
         return self._examined[absolute]
+
+    def _passing_run(self, path: Path) -> Run:
+        """The run at `path`, which is kept only if it was already used: a large run has large replays."""
+        examined = self._examined.get(path.resolve())
+        return open_run(path) if examined is None else examined.run
 
     def run(self, path: Path | str) -> Run:
         """The run at `path`, as it was read."""
         return self.examined(path).run
-
-
-_DETECTED: WeakKeyDictionary[Run, dict[Hashable, tuple[DetectedIncident, ...]]] = WeakKeyDictionary()
-
-
-def detect(run: Run, mode: Mode = "all") -> tuple[DetectedIncident, ...]:
-    """Incidents of the effective history and of every stretch that was rolled back, worst first.
-
-    A rolled-back stretch contains the spike that caused the rollback: its rows are judged against the history before
-    them. A `Run` does not change after it was read, so that each is searched once.
-    """
-    detected = _DETECTED.setdefault(run, {})
-    key = (mode, detectors())
-    if key not in detected:
-        detected[key] = _search(run, mode)
-    return detected[key]
-
-
-def _search(run: Run, mode: Mode) -> tuple[DetectedIncident, ...]:
-    restarts = tuple(s.first_step for s in run.segments if s.attempt > 0)
-    saved = tuple(c.step for c in run.checkpoints if c.complete)
-    incidents = [
-        dataclasses.replace(incident, attempt=_attempt(run, incident.onset_step))
-        for incident in find_incidents(_telemetry(run, None, restarts), mode=mode, checkpoints=saved)
-    ]
-    for segment in (s for s in run.segments if s.discarded):
-        t = _telemetry(
-            run, segment.attempt, tuple(r for r in restarts if r < segment.kept_until), since=segment.kept_until
-        )
-        incidents += [
-            dataclasses.replace(incident, attempt=segment.attempt, discarded=True)
-            for incident in find_incidents(t, mode=mode, checkpoints=saved)
-            if incident.peak_step >= max(segment.kept_until, segment.first_step)
-        ]
-    return tuple(sorted(incidents, key=lambda incident: (-incident.severity, incident.onset_step, incident.attempt)))
-
-
-def _attempt(run: Run, step: int) -> int:
-    """The attempt whose row of `step` belongs to the effective history."""
-    return max((s.attempt for s in run.segments if s.first_step <= step), default=0)
-
-
-def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: int | None = None) -> Telemetry:
-    first = None if since is None else int(run.row_steps[max(0, int(run.row_steps.searchsorted(since)) - REWIND_ROWS)])
-
-    def series(name: str) -> Series | None:
-        whole = run.series(name, attempt=attempt)
-        return whole if whole is None or first is None else whole.window(first, 2**62)
-
-    def labels(name: str) -> LabelArrays | None:
-        whole = run.labels(name, attempt=attempt)
-        return None if whole is None else (whole.step, whole.value)
-
-    rows = run.steps(attempt=attempt)
-    return Telemetry(series, run.columns, rows if first is None else rows[rows >= first], labels, restarts)
 
 
 @dataclass(frozen=True)
@@ -174,10 +145,10 @@ def _weigh(case: Case) -> _Weighed:
     return _Weighed(case, readings, observed, evidence, rank_causes(evidence, predictions))
 
 
-def _incident(weighed: _Weighed, ident: int, proof: Proof | None) -> diagnosis.Incident:
+def _incident(weighed: _Weighed, ident: int, proof: CheckedProof | None) -> diagnosis.Incident:
     case, observed, ranked = weighed.case, weighed.observed, weighed.ranked
     verdict, cause = panel_verdict(ranked, weighed.evidence), leading_cause(ranked)
-    if proof is not None and proof.text:  # replays outweigh panels
+    if proof is not None and proof.verdict is not None:  # replays outweigh panels
         verdict = proof.verdict
         cause = next((confirmed for confirmed in causes() if confirmed.slug == proof.cause), cause)
     window = case.batch_window(

@@ -20,8 +20,7 @@ from postmortem.arithmetic import arithmetic_of
 from postmortem.arithmetic import describe_differences as describe_other_arithmetic
 from postmortem.lab import make_run
 from postmortem.lab.run_equality import differences
-from postmortem.replay.branch import SPEC_FILE
-from postmortem.replay.result import RESULT_FILE
+from postmortem.run.replayed import RESULT_FILE, SPEC_FILE
 from postmortem.sources import open_run
 
 ROOT = Path(__file__).resolve().parent.parent / "sample_runs"

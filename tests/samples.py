@@ -12,7 +12,7 @@ import pytest
 
 from postmortem.arithmetic import arithmetic_of
 from postmortem.jsonio import read_record
-from postmortem.replay.result import RESULT_FILE, ReplayResult
+from postmortem.run.replayed import RESULT_FILE, ReplayResult
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "sample_runs"

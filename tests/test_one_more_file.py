@@ -252,6 +252,6 @@ class TestCauseWithoutObservations:
 
 
 def designed(diagnosis: Diagnosis) -> object:
-    from postmortem.experiment.design import design_experiment
+    from postmortem.proof.design import design_experiment
 
     return design_experiment(diagnosis.incidents[0], from_step=300)

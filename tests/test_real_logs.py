@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from postmortem.pipeline import detect
+from postmortem.assess.detection import detect
 from postmortem.sources import open_run
 
 LOGS = Path(__file__).resolve().parent.parent.parent / "shared" / "real_logs"

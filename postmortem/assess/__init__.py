@@ -1,4 +1,5 @@
-"""Works out the parts of a diagnosis from one incident, and stores and loads what replays proved about it.
+"""Works out the parts of a diagnosis from one incident.
 
-The parts are symptoms, weighed evidence, suspect batches, verification, samples, and sentences without a cause.
+The parts are the incidents of a run, symptoms, weighed evidence, suspect batches, verification, samples, and sentences
+without a cause.
 """

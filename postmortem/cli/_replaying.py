@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from postmortem.pipeline import OpenRuns
     from postmortem.replay.distributed import Speaker
     from postmortem.replay.request import ReplayPlan
-    from postmortem.replay.result import ReplayResult
+    from postmortem.run.replayed import ReplayResult
 
 
 def drive_replay(
@@ -90,8 +90,8 @@ def _keep_outcome(planned: ReplayPlan, runs: OpenRuns, result: ReplayResult) -> 
 
 def _print_result(planned: ReplayPlan, runs: OpenRuns, result: ReplayResult, outcome: str, *, as_json: bool) -> None:
     from postmortem.diff import diff_runs, render
-    from postmortem.replay.result import to_json
     from postmortem.replay.wording import reproduction
+    from postmortem.run.replayed import to_json
 
     if as_json:
         typer.echo(to_json(result), nl=False)

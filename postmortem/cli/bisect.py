@@ -60,7 +60,7 @@ def bisect(
             run, "bisect", incident=incident, program=program, trusted=trust, mode=arithmetic or "recorded"
         )
         search = BatchSearch(target, _window(target, window))
-    print_imports(target.imports)
+    print_imports(target.announced.notice)
     print_labeled("bits", target.arithmetic.text, err=as_json)
     culprits = _search(search, rows=rows, quiet=as_json)
     if as_json:

@@ -134,7 +134,7 @@ def _next_command(path: Path, run: Run, incident: Incident, written: Path | None
         return f"postmortem verify {diagnosis}{option}" if beside and incident.remedy else ""
     leading_cause_predicts = bool(incident.hypotheses and incident.hypotheses[0].predictions)
     any_change = any(p.changes for hypothesis in incident.hypotheses for p in hypothesis.predictions)
-    proven = bool(incident.proof)
+    proven = bool(incident.proof) and incident.verdict != "supported"  # or its replays are gone
     return (
         f"postmortem prove {display_path(path)}{option}" if leading_cause_predicts and any_change and not proven else ""
     )

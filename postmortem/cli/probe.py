@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from postmortem.arithmetic import Mode
     from postmortem.probe.measurement import ProbeResult
     from postmortem.replay.distributed import Speaker
+    from postmortem.replay.trust import NamedProgram
     from postmortem.run import Run
 
 MOST_ROWS = 24  # of the table; the files contain every batch
@@ -66,7 +67,7 @@ def probe(
     from postmortem.errors import require
     from postmortem.replay.distributed import joined_ranks
     from postmortem.replay.request import adopt_arithmetic
-    from postmortem.replay.trust import import_notice
+    from postmortem.replay.trust import trusted_program
     from postmortem.sources import open_run
 
     require("probe", "train", "torch", "xxhash")
@@ -77,10 +78,10 @@ def probe(
         folder, within = out or (None if as_json else run / "postmortem" / "probe"), None if out else run
         if folder is not None:
             check_place(folder, within=within)
-        imports = import_notice(opened.manifest.program, program, trust=trust)
+        announced = ranks.run_on_rank_0(lambda: trusted_program(opened.manifest.program, program, trust=trust))
         if ranks.first:
-            print_imports(imports)
-        result = _measure(opened, batches, steps, ranks, program, trust, attempt, arithmetic or "recorded")
+            print_imports(announced.notice)
+        result = _measure(opened, batches, steps, ranks, announced, attempt, arithmetic or "recorded")
         if ranks.first:
             picture = None if folder is None else _write(result, folder, within)
             _print(opened, result, picture, arithmetic or "recorded", as_json=as_json)
@@ -91,8 +92,7 @@ def _measure(
     window: tuple[int, int],
     steps: tuple[int, ...],
     ranks: Speaker,
-    program: str | None,
-    trusted: bool,
+    announced: NamedProgram,
     attempt: int | None,
     arithmetic: Mode,
 ) -> ProbeResult:
@@ -103,8 +103,7 @@ def _measure(
             run,
             window,
             steps,
-            program=program,
-            trusted=trusted,
+            announced=announced,
             attempt=attempt,
             arithmetic=arithmetic,
             on_measure=None if advance is None else lambda count, total: advance(count - 1, total),

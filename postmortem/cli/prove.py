@@ -20,13 +20,13 @@ from postmortem.cli._output import display_path, print_json, print_labeled, prin
 from postmortem.cli._program import print_imports
 from postmortem.cli._terminal import stage
 from postmortem.errors import CheckFailed, Interrupted, UsageError, require
-from postmortem.text import number, plain
+from postmortem.text import count, number, plain
 
 if TYPE_CHECKING:
-    from postmortem.assess.stored_proofs import Proof
     from postmortem.diagnosis import Incident
     from postmortem.experiment.prove import ExperimentDriver
     from postmortem.experiment.target import ExperimentTarget
+    from postmortem.proof.stored_proofs import Proof
 
 
 def prove(
@@ -44,6 +44,9 @@ def prove(
     collect: Annotated[
         Path | None, typer.Option("--collect", metavar="DIR", help="Judge the results that the jobs left in DIR.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Take over no finished replays; drive all of them again.")
+    ] = False,
     program: ProgramOption = None,
     trust: TrustOption = False,
     arithmetic: ArithmeticOption = None,
@@ -56,7 +59,8 @@ def prove(
     cured. Then come the change that each hypothesis names, placebos of the same
     size, and the suspect data in another state. A cause is confirmed only if
     its own replays have the predicted outcomes, no placebo cures, and its
-    rivals fail. An interrupted experiment continues where it stopped.
+    rivals fail. An interrupted experiment continues where it stopped. In a run
+    from somebody else, --fresh drives the replays that came with it again.
 
     \b
     Examples:
@@ -70,14 +74,21 @@ def prove(
     if workers is not None and workers < 1:
         raise UsageError(f"--workers is {workers}; it must be at least 1")
     from postmortem.experiment.target import find_target
+    from postmortem.proof.stored_proofs import dated
 
     with stage(f"Reading {run}"):
         mode = arithmetic or "recorded"
         target = find_target(
-            run, "prove", incident=incident, program=program, trusted=trust, workers=workers, mode=mode
+            *(run, "prove"),
+            incident=incident,
+            program=program,
+            trusted=trust,
+            workers=workers,
+            mode=mode,
+            proven=False,  # an earlier proof must not change what is tested
         )
     experiment = _experiment(target, export or collect, collect=collect is not None)
-    print_imports(target.imports)
+    print_imports(target.announced.notice)
     bits = "" if export or collect else target.arithmetic.text  # elsewhere, other machines compute
     if bits and as_json:
         print_labeled("bits", bits, err=True)
@@ -89,16 +100,18 @@ def prove(
         from postmortem.experiment.redraft import check_keepable
 
         check_keepable(run, experiment.target)
-        proof = _drive(experiment, quiet=as_json)
-        _keep(run, experiment.target, proof, as_json=as_json)
-        if check and proof.verdict != "confirmed":
+        if collect is None:
+            _take_over_finished(target, fresh=fresh, quiet=as_json)
+        proof = dated(_drive(experiment, quiet=as_json))
+        drafted = _keep(run, experiment.target, proof, as_json=as_json)
+        if check and not proof.verdict == drafted == "confirmed":
             raise CheckFailed
 
 
 def _experiment(target: ExperimentTarget, jobs: Path | None, *, collect: bool) -> ExperimentDriver:
     """The designed experiment; with `jobs` its replays are driven elsewhere, and their files are in that folder."""
-    from postmortem.experiment.design import design_experiment
     from postmortem.experiment.prove import ExperimentDriver
+    from postmortem.proof.design import design_experiment
 
     if jobs is not None:
         target = replace(target, folder=jobs, key="", collect=collect)
@@ -122,8 +135,8 @@ def _print_plan(experiment: ExperimentDriver, bits: str, *, as_json: bool) -> No
     print_labeled("about", f"{title}, replayed from {start} to step {design.until}")
     if bits:
         print_labeled("bits", bits)
-    for group, count, changes in total.lines:
-        print_labeled(group, f"{count} × {changes}")
+    for group, replays, changes in total.lines:
+        print_labeled(group, f"{replays} × {changes}")
     print_labeled(
         "cost",
         f"at most {total.steps} steps in {total.replays} replays{total.time}; it stops as soon as the result is clear",
@@ -163,23 +176,39 @@ def _drive(experiment: ExperimentDriver, *, quiet: bool) -> Proof:
         raise Interrupted("interrupted. The same command continues with the replays that are not done yet") from error
 
 
-def _keep(run: Path, target: ExperimentTarget, proof: Proof, *, as_json: bool) -> None:
-    """Keep the proof, draft the report with it, and print the verdict."""
+def _take_over_finished(target: ExperimentTarget, *, fresh: bool, quiet: bool) -> None:
+    """Say how many finished replays are taken over, or with `fresh` see to it that none is."""
+    from postmortem.experiment.finished import discard_finished, finished_replays
+
+    if fresh:
+        discard_finished(target)
+    finished = len(finished_replays(target))
+    if finished and not quiet:
+        print_labeled("reused", f"{count(finished, 'finished replay')}; --fresh drives them again")
+
+
+def _keep(run: Path, target: ExperimentTarget, proof: Proof, *, as_json: bool) -> str:
+    """Keep the proof, draft the report with it, and print the verdict; the verdict of the draft."""
     from postmortem.experiment.redraft import keep_proof
     from postmortem.jsonio import as_json as to_json
+    from postmortem.proof.stored_proofs import proof_hash
 
     with stage("Drawing and writing the report"):
         written, incident = keep_proof(run, target, proof)
     steps = sum(experiment.steps for experiment in proof.experiments)
     if as_json:
-        print_json({**to_json(proof), "replays": len(proof.experiments), "steps": steps})
-        return
+        print_json({**to_json(proof), "hash": proof_hash(proof), "replays": len(proof.experiments), "steps": steps})
+        return incident.verdict
     _print_verdict(proof, steps, incident)
+    if incident.verdict != proof.verdict:
+        doubt = incident.proof or "its notes say why"
+        print_labeled("note", plain(f"the draft says {incident.verdict.replace('_', ' ')}: {doubt}", 1000))
     print_location("report", display_path(written))
     if incident.remedy:
         option = "" if incident.id == 1 else f" --incident {incident.id}"
         diagnosis = display_path(written.parent / "diagnosis.json")
         print_location("next", f"postmortem verify {diagnosis}{option}{target.options}")
+    return incident.verdict
 
 
 def _print_verdict(proof: Proof, steps: int, incident: Incident) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from postmortem.cli._options import AtOption, DiagnosisArgument, IncidentOption
-from postmortem.cli._output import display_path, print_location
+from postmortem.cli._output import display_path, print_labeled, print_location
 from postmortem.cli._terminal import stage
 
 
@@ -34,6 +34,8 @@ def report(
     from postmortem.diagnosis import load
 
     loaded = load(diagnosis)
+    if any(found.experiments or found.proof for found in loaded.incidents):
+        print_labeled("note", "what replays showed is as the file says; `postmortem draft RUN` checks it", err=True)
     number = rendering.select_id(loaded, number=incident, at=at)
     text = rendering.render(loaded, incident=number, format=format)
     if out is None:

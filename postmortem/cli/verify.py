@@ -93,11 +93,11 @@ def _replay_with_remedy(
     target: ExperimentTarget, expected: Verification, changes: tuple[Change, ...], *, quiet: bool
 ) -> tuple[Path, Verification]:
     """(the replay with the remedy, what is expected of it: within the measured band if bits cannot be reproduced)."""
-    from postmortem.experiment.null_replay import BAND_NOTE
     from postmortem.experiment.verify_remedy import replay_with_remedy, with_measured_band
     from postmortem.interventions import build_intervention
+    from postmortem.proof.null_replay import BAND_NOTE
 
-    print_imports(target.imports)
+    print_imports(target.announced.notice)
     changed = plain(", ".join(build_intervention(change).text for change in changes) or "nothing changed", 500)
     print_labeled("replay", f"from step {target.from_step} to {expected.through_step}: {changed}", err=quiet)
     print_labeled("bits", target.arithmetic.text, err=quiet)

@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 
+from postmortem.assess.detection import detect
 from postmortem.diff import events, lineage
 from postmortem.diff.level import Band, recovery_step, smooth, thinned
 from postmortem.diff.model import Recovery, Rewind, RunSummary
 from postmortem.diff.pair import Curve, Pair
 from postmortem.diff.verdict import OneRunOnly
-from postmortem.pipeline import detect
 from postmortem.run import Run
 from postmortem.text import count, plain
 

@@ -14,8 +14,9 @@ from typing import cast
 
 from postmortem.change import Change, Window, format_window, merge_windows
 from postmortem.errors import UsageError
-from postmortem.experiment.design import MARGIN
-from postmortem.experiment.judge import (
+from postmortem.experiment.target import NULL, ExperimentTarget
+from postmortem.proof.design import MARGIN
+from postmortem.proof.judge import (
     NEAR,
     OutcomeJudge,
     find_reappearance,
@@ -23,10 +24,9 @@ from postmortem.experiment.judge import (
     last_needed_step,
     loss_spread,
 )
-from postmortem.experiment.null_replay import BAND_NOTE, NOTHING_TO_CURE, judge_null_replay
-from postmortem.experiment.target import NULL, ExperimentTarget
-from postmortem.replay.result import ReplayResult
+from postmortem.proof.null_replay import BAND_NOTE, NOTHING_TO_CURE, judge_null_replay
 from postmortem.replay.spec import ReplaySpec
+from postmortem.run.replayed import ReplayResult
 from postmortem.sources import open_run
 
 WINDOW = 32  # batches searched by default: three quarters of them before the suspect batch

@@ -18,9 +18,8 @@ from pathlib import Path
 from postmortem.arithmetic import NATIVE, Arithmetic
 from postmortem.errors import UnreadableInput
 from postmortem.jsonio import read_record
-from postmortem.replay.branch import SPEC_FILE
-from postmortem.replay.result import RESULT_FILE, ReplayResult
 from postmortem.replay.spec import ReplaySpec, read_spec
+from postmortem.run.replayed import RESULT_FILE, SPEC_FILE, ReplayResult
 from postmortem.text import plain
 
 
@@ -114,7 +113,7 @@ class _RunningReplay:
         self.spec = spec
         self.files = tempfile.TemporaryDirectory(prefix="replay-")
         self.file, self.errors = (Path(self.files.name) / name for name in (SPEC_FILE, "stderr"))
-        self.file.write_text(spec.to_json())
+        self.file.write_text(spec.for_child())
         self.errors.touch()
         self.pid: int | None = None
         self.exit_code: int | None = None

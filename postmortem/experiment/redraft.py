@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from postmortem import report
-from postmortem.assess.stored_proofs import FILE, Proof, earlier_proofs, store_proof
 from postmortem.atomic import check_inside
 from postmortem.diagnosis import Experiment, Incident
+from postmortem.experiment.finished import bring_in
 from postmortem.experiment.record_outcome import record_outcome
 from postmortem.experiment.target import ExperimentTarget
 from postmortem.panels import draw_panel
 from postmortem.pipeline import OpenRuns
+from postmortem.proof.stored_proofs import FILE, Proof, earlier_proofs, store_proof
 from postmortem.replay.branch import replayable_root
-from postmortem.replay.result import ReplayResult
 from postmortem.replay.spec import ReplaySpec
+from postmortem.run.replayed import ReplayResult
 
 
 def redraft(run: Path, proof: Proof, runs: OpenRuns) -> tuple[Path, Incident]:
@@ -33,8 +34,9 @@ def check_keepable(run: Path, target: ExperimentTarget) -> None:
 
 
 def keep_proof(run: Path, target: ExperimentTarget, proof: Proof) -> tuple[Path, Incident]:
-    """Keep a proof beside its run, and draft the report with it: see `redraft`. Raises CannotWrite."""
+    """Keep a proof and its replays beside its run, and draft the report with it: see `redraft`. Raises CannotWrite."""
     root = replayable_root(target.run)
+    proof = bring_in(target, proof)
     store_proof(root, proof, earlier_proofs(target.run))
     return redraft(run, proof, target.runs)
 

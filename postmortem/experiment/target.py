@@ -21,7 +21,7 @@ from postmortem.pipeline import OpenRuns
 from postmortem.replay.branch import REPLAYS, replayable_root
 from postmortem.replay.request import healthy_start_step
 from postmortem.replay.spec import ReplaySpec
-from postmortem.replay.trust import import_notice, program_source
+from postmortem.replay.trust import NamedProgram, trusted_program
 from postmortem.report import select_id
 from postmortem.run import Run
 from postmortem.run.recorded import RecordedRun
@@ -36,8 +36,8 @@ _PASSED_ON = (2, 3, 4, 5)  # exit codes with the same meaning here as in the pro
 @dataclass(frozen=True)
 class ExperimentTarget:
     """An incident to experiment on. from_step: of the newest healthy checkpoint before it, 0 from scratch. folder: of
-    the replays. imports: which foreign program is imported from where, "" for this package's own. key: a hash of what
-    the results depend on, "" to accept results of other machines. collect: only read results that were brought back
+    the replays. announced: the program that they import, as it was looked up. key: a hash of what the results depend
+    on, "" to accept results of other machines. collect: only read results that were brought back
     from elsewhere. led_to: the worst incident, if this one is the first of the cascade that led to it. mode: which
     arithmetic the replays use. runs: this run and its replays, each read once."""
 
@@ -49,7 +49,7 @@ class ExperimentTarget:
     folder: Path
     program: str | None
     trusted: bool
-    imports: str
+    announced: NamedProgram
     key: str = ""
     workers: int | None = None
     collect: bool = False
@@ -83,6 +83,7 @@ class ExperimentTarget:
             trusted=self.trusted,
             key=self.key,
             arithmetic=self.mode,
+            announced=self.announced,
         )
 
     def drive(
@@ -142,9 +143,10 @@ def find_target(
     trusted: bool = False,
     workers: int | None = None,
     mode: Mode = "recorded",
+    proven: bool = True,
 ) -> ExperimentTarget:
     """The incident with the number `incident`; by default the first of the cascade that led to the worst one. Its
-    replays go to postmortem/replays/<name>-<onset>.
+    replays go to postmortem/replays/<name>-<onset>. `proven`: with what earlier replays have shown of it.
 
     Raises:
         UsageError: the run has no incident, or its program must be trusted first.
@@ -154,8 +156,8 @@ def find_target(
     runs = OpenRuns()
     opened = runs.run(run)
     root = replayable_root(opened)
-    imports = import_notice(opened.manifest.program, program, trust=trusted)
-    diagnosis = runs.examined(run).diagnosis()
+    announced = trusted_program(opened.manifest.program, program, trust=trusted)
+    diagnosis = runs.examined(run).diagnosis(proven=proven)
     number = select_id(diagnosis, number=incident, at=None)
     selected = next((candidate for candidate in diagnosis.incidents if candidate.id == number), None)
     if selected is None:
@@ -175,8 +177,8 @@ def find_target(
         folder=root / folder,
         program=program,
         trusted=trusted,
-        imports=imports,
-        key=_result_key(recorded, program or opened.manifest.program, mode),
+        announced=announced,
+        key=_result_key(recorded, announced, mode),
         workers=workers,
         led_to=None if target is selected else selected,
         mode=mode,
@@ -205,7 +207,7 @@ def _leading_cause(incident: Incident) -> str:
     return "" if slug == "unknown" else slug
 
 
-def _result_key(recorded: RecordedRun, program_name: str | None, mode: Mode) -> str:
+def _result_key(recorded: RecordedRun, program: NamedProgram, mode: Mode) -> str:
     """A hash of what replays of a run depend on: its rows, the program's source, the versions of torch and of this
     tool, the arithmetic. If one of them changes, finished replays are driven again."""
     arithmetic = arithmetic_of(recorded.run.manifest.environment, mode)
@@ -214,7 +216,6 @@ def _result_key(recorded: RecordedRun, program_name: str | None, mode: Mode) -> 
     if loss is not None:
         state.update(loss.step.tobytes())
         state.update(loss.value.tobytes())
-    source = None if program_name is None else program_source(program_name)
-    if source is not None:
-        state.update(source.read_bytes())
+    if program.file is not None:
+        state.update(program.file.read_bytes())
     return state.hexdigest()[:16]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from postmortem.change import Change
 from postmortem.diagnosis import Verification
-from postmortem.experiment.judge import loss_spread
 from postmortem.experiment.target import NULL, ExperimentTarget
-from postmortem.replay.result import ReplayResult
+from postmortem.proof.judge import loss_spread
+from postmortem.run.replayed import ReplayResult
 from postmortem.sources import open_run
 
 if TYPE_CHECKING:

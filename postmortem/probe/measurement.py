@@ -25,7 +25,7 @@ from postmortem.replay.comparison import describe_other_arithmetic
 from postmortem.replay.run_replay import ProgramFailed
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.start_checkpoint import find_checkpoint, usable_checkpoints
-from postmortem.replay.trust import load_factory, trusted_program
+from postmortem.replay.trust import NamedProgram, load_factory, trusted_program
 from postmortem.run import Run
 from postmortem.run.recorded import RecordedRun
 from postmortem.stats import robust_sigma
@@ -91,12 +91,14 @@ def probe_batches(
     *,
     program: str | None = None,
     trusted: bool = False,
+    announced: NamedProgram | None = None,
     attempt: int | None = None,
     arithmetic: Mode = "recorded",
     on_measure: OnMeasure | None = None,
 ) -> ProbeResult:
     """Measure the batches [first, last) of `window` in the states of the checkpoints at `steps`, by default the five
-    that are nearest to where the run consumed them. Under torch.distributed, every rank calls it.
+    that are nearest to where the run consumed them. Under torch.distributed, every rank calls it. `announced` is the
+    program as the user was told of it; without it, `program` is looked up, or what the run names if it is `trusted`.
 
     Raises:
         UsageError: there is no such checkpoint, or the program is not trusted, cannot be built or cannot be measured.
@@ -104,8 +106,9 @@ def probe_batches(
     """
     if window[1] - window[0] > MAX_BATCHES:
         raise UsageError(f"{format_window(window)} has more than {MAX_BATCHES} batches; probe a shorter window")
-    factory = load_factory(trusted_program(run.manifest.program, program, trust=trusted))
     ranks = Ranks()
+    named = announced or trusted_program(run.manifest.program, program, trust=trusted)
+    factory = load_factory(named, elsewhere=not ranks.first)
     recorded = RecordedRun(run, attempt, ranks.rank)
     set_recorded_threads(recorded, arithmetic)
     chosen_steps = sorted(set(steps)) or nearest_checkpoints(recorded, window)

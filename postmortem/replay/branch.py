@@ -20,9 +20,9 @@ from postmortem.replay.spec import ReplaySpec
 from postmortem.run import Run
 from postmortem.run.manifest import inside
 from postmortem.run.recorded import ChangeSet, RecordedRun
+from postmortem.run.replayed import SPEC_FILE
 from postmortem.text import plain
 
-SPEC_FILE = "replay.json"
 REPLAYS = Path("postmortem", "replays")  # in a run: where its replays go unless a person names another place
 
 _TABLES = ("metrics", "batches")

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from postmortem.arithmetic import describe_differences
 from postmortem.errors import NotReproduced
 from postmortem.program import Measured
 from postmortem.record.provenance import environment
-from postmortem.replay.result import Difference
 from postmortem.run.recorded import IDENTITY_COLUMNS, RecordedRun
+from postmortem.run.replayed import Tally
 from postmortem.text import plain
 
 
 class DataChanged(NotReproduced):
     """A batch is not the one that the run consumed: what is replayed would be another training."""
-
-
-@dataclass
-class Tally:
-    """The comparison so far. `first` contains the first difference of each column, `differing_rows` how many rows of
-    it differ; `compared` counts the steps in which something could be compared."""
-
-    first: dict[str, Difference] = field(default_factory=dict)
-    differing_rows: dict[str, int] = field(default_factory=dict)
-    columns: set[str] = field(default_factory=set)
-    compared: int = 0
-
-    @staticmethod
-    def of_ranks(tallies: Sequence[Tally]) -> Tally:
-        """One tally of all ranks: a step differs if it differs on any of them."""
-        total = Tally(compared=max(tally.compared for tally in tallies))
-        for tally in tallies:
-            total.columns |= tally.columns
-            for column, rows in tally.differing_rows.items():
-                total.differing_rows[column] = max(rows, total.differing_rows.get(column, 0))
-            for column, difference in tally.first.items():
-                if column not in total.first or difference.step < total.first[column].step:
-                    total.first[column] = difference
-        return total
 
 
 class ReplayComparison:
@@ -76,28 +50,11 @@ class ReplayComparison:
 
     def row(self, step: int, measured: Measured) -> None:
         """Compare one step."""
-        tally, compared = self.tally, False
-        for column, rows in self._rows.items():
-            replayed = measured.batch.get(column)
-            if replayed is None:
-                replayed = measured.metrics.get(column)
-            recorded = rows.get(step)
-            if replayed is None or recorded is None:
-                continue
-            compared = True
-            tally.columns.add(column)
-            if not equal_bits(recorded, replayed):
-                tally.differing_rows[column] = tally.differing_rows.get(column, 0) + 1
-                if column not in tally.first:
-                    tally.first[column] = Difference(column, step, recorded, replayed)
-        tally.compared += compared
-
-
-def equal_bits(a: float | str, b: float | str | None) -> bool:
-    """Whether two values have the same bits; NaN equals NaN."""
-    if isinstance(a, float) and isinstance(b, (int, float)):
-        return a == b or (math.isnan(a) and math.isnan(b))
-    return a == b
+        replayed: dict[str, Any] = {}
+        for column in self._rows:
+            value = measured.batch.get(column)
+            replayed[column] = measured.metrics.get(column) if value is None else value
+        self.tally.compare(step, {column: rows.get(step) for column, rows in self._rows.items()}, replayed)
 
 
 def describe_other_arithmetic(recorded: RecordedRun, world_size: int) -> tuple[str, ...]:

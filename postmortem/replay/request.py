@@ -17,15 +17,15 @@ from postmortem.diagnosis import Incident
 from postmortem.errors import PostmortemError, UnreadableInput, UsageError
 from postmortem.interventions import build_intervention
 from postmortem.pipeline import Examined, OpenRuns
-from postmortem.replay.branch import REPLAYS, SPEC_FILE, replayable_root
-from postmortem.replay.result import RESULT_FILE
+from postmortem.replay.branch import REPLAYS, replayable_root
 from postmortem.replay.spec import ReplaySpec, read_spec
 from postmortem.replay.start_checkpoint import find_checkpoint, usable_checkpoints
-from postmortem.replay.trust import import_notice
+from postmortem.replay.trust import trusted_program
 from postmortem.report import select_id
 from postmortem.run import Run
 from postmortem.run.manifest import manifest_file, read_manifest
 from postmortem.run.recorded import RecordedRun
+from postmortem.run.replayed import RESULT_FILE, SPEC_FILE
 from postmortem.text import plain
 
 _LONGEST_NAME = 80
@@ -51,12 +51,15 @@ class ReplayRequest:
 
 @dataclass(frozen=True)
 class ReplayPlan:
-    """A spec, and the lines (label, text) to print before it is carried out. `imports` says which foreign program is
-    imported from where, "" for this package's own."""
+    """A spec, and the lines (label, text) to print before it is carried out."""
 
     spec: ReplaySpec
     lines: tuple[tuple[str, str], ...]
-    imports: str = ""
+
+    @property
+    def imports(self) -> str:
+        """Which foreign program is imported from where, "" for this package's own."""
+        return "" if self.spec.announced is None else self.spec.announced.notice
 
 
 def adopt_arithmetic(run: Path, spec: Path | None, mode: Mode | None) -> None:
@@ -83,7 +86,7 @@ def plan(request: ReplayRequest, runs: OpenRuns | None = None) -> ReplayPlan:
     runs = runs or OpenRuns()
     run = runs.run(request.run)
     replayable_root(run)
-    imports = import_notice(run.manifest.program, request.program, trust=request.trusted)
+    program = trusted_program(run.manifest.program, request.program, trust=request.trusted)
     start_missing = request.from_step is None and request.checkpoint is None
     needs_diagnosis = start_missing or request.until is None or request.changes is None
     incident = (
@@ -122,13 +125,14 @@ def plan(request: ReplayRequest, runs: OpenRuns | None = None) -> ReplayPlan:
         reason="" if incident_ahead is None else incident_ahead.kind,
         trusted=request.trusted,
         arithmetic=request.arithmetic,
+        announced=program,
     )
     start_checkpoint = find_checkpoint(recorded, spec)
     spec = replace(spec, out=str(request.out or replay_folder(request.run, spec)))
     with saving(Path(spec.out)):
         if request.out is not None and _is_taken(request.out, spec):
             raise UsageError(f"{plain(request.out, 1000)}: contains another replay; choose another folder with --out")
-    return _make_plan(run, spec, start_checkpoint, origin, imports)
+    return _make_plan(run, spec, start_checkpoint, origin)
 
 
 def plan_from_file(
@@ -144,9 +148,15 @@ def plan_from_file(
     spec = read_spec(file)
     run = (runs or OpenRuns()).run(spec.run)
     replayable_root(run)
-    imports = import_notice(spec.program or run.manifest.program, program, trust=trusted)
-    spec = replace(spec, program=program or spec.program, arithmetic=arithmetic or spec.arithmetic, trusted=trusted)
-    return _make_plan(run, spec, find_checkpoint(RecordedRun(run, spec.attempt), spec), "", imports)
+    announced = trusted_program(spec.program or run.manifest.program, program, trust=trusted)
+    spec = replace(
+        spec,
+        program=program or spec.program,
+        arithmetic=arithmetic or spec.arithmetic,
+        trusted=trusted,
+        announced=announced,
+    )
+    return _make_plan(run, spec, find_checkpoint(RecordedRun(run, spec.attempt), spec), "")
 
 
 def replay_folder(run: Path, spec: ReplaySpec) -> Path:
@@ -230,13 +240,13 @@ def _find_changes(
     return (Change("skip", ((first, last),)),), f" (suggested for the {incident_text})"
 
 
-def _make_plan(run: Run, spec: ReplaySpec, checkpoint: Path | None, origin: str, imports: str) -> ReplayPlan:
+def _make_plan(run: Run, spec: ReplaySpec, checkpoint: Path | None, origin: str) -> ReplayPlan:
     lines = (
         ("plan", _plan_text(run, spec, checkpoint)),
         ("change", f"{_changes_text(spec.changes)}{origin}"),
         ("bits", arithmetic_of(run.manifest.environment, spec.arithmetic, here=True).text),
     )
-    return ReplayPlan(spec, lines, imports)
+    return ReplayPlan(spec, lines)
 
 
 def _plan_text(run: Run, spec: ReplaySpec, checkpoint: Path | None) -> str:

@@ -32,13 +32,13 @@ from postmortem.record import Recorder
 from postmortem.replay.active_changes import ActiveChanges
 from postmortem.replay.branch import copy_parent_run
 from postmortem.replay.build_program import build_program, read_saved_state, resume_program, set_recorded_threads
-from postmortem.replay.comparison import ReplayComparison, Tally, describe_other_arithmetic
-from postmortem.replay.result import RESULT_FILE, ReplayResult, to_json
+from postmortem.replay.comparison import ReplayComparison, describe_other_arithmetic
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.start_checkpoint import find_checkpoint
 from postmortem.replay.trust import load_factory, trusted_program
 from postmortem.run import Run
 from postmortem.run.recorded import IDENTITY_COLUMNS, RecordedRun
+from postmortem.run.replayed import RESULT_FILE, ReplayResult, Tally, to_json
 from postmortem.sources import open_run
 from postmortem.text import plain
 from postmortem.training_loop import drive
@@ -71,11 +71,12 @@ def replay(
     run = open_run(spec.run) if run is None else run
     ranks = Ranks()
     recorded = RecordedRun(run, spec.attempt, ranks.rank)
-    program_name = trusted_program(run.manifest.program, spec.program, trust=spec.trusted)
+    program = spec.announced or trusted_program(run.manifest.program, spec.program, trust=spec.trusted)
     if not 0 <= spec.from_step < spec.until:
         raise UsageError(f"steps {spec.from_step} to {spec.until}: there is no step to drive")
     checkpoint = find_checkpoint(recorded, spec)
-    driver = _ReplayDriver(spec, recorded, ranks, load_factory(program_name), on_step, started, provenance)
+    factory = load_factory(program, elsewhere=not ranks.first)
+    driver = _ReplayDriver(spec, recorded, ranks, factory, on_step, started, provenance)
     copied_checkpoint = ranks.run_on_rank_0(lambda: copy_parent_run(recorded, spec, checkpoint))
     return driver.run(copied_checkpoint)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from postmortem.arithmetic import Mode
 from postmortem.change import Change
-from postmortem.jsonio import read_record, strict_json
+from postmortem.jsonio import as_json, read_record, strict_json
+from postmortem.replay.trust import NamedProgram
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class ReplaySpec:
     `attempt` follows the lineage of that attempt, discarded rows included; None follows the effective history.
     `program` replaces the program that the run names. `save_at` are steps whose state is saved. `key` is a hash of what
     the result depends on (rows, program, versions): a result with another key is not reused. `arithmetic` says whether
-    to compute as the run did, as far as the machine can, or with the machine's own kernels.
+    to compute as the run did, as far as the machine can, or with the machine's own kernels. `announced` is the program
+    as the user was told that it would be imported; it goes to the processes that this one starts and into no run.
     """
 
     run: str
@@ -34,9 +36,14 @@ class ReplaySpec:
     trusted: bool = False
     key: str = ""
     arithmetic: Mode = "recorded"
+    announced: NamedProgram | None = field(default=None, compare=False)
 
     def to_json(self) -> str:
-        """The spec as JSON."""
+        """The spec as JSON, to keep: without what was announced, which a file cannot say for its reader."""
+        return strict_json({name: value for name, value in as_json(self).items() if name != "announced"})
+
+    def for_child(self) -> str:
+        """The spec as JSON for a process that this one starts."""
         return strict_json(self)
 
     @property

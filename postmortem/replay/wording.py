@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from postmortem.replay.result import Difference, ReplayResult
 from postmortem.run.recorded import IDENTITY_COLUMNS
+from postmortem.run.replayed import Difference, ReplayResult
 from postmortem.text import number, plain
 
 _NAMES = {"batch_hash": "batch", "loss": "loss", "grad_norm": "gradient norm", "param_hash": "parameters"}

@@ -253,7 +253,8 @@ def _replay_table(experiments: Iterable[Experiment], numbers: Mapping[str, int])
         (
             experiment.role,
             experiment.text.partition(": ")[0] if experiment.changes else "nothing",
-            {"vanished": "does not appear", "": "not judged"}.get(experiment.outcome, experiment.outcome),
+            {"vanished": "does not appear", "": "not judged"}.get(experiment.outcome, experiment.outcome)
+            + (" (not checked)" if experiment.unchecked else ""),
             "—" if experiment.excess is None else f"{100 * experiment.excess:.3g} %",
             wording.and_list(f"H{numbers[cause]}" for cause in experiment.tests if cause in numbers) or "—",
         )

@@ -29,6 +29,8 @@ def verdict_means(diagnosis: Diagnosis, incident: Incident | None) -> str:
     rows = diagnosis.run.rows
     if incident is None and rows <= FEWEST_ROWS:
         return f"too few rows for a baseline ({rows}): only non-finite values could be detected, and there are none"
+    if incident is not None and incident.verdict == "supported" and incident.proof:
+        return f"{plain(incident.proof, LIMIT)}; only a new proof can confirm it"
     return VERDICTS[diagnosis.verdict if incident is None else incident.verdict]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from postmortem.assess.detection import detect
 from postmortem.assess.suspect import AWAY, suspect_for
 from postmortem.case import Case, Observation
 from postmortem.causes import Cause, causes
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction
 from postmortem.interventions import build_intervention
-from postmortem.pipeline import detect
 from postmortem.sources import open_run
 from tests.makers import worked_example
 

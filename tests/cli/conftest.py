@@ -40,10 +40,11 @@ def call(outside: Callable[..., Call]) -> Call:
     return outside(cli.main, "postmortem")
 
 
-def in_a_process(here: Path, *words: object, **variables: str) -> tuple[int, str, str]:
-    """`postmortem words…` in a process of its own, started in the folder `here`: (exit code, stdout, stderr)."""
+def in_a_process(here: Path, *words: object, module: str = "postmortem", **variables: str) -> tuple[int, str, str]:
+    """`postmortem words…` in a process of its own, started in the folder `here`: (exit code, stdout, stderr). `module`
+    is run instead of the package."""
     done = subprocess.run(
-        [sys.executable, "-m", "postmortem", *map(str, words)],
+        [sys.executable, "-m", module, *map(str, words)],
         cwd=here,
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,

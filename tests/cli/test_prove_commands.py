@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("torch")
 
 from postmortem import cli
-from postmortem.assess.stored_proofs import FILE
+from postmortem.proof.stored_proofs import FILE
 from postmortem.sources import open_run
 from tests.cli.conftest import Call, in_a_process
 from tests.makers import healthy, healthy_batches, worked_example, write_run
@@ -66,6 +68,10 @@ def proved_run(proved: tuple[Path, str], tmp_path: Path) -> Path:
 
 def strict(text: str) -> Any:
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def key_of(run: Path) -> str:
+    return strict((run / "postmortem/replays/prove-110/R0/replay.json").read_text())["key"]
 
 
 def files(folder: Path) -> set[str]:
@@ -127,6 +133,40 @@ class TestProve:
         code, out, _ = call("verify", "run/postmortem/diagnosis.json", "--trust")
         assert "nothing changed" in out, "the remedy of a faulty log is to drive it again"
 
+    def test_finished_replays_are_taken_over_and_named_or_driven_afresh(
+        self, call: Call, driver: Driver, proved_run: Path
+    ) -> None:
+        """Those of a stranger's run may be forged: here R0 says that it computed something else."""
+        forged = proved_run / "postmortem/replays/prove-110/R0/replayed.json"
+        forged.write_text(forged.read_text().replace('"state": "', '"state": "forged-'))
+        code, out, _ = call("prove", "run", "--trust")
+        assert code == 0 and not driver.driven and "reused  8 finished replays; --fresh drives them again" in out
+        code, out, _ = call("prove", "run", "--trust", "--fresh", "--check")
+        assert code == 0 and len(driver.driven) == 8 and "reused" not in out and "forged" not in forged.read_text()
+
+    def test_a_proof_that_does_not_hold_is_not_confirmed_by_the_command_either(
+        self, call: Call, driver: Driver, proved_run: Path
+    ) -> None:
+        """The rows of a finished replay that it takes over are not those of its run."""
+        part = min((proved_run / "metrics").glob("*.parquet"))
+        table = pq.read_table(part)
+        part.unlink()
+        losses = [
+            loss + 0.25 if step == 50 else loss
+            for step, loss in zip(*table.select(["step", "loss"]).to_pydict().values(), strict=True)
+        ]
+        pq.write_table(table.set_column(table.schema.get_field_index("loss"), "loss", [losses]), part)
+        with pytest.MonkeyPatch.context() as patch:  # the forger knows the key
+            patch.setattr("postmortem.experiment.target._result_key", lambda *_: key_of(proved_run))
+            code, out, _ = call("prove", "run", "--trust", "--check")
+        assert code == 1 and not driver.driven and "verdict confirmed" in out
+        assert "note    the draft says supported: as proven on 20" in out and "loss at step 50" in out
+
+    def test_a_report_from_a_file_says_that_nothing_was_checked(self, call: Call, proved_run: Path) -> None:
+        code, out, err = call("report", "run/postmortem/diagnosis.json")
+        assert code == 0 and "**Verdict: confirmed**" in out
+        assert err == "note    what replays showed is as the file says; `postmortem draft RUN` checks it\n"
+
     def test_a_damaged_record_of_replays_is_replaced(self, call: Call, driver: Driver, proved_run: Path) -> None:
         (proved_run / FILE).write_text("{")
         assert "proof.json" in call("draft", "run", "--json")[1]
@@ -140,7 +180,7 @@ class TestProve:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("postmortem.experiment.prove.judge_replay", interrupted)
+            patch.setattr("postmortem.proof.decision.judge_replay", interrupted)
             code, _, err = call("prove", "run", "--trust")
         assert code == 130 and err.splitlines()[-1].startswith("postmortem: interrupted. The same command continues")
         assert not (run / FILE).exists()
@@ -154,7 +194,7 @@ class TestProve:
         def full(path: Path, text: str) -> None:
             raise OSError(28, "No space left on device", str(path))
 
-        monkeypatch.setattr("postmortem.assess.stored_proofs.write_text", full)
+        monkeypatch.setattr("postmortem.proof.stored_proofs.write_text", full)
         code, _, err = call("prove", "run", "--trust")
         assert code == 4 and "No space left on device" in err and err.count("postmortem: ") == 1
 
@@ -168,6 +208,17 @@ class TestProve:
             assert call("run-job", f"jobs/{job}.json", "--trust", "--json")[0] == 0
         code, out, _ = call("prove", "run", "--trust", "--collect", "jobs")
         assert code == 0 and "verdict undecided" in out and "R0      nothing changed: the incident appears again" in out
+        shutil.rmtree(tmp_path / "jobs")
+        drafted = strict(call("draft", "run", "--json")[1])
+        assert drafted["verdict"] == "undecided", "its replays lie in the run now"
+        driven = [one for one in drafted["incidents"][0]["experiments"] if one["outcome"]]
+        assert [one["run"] for one in driven] == [
+            f"postmortem/replays/collected-110/{name}" for name in ("R0", "R2-skip-109-110")
+        ]
+        assert not any(one["unchecked"] for one in driven)
+        assert {path.name for path in (run / "postmortem/replays/collected-110/R0").iterdir()} == {
+            *("metrics", "batches", "journal.jsonl", "run.json", "replay.json", "replayed.json")
+        }
 
     @pytest.mark.slow
     def test_the_story_of_the_spiked_sample_run(self, call: Call, driver: Driver, tmp_path: Path) -> None:

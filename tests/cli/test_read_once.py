@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem import pipeline
+from postmortem.assess import detection
 from postmortem.run import Run
 from tests.cli.conftest import Call
 from tests.samples import copy_of
@@ -32,7 +33,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, watched)
 
     watch(Run, "__init__", "read", lambda run: run.path)
-    watch(pipeline, "_search", "searched", lambda run, _: run.path)
+    watch(detection, "_search", "searched", lambda run, _: run.path)
     watch(pipeline, "_weigh", "looked", lambda case: case.run.path)
     return count
 

@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem import cli
-from postmortem.assess.stored_proofs import load_proofs
 from postmortem.change import Change
 from postmortem.program import Measured
+from postmortem.proof.stored_proofs import load_proofs
 from postmortem.replay.spec import ReplaySpec
 from postmortem.sources import open_run
 from tests.cli.conftest import Call, in_a_process

@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.experiment.design import design_experiment
 from postmortem.experiment.export import JOBS, SCRIPT, export_jobs
 from postmortem.experiment.prove import ExperimentDriver, prove
 from postmortem.experiment.target import ExperimentTarget, find_target
+from postmortem.proof.design import design_experiment
 from postmortem.replay.run_replay import replay
 from postmortem.replay.spec import read_spec
 from tests.replays import Driver

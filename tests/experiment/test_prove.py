@@ -10,23 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from postmortem.assess.stored_proofs import Proof
+from postmortem.assess.detection import detect
 from postmortem.causes import Cause
 from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Prediction
 from postmortem.errors import PostmortemError, UsageError
-from postmortem.experiment.design import MAX_TESTS, design_experiment
 from postmortem.experiment.pool import FinishedReplay
 from postmortem.experiment.prove import ExperimentDriver, prove
 from postmortem.experiment.target import ExperimentTarget
-from postmortem.pipeline import detect
-from postmortem.replay.result import Difference, ReplayResult
+from postmortem.proof.design import MAX_TESTS, design_experiment
+from postmortem.proof.stored_proofs import Proof
 from postmortem.replay.spec import ReplaySpec
+from postmortem.replay.trust import NamedProgram
 from postmortem.run import Run
 from postmortem.run.recorded import RecordedRun
+from postmortem.run.replayed import Difference, ReplayResult
 from postmortem.sources import open_run
-from tests.experiment.test_design import HERE, PREDICTING, hypothesis, incident, of
 from tests.makers import noise, write_run
+from tests.proof.test_design import HERE, PREDICTING, hypothesis, incident, of
 from tests.report.factory import spike
 
 ONSET, MOVED, START, UNTIL = 312, 353, 300, 420
@@ -107,7 +108,7 @@ def bench(folder: Path, world: World, *hypotheses: Any, **more: Any) -> Experime
         folder=run / "replays",
         program=None,
         trusted=False,
-        imports="",
+        announced=NamedProgram("made:build"),
         world=world,
         **more,
     )
@@ -156,7 +157,7 @@ def _each_curve_is_looked_at_once(request: pytest.FixtureRequest, monkeypatch: p
         return known[key]
 
     if request.cls is TestDecision:
-        monkeypatch.setattr("postmortem.experiment.judge.detect", detected)
+        monkeypatch.setattr("postmortem.proof.judge.detect", detected)
 
 
 @pytest.mark.heavy

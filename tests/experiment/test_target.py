@@ -9,7 +9,7 @@ import pytest
 
 from postmortem.diagnosis import Hypothesis, Incident
 from postmortem.experiment.target import first_of_cascade
-from tests.experiment.test_null_replay import INCIDENT
+from tests.proof.test_null_replay import INCIDENT
 
 ROWS = np.arange(1000)
 

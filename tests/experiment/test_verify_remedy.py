@@ -10,9 +10,9 @@ pytest.importorskip("torch")
 
 from postmortem.change import Change
 from postmortem.diagnosis import Verification, VerificationCheck
-from postmortem.experiment.judge import loss_spread
 from postmortem.experiment.target import ExperimentTarget, find_target
 from postmortem.experiment.verify_remedy import replay_with_remedy, with_measured_band
+from postmortem.proof.judge import loss_spread
 from postmortem.sources import open_run
 from tests.replay.small import edited
 from tests.replays import AT, Driver

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from postmortem.interventions import parse_change
-from postmortem.replay.result import ReplayResult
 from postmortem.replay.run_replay import replay
 from postmortem.replay.spec import ReplaySpec
+from postmortem.run.replayed import ReplayResult
 
 
 def again(

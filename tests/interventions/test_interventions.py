@@ -18,9 +18,9 @@ from postmortem.interventions.mask import concentrated_tokens
 from postmortem.lab.program import build
 from postmortem.program import Edit
 from postmortem.record.writer import RunWriter
-from postmortem.replay.result import ReplayResult
 from postmortem.run import Run
 from postmortem.run.recorded import RecordedRun
+from postmortem.run.replayed import ReplayResult
 from postmortem.sources import open_run
 from tests.replay.small import column, drive, drive_as_recorded, small_run
 from tests.samples import ROOT, sample

@@ -13,10 +13,10 @@ import pytest
 from postmortem.arithmetic import arithmetic_of
 from postmortem.change import Change
 from postmortem.experiment.pool import run_replays
-from postmortem.replay.result import ReplayResult
 from postmortem.replay.run_replay import OnStep, replay
 from postmortem.replay.spec import ReplaySpec
 from postmortem.run import Run
+from postmortem.run.replayed import ReplayResult
 from postmortem.sources import open_run
 from tests.replay.ranks_program import record
 from tests.samples import skip_on_other_arithmetic

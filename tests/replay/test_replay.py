@@ -17,10 +17,10 @@ from postmortem.lab.program import build
 from postmortem.record import Recorder
 from postmortem.record.lock import WriterLock
 from postmortem.replay.comparison import DataChanged
-from postmortem.replay.result import RESULT_FILE
 from postmortem.replay.run_replay import ProgramFailed, SaveFailed
 from postmortem.replay.start_checkpoint import usable_checkpoints
 from postmortem.run.recorded import RecordedRun
+from postmortem.run.replayed import RESULT_FILE
 from postmortem.sources import open_run
 from postmortem.training_loop import drive as train
 from tests.replay import ranks_program

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from postmortem.errors import UsageError
-from postmortem.replay.trust import import_location, import_notice, load_factory, trusted_program
+from postmortem.replay.trust import find_program, load_factory, trusted_program
 from tests.replay.small import drive, edited, small_run
 from tests.samples import ROOT, copy_of
 
@@ -52,10 +52,11 @@ def test_a_run_from_elsewhere_imports_nothing(tmp_path: Path, evil: Path, module
 
 
 def test_what_is_ours_or_given_needs_no_trust() -> None:
-    assert trusted_program(LAB, None, trust=False) == LAB
-    assert import_notice(LAB, None, trust=False) == ""
-    assert trusted_program("evil_train:build", "mine:build", trust=False) == "mine:build"
-    assert import_notice(None, "tests.replay.programs:build", trust=False).endswith("tests/replay/programs.py")
+    ours = trusted_program(LAB, None, trust=False)
+    assert (ours.name, ours.notice) == (LAB, "")
+    assert trusted_program("evil_train:build", "mine:build", trust=False).name == "mine:build"
+    given = trusted_program(None, "tests.replay.programs:build", trust=False)
+    assert given.notice.endswith("tests/replay/programs.py")
     with pytest.raises(UsageError, match="names no program"):
         trusted_program(None, None, trust=True)
 
@@ -73,18 +74,19 @@ def test_a_hostile_name_does_nothing_to_a_terminal() -> None:
 
 
 def test_where_a_module_would_come_from() -> None:
-    assert (
-        import_location("no_such_module_at_all.train:build") == "(no module 'no_such_module_at_all' is found from here)"
-    )
-    assert import_location("json.no_such_part:x") == "(no module 'json.no_such_part' is found from here)"
-    assert import_location("json.decoder:x").endswith("json/decoder.py")
+    def place(name: str) -> str:
+        return find_program(name).location
+
+    assert place("no_such_module_at_all.train:build") == "(no module 'no_such_module_at_all' is found from here)"
+    assert place("json.no_such_part:x") == "(no module 'json.no_such_part' is found from here)"
+    assert place("json.decoder:x").endswith("json/decoder.py")
 
 
 @pytest.mark.processes
 def test_looking_imports_no_parent_package() -> None:
     code = (
-        "import sys; from postmortem.replay.trust import import_location; "
-        "print(import_location('wsgiref.simple_server:x'), import_location('tests.replay.programs:build'), "
+        "import sys; from postmortem.replay.trust import find_program; "
+        "print(find_program('wsgiref.simple_server:x').location, find_program('tests.replay.programs:build').location, "
         "[name for name in sys.modules if name.split('.')[0] in ('wsgiref', 'tests', 'torch')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -96,9 +98,9 @@ def test_a_program_that_no_longer_imports(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(UsageError, match=r"no longer imports: AttributeError.*Fix it, or name another with --program"):
-        load_factory("broken_train:build")
+        load_factory(find_program("broken_train:build"))
     with pytest.raises(UsageError, match="no module named 'gone_train' is found"):
-        load_factory("gone_train:build")
+        load_factory(find_program("gone_train:build"))
 
 
 @pytest.mark.processes

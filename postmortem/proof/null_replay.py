@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Experiment, Incident
-from postmortem.experiment.judge import last_needed_step
-from postmortem.replay.result import Difference, ReplayResult
+from postmortem.proof.judge import last_needed_step
+from postmortem.run.replayed import Difference, ReplayResult
 from postmortem.text import number, plain
 
 FEW_ROWS = 3  # differing rows that a faulty log line may explain, if the state was not logged
@@ -48,6 +48,20 @@ def judge_null_replay(
     cause, reason = _why_vanished(result)
     experiment = _experiment("vanished", f"nothing changed: {reason}", result, out)
     return NullReplay(False, False, result.exact, cause, reason, agreement, experiment)
+
+
+def judge_second_null_replay(
+    null: NullReplay, second: ReplayResult, out: str, *, equal: bool
+) -> tuple[str, str, Experiment]:
+    """(cause, reason, second null replay) where the first null replay differs from its run. The machine is to blame
+    only if the second equals the first bit for bit (`equal`): a program that does not reproduce itself differs from any
+    run."""
+    comparison = (
+        "equals the first bit for bit" if equal else "differs from the first: the program does not reproduce itself"
+    )
+    again = replace(null.experiment, text=f"nothing changed, once more: {comparison}", seconds=second.seconds, run=out)
+    reason = f"{null.reason if equal else 'it does not appear again'}; a second null replay {comparison}"
+    return null.cause if equal else "", reason, again
 
 
 def _why_vanished(result: ReplayResult) -> tuple[str, str]:

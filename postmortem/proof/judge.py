@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from postmortem.assess.detection import detect
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Incident
-from postmortem.pipeline import detect
 from postmortem.run import Run
 from postmortem.series import Series
 from postmortem.stats import noise_sigma

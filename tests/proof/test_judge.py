@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from postmortem.detectors import DetectedIncident
-from postmortem.experiment.judge import (
+from postmortem.proof.judge import (
     CURED_SHARE,
     NEAR,
     JudgedReplay,

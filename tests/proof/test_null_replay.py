@@ -9,8 +9,8 @@ import pytest
 
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Incident, Signal
-from postmortem.experiment.null_replay import FEW_ROWS, NullReplay, judge_null_replay
-from postmortem.replay.result import Difference, ReplayResult
+from postmortem.proof.null_replay import FEW_ROWS, NullReplay, judge_null_replay
+from postmortem.run.replayed import Difference, ReplayResult
 
 COLUMNS = ("batch_hash", "grad_norm", "loss", "param_hash")
 SPIKE = DetectedIncident("loss_spike", 312, None, 313, 360, "recovered", 3.0, False, 0, False, findings=())

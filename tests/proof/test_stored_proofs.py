@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 
-from postmortem.assess.stored_proofs import FILE, Proof, add_experiment, earlier_proofs, load_proofs, store_proof
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Experiment
 from postmortem.errors import CannotWrite, UnreadableInput
 from postmortem.incident import IncidentKey
+from postmortem.jsonio import as_json
 from postmortem.pipeline import diagnose
+from postmortem.proof.stored_proofs import (
+    FILE,
+    Proof,
+    add_experiment,
+    earlier_proofs,
+    load_proofs,
+    proof_hash,
+    store_proof,
+)
 from postmortem.report import render, summarize
 from postmortem.sources import open_run
 from tests.makers import worked_example
@@ -116,21 +125,28 @@ class TestKeeping:
 
 
 class TestDraft:
-    def test_takes_up_the_verdict_the_table_and_the_cause(self, run: Path) -> None:
+    """Of a proof whose replays do not lie in the run; tests/proof/test_check.py has those with replays."""
+
+    def test_takes_up_the_cause_and_the_table_and_says_that_nothing_was_checked(self, run: Path) -> None:
         before = diagnose(open_run(run))
         assert before.verdict == "supported" and not before.incidents[0].experiments
-        store_proof(run, PROOF, ())
+        store_proof(run, replace(PROOF, date="2025-03-01"), ())
         after = diagnose(open_run(run))
         (one,) = after.incidents
-        assert after.verdict == one.verdict == "confirmed" and one.experiments == (NULL, MASK)
-        assert one.root_cause and one.remedy == (Change("skip", ((312, 313),)),) and one.proof == PROOF.text
-        tested = [n for n, h in enumerate(one.hypotheses, 1) if h.cause in MASK.tests]
+        assert after.verdict == one.verdict == "supported"
+        assert one.root_cause and one.remedy == (Change("skip", ((312, 313),)),)
+        assert one.proof == f"as proven on 2025-03-01, replays gone (proof {proof_hash(PROOF)})"
         page = render(after)
         (row,) = [line for line in page.splitlines() if line.startswith("| R1 ")]
         cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert cells[:4] == ["R1", "mask the rare tokens of batches [312, 313)", "cured", "3.1 %"]
-        assert cells[4] == " and ".join(f"H{n}" for n in tested)
-        assert "Shown by replays: Every replay came out as it says." in page and "(224 steps in total)" in page
+        assert cells[:4] == ["R1", "mask the rare tokens of batches [312, 313)", "cured (not checked)", "3.1 %"]
+        assert f"As proven on 2025-03-01, replays gone (proof {proof_hash(PROOF)})." in page
+        assert "Shown by replays" not in page and "(224 steps in total)" in page
+
+    def test_of_an_earlier_version_names_no_day(self, run: Path) -> None:
+        put(run, book({key: value for key, value in raw(experiments=as_json((NULL, MASK))).items() if key != "date"}))
+        (one,) = diagnose(open_run(run)).incidents
+        assert one.proof.startswith("as proven on a day that the file does not name, replays gone")
 
     def test_of_another_incident_takes_up_nothing(self, run: Path) -> None:
         for changed in ({"onset_step": 311}, {"attempt": 1}, {"kind": "loss_drop"}, {"discarded": True}):
@@ -138,23 +154,31 @@ class TestDraft:
             (one,) = diagnose(open_run(run)).incidents
             assert one.verdict == "supported" and not one.experiments and not one.proof
 
-    def test_a_cause_that_the_panels_rank_lower_is_the_one_that_was_shown(self, run: Path) -> None:
-        store_proof(run, replace(PROOF, cause="garbage_data"), ())
-        (one,) = diagnose(open_run(run)).incidents
-        assert one.hypotheses[0].cause == "long_tail_tokens" and one.verdict == "confirmed"
-        assert "are unpredictable" in one.root_cause
+    def test_a_cause_that_no_panel_suggests_is_not_taken_up(self, run: Path) -> None:
+        mask = replace(MASK, outcome="persists")
+        other = replace(MASK, role="R3", changes=(Change("replace", ((312, 313),)),), run="p/R3")
+        store_proof(run, replace(PROOF, cause="garbage_data", experiments=(NULL, mask, other)), ())
+        drafted = diagnose(open_run(run))
+        (one,) = drafted.incidents
+        assert not one.proof and not one.experiments and "many tokens" in one.root_cause
+        assert any("no panel suggests garbage_data" in note for note in drafted.notes)
 
     @pytest.mark.parametrize("verdict", ["refuted", "interaction", "undecided", "not_reproducible"])
-    def test_what_confirms_nothing_leaves_no_root_cause(self, run: Path, verdict: Any) -> None:
+    def test_what_names_no_cause_is_only_noted(self, run: Path, verdict: Any) -> None:
+        before = diagnose(open_run(run)).incidents[0]
         store_proof(run, replace(PROOF, verdict=verdict, cause="", text="the replays say otherwise"), ())
-        (one,) = diagnose(open_run(run)).incidents
-        assert one.verdict == verdict and not one.root_cause and not one.remedy
-        assert one.not_known == "Not known: the replays say otherwise."
+        drafted = diagnose(open_run(run))
+        (one,) = drafted.incidents
+        assert (one.verdict, one.root_cause, one.experiments) == ("supported", before.root_cause, ())
+        (note,) = [note for note in drafted.notes if "proof.json" in note]
+        assert f"{verdict} of the incident at step 312 was not taken up, only as proven" in note
 
     def test_single_replays_are_shown_and_decide_nothing(self, run: Path) -> None:
-        store_proof(run, add_experiment(None, PROOF.incident, MASK), ())
+        store_proof(run, add_experiment(None, PROOF.incident, replace(MASK, role="replay")), ())
         (one,) = diagnose(open_run(run)).incidents
-        assert one.verdict == "supported" and one.root_cause and one.experiments == (MASK,)
+        assert one.verdict == "supported" and one.root_cause and not one.proof
+        (shown,) = one.experiments
+        assert (shown.role, shown.outcome, shown.unchecked) == ("replay", "cured", "replays gone")
 
 
 DAMAGED: list[str | bytes] = [
@@ -232,10 +256,12 @@ class TestHostile:
 
     def test_words_do_nothing_to_a_page_or_a_terminal(self, run: Path) -> None:
         evil = "\x1b[31mred\u202e\x07 <script>alert(1)</script> [x](javascript:y) {{ 7*7 }} | a | b\n# Heading\n\n---"
-        one = {"role": "R1", "changes": [evil], "outcome": "cured", "text": f"{evil}: {evil}", "run": f"../../{evil}"}
-        put(run, book(raw(text=evil, experiments=[one])))
+        one = {"role": "replay", "changes": [evil], "outcome": "cured", "text": evil, "run": f"../../{evil}"}
+        null = {**one, "role": "R0", "outcome": "persists", "run": f"{evil}/R0"}
+        mask = {**one, "role": "R1", "changes": ["mask=312:313"], "tests": [evil], "run": evil}
+        put(run, book(raw(text=evil, experiments=[null, mask, one])))
         found = diagnose(open_run(run))
-        assert found.verdict == "confirmed"
+        assert found.verdict == "supported" and len(found.incidents[0].experiments) == 3
         page = render(found)
         lines = "\n".join("".join(span.text for span in line) for line in summarize(found))
         for text in (page, lines):
@@ -246,7 +272,8 @@ class TestHostile:
 
     def test_huge_figures_and_texts_stay_in_bounds(self, run: Path) -> None:
         one = {"role": "R1", "changes": ["x" * 10**6], "outcome": "", "text": "y" * 10**6, "excess": 1e308}
-        put(run, book(raw(text="z" * 10**6, experiments=[{**one, "steps": 10**300, "from_step": -(10**300)}])))
+        one |= {"role": "replay", "steps": 10**300, "from_step": -(10**300)}
+        put(run, book(raw(text="z" * 10**6, experiments=[one])))
         found = diagnose(open_run(run))
         assert found.incidents[0].experiments[0].steps == 10**300
         assert len(render(found)) < 200_000

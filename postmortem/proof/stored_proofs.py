@@ -1,10 +1,13 @@
-"""Stores what replays proved about incidents in proof.json, beside the report; every later draft reads it."""
+"""Stores what replays proved about incidents in proof.json, beside the report; every later draft checks and uses it."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from postmortem.atomic import make_folder, saving, write_text
@@ -19,20 +22,25 @@ from postmortem.run.manifest import inside
 from postmortem.text import plain
 
 FILE = "postmortem/proof.json"
+_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})?")
 
 
 @dataclass(frozen=True)
 class Proof:
     """The experiments on one incident. `verdict` is "undecided" and `text` is "" where there are only single replays;
-    `cause` is the confirmed cause, or ""."""
+    `cause` is the confirmed cause, or "". `date`: the day on which it was proven (UTC), "" in files of earlier
+    versions."""
 
     incident: IncidentKey
     verdict: Verdict
     cause: str
     text: str
     experiments: tuple[Experiment, ...]
+    date: str = ""
 
     def __post_init__(self) -> None:
+        if not _DATE.fullmatch(self.date):
+            raise ValueError(f"the date {self.date!r}")
         if self.verdict == "no_incident" or (self.verdict == "confirmed" and not self.cause):
             raise ValueError(f"the verdict {self.verdict} of {self.cause or 'no cause'}")
         if self.cause and self.verdict not in ("confirmed", "not_reproducible"):
@@ -44,6 +52,23 @@ class Proof:
 @dataclass(frozen=True)
 class _ProofFile:
     proofs: tuple[Proof, ...]
+
+
+def proof_hash(proof: Proof) -> str:
+    """Twelve hexadecimal digits of what was proven by which outcomes, so that two people can compare two files. Days,
+    seconds and words are left out."""
+    arms = [
+        [e.role, [str(change) for change in e.changes], e.outcome, e.excess, e.from_step, e.steps]
+        for e in proof.experiments
+        if e.role != "replay"
+    ]
+    text = strict_json([proof.incident, proof.verdict, proof.cause, arms])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def dated(proof: Proof) -> Proof:
+    """The same proof, made today."""
+    return dataclasses.replace(proof, date=datetime.now(UTC).date().isoformat())
 
 
 def load_proofs(run: Run) -> tuple[Proof, ...]:

@@ -16,8 +16,8 @@ from postmortem.assess.suspect import AWAY
 from postmortem.change import Change, Window
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError
-from postmortem.experiment.judge import NEAR, last_needed_step
 from postmortem.interventions import build_intervention
+from postmortem.proof.judge import NEAR, last_needed_step
 
 MIN_PROBABILITY = 0.01  # probability from which a hypothesis is tested
 MIN_TESTS, MAX_TESTS = 3, 5  # number of tested hypotheses

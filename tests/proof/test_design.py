@@ -13,7 +13,8 @@ from postmortem.causes import Cause, Suspect, causes
 from postmortem.change import Change
 from postmortem.diagnosis import Hypothesis, Incident, Prediction
 from postmortem.errors import UsageError
-from postmortem.experiment.design import (
+from postmortem.interventions import build_intervention
+from postmortem.proof.design import (
     LEAD_STEPS,
     MAX_PLACEBO_BATCHES,
     MAX_TESTS,
@@ -23,8 +24,7 @@ from postmortem.experiment.design import (
     Design,
     design_experiment,
 )
-from postmortem.experiment.judge import NEAR
-from postmortem.interventions import build_intervention
+from postmortem.proof.judge import NEAR
 from tests.report.factory import spike
 
 HERE = Suspect(window=(312, 313), move_to=313 + AWAY, onset=312, jump=312)
