@@ -243,7 +243,7 @@ class Case:
     def resume(self) -> int | None:
         """The first step of an attempt that began at the onset or up to RESUME_ROWS rows before it, or None."""
         starts = [s.first_step for s in self.run.segments if s.attempt > 0]
-        starts += [e.step for e in self.run.journal if e.event == "resume" and e.step is not None]
+        starts += self.run.journal.steps("resume")
         near = [s for s in starts if 0 <= self.onset - s <= RESUME_ROWS * self.row_step]
         return max(near, default=None)
 

@@ -10,6 +10,7 @@ import types
 import typing
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -117,22 +118,31 @@ def read_object(file: Path, *, hint: str = "") -> dict[str, Any]:
     return typing.cast("dict[str, Any]", value)
 
 
+@lru_cache  # evaluating the annotations takes longer than reading a small record
+def _fields(kind: type[Any]) -> tuple[tuple[str, Any, bool], ...]:
+    """(name, annotation, whether it has no default) of each field of a dataclass."""
+    hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
+    return tuple(
+        (field.name, hints[field.name], field.default is missing and field.default_factory is missing)
+        for field in dataclasses.fields(kind)
+    )
+
+
 def build_from(kind: type[T], raw: Any) -> T:
     """The dataclass `kind` from its JSON, checked field by field; a missing field takes its default or is an error.
 
     Raises TypeError or ValueError, whose message names the field.
     """
     _require(Mapping, raw)
-    hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(typing.cast("type[Any]", kind)):
-        if field.name in raw:
+    for name, hint, required in _fields(kind):
+        if name in raw:
             try:
-                values[field.name] = _coerce(hints[field.name], raw[field.name])
+                values[name] = _coerce(hint, raw[name])
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{field.name}: {error}") from error
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise TypeError(f"no {field.name}")
+                raise type(error)(f"{name}: {error}") from error
+        elif required:
+            raise TypeError(f"no {name}")
     return kind(**values)
 
 
@@ -140,6 +150,8 @@ def _coerce(hint: Any, raw: Any) -> Any:
     """`raw` as a value of the annotation `hint`."""
     if hint is Any:
         return raw
+    if hint is str or hint is int or hint is float:  # first: nearly all are
+        return _scalar((hint,), raw)
     if hasattr(hint, "from_text"):
         _require(str, raw)
         return hint.from_text(raw)

@@ -22,8 +22,11 @@ def plain(text: object, limit: int = 200) -> str:
     Names come from strangers and must not control a terminal. Escape sequences lose their ESC byte and become harmless
     letters; a newline or tab becomes a space.
     """
+    start = str(text)[: limit + 1]
+    if len(start) <= limit and start.isprintable():  # as nearly all names are
+        return start
     out: list[str] = []
-    for char in str(text)[: limit + 1]:
+    for char in start:
         if char in "\t\n\r\v\f\x85\u2028\u2029":
             out.append(" ")
         elif char in _ZERO_WIDTH_JOINERS or unicodedata.category(char)[0] != "C":

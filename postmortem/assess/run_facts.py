@@ -38,9 +38,9 @@ def run_facts(run: Run) -> RunFacts:
 def _resumes(run: Run) -> tuple[str, ...]:
     """Every resume in the journal, or else in the rows: its step, its checkpoint, and what was not restored."""
     resumes: list[str] = []
-    for event in run.journal:
+    for event in run.journal.of("resume"):
         step = step_number(event.keys.get("from_step"))
-        if event.event != "resume" or step is None:
+        if step is None:
             continue
         path, missing = event.keys.get("checkpoint"), event.keys.get("missing")
         details = [plain(path, 100)] if isinstance(path, str) else []
@@ -55,7 +55,7 @@ def _segment(attempt: int, first: int, last: int, discarded: bool) -> str:
 
 def _date(run: Run) -> str:
     """The day on which the run ended, from its journal or its `time` column; "" where neither has a time."""
-    times = [e.time for e in run.journal if e.time is not None]
+    times = [] if run.journal.last_time is None else [run.journal.last_time]
     if not times:
         clock = run.series("time")
         times = [] if clock is None else [float(clock.value[-1])]

@@ -7,9 +7,11 @@ with the checkpoint.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -17,8 +19,8 @@ from postmortem.checkpoint import manifest as manifests
 from postmortem.checkpoint.layout import METADATA, Layout, dcp_layout, open_part, read_small, torch_layout
 from postmortem.checkpoint.streaming import scan
 from postmortem.errors import UnreadableInput
-from postmortem.run.checkpoints import ROLES
-from postmortem.run.manifest import inside
+from postmortem.run.checkpoints import ROLES, file_sizes
+from postmortem.run.places import Places
 from postmortem.small_file import parse_json
 from postmortem.text import plain
 
@@ -81,19 +83,21 @@ class Inspection:
         return self.path.name.startswith(".") or self.path.name.endswith(".tmp")
 
 
-def inspect(path: str | Path, *, deep: bool = True, on_progress: Progress = lambda done, total: None) -> Inspection:
+def inspect(
+    path: str | Path, *, deep: bool = True, pieces: bool = True, on_progress: Progress = lambda done, total: None
+) -> Inspection:
     """Inspect the checkpoint at `path`, a directory or a file. Damage is listed in `problems`; it is no error.
 
-    Without `deep` only the metadata are read, not the checksums and the tensors. `on_progress` gets (bytes read, bytes
-    in all).
+    Without `deep` only the tables are read, not the checksums and the tensors; without `pieces`, of a directory only
+    those that describe all of it, and not those with each tensor. `on_progress` gets (bytes read, bytes in all).
     """
     path = Path(path)
     draft = _Draft(path)
     try:
         if path.is_dir():
-            _directory(draft)
+            _directory(draft, pieces=pieces or deep)
         else:
-            draft.sizes = {path: path.stat().st_size}
+            draft.sizes = {str(path): path.stat().st_size}
             draft.layout = torch_layout(path)
             draft.complete = True
         draft.tables = True
@@ -133,7 +137,7 @@ class _Draft:
     kind: str = "torch"
     complete: bool = False
     tables: bool = False  # whether they could be read; otherwise nothing is known about the tensors
-    sizes: dict[Path, int] = field(default_factory=dict[Path, int])
+    sizes: dict[str, int] = field(default_factory=dict[str, int])
     layout: Layout = field(default_factory=Layout)
     manifest: manifests.CheckpointManifest | None = None
     sections: set[str] = field(default_factory=set[str])
@@ -171,6 +175,7 @@ def contents_of(tensors: Iterable[str], others: Iterable[str]) -> tuple[str, ...
     return tuple(content for content in CONTENTS if content in contents)
 
 
+@lru_cache(maxsize=4096)  # the checkpoints of a run have the same names
 def _content(name: str, *, tensor: bool) -> str | None:
     """What one entry is part of: the first known section of its name decides."""
     parts = re.split(r"[./]", name.lower())
@@ -188,30 +193,37 @@ def _content(name: str, *, tensor: bool) -> str | None:
     return "model" if tensor else None
 
 
-def _directory(draft: _Draft) -> None:
+def _directory(draft: _Draft, *, pieces: bool) -> None:
     """Read the tables, sizes and plain state of a directory."""
-    folder = draft.path
-    for name in (METADATA, manifests.NAME):
-        inside(folder, name, folder.name)
-    draft.kind = "postmortem" if (folder / manifests.NAME).exists() else "dcp"
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink()]
-    draft.sizes = {file: file.stat().st_size for file in files}
-    if not (folder / METADATA).exists():
+    folder, places = draft.path, Places(draft.path)
+    has_tables, is_own = (places.find(name, folder.name)[1] for name in (METADATA, manifests.NAME))
+    draft.kind = "postmortem" if is_own else "dcp"
+    draft.sizes = file_sizes(folder)
+    if not has_tables:
         raise UnreadableInput("the save was cut short, or this is no checkpoint.", file=METADATA, hint="It is missing.")
     if draft.kind == "postmortem":
         open_part(folder / manifests.NAME, manifests.NAME).close()
         draft.manifest = manifests.read(folder)
         for name, digest in draft.manifest.files.items():
-            file = inside(folder, name, manifests.NAME)
-            if not file.is_file():
+            size = _size(draft, name, places)
+            if size is None:
                 draft.add_problem(f"{name}: missing")
-            elif file.stat().st_size != digest.bytes:
-                draft.add_problem(f"{name}: {file.stat().st_size} bytes instead of {digest.bytes}: it was cut short")
+            elif size != digest.bytes:
+                draft.add_problem(f"{name}: {size} bytes instead of {digest.bytes}: it was cut short")
     draft.complete = not draft.problems
-    draft.layout = dcp_layout(folder)
-    for file in files:
-        if _STATE.fullmatch(file.name):
-            draft.sections |= _state_names(file)
+    draft.layout = dcp_layout(places, pieces=pieces)
+    for file in draft.sizes:
+        if _STATE.fullmatch(os.path.basename(file)):
+            draft.sections |= _state_names(Path(file))
+
+
+def _size(draft: _Draft, name: str, places: Places) -> int | None:
+    """Bytes of a file that checkpoint.json names; None where it is missing, or is no regular file."""
+    listed = draft.sizes.get(os.path.join(draft.path, name))  # what is listed is no link, and not behind one
+    if listed is not None:
+        return listed
+    found = Path(places.find(name, manifests.NAME)[0])
+    return found.stat().st_size if found.is_file() else None
 
 
 def read_state_document(file: Path, shown: str) -> dict[str, object]:
@@ -243,7 +255,7 @@ def _read(draft: _Draft, on_progress: Progress) -> None:
     """Read every byte once, for checksums and non-finite elements."""
     digests = {} if draft.manifest is None else draft.manifest.files
     resolved = {(draft.path / name).resolve(): digest for name, digest in digests.items()}
-    todo = {file.resolve(): size for file, size in draft.sizes.items()}
+    todo = {Path(file).resolve(): size for file, size in draft.sizes.items()}
     files = [file for file in todo if file in resolved or file in draft.layout.pieces]
     pieces = {file.resolve(): spans for file, spans in draft.layout.pieces.items()}
     total, done = sum(todo[file] for file in files), 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from postmortem.checkpoint.inspection import Inspection, Progress, inspect, step_of
 from postmortem.errors import UnreadableInput
 from postmortem.run.checkpoints import LATEST, ROLES
-from postmortem.run.journal import read_journal
+from postmortem.run.journal import Journal, read_journal
 from postmortem.run.manifest import inside
+from postmortem.run.places import Places
 from postmortem.text import plain
 
 
@@ -21,16 +24,19 @@ class PossibleCheckpoint:
     shown: str
     refused: str = ""
 
-    def inspect(self, *, deep: bool, on_progress: Progress = lambda done, total: None) -> Inspection:
+    def inspect(
+        self, *, deep: bool, pieces: bool = True, on_progress: Progress = lambda done, total: None
+    ) -> Inspection:
         """Inspect it, see `inspection.inspect`. A refused path has no kind."""
         if self.refused:
             role = self.path.parent.name
             return Inspection(self.path, "", role, step_of(self.path.name), False, 0, problems=(self.refused,))
-        return inspect(self.path, deep=deep, on_progress=on_progress)
+        return inspect(self.path, deep=deep, pieces=pieces, on_progress=on_progress)
 
 
-def possible_checkpoints(run: Path) -> list[PossibleCheckpoint]:
-    """The checkpoints under rollback/, recovery/ and best-k/ and those that the journal names; or `run` itself.
+def possible_checkpoints(run: Path, journal: Journal | None = None) -> list[PossibleCheckpoint]:
+    """The checkpoints under rollback/, recovery/ and best-k/ and those that the journal names; or `run` itself. The
+    journal is read unless it is given.
 
     Raises:
         UnreadableInput: there is no checkpoint at all.
@@ -39,9 +45,13 @@ def possible_checkpoints(run: Path) -> list[PossibleCheckpoint]:
         raise UnreadableInput("no such file or directory.", file=plain(run, 1000))
     if run.is_file() or (run / ".metadata").exists() or any(run.glob("*.distcp")):
         return [PossibleCheckpoint(run, plain(run.name))]
+    places = Places(run)
     names = [f"{role}/{entry.name}" for role in ROLES for entry in _entries(run / role)]
-    by_name = {name: _possible_checkpoint(run, name) for name in (*names, *_journaled(run))}
-    by_path = {c.path.resolve(): c for c in reversed(by_name.values()) if c.path.exists() or c.refused}
+    by_path: dict[str, PossibleCheckpoint] = {}
+    for name in dict.fromkeys((*names, *_journaled(run, places, journal))):
+        target, found = _possible_checkpoint(run, name, places)
+        if found is not None:
+            by_path.setdefault(target, found)
     if not by_path:
         roles = ", ".join(f"{role}/" for role in ROLES)
         raise UnreadableInput(
@@ -67,25 +77,31 @@ def _entries(folder: Path) -> list[Path]:
     return [entry for entry in sorted(folder.iterdir()) if step_of(entry.name) is not None] if folder.is_dir() else []
 
 
-def _journaled(run: Path) -> list[str]:
-    """Paths in `checkpoint` events that still exist."""
-    journal = run / "journal.jsonl"
-    events = read_journal(journal)[0] if journal.is_file() else ()
-    paths = [event.keys.get("path") for event in events if event.event == "checkpoint"]
-    return [path for path in dict.fromkeys(paths) if isinstance(path, str) and _exists(run, path)]
+def _journaled(run: Path, places: Places, journal: Journal | None) -> Iterator[str]:
+    """Paths in `checkpoint` events that exist and are not the run itself."""
+    file = run / "journal.jsonl"
+    if journal is None:
+        journal = read_journal(file)[0] if file.is_file() else Journal()
+    for event in journal.of("checkpoint"):
+        path = event.keys.get("path")
+        if isinstance(path, str) and _exists(run, path, places):
+            yield path
 
 
-def _exists(run: Path, path: str) -> bool:
-    """Whether `path` is a valid path that exists and is not the run itself."""
+def _exists(run: Path, path: str, places: Places) -> bool:
     try:
-        return (run / path).resolve() != run.resolve() and (run / path).exists()
-    except (OSError, ValueError, RuntimeError):
+        target, exists = places.find(path, run.name)
+        return exists and target != places.base
+    except UnreadableInput:  # it is listed as refused, if it is there
+        with suppress(OSError, ValueError):
+            return (run / path).exists()
         return False
 
 
-def _possible_checkpoint(run: Path, name: str) -> PossibleCheckpoint:
+def _possible_checkpoint(run: Path, name: str, places: Places) -> tuple[str, PossibleCheckpoint | None]:
+    """(the path to which `name` leads, the checkpoint; None where there is nothing)."""
     try:
-        inside(run, name, run.name or str(run))
+        target, exists = places.find(name, run.name or str(run))
     except UnreadableInput as error:
-        return PossibleCheckpoint(run / name, plain(name), plain(error))
-    return PossibleCheckpoint(run / name, plain(name))
+        return name, PossibleCheckpoint(run / name, plain(name), plain(error))
+    return target, PossibleCheckpoint(run / name, plain(name)) if exists else None

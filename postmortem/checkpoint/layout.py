@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard, cast
@@ -19,13 +20,14 @@ from postmortem.checkpoint.allowlist import InertDType, InertObject, InertStorag
 from postmortem.checkpoint.pickles import LIMIT, load_at, safe_load
 from postmortem.checkpoint.streaming import FileSpan, TensorBytes, item_size
 from postmortem.errors import UnreadableInput
-from postmortem.run.manifest import inside
+from postmortem.run.places import Places
 from postmortem.small_file import open_regular, read_bytes
 from postmortem.text import plain
 
 METADATA = ".metadata"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DEEPEST = 64
+_SMALL = 2**20  # bytes of tables that are kept for the next checkpoint
 _LONGEST_NAME = 500
 
 
@@ -65,23 +67,23 @@ def _explained(shown: str) -> Generator[None]:
         raise UnreadableInput(f"cannot be read ({plain(error, 80)}).", file=shown) from error
 
 
-def dcp_layout(folder: Path) -> Layout:
+def dcp_layout(inside_folder: Places, *, pieces: bool = True) -> Layout:
     """The layout of a torch.distributed.checkpoint directory.
+
+    Without `pieces` no tensor is looked for in its file, which is nine tenths of the work: `.metadata` says where it
+    is, and the file's size whether it can be there.
 
     Raises:
         UnreadableInput: `.metadata` cannot be read or is no metadata. Damage of one piece is a problem instead.
     """
-    metadata = safe_load(read_small(folder / METADATA, METADATA), file=METADATA)
-    declared = metadata.get("state_dict_metadata") if isinstance(metadata, InertObject) else None
-    stored = metadata.get("storage_data") if isinstance(metadata, InertObject) else None
-    if not isinstance(declared, dict) or not isinstance(stored, dict):
-        raise UnreadableInput("not the metadata of a torch.distributed.checkpoint.", file=METADATA)
-    layout = Layout()
-    declared_pieces = _declared_pieces(cast(dict[object, object], declared), layout)
-    places = _with_files(folder, _stored_places(cast(dict[object, object], stored), layout), layout)
+    data = read_small(Path(inside_folder.base, METADATA), METADATA)
+    tables = (_small_tables if len(data) <= _SMALL else _tables)(data)
+    layout = Layout({}, set(tables.tensors), set(tables.others), list(tables.problems))
+    declared_pieces = dict(tables.declared)
+    places = _with_files(inside_folder, tables.stored, layout)
     places.sort(key=lambda pair: (pair[0], pair[1].offset))
-    for path, places_in_file in groupby(places, lambda pair: pair[0]):
-        free = 0
+    for name, places_in_file in groupby(places, lambda pair: pair[0]):
+        free, path = 0, Path(name)
         try:
             file = open_part(path, path.name)
         except UnreadableInput as error:
@@ -94,13 +96,14 @@ def dcp_layout(folder: Path) -> Layout:
                     piece = declared_pieces.pop((place.name, place.offsets), None)
                     _check_place(place, piece is not None, free, size)
                     free = place.offset + place.length
-                    layout.pieces.setdefault(path, []).extend(_spans_of_piece(file, place, piece, layout))
+                    if pieces or piece is None or piece.sizes is None:
+                        layout.pieces.setdefault(path, []).extend(_spans_of_piece(file, place, piece, layout))
                 except UnreadableInput as error:
                     layout.problems.append(str(error))
     if declared_pieces:
-        name = min(name for name, _ in declared_pieces)
+        first = min(name for name, _ in declared_pieces)
         more = f" and {len(declared_pieces) - 1} more are" if len(declared_pieces) > 1 else " is"
-        layout.problems.append(f"{METADATA}: {name}{more} declared and not stored")
+        layout.problems.append(f"{METADATA}: {first}{more} declared and not stored")
     return layout
 
 
@@ -119,6 +122,33 @@ class _StoredPlace:
     file: str
     offset: int
     length: int
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What `.metadata` says, whatever the files are: pieces by name and offsets, and where each is stored."""
+
+    declared: Mapping[tuple[str, tuple[int, ...]], _DeclaredPiece]
+    stored: tuple[_StoredPlace, ...]
+    tensors: frozenset[str]
+    others: frozenset[str]
+    problems: tuple[str, ...]
+
+
+def _tables(data: bytes) -> _Tables:
+    metadata = safe_load(data, file=METADATA)
+    declared = metadata.get("state_dict_metadata") if isinstance(metadata, InertObject) else None
+    stored = metadata.get("storage_data") if isinstance(metadata, InertObject) else None
+    if not isinstance(declared, dict) or not isinstance(stored, dict):
+        raise UnreadableInput("not the metadata of a torch.distributed.checkpoint.", file=METADATA)
+    layout = Layout()
+    pieces = _declared_pieces(cast(dict[object, object], declared), layout)
+    places = tuple(_stored_places(cast(dict[object, object], stored), layout))
+    return _Tables(pieces, places, frozenset(layout.tensors), frozenset(layout.others), tuple(layout.problems))
+
+
+# The checkpoints of a run have the same tables as long as the model is the same, whatever the values in it.
+_small_tables = lru_cache(maxsize=4)(_tables)
 
 
 def _declared_pieces(
@@ -167,15 +197,15 @@ def _stored_places(entries: dict[object, object], layout: Layout) -> Iterator[_S
         yield _StoredPlace(name, place, file, *numbers)
 
 
-def _with_files(folder: Path, places: Iterator[_StoredPlace], layout: Layout) -> list[tuple[Path, _StoredPlace]]:
+def _with_files(inside_folder: Places, places: Iterable[_StoredPlace], layout: Layout) -> list[tuple[str, _StoredPlace]]:
     """Each place with its file. A path that leads out of the checkpoint is a problem."""
-    files: dict[str, Path | None] = {}
-    pairs: list[tuple[Path, _StoredPlace]] = []
+    files: dict[str, str | None] = {}
+    pairs: list[tuple[str, _StoredPlace]] = []
     for place in places:
         if place.file not in files:
             files[place.file] = None
             try:
-                files[place.file] = inside(folder, place.file, METADATA)
+                files[place.file] = inside_folder.find(place.file, METADATA)[0]
             except UnreadableInput as error:
                 layout.problems.append(str(error))
         path = files[place.file]

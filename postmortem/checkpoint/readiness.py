@@ -87,10 +87,10 @@ def check_readiness(run: Run, on_progress: Progress = lambda done, total: None) 
 
 def _inspect_all(run: Run) -> list[tuple[PossibleCheckpoint, Inspection]]:
     try:
-        candidates = possible_checkpoints(run.root) if run.root is not None else []
+        candidates = possible_checkpoints(run.root, run.journal) if run.root is not None else []
     except UnreadableInput:
         return []
-    return [(candidate, candidate.inspect(deep=False)) for candidate in candidates]
+    return [(candidate, candidate.inspect(deep=False, pieces=False)) for candidate in candidates]
 
 
 def _choose_target(
@@ -104,9 +104,8 @@ def _choose_target(
         candidate, inspection = inspected[i]
         if not _is_usable(inspection, newest_step):
             continue
-        if inspection.size_bytes <= READ_LIMIT:
-            inspection = candidate.inspect(deep=True, on_progress=on_progress)
-            inspected[i] = (candidate, inspection)
+        inspection = candidate.inspect(deep=inspection.size_bytes <= READ_LIMIT, on_progress=on_progress)
+        inspected[i] = (candidate, inspection)
         if _is_usable(inspection, newest_step) and not inspection.nonfinite:
             return inspected[i]
         if _is_usable(inspection, newest_step) and nonfinite is None:
@@ -147,7 +146,7 @@ def _checkpoint(evidence: _Evidence) -> Iterator[ReadinessCheck]:
 
 def _cadence(evidence: _Evidence) -> int | None:
     """Steps between two saves, by the journal and by the checkpoints that exist."""
-    saved = {event.step for event in evidence.run.journal if event.event == "checkpoint" and event.step is not None}
+    saved = set(evidence.run.journal.steps("checkpoint"))
     saved |= {i.step for _, i in evidence.inspected if i.step is not None and i.role != "best-k"}
     gaps = np.diff(sorted(step for step in saved if step <= evidence.newest_step + 1))
     return int(np.median(gaps)) if gaps.size else None
@@ -202,10 +201,7 @@ def _soundness(evidence: _Evidence) -> Iterator[ReadinessCheck]:
 
 def _finite(evidence: _Evidence) -> Iterator[ReadinessCheck]:
     name = "finite"
-    events = [
-        event for event in evidence.run.journal if event.event == "nonfinite_parameters" and event.step is not None
-    ]
-    first = min((event.step for event in events if event.step is not None), default=None)
+    first = min(evidence.run.journal.steps("nonfinite_parameters"), default=None)
     nonfinite = [inspection for _, inspection in evidence.inspected if inspection.nonfinite]
     older = "use an older checkpoint: postmortem checkpoints RUN shows which is finite"
     if nonfinite:

@@ -47,7 +47,8 @@ def checkpoints(
     inspections: list[tuple[str, Inspection]] = []
     for candidate in possible_checkpoints(run):
         with reading(f"Reading {candidate.shown}") as advance:
-            inspections.append((candidate.shown, candidate.inspect(deep=not fast, on_progress=advance)))
+            inspection = candidate.inspect(deep=not fast, pieces=not fast, on_progress=advance)
+        inspections.append((candidate.shown, inspection))
     target = latest(run)
     newest = next((name for name, i in inspections if target is not None and i.path.resolve() == target), None)
     if as_json:

@@ -27,7 +27,6 @@ _LEFT, _RIGHT = 0.075, 0.985
 _DASHES = (0, (4, 2))
 _THIN, _FAINT = 0.6, 0.35
 _CROWDED = 400  # rows: where there are more, the levels are drawn over them
-_LARGEST = 1e30  # larger and non-finite values are left out: the arithmetic of an axis overflows on them
 _LOG_FROM = 30.0  # a loss that spans more than this many times its smallest value gets a logarithmic axis
 
 
@@ -64,12 +63,13 @@ def _draw_losses(axes: Axes, summaries: Sequence[RunSummary]) -> None:
     for window in shaded:
         label = "skipped" if window is shaded[0] else None
         axes.axvspan(window[0] - 0.5, window[1] - 0.5, color=ONSET, alpha=0.1, linewidth=0, label=label)
-    values = np.asarray([v for v in drawn if abs(v) < _LARGEST])
+    values = canvas.drawable(drawn)
+    values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > _LOG_FROM * values.min():
         axes.set_yscale("log")
     if any(summary.discarded for summary in summaries):
         axes.plot([], [], color=FAINT, linewidth=_THIN, linestyle=_DASHES, label="rolled back")
-    canvas.style_axes(axes, "Loss  (nats per token)", _tick_label)
+    canvas.style_axes(axes, f"Loss  (nats per token){canvas.clipped_note(drawn)}", _tick_label)
     names = axes.get_legend_handles_labels()[1]
     if names:
         canvas.add_legend(axes, names, columns=len(summaries) + 2, bottom=0.99)
@@ -94,20 +94,20 @@ def _draw_run(axes: Axes, summary: RunSummary, name: str, color: str, width: flo
 
 
 def _draw_gap(axes: Axes, level: Trace, half: Sequence[float]) -> None:
-    step, band = np.asarray(level.step), np.minimum(half, _LARGEST)
+    step, band = np.asarray(level.step, float), canvas.drawable(half)
     axes.fill_between(step, -band, band, color=FAINT, alpha=0.25, linewidth=0)
     axes.axhline(0.0, color=FAINT, linewidth=0.6)
     _draw_line(axes, level, INK)
-    canvas.style_axes(axes, "Gap  (b − a, nats per token, in levels; shaded: noise)", _tick_label)
+    note = canvas.clipped_note(level.value, half)
+    canvas.style_axes(axes, f"Gap  (b − a, nats per token, in levels; shaded: noise){note}", _tick_label)
 
 
 def _draw_line(
     axes: Axes, trace: Trace, color: str, width: float = 1.0, *, label: str | None = None, dashed: bool = False
 ) -> None:
-    value = np.asarray(trace.value)
     axes.plot(
-        np.asarray(trace.step),
-        np.where(np.abs(value) < _LARGEST, value, np.nan),
+        np.asarray(trace.step, float),
+        canvas.drawable(trace.value),
         color=color,
         linewidth=width,
         linestyle=_DASHES if dashed else "-",

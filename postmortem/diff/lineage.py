@@ -22,7 +22,7 @@ def rewinds(run: Run) -> tuple[Rewind, ...]:
     """Rollbacks and resumes of the journal in order, attempts without an event, and the lineage filled in."""
     rewinds: list[Rewind] = []
     attempt = 0
-    for event in run.journal:
+    for event in run.journal.of("run_start", "reopen", "rollback", "resume"):
         counted = step_number(event.keys.get("attempt"))
         if event.event in ("run_start", "reopen", "rollback") and counted is not None:
             attempt = counted
@@ -71,7 +71,7 @@ def consumed_at(window: Window, runs: Sequence[Run]) -> Window:
 def changed_settings(run: Run) -> tuple[ChangedSetting, ...]:
     """Settings that changed during the run, or between two of its attempts."""
     settings: list[ChangedSetting] = []
-    for event in run.journal:
+    for event in run.journal.of("config_change", "environment_change"):
         if event.event == "config_change":
             key = plain(event.keys.get("key"), 80)
             settings.append(ChangedSetting(event.step, key, event.keys.get("old"), event.keys.get("new")))

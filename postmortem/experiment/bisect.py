@@ -32,6 +32,9 @@ from postmortem.sources import open_run
 WINDOW = 32  # batches searched by default: three quarters of them before the suspect batch
 
 
+MOST_BATCHES = 10_000  # in a window: a log may have batch indices of any size
+
+
 def smallest_cure(count: int, cures: Callable[[frozenset[int]], bool]) -> list[int] | None:
     """The smallest subset of 0 … count − 1 whose removal cures, provided that every superset of a cure also cures.
     Otherwise a set that cures, but that may contain more than needed. None if even removing all does not cure."""
@@ -90,6 +93,11 @@ class BatchSearch:
     _cured_by: dict[str, bool] = field(default_factory=dict[str, bool])
 
     def __post_init__(self) -> None:
+        if self.window[1] - self.window[0] > MOST_BATCHES:
+            raise UsageError(
+                f"{format_window(self.window)} has more than {MOST_BATCHES:,} batches; search a shorter window with "
+                "--window A:B"
+            )
         incident, start = self.target.incident, self.target.from_step
         batches_before = max(0, self.target.recorded.batch_index_at(incident.onset_step) - self.window[0])
         self._trials_start = max(start, incident.onset_step - batches_before)

@@ -18,7 +18,7 @@ from postmortem.checkpoint import TrainState
 from postmortem.errors import UsageError
 from postmortem.frameworks._batch_contents import EditableBatches, UpdateBatch, batch_facts, shallow_copies
 from postmortem.frameworks._feed import BatchFeed
-from postmortem.frameworks._foreign_checkpoint import check_foreign_checkpoint
+from postmortem.frameworks._foreign_checkpoint import check_foreign_checkpoint, restoring
 from postmortem.frameworks._loader import LoaderBatches
 from postmortem.frameworks._recording import as_array
 from postmortem.frameworks._restoring import restored_state
@@ -179,7 +179,7 @@ class FrameworkLoop(EditableBatches, ABC):
         """Start the loop from a checkpoint of its framework; the names of the restored pieces of state.
 
         Raises:
-            UnreadableInput: the checkpoint is not safe to load.
+            UnreadableInput: the checkpoint is damaged, not safe to load, or none of this training.
             UsageError: the loop has already started.
         """
         if self._started:
@@ -187,6 +187,11 @@ class FrameworkLoop(EditableBatches, ABC):
                 f"the {self.framework} Trainer has already started: its own checkpoint can only start a training"
             )
         check_foreign_checkpoint(checkpoint)
+        with restoring(checkpoint, self.framework):
+            return self._restored(checkpoint)
+
+    def _restored(self, checkpoint: Path) -> tuple[str, ...]:
+        """Start the loop from a checkpoint that was checked; the names of the restored pieces of state."""
         self._start(checkpoint)
         self._position = self.updates
         return self._collector.restored

@@ -19,6 +19,7 @@ from torch.utils import deterministic
 from postmortem.errors import UsageError
 from postmortem.lab.config import interpolate, learning_rate
 from postmortem.lab.data import IGNORED, LabBatch, Loader
+from postmortem.lab.limits import check_size
 from postmortem.lab.model import Arena, Forward, MiniGPT
 from postmortem.program import Batch, Config, Edit, Measured, Scalar, State
 
@@ -27,7 +28,12 @@ _HELD_OUT = 64
 
 
 def build(config: Config) -> LabProgram:
-    """A fresh lab training of `config` (see `postmortem.lab.config`). Pins torch to one deterministic thread."""
+    """A fresh lab training of `config` (see `postmortem.lab.config`). Pins torch to one deterministic thread.
+
+    Raises:
+        UsageError: the config asks for more than `postmortem.lab.limits` allows, or for something that the lab lacks.
+    """
+    check_size(config)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - torch's types do not declare it

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
 from postmortem.text import count, plain
+
+_MOST_CHANGES = 100  # of the config that are listed for one incident
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -17,14 +21,12 @@ def _measure(case: Case) -> list[Observation]:
     elif case.run.journal:
         text = "no resume within ten rows before the onset"
         observations.append(Observation("state.no_resume", text, step=case.onset, moved=False))
-    for event in case.run.journal:
-        if (
-            event.event == "config_change"
-            and event.step is not None
-            and 0 <= case.onset - event.step <= 10 * case.row_step
-        ):
-            text = f"config {plain(event.keys.get('key', '?'), 60)} changed at step {event.step}"
-            observations.append(Observation("state.config_change", text, step=event.step))
+    near_onset = range(case.onset - 10 * case.row_step, case.onset + 1)
+    journal = case.run.journal
+    changes = (i for i in journal.positions("config_change") if journal.step(i) in near_onset)
+    for event in map(journal.__getitem__, islice(changes, _MOST_CHANGES)):
+        text = f"config {plain(event.keys.get('key', '?'), 60)} changed at step {event.step}"
+        observations.append(Observation("state.config_change", text, step=event.step))
     observations += _sibling_step(case)
     hashes = case.labels("param_hash")
     near = (

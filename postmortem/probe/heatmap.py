@@ -56,7 +56,8 @@ def draw_probe(result: ProbeResult) -> bytes:
         for bottom, title, values in maps:
             axes = figure.add_axes((_LEFT, bottom / height, _RIGHT - _LEFT, tall / height))
             image = _draw_map(axes, result, values)
-            axes.set_title(title, pad=4, parse_math=False)
+            note = canvas.clipped_note([v for row in values for v in row if v is not None])
+            axes.set_title(title + note, pad=4, parse_math=False)
             bar = figure.add_axes((_RIGHT + 0.012, bottom / height, 0.012, tall / height))
             if image is not None:
                 _draw_color_bar(figure, image, bar)
@@ -70,7 +71,8 @@ def _draw_map(axes: Axes, result: ProbeResult, rows: Sequence[Sequence[float | N
     """One row of cells for each state; None if no value is finite."""
     first, last = result.window
     values = np.array([[np.nan if v is None else v for v in row] for row in rows], np.float64)
-    positive = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    shown = canvas.drawable(values)
+    positive = np.where(shown > 0, shown, np.nan)
     edges = (first - 0.5, last - 0.5, len(rows) - 0.5, -0.5)
     axes.set(xlim=edges[:2], ylim=edges[2:])
     axes.set_facecolor("black")
@@ -100,7 +102,7 @@ def _frame_bad_cells(axes: Axes, row: int, state: StateProbe) -> None:
 
 
 def _label_cell(axes: Axes, batch: int, row: int, value: float, image: AxesImage | None) -> None:
-    dark = image is None or not np.isfinite(value) or float(np.asarray(image.norm(np.array(value)))) > 0.6
+    dark = image is None or not np.isfinite(value) or float(np.asarray(image.norm(canvas.drawable(value)))) > 0.6
     axes.text(batch, row, number(value), ha="center", va="center", fontsize=7, color="white" if dark else INK)
 
 

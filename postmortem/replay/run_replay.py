@@ -43,6 +43,9 @@ from postmortem.sources import open_run
 from postmortem.text import plain
 from postmortem.training_loop import drive
 
+MOST_STEPS = 10_000_000
+"""Of one replay: a log may say that its run had any number of steps."""
+
 OnStep = Callable[[int, int, float, "float | None"], None]
 """Called with (step, until, loss, the loss that the run recorded at that step)."""
 
@@ -74,6 +77,11 @@ def replay(
     program = spec.announced or trusted_program(run.manifest.program, spec.program, trust=spec.trusted)
     if not 0 <= spec.from_step < spec.until:
         raise UsageError(f"steps {spec.from_step} to {spec.until}: there is no step to drive")
+    if spec.until - spec.from_step > MOST_STEPS:
+        raise UsageError(
+            f"steps {spec.from_step} to {spec.until} are more than a replay drives at once ({MOST_STEPS:,}); "
+            "name a nearer end with --until, or a later start with --from-step"
+        )
     checkpoint = find_checkpoint(recorded, spec)
     factory = load_factory(program, elsewhere=not ranks.first)
     driver = _ReplayDriver(spec, recorded, ranks, factory, on_step, started, provenance)

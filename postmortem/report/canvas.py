@@ -15,6 +15,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
 
 WIDTH = 9.0  # inches; a picture is 990 px wide at DPI, so that a README does not scale it up
 DPI = 110
@@ -26,6 +27,9 @@ GRID = "#eaeef2"
 ONSET = "#cf222e"
 RECOVERY = "#1a7f37"
 LINES = ("#0969da", "#bc4c00", "#8250df", "#1b7c83", "#bf3989", "#6e7781", "#4d2d00", "#116329")
+
+LARGEST, SMALLEST = 1e30, 1e-100
+"""Sizes of the values that are drawn: the arithmetic of axes, transforms and color maps overflows far beyond."""
 
 STYLE: Any = {
     "font.size": 8.0,
@@ -61,6 +65,31 @@ STYLE: Any = {
     "axes.prop_cycle": f"cycler(color={list(LINES)})",
     "axes.formatter.useoffset": False,
 }
+
+
+def drawable(values: ArrayLike) -> NDArray[np.float64]:
+    """Values that an axis can be calculated for: those beyond ±`LARGEST` are drawn there, those within ±`SMALLEST` as
+    zero; what is not finite is NaN, which is not drawn. The difference of two of them, and its square, is finite.
+
+    Whoever draws them says `clipped_note` in the picture.
+    """
+    array = np.asarray(values, np.float64)
+    array = np.where(np.isfinite(array), array, np.nan)
+    return np.where(np.abs(array) < SMALLEST, 0.0, np.clip(array, -LARGEST, LARGEST))
+
+
+def clipped_note(*values: ArrayLike) -> str:
+    """What a title says of values, some of which `drawable` had to clip; else ""."""
+    arrays = [np.asarray(array, np.float64) for array in values]
+    clipped = any(bool((np.isfinite(array) & (np.abs(array) > LARGEST)).any()) for array in arrays)
+    return f"  · clipped at ±{LARGEST:.0e}".replace("e+", "e") if clipped else ""
+
+
+def step_span(steps: Sequence[int]) -> tuple[float, float]:
+    """Limits of an axis around `steps`, which differ also where floats are more than one step apart."""
+    low, high = float(min(steps, default=0)), float(max(steps, default=0))
+    beside = max(0.5, 1e-12 * max(abs(low), abs(high)))
+    return low - beside, high + beside
 
 
 def draw(height: float, paint: Callable[[Figure], None], **style: Any) -> Image.Image:

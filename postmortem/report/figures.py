@@ -84,10 +84,12 @@ def _pictures(panels: Sequence[PanelReading], incident: Incident | None, out: Pa
 
 
 def _draw_on(axes: Axes, panel: PanelReading, draw: DrawPanel) -> None:
-    draw(axes, panel)
+    note = canvas.clipped_note(*(trace.value for trace in panel.traces))
+    drawn = (replace(trace, value=tuple(canvas.drawable(trace.value).tolist())) for trace in panel.traces)
+    draw(axes, replace(panel, traces=tuple(drawn)))
     axes.set(xlabel="", ylabel="")  # the unit is in the title, and every panel is over steps
     unit = f"  ({plain(panel.unit, 40)})" if panel.unit else ""
-    canvas.style_axes(axes, f"{panel.number} · {plain(panel.title, 60)}{unit}", _tick_label)
+    canvas.style_axes(axes, f"{panel.number} · {plain(panel.title, 60)}{unit}{note}", _tick_label)
     names = [plain(label, 40) for label in axes.get_legend_handles_labels()[1]]
     if len(names) > 1:
         if sum(map(len, names)) > LEGEND_CHARACTERS:
@@ -134,7 +136,7 @@ def _label(axes: Axes, step: int, text: str, color: str, side: str) -> None:
 
 def _span(panels: Sequence[PanelReading]) -> tuple[float, float]:
     steps = [step for panel in panels for trace in panel.traces for step in (trace.step[:1] + trace.step[-1:])]
-    return (min(steps, default=0) - 0.5, max(steps, default=0) + 0.5)
+    return canvas.step_span(steps)
 
 
 def _stem(panel: PanelReading) -> str:

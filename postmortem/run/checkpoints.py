@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from postmortem.run.journal import Event
+from postmortem.errors import UnreadableInput
+from postmortem.run.journal import Event, events_of
 from postmortem.run.manifest import inside
+from postmortem.run.places import Places
 from postmortem.text import plain
 
 ROLES = ("rollback", "recovery", "best-k")
@@ -43,63 +46,82 @@ def find_checkpoints(root: Path, journal: Sequence[Event]) -> tuple[tuple[Checkp
     Raises:
         UnreadableInput: a checkpoint, or the `latest` link, leads outside the run.
     """
-    by_path: dict[Path, Checkpoint] = {}
+    places = Places(root)
+    by_path: dict[str, Checkpoint] = {}
     notes: list[str] = []
-    base = root.resolve()
     for role in ROLES:
         folder = root / role
         if not folder.is_dir():
             continue
         inside(root, role, root.name or str(root))
         for entry in sorted(folder.iterdir()):
-            target = inside(root, f"{role}/{entry.name}", f"{root.name}/{role}")
+            target, exists = places.find(f"{role}/{entry.name}", f"{root.name}/{role}")
             step = _step(entry.name)
-            if step is not None and target.exists():
+            if step is not None and exists:
                 with suppress(FileNotFoundError):  # the retention of a live run may be removing it
                     by_path[target] = _checkpoint(role, step, entry)
-    for event in journal:
-        path = event.keys.get("path")
-        if event.event != "checkpoint" or not isinstance(path, str):
-            continue
-        target = inside(root, path, f"journal.jsonl:{event.line}")
-        step = event.step if event.step is not None else _step(target.name)
-        if not target.exists() or target in by_path or step is None or target == base:
-            continue
-        role = event.keys.get("role")
-        with suppress(FileNotFoundError):
-            by_path[target] = _checkpoint(plain(role, 40) if isinstance(role, str) else "other", step, target)
+    marks = _Marks(set(), set())
+    for event in events_of(journal, "checkpoint", "resume"):
+        if event.event == "checkpoint":
+            _add_journaled(event, places, by_path, marks)
+        else:
+            marks.add_resume(event, places)
     latest = root / LATEST
     if latest.is_symlink() and not inside(root, LATEST, root.name or str(root)).exists():
         notes.append(f"{LATEST}: the link points to nothing")
-    set_aside, bare = _paths_in_journal(base, journal)
     checkpoints = [
-        replace(checkpoint, parameters_only=path in bare)
+        replace(checkpoint, parameters_only=path in marks.bare)
         for path, checkpoint in by_path.items()
-        if path not in set_aside
+        if path not in marks.set_aside
     ]
     return tuple(sorted(checkpoints, key=lambda c: (c.step, c.role, str(c.path)))), notes
 
 
-def _paths_in_journal(base: Path, journal: Sequence[Event]) -> tuple[set[Path], set[Path]]:
-    """(paths that a later resume set aside, paths that contain parameters only), by the journal."""
-    set_aside: set[Path] = set()
-    bare: set[Path] = set()
-    for event in journal:
-        path, names = event.keys.get("path"), event.keys.get("set_aside")
-        if event.event == "checkpoint" and isinstance(path, str):
-            target = inside(base, path, f"journal.jsonl:{event.line}")
-            set_aside.discard(target)
-            (bare.add if event.keys.get("contents") == "parameters" else bare.discard)(target)
-        elif event.event == "resume" and isinstance(names, list):
-            set_aside |= {
-                inside(base, name, f"journal.jsonl:{event.line}")
-                for name in cast(list[object], names)
-                if isinstance(name, str)
-            }
-            origin = event.keys.get("checkpoint")  # it counts again once the run resumed from it
-            if isinstance(origin, str) and (base / origin).exists():
-                set_aside.discard((base / origin).resolve())
-    return set_aside, bare
+@dataclass(frozen=True)
+class _Marks:
+    """What the journal says about checkpoints that exist: those that a later resume set aside, and those that contain
+    parameters only."""
+
+    set_aside: set[str]
+    bare: set[str]
+
+    def add_checkpoint(self, target: str, event: Event) -> None:
+        """It was saved, perhaps once more."""
+        self.set_aside.discard(target)
+        (self.bare.add if event.keys.get("contents") == "parameters" else self.bare.discard)(target)
+
+    def add_resume(self, event: Event, places: Places) -> None:
+        """The later checkpoints are set aside, and the one from which the run resumed counts again."""
+        names = event.keys.get("set_aside")
+        if not isinstance(names, list):
+            return
+        for name in cast(list[object], names):
+            if isinstance(name, str):
+                target, exists = places.find(name, f"journal.jsonl:{event.line}")
+                if exists:
+                    self.set_aside.add(target)
+        origin = event.keys.get("checkpoint")
+        if isinstance(origin, str):
+            with suppress(UnreadableInput):  # what is outside the run was not set aside in it
+                self.set_aside.discard(places.find(origin, "")[0])
+
+
+def _add_journaled(event: Event, places: Places, by_path: dict[str, Checkpoint], marks: _Marks) -> None:
+    """Add the checkpoint that an event names, if it exists and is not known yet."""
+    path = event.keys.get("path")
+    if not isinstance(path, str):
+        return
+    target, exists = places.find(path, f"journal.jsonl:{event.line}")
+    if not exists:
+        return
+    marks.add_checkpoint(target, event)
+    found = Path(target)
+    step = event.step if event.step is not None else _step(found.name)
+    if target in by_path or step is None or target == places.base:
+        return
+    role = event.keys.get("role")
+    with suppress(FileNotFoundError):
+        by_path[target] = _checkpoint(plain(role, 40) if isinstance(role, str) else "other", step, found)
 
 
 def _step(name: str) -> int | None:
@@ -110,9 +132,28 @@ def _step(name: str) -> int | None:
 
 def _checkpoint(role: str, step: int, path: Path) -> Checkpoint:
     if path.is_dir():
-        files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
-        sharded = path.suffix == ".dcp" or any(p.suffix == ".distcp" for p in files)
-        complete = bool(files) and not path.name.endswith(".tmp") and (not sharded or (path / ".metadata").is_file())
-        return Checkpoint(role, step, path, complete, sum(p.stat().st_size for p in files))
+        sizes = file_sizes(path)
+        names = {os.path.basename(name) for name in sizes}
+        sharded = path.suffix == ".dcp" or any(name.endswith(".distcp") for name in names)
+        complete = bool(sizes) and not path.name.endswith(".tmp") and (not sharded or (path / ".metadata").is_file())
+        return Checkpoint(role, step, path, complete, sum(sizes.values()))
     size = path.stat().st_size
     return Checkpoint(role, step, path, size > 0 and not path.name.endswith(".tmp"), size)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Path → bytes of each regular file below `folder`, sorted by path. Links are left out and not followed.
+
+    Raises:
+        OSError: the folder, or one in it, cannot be listed.
+    """
+    sizes: dict[str, int] = {}
+    todo = [os.fspath(folder)]
+    while todo:
+        with os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    sizes[entry.path] = entry.stat(follow_symlinks=False).st_size
+    return dict(sorted(sizes.items()))

@@ -1,18 +1,30 @@
-"""journal.jsonl: what happened to the run, one event per line."""
+"""journal.jsonl: what happened to the run, one event per line.
+
+A run of months has millions of events, of which a report reads a few kinds. So the lines are kept as they were written,
+with one number for each thing that is asked of all of them, and an event becomes an object when it is read.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast, overload
 
 from postmortem.errors import UnreadableInput
-from postmortem.run.rows import LineReport, read_objects
+from postmortem.run.rows import LineReport, parse_json, read_object_lines
 from postmortem.run.values import parse_number
 from postmortem.text import plain
+
+_KINDS = ("run_start", "reopen", "checkpoint", "resume", "rollback")
+_KINDS += ("config_change", "environment_change", "nonfinite_parameters")
+_CODES = {name: code for code, name in enumerate(_KINDS)}
+_OTHER = len(_KINDS)  # the code of every other kind: names of strangers could be millions
+_TARGETS = {"resume": "from_step", "rollback": "to_step"}
+_NONE = -1  # where an event has no step, attempt or target
 
 
 @dataclass(frozen=True)
@@ -26,41 +38,158 @@ class Event:
     line: int
 
 
-def read_journal(file: Path) -> tuple[tuple[Event, ...], list[str]]:
+class Journal(Sequence[Event]):
+    """The events in file order, about 150 bytes each: the line itself, and 37 bytes that are read without parsing it.
+
+    Iterating parses every line. `of`, `steps`, `target` and `attempt` touch only what they are asked for.
+    """
+
+    def __init__(self) -> None:
+        self.last_time: float | None = None
+        self._text = bytearray()
+        self._ends = array("q")
+        self._lines = array("q")
+        self._codes = array("B")
+        self._steps, self._attempts, self._targets = array("q"), array("q"), array("q")
+
+    def append(self, line: int, text: bytes, row: Mapping[str, object]) -> None:
+        """Add one event: its line, the JSON in it, and that as an object, whose `event` is text."""
+        name = cast(str, row["event"])
+        self._text += text
+        self._ends.append(len(self._text))
+        self._lines.append(line)
+        self._codes.append(_CODES.get(name, _OTHER))
+        self._steps.append(_whole(row.get("step")))
+        self._attempts.append(_whole(row["attempt"]) if "attempt" in row else _NONE)
+        self._targets.append(_whole(row.get(_TARGETS[name])) if name in _TARGETS else _NONE)
+        seconds = _seconds(row.get("time"))
+        if seconds is not None and (self.last_time is None or seconds > self.last_time):
+            self.last_time = seconds
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Event, ...]: ...
+    def __getitem__(self, index: int | slice) -> Event | tuple[Event, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        i = range(len(self))[index]
+        text = self._text[self._ends[i - 1] if i else 0 : self._ends[i]]
+        row = cast("dict[str, Any]", parse_json(text.decode()))
+        name, time = row.pop("event"), row.pop("time", None)
+        row.pop("step", None)
+        return Event(name, _or_none(self._steps[i]), _seconds(time), MappingProxyType(row), self._lines[i])
+
+    def __iter__(self) -> Iterator[Event]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it has the same events as another sequence."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        events = cast(Sequence[object], other)
+        return len(self) == len(events) and all(a == b for a, b in zip(self, events, strict=True))
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __repr__(self) -> str:
+        return f"<Journal: {len(self)} events>"
+
+    def positions(self, *names: str) -> Iterator[int]:
+        """Where events of these names stand. They are names of the format: others have no code and are not found.
+
+        Raises:
+            KeyError: a name that the format does not have.
+        """
+        codes = {_CODES[name] for name in names}
+        return (i for i, code in enumerate(self._codes) if code in codes)
+
+    def of(self, *names: str) -> Iterator[Event]:
+        """The events of these names; see `positions`."""
+        return map(self.__getitem__, self.positions(*names))
+
+    def steps(self, name: str) -> Iterator[int]:
+        """The steps of the events of one name that have a step."""
+        return (step for step in map(self._steps.__getitem__, self.positions(name)) if step != _NONE)
+
+    def name(self, position: int) -> str:
+        """The name of an event, if it is one of the format; else ""."""
+        code = self._codes[position]
+        return "" if code == _OTHER else _KINDS[code]
+
+    def step(self, position: int) -> int | None:
+        """The step of an event."""
+        return _or_none(self._steps[position])
+
+    def attempt(self, position: int) -> int | None:
+        """The attempt that an event names."""
+        return _or_none(self._attempts[position])
+
+    def target(self, position: int) -> int | None:
+        """The step to which a resume or a rollback returns; None for other events."""
+        return _or_none(self._targets[position])
+
+    def targets(self, *names: str) -> Iterator[int]:
+        """The steps to which resumes or rollbacks return."""
+        return (step for step in map(self._targets.__getitem__, self.positions(*names)) if step != _NONE)
+
+
+def read_journal(file: Path) -> tuple[Journal, list[str]]:
     """(events in file order, notes). Unknown events are kept; bad lines and a torn last one are skipped and noted.
 
     Raises:
         UnreadableInput: no line is an event.
     """
     lines = LineReport(file.name)
-    events: list[Event] = []
-    nameless: list[int] = []
-    for line, row in read_objects(file, lines, strict_text=False):
-        name = row.get("event")
-        if not isinstance(name, str):
-            nameless.append(line)
-            continue
-        rest = {key: value for key, value in row.items() if key not in ("event", "step", "time")}
-        events.append(Event(name, step_number(row.get("step")), _number(row.get("time")), MappingProxyType(rest), line))
-    if not events and (lines.bad or nameless or lines.torn):
+    journal = Journal()
+    nameless = first_nameless = 0
+    for line, text, row in read_object_lines(file, lines, strict_text=False):
+        if isinstance(row.get("event"), str):
+            journal.append(line, text, row)
+        else:
+            nameless, first_nameless = nameless + 1, first_nameless or line
+    if not journal and (lines.bad or nameless or lines.torn):
         raise UnreadableInput('no line is an event like {"event": "resume", "step": 300}.', file=plain(file, 1000))
     notes = lines.notes()
     if nameless:
-        notes.append(f"{file.name}:{nameless[0]}: {len(nameless)} object(s) without an event name were skipped")
-    return tuple(events), notes
+        notes.append(f"{file.name}:{first_nameless}: {nameless} object(s) without an event name were skipped")
+    return journal, notes
+
+
+def events_of(events: Iterable[Event], *names: str) -> Iterator[Event]:
+    """The events of these names, which the format has, in a journal or in another sequence of events."""
+    if isinstance(events, Journal):
+        return events.of(*names)
+    return (event for event in events if event.event in names)
 
 
 def step_number(value: object) -> int | None:
     """`value` as a step number, or None where it is no whole number from 0 on."""
-    read = _number(value)
-    return int(read) if read is not None and 0 <= read < 2**63 and read == int(read) else None
+    return _or_none(_whole(value))
 
 
-def rewind_targets(events: Sequence[Event]) -> frozenset[int]:
+def rewind_targets(journal: Journal) -> frozenset[int]:
     """Steps to which the journal says that the run went back."""
-    targets = [step_number(e.keys.get("from_step")) if e.event == "resume" else None for e in events]
-    targets += [step_number(e.keys.get("to_step")) if e.event == "rollback" else None for e in events]
-    return frozenset(step for step in targets if step is not None)
+    return frozenset(journal.targets("resume", "rollback"))
+
+
+def _whole(value: object) -> int:
+    """`value` as a step number, or `_NONE`."""
+    if type(value) is int and 0 <= value <= 2**53:  # first: nearly all are
+        return value
+    read = _number(value)
+    return int(read) if read is not None and 0 <= read < 2**63 and read == int(read) else _NONE
+
+
+def _or_none(step: int) -> int | None:
+    return None if step == _NONE else step
+
+
+def _seconds(value: object) -> float | None:
+    return value if type(value) is float and value == value else _number(value)
 
 
 def _number(value: object) -> float | None:

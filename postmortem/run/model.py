@@ -16,7 +16,7 @@ from postmortem.jsonio import read_object
 from postmortem.run.checkpoints import Checkpoint
 from postmortem.run.columns import canonical_order
 from postmortem.run.history import HistoryView, RowKeys, Segment, history_view, segments
-from postmortem.run.journal import Event
+from postmortem.run.journal import Journal
 from postmortem.run.manifest import Manifest
 from postmortem.run.naming import Names, is_label
 from postmortem.run.table import Table
@@ -82,7 +82,7 @@ class Run:
         root: Path | None,
         source: str,
         manifest: Manifest,
-        journal: Sequence[Event],
+        journal: Journal,
         checkpoints: Sequence[Checkpoint],
         notes: Sequence[str],
         metrics: Log,
@@ -90,7 +90,7 @@ class Run:
     ) -> None:
         self.path, self.root, self.source, self.manifest = path, root, source, manifest
         self.id = manifest.id or plain(root.name if root else path.resolve().stem) or "run"
-        self.journal, self.checkpoints, self.notes = tuple(journal), tuple(checkpoints), tuple(notes)
+        self.journal, self.checkpoints, self.notes = journal, tuple(checkpoints), tuple(notes)
         self._logs = (metrics,) if batches is None else (metrics, batches)
         self._spans = _spans(metrics.keys, None if batches is None else batches.keys)
         self.segments: tuple[Segment, ...] = segments(self._spans)

@@ -12,7 +12,7 @@ import numpy as np
 from postmortem.change import Change, Window
 from postmortem.errors import UnreadableInput
 from postmortem.run import LabelSeries, Run
-from postmortem.run.journal import Event, step_number
+from postmortem.run.journal import Event, Journal, step_number
 from postmortem.series import Series, Steps
 from postmortem.text import plain
 
@@ -142,30 +142,32 @@ class RecordedRun:
         return labels.step, [str(value) for value in labels.value]
 
     @cached_property
-    def _lineage_events(self) -> list[Event]:
-        """Resumes and rollbacks whose rows are part of this lineage: a later return to an earlier step undoes them."""
-        events: list[Event] = []
-        attempt = 0
-        for event in self.run.journal:
-            event_attempt = step_number(event.keys.get("attempt"))
-            attempt = max(attempt, event_attempt or 0)
-            if self.attempt is not None and attempt > self.attempt:
+    def _lineage(self) -> list[int]:
+        """Positions in the journal of the resumes and rollbacks whose rows are part of this lineage, by the steps to
+        which they return: a later return to an earlier step undoes them. At the same step a rollback undoes both, and a
+        resume only resumes."""
+        journal = self.run.journal
+        kept: list[int] = []
+        for position in range(len(journal)):
+            if self.attempt is not None and (journal.attempt(position) or 0) > self.attempt:
                 break
-            target = step_number(event.keys.get({"resume": "from_step", "rollback": "to_step"}.get(event.event, "")))
-            if target is not None:
-                undone = {"resume": ("resume",), "rollback": ("resume", "rollback")}[event.event]
-                events = [
-                    earlier for earlier in events if _target_step(earlier) < target or (earlier.event not in undone)
-                ]
-                events = [earlier for earlier in events if _target_step(earlier) <= target]
-                events.append(event)
-        return events
+            target = journal.target(position)
+            if target is None:
+                continue
+            undone = ("resume",) if journal.name(position) == "resume" else ("resume", "rollback")
+            while kept and (
+                (before := _target(journal, kept[-1])) > target
+                or (before == target and journal.name(kept[-1]) in undone)
+            ):
+                kept.pop()
+            kept.append(position)
+        return kept
 
     @property
     def resumes(self) -> tuple[Resume, ...]:
         """Resumes of this lineage that lost a part of the state, by step."""
         resumes: list[Resume] = []
-        for event in self._lineage_events:
+        for event in map(self.run.journal.__getitem__, self._lineage):
             missing, restored = event.keys.get("missing"), event.keys.get("restored")
             if event.event == "resume" and isinstance(missing, list) and missing and isinstance(restored, list):
                 resumes.append(Resume(_target_step(event), tuple(str(part) for part in cast(list[object], restored))))
@@ -181,18 +183,17 @@ class RecordedRun:
             in_lineage = tuple(_read_change_set(entry) for entry in cast(list[object], entries))
             if self.attempt is None:
                 return in_lineage
-            started = {_target_step(e) for e in self.run.journal if e.event == "rollback" and self._is_in_lineage(e)}
+            journal = self.run.journal
+            of_attempt = (i for i in journal.positions("rollback") if (journal.attempt(i) or 0) <= self.attempt)
+            started = {_target(journal, i) for i in of_attempt}
             return tuple(change_set for change_set in in_lineage if change_set.from_step in started)
         change_sets: list[ChangeSet] = []
-        for event in self._lineage_events:
+        for event in map(self.run.journal.__getitem__, self._lineage):
             windows = event.keys.get("skip")
             if event.event == "rollback" and isinstance(windows, list) and windows:
                 skip = Change("skip", _skip_windows(event, cast(list[object], windows)))
                 change_sets.append(ChangeSet(_target_step(event), (skip,)))
         return tuple(change_sets)
-
-    def _is_in_lineage(self, event: Event) -> bool:
-        return self.attempt is None or (step_number(event.keys.get("attempt")) or 0) <= self.attempt
 
     def _labels(self, name: str) -> LabelSeries | None:
         of_rank = self.run.labels(f"{name}{self._suffix}", attempt=self.attempt) if self._suffix else None
@@ -226,6 +227,10 @@ def _list_of_texts(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in cast(list[object], value)):
         raise ValueError(f'expected a list of texts, as in ["skip=312:512"], found {plain(value, 60)}')
     return cast(list[str], value)
+
+
+def _target(journal: Journal, position: int) -> int:
+    return journal.target(position) or 0
 
 
 def _target_step(event: Event) -> int:

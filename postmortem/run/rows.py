@@ -149,6 +149,13 @@ def read_objects(path: Path, lines: LineReport, *, strict_text: bool) -> Iterato
     Raises:
         UnreadableInput: no regular file; with `strict_text`, a line that is not UTF-8, unless it is the torn last one.
     """
+    return ((number, value) for number, _, value in read_object_lines(path, lines, strict_text=strict_text))
+
+
+def read_object_lines(
+    path: Path, lines: LineReport, *, strict_text: bool
+) -> Iterator[tuple[int, bytes, dict[str, object]]]:
+    """The same with the bytes of each line: (line number, line, object)."""
     with open_regular(path, lines.file) as file:
         for number, raw in _read_lines(file, lines):
             ended = raw.endswith(b"\n")
@@ -164,7 +171,7 @@ def read_objects(path: Path, lines: LineReport, *, strict_text: bool) -> Iterato
                 why = f"a JSON {type(value).__name__}"
             if isinstance(value, dict):
                 lines.good += 1
-                yield number, value
+                yield number, raw, value
             elif ended:
                 lines.add_bad(number, why)
             else:

@@ -66,12 +66,11 @@ class HuggingFaceLoop(FrameworkLoop):
         self._start()
         return (_unwrapped(self._trainer.optimizer),)
 
-    def restore(self, checkpoint: Path) -> tuple[str, ...]:
-        """Start the loop from a Trainer's `checkpoint-<step>`, see `postmortem.program.FrameworkCheckpoints`."""
+    def _restored(self, checkpoint: Path) -> tuple[str, ...]:
         trainer = self._trainer
         load_generators = trainer._load_rng_state  # noqa: SLF001 - transformers has no public function for this
         vars(trainer)["_load_rng_state"] = _do_nothing  # the loop would load them after its first batch: too late
-        restored = super().restore(checkpoint)
+        restored = super()._restored(checkpoint)
         load_generators(str(checkpoint))
         return restored
 

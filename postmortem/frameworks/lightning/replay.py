@@ -100,9 +100,8 @@ class LightningLoop(FrameworkLoop):
         self._start()
         return (_HookableOptimizer(self._trainer.optimizers[0], self._callback.hooks),)
 
-    def restore(self, checkpoint: Path) -> tuple[str, ...]:
-        """Start the loop from a Lightning `.ckpt`, see `postmortem.program.FrameworkCheckpoints`."""
-        restored = super().restore(checkpoint)
+    def _restored(self, checkpoint: Path) -> tuple[str, ...]:
+        restored = super()._restored(checkpoint)
         if self._callback.generators is None:
             return restored
         restore_generators(self._callback.generators)  # after the loop has drawn what it draws at a restart

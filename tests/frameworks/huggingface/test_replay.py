@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -95,3 +97,36 @@ def test_a_program_that_is_let_go_ends_its_loop(tmp_path: Path) -> None:
     program = None
     gc.collect()
     assert set(threading.enumerate()) <= before
+
+
+DAMAGED = ("trainer_state.json", "config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_of_a_checkpoint_is_named(name: str, run: Path, tmp_path: Path) -> None:
+    """Whatever the Trainer would raise at it: other JSON, no JSON, cut short, empty, a pickle of something else."""
+    program = None
+    for number, data in enumerate((b"", b"[]", b'{"global_step": "x"}', b"\x80\x02}.", bytes(64), b"\xff" * 64)):
+        folder = tmp_path / str(number) / saved(run, 3).name
+        shutil.copytree(saved(run, 3), folder)
+        if not (folder / name).exists() or (name == "config.json" and data[:1] == b"{"):
+            continue
+        (folder / name).write_bytes(data)
+        program = build({**CONFIG, "run": str(tmp_path / "run")})
+        with pytest.raises(UnreadableInput) as refused:
+            program.restore(folder)
+        assert name in str(refused.value) or folder.name in str(refused.value)
+    assert program is not None
+
+
+def test_a_state_of_another_step_is_refused(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / saved(run, 3).name
+    shutil.copytree(saved(run, 3), folder)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    for step in (10**15, -1, 4, None, True, "3", 3.5, [3]):
+        (folder / "trainer_state.json").write_text(json.dumps({**state, "global_step": step}))
+        with pytest.raises(UnreadableInput, match="global_step is"):
+            build({**CONFIG, "run": str(tmp_path / "run")}).restore(folder)
+    (folder / "trainer_state.json").unlink()
+    with pytest.raises(UnreadableInput, match=f"{folder.name}: the Hugging Face Trainer cannot restore it"):
+        build({**CONFIG, "run": str(tmp_path / "run")}).restore(folder)

@@ -91,3 +91,19 @@ def test_what_is_no_loader_is_refused(tmp_path: Path) -> None:
     given: Any = [torch.zeros(2, 5)]
     with pytest.raises(UsageError, match="a replay needs one DataLoader"):
         LightningLoop(trainer, module, given)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step", ""])
+def test_a_checkpoint_with_damaged_contents_is_named(key: str, run: Path, tmp_path: Path) -> None:
+    """Whatever Lightning would raise at it: a part that is missing, or of another type."""
+    contents = torch.load(saved(run, 3), weights_only=True)
+    for part in ("x", [{}], {"x": 1}):
+        damaged = {**contents, key: part} if key else part
+        torch.save(damaged, tmp_path / "step=3.ckpt")
+        program = build({**CONFIG, "run": str(tmp_path / "run")})
+        try:
+            program.restore(tmp_path / "step=3.ckpt")
+        except UnreadableInput as refused:
+            assert "step=3.ckpt" in str(refused)
+        else:  # the loop does not read this part
+            assert key in ("global_step", "lr_schedulers")
