@@ -14,11 +14,13 @@ at the first use of the name. docs/python.md shows all of them in use.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from postmortem.version import __version__
 
+TYPE_CHECKING = False  # as in typing, which takes longer to import than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from postmortem.api import compare, diagnose
     from postmortem.diagnosis import Diagnosis
     from postmortem.diff import RunsDiff

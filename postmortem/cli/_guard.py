@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from postmortem import interrupt
 from postmortem.cli._faults import DEBUG, as_ours, flush_output, open_closed_streams
 from postmortem.errors import Interrupted, PostmortemError
 from postmortem.text import plain
@@ -39,11 +40,27 @@ def guarded(command: Callable[[], object]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot encode is no reason to fail
             stream.reconfigure(errors="replace")
-    code = _run(command)
+    code = _run(lambda: _interruptible(command))
+    interrupt.end_work()
     unwritten = flush_output()
     if unwritten is not None and not code:
         code = _report(unwritten)
     sys.exit(code)
+
+
+def _interruptible(command: Callable[[], object]) -> None:
+    """Run `command`. An interrupt in it is an interrupt here, even if a library has made something else of it."""
+    interrupt.begin_work()
+    try:
+        command()
+    except Interrupted:
+        raise
+    except BaseException as error:
+        if interrupt.received():
+            raise KeyboardInterrupt from error
+        raise
+    if interrupt.received():
+        raise KeyboardInterrupt
 
 
 def _run(command: Callable[[], object]) -> int | str | None:

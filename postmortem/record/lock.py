@@ -56,7 +56,11 @@ class WriterLock:
                 self._handle = handle
             else:  # its last holder removed the file between our opening and our locking it
                 os.close(handle)
-        os.ftruncate(self._handle, 0)
+        try:
+            os.ftruncate(self._handle, 0)
+        except OSError:  # or nobody could write here until this process ends, which tries again
+            self.release()
+            raise
 
     def announce(self, attempt: int) -> None:
         """Write into the lock file which process has it, and for which attempt."""
@@ -66,8 +70,10 @@ class WriterLock:
     def release(self) -> None:
         """Release the lock and remove its file."""
         if self._handle >= 0:
-            self._path.unlink(missing_ok=True)
-            self.abandon()
+            try:
+                self._path.unlink(missing_ok=True)
+            finally:
+                self.abandon()
 
     def abandon(self) -> None:
         """Close the file; the lock stays with the parent process, which shares it since a fork."""

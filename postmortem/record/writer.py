@@ -252,8 +252,10 @@ def locked(path: Path) -> Generator[None]:
         try:
             with _locked(handle):
                 if is_same_file(handle, path):  # else the process before us removed it while we waited
-                    yield
-                    path.unlink(missing_ok=True)
+                    try:
+                        yield
+                    finally:
+                        path.unlink(missing_ok=True)
                     return
         finally:
             os.close(handle)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from postmortem.atomic import move, sync, sync_folder
 from postmortem.run.arrow import ArrowTable, to_arrow
 from postmortem.run.columns import KEYS
 from postmortem.run.rows import Chunk
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: there are no locks
+    fcntl = None
 
 ROW_GROUP = 32_768  # rows
 _PART = re.compile(r"part-(\d+)\.parquet")
@@ -43,13 +49,14 @@ def write_part(folder: Path, table: ArrowTable) -> Path:
     """Write a new part: temporary file, fsync, rename. Several ranks may do so at once.
 
     The temporary file is created exclusively, with the part's number in its name: the rank that created it before the
-    part exists owns that number.
+    part exists owns that number. It is locked meanwhile, so that those of killed processes are known, and removed.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     floats = [f.name for f in table.schema if pa.types.is_floating(f.type) and "." not in f.name]
     words = [f.name for f in table.schema if pa.types.is_string(f.type) and "." not in f.name]
+    _remove_abandoned(folder)
     number = max((int(p.stem.split("-")[1]) for p in parts(folder)), default=0) + 1
     while True:
         final = folder / f"part-{number:06d}.parquet"
@@ -59,10 +66,10 @@ def write_part(folder: Path, table: ArrowTable) -> Path:
         except FileExistsError:
             number += 1
             continue
-        if not final.exists():
+        if _lock(handle) is not False and not final.exists():
             break
         os.close(handle)
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
         number += 1
     try:
         with os.fdopen(handle, "wb") as file:
@@ -76,9 +83,37 @@ def write_part(folder: Path, table: ArrowTable) -> Path:
             )
             file.flush()
             sync(file.fileno())
-        move(temporary, final)
+            if fcntl is not None:
+                move(temporary, final)  # with the lock, or another rank could remove it at the last moment
+        if fcntl is None:
+            move(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(folder)
     return final
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of parts that no process writes any more."""
+    for temporary in folder.glob("part-*.parquet.tmp") if fcntl is not None else ():
+        with suppress(OSError):  # it has become a part, or may not be opened
+            handle = os.open(temporary, os.O_RDWR)
+            try:
+                if _lock(handle):
+                    temporary.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Whether this process has the lock of an open file that nobody has removed; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return os.fstat(handle).st_nlink > 0

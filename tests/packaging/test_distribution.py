@@ -80,8 +80,8 @@ def test_wheel_contains_package_templates_and_commands(wheel: Path) -> None:
     assert {f"postmortem/templates/{name}" for name in TEMPLATES} <= names
     assert "postmortem/py.typed" in names
     assert {name.partition("/")[0] for name in names} == {"postmortem", info}
-    assert "postmortem = postmortem.cli:main" in commands
-    assert "runs-diff = postmortem.cli.runs_diff:main" in commands
+    assert "postmortem = postmortem.__main__:main" in commands
+    assert "runs-diff = postmortem.__main__:runs_diff" in commands
     assert info == f"training_postmortem-{postmortem.__version__}.dist-info"
 
 

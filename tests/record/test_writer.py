@@ -154,8 +154,10 @@ def test_ranks_share_a_directory(tmp_path: Path) -> None:
 
 def test_two_writers_of_a_part_take_different_numbers(tmp_path: Path) -> None:
     chunk = read_jsonl(_lines(tmp_path / "x.jsonl", [{"step": 0, "loss": 1.0}]), "x", strict_text=True)[0][0]
-    (tmp_path / "part-000001.parquet.tmp").touch()
-    assert write_part(tmp_path, arrow_table(chunk)).name == "part-000002.parquet"
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / "part-000001.parquet.tmp").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert write_part(tmp_path, arrow_table(chunk)).name == "part-000002.parquet"
 
 
 def test_the_manifest_keeps_what_is_not_given_anew(tmp_path: Path) -> None:
@@ -237,3 +239,11 @@ def test_kill_9_loses_no_row(tmp_path: Path) -> None:
 def _lines(path: Path, rows: list[dict[str, object]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def test_what_a_killed_process_left_of_a_part_is_removed(tmp_path: Path) -> None:
+    chunk = read_jsonl(_lines(tmp_path / "x.jsonl", [{"step": 0, "loss": 1.0}]), "x", strict_text=True)[0][0]
+    for number in (1, 7):
+        (tmp_path / f"part-{number:06d}.parquet.tmp").write_bytes(b"PAR1")
+    assert write_part(tmp_path, arrow_table(chunk)).name == "part-000001.parquet"
+    assert not list(tmp_path.glob("*.tmp"))
