@@ -139,6 +139,10 @@ lab-bench: .venv/test ## Fault bench on fresh lab seeds: resumable, slow (an hou
 prove-bench: .venv/test ## Prove causes on fresh lab seeds: resumable, slow (up to two hours)
 	@$(PY) benchmarks/prove_faults.py --write
 
+.PHONY: fuzz
+fuzz: .venv/test ## Feed damaged files to every reader and command: resumable, slow (an hour or more)
+	@$(PY) benchmarks/fuzz.py --jobs $(WORKERS) --write
+
 .PHONY: clean
 clean: ## Remove what these targets made, the environment included
 	@rm -rf .venv build dist .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache

@@ -1,0 +1,191 @@
+"""Every reader of a file that strangers may have written, with the sound trees that it reads.
+
+`tests/benchmarks/test_fuzz.py` holds the list complete: each source, and each function of the package that opens a file
+to read it, is reached from here or has a reason in `EXEMPT`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from postmortem import diagnosis, report
+from postmortem.arithmetic import arithmetic_of
+from postmortem.assess.stored_proofs import load_proofs
+from postmortem.checkpoint import inspection, inventory, manifest, readiness
+from postmortem.checkpoint.policy import Policy
+from postmortem.diff import lineage, settings
+from postmortem.experiment.pool import read_finished
+from postmortem.frameworks._foreign_checkpoint import check_foreign_checkpoint
+from postmortem.record.lock import attempt_of_writer, lock_path
+from postmortem.replay.spec import ReplaySpec, read_spec
+from postmortem.run import Run
+from postmortem.run.journal import read_journal
+from postmortem.run.manifest import read_manifest, read_mapping
+from postmortem.run.recorded import RecordedRun
+from postmortem.sources import open_run
+
+from .corpus import Tree, corpus
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`read` is called with the folder of a mutated tree; the trees are named in `seeds`, and the files to mutate
+    match `targets`. `allowed` are exceptions that its docstring names beside those of `postmortem.errors`. `weight`:
+    how often, compared with the others."""
+
+    name: str
+    seeds: str
+    read: Callable[[Path], object]
+    targets: str = "*"
+    allowed: tuple[type[Exception], ...] = ()
+    weight: float = 1.0
+
+
+def _touch(run: Run) -> Run:
+    """Read all that a run reads only when it is asked."""
+    for name in (*run.columns, *run.other_columns):
+        if run.series(name) is None:
+            run.labels(name)
+    run.vocab()
+    return run
+
+
+def _source(name: str, file: str = "", source: str | None = None) -> Callable[[Path], object]:
+    return lambda folder: _touch(open_run(folder / file, source=source))
+
+
+def _lineage(folder: Path) -> object:
+    run, recorded = open_run(folder), open_run(folder)
+    rewinds = lineage.rewinds(run)
+    listed = (lineage.changed_settings(run), lineage.skipped_windows(run, rewinds))
+    rows = RecordedRun(recorded)
+    return rewinds, listed, rows.config, rows.last_step, settings.differing_settings(run, recorded)
+
+
+def _diagnosis(folder: Path) -> object:
+    loaded = diagnosis.load(folder / "diagnosis.json")
+    return [report.render(loaded, format=name) for name in report.formats()]
+
+
+def _environment(folder: Path) -> object:
+    return arithmetic_of(read_manifest(folder / "run.json", folder)[0].environment, "recorded").text
+
+
+def _lessons(folder: Path) -> object:
+    book = folder / "lessons.md"
+    report.check_lessons(book)
+    return report.add_lesson(diagnosis.load(folder / "diagnosis.json"), book)
+
+
+def _locked(folder: Path) -> object:
+    """The lock file of a writer that lives."""
+    with suppress(OSError):
+        handle = os.open(lock_path(folder, 0), os.O_RDWR | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            return attempt_of_writer(folder, 0, patience_s=0.05)
+        finally:
+            os.close(handle)
+    return attempt_of_writer(folder, 0, patience_s=0.05)
+
+
+def _result(folder: Path) -> object:
+    return read_finished(ReplaySpec("run", str(folder), 0, 1))
+
+
+def _checkpoint(folder: Path) -> object:
+    from postmortem.checkpoint.load import load_checkpoint
+
+    return load_checkpoint(folder)
+
+
+def _retention(folder: Path) -> object:
+    from postmortem.checkpoint.retention import CheckpointFolders
+
+    folders = CheckpointFolders(folder)
+    return folders.entries("rollback", "recovery", "best-k"), folders.newest()
+
+
+def _recorder(folder: Path) -> object:
+    from postmortem.record import Recorder
+
+    with Recorder(folder, provenance=False, on_error="raise") as recorder:
+        return recorder.log(10**6, loss=1.0)
+
+
+def _lab(folder: Path) -> object:
+    from postmortem.lab.program import build
+    from postmortem.replay.build_program import build_program
+
+    return build_program(build, read_mapping(folder / "config.json"))
+
+
+def _torch_file(folder: Path) -> object:
+    return inspection.inspect(folder / "checkpoint-3.pt")
+
+
+def _checkpoints(folder: Path) -> object:
+    inspections = [possible.inspect(deep=True) for possible in inventory.possible_checkpoints(folder)]
+    return inspections, inventory.latest(folder)
+
+
+_LOGS = "metrics/* batches/*"
+READERS = (
+    Reader("source csv", "csv tsv", lambda f: _touch(open_run(next(f.glob("metrics.*sv"), f))), weight=3),
+    Reader("source jsonl", "jsonl", _source("jsonl", "metrics.jsonl"), weight=3),
+    Reader("source json", "json trainer_state", lambda f: _touch(open_run(next(f.glob("*.json"), f))), weight=3),
+    Reader("source parquet", "parquet", _source("parquet", "metrics.parquet"), weight=4),
+    Reader("source W&B panel export", "wandb", _source("W&B", "wandb.csv")),
+    Reader("source folder", "folder csv json", _source("folder"), weight=3),
+    Reader("source run directory", "rows", _source("run directory"), f"{_LOGS} journal.jsonl run.json", weight=3),
+    Reader("manifest, JSON", "rows", lambda f: read_manifest(f / "run.json", f), "run.json", (OSError,), 2),
+    Reader("manifest, YAML", "folder", lambda f: read_manifest(f / "run.yaml", f), "run.yaml", (OSError,), 2),
+    Reader("journal", "folder rows", lambda f: read_journal(f / "journal.jsonl"), "journal.jsonl", (OSError,), 2),
+    Reader("vocabulary", "folder", lambda f: open_run(f).vocab(), "vocab.json"),
+    Reader("lineage", "folder", _lineage, "journal.jsonl run.yaml notes.patch"),
+    Reader("environment", "rows", _environment, "run.json", (OSError,)),
+    Reader("diagnosis", "diagnosis", _diagnosis, weight=2),
+    Reader("proofs", "proof", lambda f: load_proofs(open_run(f)), "postmortem/*", weight=2),
+    Reader("replay spec", "jobs", lambda f: read_spec(f / "jobs" / "R0.json"), "jobs/R0.json"),
+    Reader("replay result", "replay", _result),
+    Reader("policy", "policy", lambda f: Policy.from_yaml(f / "policy.yaml")),
+    Reader("lessons", "lessons", _lessons, "lessons.md"),
+    Reader("writer's lock", "lock", _locked),
+    Reader("lab config", "config", _lab, allowed=(OSError,)),
+    Reader("checkpoint", "dcp", lambda f: inspection.inspect(f, deep=False), weight=3),
+    Reader("checkpoint, every byte", "dcp", inspection.inspect, weight=2),
+    Reader("checkpoint manifest", "dcp", manifest.read, "checkpoint.json"),
+    Reader("checkpoint, loaded", "dcp", _checkpoint, weight=2),
+    Reader("file of torch.save", "torch_zip torch_legacy pickle*", _torch_file, weight=2),
+    Reader("checkpoints of a run", "recorded", _checkpoints, "rollback/* journal.jsonl latest", (OSError,)),
+    Reader("checkpoints kept", "recorded", _retention, "rollback/* latest", (OSError,), 0.5),
+    Reader("readiness", "recorded", lambda f: readiness.check_readiness(open_run(f)), "rollback/* *.json*", weight=0.5),
+    Reader("foreign checkpoint", "huggingface torch_zip", check_foreign_checkpoint, "*", (OSError,), 2),
+    Reader("recorder, reopened", "rows", _recorder, f"{_LOGS} *.json*", (OSError,), 0.3),
+)
+
+EXEMPT = {
+    "api.py:_opened": "calls open_run, as the commands do",
+    "checkpoint/checkpointer.py:delete": "reads by CheckpointFolders, as the reader of kept checkpoints does",
+    "checkpoint/manifest.py:digest": "reads what this save has just written",
+    "checkpoint/resume.py:choose_checkpoint": "reads by CheckpointFolders",
+    "checkpoint/writing.py:_write_own": "writes",
+    "cli/_guard.py:guarded": "opens /dev/null",
+    "discovery.py:_may_add_parts": "reads the metadata of installed distributions",
+    "experiment/*": "reads what its own replays wrote, by readers that are fuzzed",
+    "lab/run_equality.py:*": "compares two runs of `make samples-check`",
+    "replay/run_replay.py:_load_state": "reads by read_saved_state, as a replay from a checkpoint does",
+    "resume_test/*": "reads what its own processes wrote",
+}
+"""file:function of what opens a file and is not reached by a sound one, with the reason; `*` stands for anything."""
+
+
+def seeds_of(reader: Reader) -> list[Tree]:
+    """The sound trees of a reader."""
+    return [tree for name, tree in corpus().items() if any(fnmatch(name, seed) for seed in reader.seeds.split())]
