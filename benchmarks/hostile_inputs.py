@@ -51,8 +51,14 @@ def checkpoint_event(i: int) -> Mapping[str, object]:
     """The event of a checkpoint at step `i`."""
     path = f"rollback/step-{i:08d}.dcp"
     return {
-        **{"event": "checkpoint", "step": i, "time": 1.79e9 + i, "role": "rollback", "path": path},
-        **{"contents": "full", "bytes": 589664, "seconds": 0.02},
+        "event": "checkpoint",
+        "step": i,
+        "time": 1.79e9 + i,
+        "role": "rollback",
+        "path": path,
+        "contents": "full",
+        "bytes": 589664,
+        "seconds": 0.02,
     }
 
 
@@ -60,8 +66,14 @@ def resume_event(i: int) -> Mapping[str, object]:
     """The event of a resume near the middle of the run, without its moments."""
     step = 100 + i % (STEPS // 2)
     return {
-        **{"event": "resume", "step": step, "time": 1.79e9 + i, "from_step": step, "attempt": 0},
-        **{"checkpoint": f"rollback/step-{step:08d}.dcp", "restored": ["model"], "missing": ["moments"]},
+        "event": "resume",
+        "step": step,
+        "time": 1.79e9 + i,
+        "from_step": step,
+        "attempt": 0,
+        "checkpoint": f"rollback/step-{step:08d}.dcp",
+        "restored": ["model"],
+        "missing": ["moments"],
     }
 
 
@@ -69,8 +81,14 @@ def rollback_event(i: int) -> Mapping[str, object]:
     """The event of a rollback near the middle of the run that skips two batches."""
     step = 100 + i % (STEPS // 2)
     return {
-        **{"event": "rollback", "step": step, "time": 1.79e9 + i, "from_step": step + 5, "to_step": step},
-        **{"attempt": 0, "skip": [[step, step + 2]], "reason": "loss_spike_sustained"},
+        "event": "rollback",
+        "step": step,
+        "time": 1.79e9 + i,
+        "from_step": step + 5,
+        "to_step": step,
+        "attempt": 0,
+        "skip": [[step, step + 2]],
+        "reason": "loss_spike_sustained",
     }
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from postmortem import diagnosis, report
 from postmortem.arithmetic import arithmetic_of
-from postmortem.assess.stored_proofs import load_proofs
 from postmortem.checkpoint import inspection, inventory, manifest, readiness
 from postmortem.checkpoint.policy import Policy
 from postmortem.diff import lineage, settings
 from postmortem.experiment.pool import read_finished
 from postmortem.frameworks._foreign_checkpoint import check_foreign_checkpoint
+from postmortem.proof.stored_proofs import load_proofs
 from postmortem.record.lock import attempt_of_writer, lock_path
 from postmortem.replay.spec import ReplaySpec, read_spec
 from postmortem.run import Run

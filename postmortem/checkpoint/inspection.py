@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+from postmortem.atomic import real_path
 from postmortem.checkpoint import manifest as manifests
 from postmortem.checkpoint.layout import METADATA, Layout, dcp_layout, open_part, read_small, torch_layout
 from postmortem.checkpoint.streaming import scan
@@ -254,10 +255,10 @@ def _state_names(file: Path) -> set[str]:
 def _read(draft: _Draft, on_progress: Progress) -> None:
     """Read every byte once, for checksums and non-finite elements."""
     digests = {} if draft.manifest is None else draft.manifest.files
-    resolved = {(draft.path / name).resolve(): digest for name, digest in digests.items()}
-    todo = {Path(file).resolve(): size for file, size in draft.sizes.items()}
+    resolved = {real_path(draft.path / name): digest for name, digest in digests.items()}
+    todo = {real_path(Path(file)): size for file, size in draft.sizes.items()}
     files = [file for file in todo if file in resolved or file in draft.layout.pieces]
-    pieces = {file.resolve(): spans for file, spans in draft.layout.pieces.items()}
+    pieces = {real_path(file): spans for file, spans in draft.layout.pieces.items()}
     total, done = sum(todo[file] for file in files), 0
     nonfinite: dict[str, int] = {}
     wrong: list[str] = []

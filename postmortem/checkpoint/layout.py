@@ -197,7 +197,9 @@ def _stored_places(entries: dict[object, object], layout: Layout) -> Iterator[_S
         yield _StoredPlace(name, place, file, *numbers)
 
 
-def _with_files(inside_folder: Places, places: Iterable[_StoredPlace], layout: Layout) -> list[tuple[str, _StoredPlace]]:
+def _with_files(
+    inside_folder: Places, places: Iterable[_StoredPlace], layout: Layout
+) -> list[tuple[str, _StoredPlace]]:
     """Each place with its file. A path that leads out of the checkpoint is a problem."""
     files: dict[str, str | None] = {}
     pairs: list[tuple[str, _StoredPlace]] = []

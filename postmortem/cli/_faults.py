@@ -62,6 +62,8 @@ def _reason(error: Exception) -> str:
         return "a file of the input is cut short or damaged"
     if arrow is not None and isinstance(error, arrow.ArrowException):
         return "a Parquet file of the input is damaged"
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # Path.resolve, up to Python 3.12
+        return "a link in the input leads to itself"
     return "a path in the input is not valid" if "null byte" in str(error) or "null character" in str(error) else ""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from postmortem.atomic import real_path
 from postmortem.cli._options import JsonOption
 from postmortem.cli._output import print_json, print_lines, print_table
 from postmortem.cli._terminal import reading, text_width
@@ -50,7 +51,7 @@ def checkpoints(
             inspection = candidate.inspect(deep=not fast, pieces=not fast, on_progress=advance)
         inspections.append((candidate.shown, inspection))
     target = latest(run)
-    newest = next((name for name, i in inspections if target is not None and i.path.resolve() == target), None)
+    newest = next((name for name, i in inspections if target is not None and real_path(i.path) == target), None)
     if as_json:
         print_json({"latest": newest, "checkpoints": [_record(*named) for named in inspections]})
     else:

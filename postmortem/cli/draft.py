@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from postmortem.atomic import real_path
 from postmortem.cli._options import AtOption, IncidentOption, MapOption, parse_map
 from postmortem.cli._output import display_path, print_lines, print_location
 from postmortem.cli._terminal import encodes, stage, text_width
@@ -129,7 +130,7 @@ def _next_command(path: Path, run: Run, incident: Incident, written: Path | None
         return ""
     option = "" if incident.id == 1 else f" --incident {incident.id}"
     if incident.verdict == "confirmed":
-        beside = written is not None and written.resolve().parent == (run.root / "postmortem").resolve()
+        beside = written is not None and real_path(written).parent == real_path(run.root / "postmortem")
         diagnosis = "" if written is None else display_path(written.parent / "diagnosis.json")
         return f"postmortem verify {diagnosis}{option}" if beside and incident.remedy else ""
     leading_cause_predicts = bool(incident.hypotheses and incident.hypotheses[0].predictions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from postmortem.atomic import copy_file, make_folder, put_folder, remove_file, saving, staged
+from postmortem.atomic import copy_file, make_folder, put_folder, real_path, remove_file, saving, staged
 from postmortem.experiment.target import ExperimentTarget
 from postmortem.proof.stored_proofs import Proof
 from postmortem.replay.branch import REPLAYS, replayable_root
@@ -31,7 +31,7 @@ def bring_in(target: ExperimentTarget, proof: Proof) -> Proof:
     """`proof` with its replays in the run, where every later draft can check them: the rows of those that were driven
     elsewhere are copied, without their checkpoints. Raises CannotWrite."""
     root = replayable_root(target.run)
-    if target.folder.resolve().is_relative_to(root.resolve()):
+    if real_path(target.folder).is_relative_to(real_path(root)):
         return proof
     folder = REPLAYS / f"collected-{target.incident.onset_step}"
     experiments = [replace(e, run=(folder / Path(e.run).name).as_posix()) for e in proof.experiments]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from postmortem.atomic import real_path
 from postmortem.diagnosis import Experiment, Incident
 from postmortem.pipeline import OpenRuns
 from postmortem.proof.judge import EARLY_STEPS, last_needed_step
@@ -29,8 +30,8 @@ def record_outcome(spec: ReplaySpec, result: ReplayResult, runs: OpenRuns) -> tu
     )
     if incident is None:
         return None
-    root, out = replayable_root(run), Path(spec.out).resolve()
-    path = relative_path(out, root.resolve())
+    root, out = replayable_root(run), real_path(Path(spec.out))
+    path = relative_path(out, real_path(root))
     experiment = judge_single(run, incident, replayed, result, spec.changes, spec.attempt, path)
     proofs = earlier_proofs(run)
     proof_so_far = next((proof for proof in proofs if proof.incident == incident.key), None)

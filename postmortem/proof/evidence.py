@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from postmortem.atomic import real_path
 from postmortem.change import Change
 from postmortem.diagnosis import Experiment
 from postmortem.errors import UnreadableInput
@@ -84,7 +85,7 @@ def _folder(run: Run, claim: Experiment) -> Path:
         files = [inside(run.root, str(folder / name), "proof.json") for name in (SPEC_FILE, RESULT_FILE)]
     except UnreadableInput as error:
         raise NoEvidence("the folder of a replay leads outside the run") from error
-    if folder == run.root.resolve():
+    if folder == real_path(run.root):
         raise NoEvidence("the folder of a replay is the run itself")
     if not all(file.is_file() for file in files) or not (folder / "metrics").is_dir():
         raise NoEvidence("replays gone", gone=True)

@@ -105,7 +105,7 @@ def attempt_of_writer(run: Path, rank: int, patience_s: float = 1.0) -> int | No
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:
-            handle = os.open(lock_path(run, rank), os.O_RDONLY)
+            handle = os.open(lock_path(run, rank), os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
         except OSError:
             return None
         try:
@@ -135,7 +135,7 @@ def _read_holder(handle: int) -> _Holder | None:
     """Who has the lock; None where the holder has not written it yet."""
     try:
         return build_from(_Holder, parse_json(os.pread(handle, 4096, 0).decode()))
-    except (TypeError, ValueError):
+    except (OSError, TypeError, ValueError):
         return None
 
 

@@ -36,7 +36,7 @@ def copy_parent_run(recorded: RecordedRun, spec: ReplaySpec, checkpoint: Path | 
         CannotWrite: it cannot be written, or is below the replays of a run and leads outside that run.
     """
     root, out = replayable_root(recorded.run), Path(spec.out)
-    if root.resolve().is_relative_to(real_path(out)):
+    if real_path(root).is_relative_to(real_path(out)):
         raise UsageError(f"{plain(out, 1000)}: is the replayed run, or contains it; choose another folder with --out")
     with saving(out, within=run_around(out)):
         if out.exists() and (not out.is_dir() or (names_in(out) and not (out / SPEC_FILE).is_file())):
@@ -75,8 +75,8 @@ def _fill_copy(
             copy_file(root / name, stage / name)
     checkpoint_path = None
     if checkpoint is not None:
-        checkpoint_path = checkpoint.resolve().relative_to(root.resolve())
-        _copy(root.resolve(), checkpoint.resolve(), stage / checkpoint_path)
+        checkpoint_path = real_path(checkpoint).relative_to(real_path(root))
+        _copy(real_path(root), real_path(checkpoint), stage / checkpoint_path)
     lineage = _lineage_entry(recorded, spec)
     update_manifest(stage, lambda old: {**old, "id": Path(spec.out).name, "lineage": lineage})
     write_text(stage / SPEC_FILE, spec.to_json())
@@ -110,7 +110,7 @@ def _copy(root: Path, source: Path, target: Path) -> None:
     make_folder(target if is_folder else target.parent)
     for file in sorted(source.iterdir()) if is_folder else [source]:
         resolved = inside(root, str(file.relative_to(root)), plain(root, 1000))
-        if file.is_symlink() or resolved != file.resolve():
+        if file.is_symlink() or resolved != real_path(file):
             raise UnreadableInput("is a link; a run may contain only its own files.", file=plain(file, 1000))
         if file.is_dir():
             _copy(root, file, target / file.name)

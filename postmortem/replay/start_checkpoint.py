@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from postmortem.atomic import real_path
 from postmortem.errors import UsageError
 from postmortem.replay.spec import ReplaySpec
 from postmortem.run import Checkpoint
@@ -20,7 +21,7 @@ def find_checkpoint(recorded: RecordedRun, spec: ReplaySpec) -> Path | None:
     run = recorded.run
     if spec.checkpoint is not None:
         for checkpoint in run.checkpoints:
-            if run.root is not None and checkpoint.path.resolve() == (run.root / spec.checkpoint).resolve():
+            if run.root is not None and real_path(checkpoint.path) == real_path(run.root / spec.checkpoint):
                 return checkpoint.path
         raise UsageError(f"{plain(spec.checkpoint, 300)}: the run has no such checkpoint; {_available(recorded)}")
     if spec.from_step == 0:

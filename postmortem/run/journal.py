@@ -78,7 +78,7 @@ class Journal(Sequence[Event]):
             return tuple(self[i] for i in range(*index.indices(len(self))))
         i = range(len(self))[index]
         text = self._text[self._ends[i - 1] if i else 0 : self._ends[i]]
-        row = cast("dict[str, Any]", parse_json(text.decode()))
+        row = cast("dict[str, Any]", parse_json(text.decode(), round_integers=True))
         name, time = row.pop("event"), row.pop("time", None)
         row.pop("step", None)
         return Event(name, _or_none(self._steps[i]), _seconds(time), MappingProxyType(row), self._lines[i])

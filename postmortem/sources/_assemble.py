@@ -124,9 +124,7 @@ def _check_mapping(mapping: Mapping[str, str], metrics: Table, batch_names: Coll
             )
 
 
-def _log(
-    rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], journal: Journal, notes: list[str]
-) -> Log:
+def _log(rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], journal: Journal, notes: list[str]) -> Log:
     """One table with names and keys; appends to `notes`."""
     table = rows.table
     names = assign_columns(table.names, manifest.columns, mapping, table.display_name, rows.canonical_names(mapping))

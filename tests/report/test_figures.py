@@ -91,8 +91,8 @@ SPIKES = (
     {400: LARGE, 402: -LARGE},
     {400: -LARGE},
     {400: LARGE, 401: TINY, 402: math.nan, 403: math.inf},
-    {i: LARGE for i in range(600)},
-    {i: TINY for i in range(600)},
+    dict.fromkeys(range(600), LARGE),
+    dict.fromkeys(range(600), TINY),
     {i: LARGE if i % 2 else -LARGE for i in range(600)},
 )
 
