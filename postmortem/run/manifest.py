@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -103,11 +104,13 @@ def inside(root: Path, named: str, where: str) -> Path:
     """The path `root / named`, resolved; `where` names the place that names it, for the message.
 
     Raises:
-        UnreadableInput: it is outside `root`, by `..`, an absolute path or a link.
+        UnreadableInput: it is outside `root`, by `..`, an absolute path or a link, or no file can have that name.
     """
     try:
         target = (root / named).resolve()
         base = root.resolve()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            target.lstat()  # a name that is too long for this system
     except (OSError, RuntimeError, ValueError) as error:
         raise UnreadableInput(f"{plain(named)} is no valid path.", file=where) from error
     if not target.is_relative_to(base):
