@@ -47,7 +47,17 @@ _STAGE = re.compile(
 
 # --- what reaches the disk -------------------------------------------------------------------------------------------
 
-_write, _fsync, _replace = os.write, os.fsync, os.replace
+
+def _write(handle: int, data: bytes | memoryview) -> int:
+    return os.write(handle, data)
+
+
+def _fsync(handle: int) -> None:
+    os.fsync(handle)
+
+
+def _replace(source: Path, target: Path) -> None:
+    source.replace(target)
 
 
 def sync(handle: int) -> None:
@@ -321,7 +331,7 @@ def _new_stage(folder: Path, name: str, suffix: str, *, is_folder: bool) -> tupl
                 handle = os.open(stage, os.O_RDONLY)
             except FileNotFoundError:  # swept before we could lock it
                 continue
-        if _try_lock(handle) is not False and is_same_file(handle, Path(stage)):
+        if try_lock(handle) is not False and is_same_file(handle, Path(stage)):
             return Path(stage), handle
         os.close(handle)
 
@@ -356,7 +366,7 @@ def _is_abandoned(handle: int, host: str | None) -> bool:
     """Whether no process fills a stage any more. Its lock says so at once where it was made on this machine, or by an
     earlier version, which locked nothing. Locks of another machine may be invisible here, as on some network file
     systems, and some have no locks at all: then a stage is abandoned when it has not changed for an hour."""
-    locked = _try_lock(handle)
+    locked = try_lock(handle)
     if locked is False:
         return False
     if locked and host in (None, _host()):
@@ -364,7 +374,7 @@ def _is_abandoned(handle: int, host: str | None) -> bool:
     return time.time() - os.fstat(handle).st_mtime > _PATIENCE_S
 
 
-def _try_lock(handle: int) -> bool | None:
+def try_lock(handle: int) -> bool | None:
     """True: this process has the lock now; False: another one has it; None: there are no locks here."""
     if fcntl is None:
         return None

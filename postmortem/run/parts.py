@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from postmortem.atomic import move, sync, sync_folder
+from postmortem.atomic import move, sync, sync_folder, try_lock
 from postmortem.run.arrow import ArrowTable, to_arrow
 from postmortem.run.columns import KEYS
 from postmortem.run.rows import Chunk
@@ -108,12 +108,5 @@ def _remove_abandoned(folder: Path) -> None:
 
 def _lock(handle: int) -> bool | None:
     """Whether this process has the lock of an open file that nobody has removed; None where there are no locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return os.fstat(handle).st_nlink > 0
+    locked = try_lock(handle)
+    return os.fstat(handle).st_nlink > 0 if locked else locked

@@ -156,6 +156,21 @@ def test_what_a_person_names_is_followed(call: Call, linked: Callable[[str], Pat
     assert not [path.name for path in outside.rglob(".*") if "postmortem" in path.name]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("draft run --lessons", "draft run --out", "report run/postmortem/diagnosis.json --out", "diff run run --out"),
+        *("replay run --out", "probe run 305:306 --out", "prove run --export", "lab --out", "test-resume a:b --keep"),
+    ],
+)
+def test_a_name_of_256_bytes_is_a_wrong_name(call: Call, drafted: Path, tmp_path: Path, words: str) -> None:
+    (tmp_path / "run").symlink_to(drafted)
+    before = digest(drafted)
+    code, _, err = call(*words.split(), "x" * 256)
+    assert code == 2 and f"too long for a file. Choose another place with {words.rsplit(maxsplit=1)[-1]} " in err
+    assert digest(drafted) == before and [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_log_whose_folder_has_the_link(call: Call, tmp_path: Path) -> None:
     shutil.copytree(sample("19-spike-001") / "metrics", tmp_path / "logs")
     (tmp_path / "outside").mkdir()

@@ -17,6 +17,7 @@ WRITERS = {
     "experiment/pool.py": "has temporary files of its own in the system's folder for them",
     "frameworks/huggingface/replay.py": "moves what the framework saved, in the folder of a replay",
     "frameworks/lightning/replay.py": "moves what the framework saved, in the folder of a replay",
+    "interrupt.py": "says on the standard error that it was interrupted, before anything is imported",
     "record/lock.py": "locks the run that the user's loop records",
     "record/segment.py": "makes the directory of that run",
     "record/writer.py": "appends to the files of that run",
