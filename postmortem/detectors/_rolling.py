@@ -20,6 +20,10 @@ _CHUNK_WINDOWS = 2_048
 """Windows that are partitioned at once: 16 MB of float64 with a window of 1,000 rows."""
 
 
+CHUNK_ROWS = 2**20
+"""Rows that are computed at once where a result needs others in between: in a column of 10^7 rows, each is 80 MB."""
+
+
 def hop_for(rows: int) -> int:
     """Rows that share one window, so that a column costs about the same at 16,384 rows and at a million."""
     return max(1, -(-rows // GRID_ROWS))
@@ -85,11 +89,11 @@ def local_noise(y: Values) -> Values:
     downward is noise, which no fault makes: it tells a heavy tail from an event.
     """
     out = np.zeros_like(y)
-    if y.size < 5:
-        return out
-    a, b, c, d = y[:-4], y[1:-3], y[3:-1], y[4:]
-    low, high = np.minimum(a, b), np.maximum(a, b)
-    low2, high2 = np.minimum(c, d), np.maximum(c, d)
-    second = np.minimum(np.maximum(low, low2), np.minimum(high, high2))
-    out[2:-2] = y[2:-2] - second
+    for lo in range(0, y.size - 4, CHUNK_ROWS):
+        rows = y[lo : lo + CHUNK_ROWS + 4]
+        a, b, c, d = rows[:-4], rows[1:-3], rows[3:-1], rows[4:]
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        low2, high2 = np.minimum(c, d), np.maximum(c, d)
+        second = np.minimum(np.maximum(low, low2), np.minimum(high, high2))
+        out[lo + 2 : lo + rows.size - 2] = rows[2:-2] - second
     return out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._rolling import hop_for, local_noise, trailing_extremes, trailing_quantiles
+from postmortem.detectors._rolling import CHUNK_ROWS, hop_for, local_noise, trailing_extremes, trailing_quantiles
 from postmortem.series import Series
 
 Values = NDArray[np.float64]
@@ -92,9 +92,11 @@ def screened_column(series: Series | None, log: bool = True) -> ScreenedColumn |
         return None
     if log and raw.min() > 0:
         return ScreenedColumn(series.name, step, raw, np.log(raw), True, 1.0, 1.0)
-    size = float(np.abs(raw).max())
+    size = float(max(raw.max(), -raw.min()))
     y = raw / size
-    return ScreenedColumn(series.name, step, raw, y, False, max(float(np.median(np.abs(y))), MIN_UNIT), size)
+    return ScreenedColumn(
+        series.name, step, raw, y, False, max(float(np.median(np.abs(y), overwrite_input=True)), MIN_UNIT), size
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +111,13 @@ class Screen:
 
     def rows_above(self, y: Values) -> NDArray[np.intp]:
         """The rows whose excess over their baseline passes their limit."""
-        level = np.repeat(self.center + self.limit, self.hop)[: y.size]
+        level = self.center + self.limit
+        above = np.empty(y.size, np.bool_)
         with np.errstate(invalid="ignore"):
-            return np.flatnonzero(y > level)
+            for lo in range(0, y.size, CHUNK_ROWS):
+                hi = min(lo + CHUNK_ROWS, y.size)
+                np.greater(y[lo:hi], rows_of_grid(level, self.hop, lo, hi), out=above[lo:hi])
+        return np.flatnonzero(above)
 
 
 def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, min_scale: float = 0.0) -> Screen:
@@ -126,12 +132,20 @@ def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, min_scale
     low, mid = trailing_quantiles(noise, NOISE_ROWS, hop, (_LOW_QUANTILE, 0.5), MIN_ROWS)
     scale = np.maximum((mid - low) * _NOISE_TO_SIGMA, _wander_sigma(y, center, hop))
     scale = np.maximum(scale, max(min_scale, MIN_SCALE * unit))
-    noise /= np.repeat(np.where(np.isnan(scale), np.inf, scale), hop)[: y.size]
+    divisors = np.where(np.isnan(scale), np.inf, scale)
+    for lo in range(0, y.size, CHUNK_ROWS):
+        noise[lo : lo + CHUNK_ROWS] /= rows_of_grid(divisors, hop, lo, min(lo + CHUNK_ROWS, y.size))
     noise[:CENTER_ROWS] = 0.0
     low, high = trailing_extremes(noise, TAIL_ROWS, hop)
     sigmas = np.maximum.reduce([np.full_like(scale, rule.sigmas), -_TAIL_FACTOR * low, _UPPER_FACTOR * high])
     limit = np.maximum(np.maximum(sigmas * scale, rule.floor * unit), _short_past_excess(y, hop, scale.size))
     return Screen(hop, center, scale, np.where(np.isfinite(limit), limit, np.inf))
+
+
+def rows_of_grid(grid: Values, hop: int, lo: int, hi: int) -> Values:
+    """float64[hi - lo]: what a value for every `hop`-th row is in the rows from `lo` to `hi`."""
+    first = lo // hop
+    return np.repeat(grid[first : -(-hi // hop)], hop)[lo - first * hop : hi - first * hop]
 
 
 def _wander_sigma(y: Values, center: Values, hop: int) -> Values:
@@ -140,10 +154,10 @@ def _wander_sigma(y: Values, center: Values, hop: int) -> Values:
     shift = -(-half // hop)
     if y.size <= half or center.size <= shift:
         return np.zeros_like(center)
-    around = np.repeat(center, hop)[: y.size]
     residual = np.zeros_like(y)
-    residual[:-half] = y[:-half] - around[half:]
-    np.nan_to_num(residual, copy=False)
+    for lo in range(0, y.size - half, CHUNK_ROWS):
+        hi = min(lo + CHUNK_ROWS, y.size - half)
+        residual[lo:hi] = np.nan_to_num(y[lo:hi] - rows_of_grid(center, hop, lo + half, hi + half))
     low, mid = trailing_quantiles(residual, NOISE_ROWS, hop, (_LOW_QUANTILE, 0.5), CENTER_ROWS)
     wander = np.zeros_like(center)
     wander[shift:] = (mid - low)[:-shift]

@@ -33,6 +33,7 @@ from postmortem.detectors._screen import (
     ScreenedColumn,
     lowest_center,
     lowest_scale,
+    rows_of_grid,
     screen,
     screened_column,
 )
@@ -65,17 +66,17 @@ _ABRUPT_ROWS = 12
 _SUM_ROWS = 4_096
 """The most rows over which a live sum is taken where none was taken for long."""
 
-Terms = tuple[Values, Values, Values]
-"""float64[n] each: CUSUM terms, and in units of y the excess over the trailing median and the sigma of each row; where
-there is no past, -SLACK, nan and inf."""
+Measures = tuple[Values, Values]
+"""float64[n] each, in units of y: the excess of each row over the trailing median, and its sigma; nan and inf where
+there is no past. `_terms` makes of them what each row adds to the sum."""
 
 
 def _detect(t: Telemetry) -> Iterator[Finding]:
     s = screened_column(t.series("loss"))
     if s is None:
         return
-    search, terms = DriftSearch(s.y.size), _terms(s.y, s.unit, hop_for(s.y.size))
-    while (e := search.next(s, terms)) is not None:
+    search, measures = DriftSearch(s.y.size), _measures(s.y, s.unit, hop_for(s.y.size))
+    while (e := search.next(s, measures)) is not None:
         yield excursion_finding(s, e, "loss_cusum", _kind(e))
         search.continue_after(e)
 
@@ -101,18 +102,18 @@ class DriftSearch(BaselineSearch):
         super().__init__(rows)
         self.sum = PartialSum(0, 0, 0.0)
 
-    def next(self, s: ScreenedColumn, terms: Terms, first: int = 0) -> Excursion | None:
-        """The next drift. `terms` are those of the rows from `first` on, as if nothing had been found; after a drift,
-        the terms of the rows that follow are measured against clean rows, in place."""
+    def next(self, s: ScreenedColumn, measures: Measures, first: int = 0) -> Excursion | None:
+        """The next drift. `measures` are those of the rows from `first` on, as if nothing had been found; after a
+        drift, the rows that follow are measured against clean rows, in place."""
         start, until = max(self.cursor, first), min(self.cursor + _LOOK_AHEAD_ROWS, s.y.size)
         if start >= s.y.size:
             return None
         if self.cursor and until > start:
             rows = np.concatenate((self.baseline.clean_before(self.cursor, REACH_ROWS), np.arange(self.cursor, until)))
-            for values, clean in zip(terms, _terms(s.y[rows], s.unit, 1), strict=True):
+            for values, clean in zip(measures, _measures(s.y[rows], s.unit, 1), strict=True):
                 values[start - first : until - first] = clean[start - until :]
-        alarm = _first_alarm(s, terms, self.sum, first)
-        return None if alarm is None else self._drift(s, *alarm, terms[1], first)
+        alarm = _first_alarm(s, measures, self.sum, first)
+        return None if alarm is None else self._drift(s, *alarm, measures[0], first)
 
     def continue_after(self, e: Excursion) -> None:
         """Continue the search after a drift."""
@@ -150,11 +151,11 @@ class LiveDriftSearch(DriftSearch):
             self.sum = PartialSum(n - _SUM_ROWS, n - _SUM_ROWS, 0.0)
         first = max(self.cursor, self.sum.row - _ABRUPT_ROWS - _RISE_ROWS, 0)
         lo = max(first - _LOOK_AHEAD_ROWS, 0)
-        terms, excess, sigma = _terms(s.y[lo:], s.unit, 1)
-        terms = terms[first - lo :]
-        e = self.next(s, (terms, excess[first - lo :], sigma[first - lo :]), first)
+        excess, sigma = (values[first - lo :] for values in _measures(s.y[lo:], s.unit, 1))
+        e = self.next(s, (excess, sigma), first)
         if e is None and n - 1 > self.sum.row:  # the next row still moves the last row's sigma
-            sums = _page_sums(terms[self.sum.row - first : n - 1 - first], self.sum.value)
+            rows = slice(self.sum.row - first, n - 1 - first)
+            sums = _page_sums(_terms(excess[rows], sigma[rows]), self.sum.value)
             zero = np.flatnonzero(sums <= 0)
             since = self.sum.row + int(zero[-1]) + 1 if zero.size else self.sum.since
             self.sum = PartialSum(n - 1, since, float(sums[-1]))
@@ -181,32 +182,37 @@ class LiveDriftSearch(DriftSearch):
         return lowest_center(y, BASELINE_ROWS, ahead) + max(RULE.sigmas * scale, RULE.floor * s.unit)
 
 
-def _terms(y: Values, unit: float, hop: int) -> Terms:
-    """The terms of finite values y float64[n]; baseline and noise on every `hop`-th row."""
+def _measures(y: Values, unit: float, hop: int) -> Measures:
+    """Excess and sigma of finite values y float64[n]; baseline and noise on every `hop`-th row."""
     center = trailing_quantiles(y, BASELINE_ROWS, hop, (0.5,), MIN_ROWS)[0]
     scale = screen(y, RULE, unit, hop=hop).scale
     lag = -(-SCALE_LAG_ROWS // hop)
     earlier = np.concatenate((np.full(min(lag, scale.size), np.inf), scale[:-lag]))[: scale.size]
-    scale = np.repeat(np.fmin(scale, np.where(np.isnan(earlier), np.inf, earlier)), hop)[: y.size]
-    excess = y - np.repeat(center, hop)[: y.size]
-    scale = np.where(np.isfinite(excess), scale, np.inf)
-    terms = np.minimum(np.nan_to_num(excess) / scale, CAP) - SLACK
-    return terms, excess, scale
+    scale = rows_of_grid(np.fmin(scale, np.where(np.isnan(earlier), np.inf, earlier)), hop, 0, y.size)
+    excess = rows_of_grid(center, hop, 0, y.size)
+    np.subtract(y, excess, out=excess)
+    scale[~np.isfinite(excess)] = np.inf
+    return excess, scale
 
 
-def _first_alarm(s: ScreenedColumn, terms: Terms, begin: PartialSum, first: int) -> tuple[int, int] | None:
-    """(row after the sum last was zero, row of the alarm) of the first alarm from `begin` on. `terms` are those of
+def _terms(excess: Values, sigma: Values) -> Values:
+    """float64[n]: what each row adds to the sum."""
+    return np.minimum(np.nan_to_num(excess) / sigma, CAP) - SLACK
+
+
+def _first_alarm(s: ScreenedColumn, measures: Measures, begin: PartialSum, first: int) -> tuple[int, int] | None:
+    """(row after the sum last was zero, row of the alarm) of the first alarm from `begin` on. `measures` are those of
     the rows from `first` on."""
-    term, excess, sigma = terms
-    for lo in range(begin.row - first, term.size, _CHUNK_ROWS - _OVERLAP_ROWS):
-        sums = _page_sums(term[lo : lo + _CHUNK_ROWS], begin.value)
+    excess, sigma = measures
+    for lo in range(begin.row - first, excess.size, _CHUNK_ROWS - _OVERLAP_ROWS):
+        sums = _page_sums(_terms(excess[lo : lo + _CHUNK_ROWS], sigma[lo : lo + _CHUNK_ROWS]), begin.value)
         for row in np.flatnonzero(sums > ALARM):
             alarm = lo + int(row)
             rise = float(np.median(excess[max(alarm - _RISE_ROWS + 1, 0) : alarm + 1]))
             if rise > max(RULE.sigmas * float(sigma[alarm]), RULE.floor * s.unit):
                 zero = np.flatnonzero(sums[:row] <= 0)
                 return first + lo + int(zero[-1]) + 1 if zero.size else begin.since, first + alarm
-        if lo + _CHUNK_ROWS >= term.size:
+        if lo + _CHUNK_ROWS >= excess.size:
             break
         row = first + lo + _CHUNK_ROWS - _OVERLAP_ROWS
         begin = PartialSum(row, row, 0.0)

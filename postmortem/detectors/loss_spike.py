@@ -32,18 +32,17 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     The mean over few samples has noise that is even on the linear scale. There the logarithm stretches what is below
     the baseline and squeezes what is above it, and a loss that doubles looks like noise.
     """
-    series = t.series("loss")
-    first = screened_column(series)
-    if first is None:
-        return
-    spans: list[tuple[int, int]] = []
-    for s in filter(None, (first, screened_column(series, log=False) if first.log else None)):
+    series, spans = t.series("loss"), list[tuple[int, int]]()
+    s = screened_column(series)
+    while s is not None:
         for e in excursions(s, RULE):
             span = e.onset, e.onset + max(e.course.end, 1)
             if any(span[0] < end and start < span[1] for start, end in spans):
                 continue
             spans.append(span)
             yield excursion_finding(s, e, "loss_spike", *_judge(s, e))
+        log, s = s.log, None  # of a long run, only one scale fits into memory beside the run
+        s = screened_column(series, log=False) if log else None
 
 
 def _judge(s: ScreenedColumn, e: Excursion) -> tuple[str, bool]:

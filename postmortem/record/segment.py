@@ -202,7 +202,7 @@ def _attempt_in(entry: Mapping[str, Any]) -> int:
 
 
 def _highest_in(part: Path) -> int:
-    from postmortem.run.table import parquet_part
+    from postmortem.run.parquet import parquet_part
 
     table = parquet_part(part, part.name, frozenset())
     bounds = table.bounds("attempt") if "attempt" in table.names else None

@@ -23,6 +23,8 @@ from postmortem.series import Values
 Mask = NDArray[np.bool_]
 Objects = NDArray[np.object_]
 NULL_TOKENS = frozenset({"", "none", "null", "n/a", "na", "<na>", "-"})
+_LONGEST_NULL = max(map(len, NULL_TOKENS))
+_LONGEST_NUMBER = 4_096  # characters; more digits than that are no measurement
 _NON_FINITE: Mapping[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -54,6 +56,12 @@ class LabelCells:
 Cells = Numbers | LabelCells
 
 
+def is_null(text: str) -> bool:
+    """Whether a text means "not logged". Its case matters only where it is short: a log may repeat a long one."""
+    stripped = text.strip()
+    return len(stripped) <= _LONGEST_NULL and stripped.lower() in NULL_TOKENS
+
+
 def parse_number(value: object) -> float | None:
     """`value`, a number or text, as a float, or None where it means "not logged".
 
@@ -68,7 +76,9 @@ def parse_number(value: object) -> float | None:
         except OverflowError:
             return math.inf if value > 0 else -math.inf
     if isinstance(value, str):
-        return None if value.strip().lower() in NULL_TOKENS else float(value)
+        if len(value) > _LONGEST_NUMBER:
+            raise ValueError(f"not a number: text of {len(value)} characters")
+        return None if is_null(value) else float(value)
     raise ValueError(f"not a number: {value!r:.50}")
 
 
@@ -112,7 +122,7 @@ def _numbers(values: Sequence[object]) -> tuple[Numbers | None, int]:
 
 def _label_value(value: object) -> object:
     if isinstance(value, str):
-        return None if value.strip().lower() in NULL_TOKENS else value
+        return None if is_null(value) else value
     if isinstance(value, list):
         return _with_non_finite(cast(list[object], value))
     return json.dumps(value) if isinstance(value, dict) else value

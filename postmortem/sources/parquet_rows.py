@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from postmortem.run.table import Table, parquet_part
+from postmortem.run.parquet import parquet_part
+from postmortem.run.table import Table
 from postmortem.sources._assemble import row_source
 from postmortem.sources._files import display_name
 from postmortem.sources._source import by_ending

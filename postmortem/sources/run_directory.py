@@ -8,9 +8,10 @@ from pathlib import Path
 from postmortem.errors import UnreadableInput
 from postmortem.run import Run
 from postmortem.run.manifest import inside
+from postmortem.run.parquet import parquet_part
 from postmortem.run.parts import parts, tails
 from postmortem.run.rows import read_jsonl
-from postmortem.run.table import Part, Table, memory_part, parquet_part
+from postmortem.run.table import Part, Table, memory_part
 from postmortem.sources._assemble import assemble, label_names
 from postmortem.sources._files import require_file
 from postmortem.sources._source import Candidate, Confidence, FormatMatch, Source, SourceTable

@@ -221,17 +221,17 @@ def test_wandb_exports(tmp_path: Path) -> None:
 
 
 def test_parquet_columns_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow.parquet as pq
+    from postmortem.run.parquet import ParquetColumns
 
     path = _directory(tmp_path / "demo")
     read: list[str] = []
-    original = pq.ParquetFile.read
+    original = ParquetColumns.arrays
 
-    def spy(self: pq.ParquetFile, columns: list[str], use_threads: bool) -> object:
-        read.extend(columns)
-        return original(self, columns=columns, use_threads=use_threads)
+    def spy(self: ParquetColumns, name: str) -> object:
+        read.append(name)
+        return original(self, name)
 
-    monkeypatch.setattr(pq.ParquetFile, "read", spy)
+    monkeypatch.setattr(ParquetColumns, "arrays", spy)
     run = open_run(path)
     run.series("loss")
     run.series("loss")
