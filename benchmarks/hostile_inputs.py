@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,47 +49,27 @@ def make_journal(folder: Path, n: int, event: Callable[[int], Mapping[str, objec
 
 def checkpoint_event(i: int) -> Mapping[str, object]:
     """The event of a checkpoint at step `i`."""
-    path = f"rollback/step-{i:08d}.dcp"
-    return {
-        "event": "checkpoint",
-        "step": i,
-        "time": 1.79e9 + i,
-        "role": "rollback",
-        "path": path,
-        "contents": "full",
-        "bytes": 589664,
-        "seconds": 0.02,
-    }
+    facts = {"contents": "full", "bytes": 589664, "seconds": 0.02}
+    return _event("checkpoint", i, i, role="rollback", path=f"rollback/step-{i:08d}.dcp", **facts)
 
 
 def resume_event(i: int) -> Mapping[str, object]:
     """The event of a resume near the middle of the run, without its moments."""
     step = 100 + i % (STEPS // 2)
-    return {
-        "event": "resume",
-        "step": step,
-        "time": 1.79e9 + i,
-        "from_step": step,
-        "attempt": 0,
-        "checkpoint": f"rollback/step-{step:08d}.dcp",
-        "restored": ["model"],
-        "missing": ["moments"],
-    }
+    parts = {"restored": ["model"], "missing": ["moments"]}
+    checkpoint = f"rollback/step-{step:08d}.dcp"
+    return _event("resume", i, step, from_step=step, attempt=0, checkpoint=checkpoint, **parts)
 
 
 def rollback_event(i: int) -> Mapping[str, object]:
     """The event of a rollback near the middle of the run that skips two batches."""
     step = 100 + i % (STEPS // 2)
-    return {
-        "event": "rollback",
-        "step": step,
-        "time": 1.79e9 + i,
-        "from_step": step + 5,
-        "to_step": step,
-        "attempt": 0,
-        "skip": [[step, step + 2]],
-        "reason": "loss_spike_sustained",
-    }
+    facts = {"attempt": 0, "skip": [[step, step + 2]], "reason": "loss_spike_sustained"}
+    return _event("rollback", i, step, from_step=step + 5, to_step=step, **facts)
+
+
+def _event(name: str, i: int, step: int, **keys: object) -> Mapping[str, object]:
+    return {"event": name, "step": step, "time": 1.79e9 + i, **keys}
 
 
 def mixed_event(i: int) -> Mapping[str, object]:
@@ -142,10 +122,10 @@ def _small_log(name: str) -> tuple[list[str], list[str]]:
     return ['{"step":0,"loss":1.0}'], ['{"step":1,"loss":1.0}', '{"step":2,"loss":1.0}']
 
 
-def _file(folder: Path, name: str, lines: object) -> Path:
+def _file(folder: Path, name: str, lines: Iterable[str]) -> Path:
     folder.mkdir(parents=True)
     with (folder / name).open("w") as file:
-        file.writelines(f"{line}\n" for line in lines)  # type: ignore[attr-defined]
+        file.writelines(f"{line}\n" for line in lines)
     return folder
 
 

@@ -148,10 +148,8 @@ def build_from(kind: type[T], raw: Any) -> T:
 
 def _coerce(hint: Any, raw: Any) -> Any:
     """`raw` as a value of the annotation `hint`."""
-    if hint is Any:
-        return raw
-    if hint is str or hint is int or hint is float:  # first: nearly all are
-        return _scalar((hint,), raw)
+    if hint is Any or hint is str or hint is int or hint is float:  # first: nearly all are
+        return raw if hint is Any else _scalar((hint,), raw)
     if hasattr(hint, "from_text"):
         _require(str, raw)
         return hint.from_text(raw)

@@ -31,7 +31,7 @@ CONTENTS = ("model", "moments", "schedule", "loader", "rng", "scaler")
 Progress = Callable[[int, int], None]
 _STEP = re.compile(r"(?:^|[-_.])(?:step|checkpoint|ckpt)[-_]?(\d{1,18})(?=\D|$)")
 _STATE_LIMIT = 256 * 2**20  # bytes of a state-<rank>.json
-_STATE = re.compile(r"state-\d+\.json")
+_STATE = re.compile(r"[/\\]state-\d+\.json\Z")
 _MODEL_TOPS = frozenset({"model", "module", "state_dict", "model_state_dict", "net", "params", "parameters", "weights"})
 _CONTENT_PATTERNS = (
     ("rng", re.compile(r"(^|_)rng(_|$)|random_state")),
@@ -214,17 +214,17 @@ def _directory(draft: _Draft, *, pieces: bool) -> None:
     draft.complete = not draft.problems
     draft.layout = dcp_layout(places, pieces=pieces)
     for file in draft.sizes:
-        if _STATE.fullmatch(os.path.basename(file)):
+        if _STATE.search(file):
             draft.sections |= _state_names(Path(file))
 
 
 def _size(draft: _Draft, name: str, places: Places) -> int | None:
     """Bytes of a file that checkpoint.json names; None where it is missing, or is no regular file."""
-    listed = draft.sizes.get(os.path.join(draft.path, name))  # what is listed is no link, and not behind one
+    listed = draft.sizes.get(f"{draft.path}{os.sep}{name}")  # what is listed is no link, and not behind one
     if listed is not None:
         return listed
-    found = Path(places.find(name, manifests.NAME)[0])
-    return found.stat().st_size if found.is_file() else None
+    target = Path(places.find(name, manifests.NAME)[0])
+    return target.stat().st_size if target.is_file() else None
 
 
 def read_state_document(file: Path, shown: str) -> dict[str, object]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from postmortem.checkpoint.inspection import Inspection, Progress, inspect, step_of
 from postmortem.errors import UnreadableInput
 from postmortem.run.checkpoints import LATEST, ROLES
-from postmortem.run.journal import Journal, read_journal
+from postmortem.run.journal import EventLog, read_journal
 from postmortem.run.manifest import inside
 from postmortem.run.places import Places
 from postmortem.text import plain
@@ -34,7 +34,7 @@ class PossibleCheckpoint:
         return inspect(self.path, deep=deep, pieces=pieces, on_progress=on_progress)
 
 
-def possible_checkpoints(run: Path, journal: Journal | None = None) -> list[PossibleCheckpoint]:
+def possible_checkpoints(run: Path, journal: EventLog | None = None) -> list[PossibleCheckpoint]:
     """The checkpoints under rollback/, recovery/ and best-k/ and those that the journal names; or `run` itself. The
     journal is read unless it is given.
 
@@ -49,9 +49,9 @@ def possible_checkpoints(run: Path, journal: Journal | None = None) -> list[Poss
     names = [f"{role}/{entry.name}" for role in ROLES for entry in _entries(run / role)]
     by_path: dict[str, PossibleCheckpoint] = {}
     for name in dict.fromkeys((*names, *_journaled(run, places, journal))):
-        target, found = _possible_checkpoint(run, name, places)
-        if found is not None:
-            by_path.setdefault(target, found)
+        target, checkpoint = _possible_checkpoint(run, name, places)
+        if checkpoint is not None:
+            by_path.setdefault(target, checkpoint)
     if not by_path:
         roles = ", ".join(f"{role}/" for role in ROLES)
         raise UnreadableInput(
@@ -77,11 +77,11 @@ def _entries(folder: Path) -> list[Path]:
     return [entry for entry in sorted(folder.iterdir()) if step_of(entry.name) is not None] if folder.is_dir() else []
 
 
-def _journaled(run: Path, places: Places, journal: Journal | None) -> Iterator[str]:
+def _journaled(run: Path, places: Places, journal: EventLog | None) -> Iterator[str]:
     """Paths in `checkpoint` events that exist and are not the run itself."""
     file = run / "journal.jsonl"
     if journal is None:
-        journal = read_journal(file)[0] if file.is_file() else Journal()
+        journal = read_journal(file)[0] if file.is_file() else EventLog()
     for event in journal.of("checkpoint"):
         path = event.keys.get("path")
         if isinstance(path, str) and _exists(run, path, places):
@@ -91,11 +91,11 @@ def _journaled(run: Path, places: Places, journal: Journal | None) -> Iterator[s
 def _exists(run: Path, path: str, places: Places) -> bool:
     try:
         target, exists = places.find(path, run.name)
-        return exists and target != places.base
     except UnreadableInput:  # it is listed as refused, if it is there
         with suppress(OSError, ValueError):
             return (run / path).exists()
         return False
+    return exists and target != places.base
 
 
 def _possible_checkpoint(run: Path, name: str, places: Places) -> tuple[str, PossibleCheckpoint | None]:

@@ -57,7 +57,7 @@ def restoring(checkpoint: Path, framework: str) -> Generator[None]:
         raise UnreadableInput(
             f"the {framework} Trainer cannot restore it ({type(error).__name__}: {plain(error, 200)}).",
             file=plain(checkpoint, 1000),
-            hint="Is it damaged, or of another model? Take another checkpoint; POSTMORTEM_DEBUG=1 shows where it failed.",
+            hint="Is it damaged, or of another model? Take another one; POSTMORTEM_DEBUG=1 shows where it failed.",
         ) from error
 
 

@@ -115,13 +115,13 @@ def _add_journaled(event: Event, places: Places, by_path: dict[str, Checkpoint],
     if not exists:
         return
     marks.add_checkpoint(target, event)
-    found = Path(target)
-    step = event.step if event.step is not None else _step(found.name)
+    checkpoint = Path(target)
+    step = event.step if event.step is not None else _step(checkpoint.name)
     if target in by_path or step is None or target == places.base:
         return
     role = event.keys.get("role")
     with suppress(FileNotFoundError):
-        by_path[target] = _checkpoint(plain(role, 40) if isinstance(role, str) else "other", step, found)
+        by_path[target] = _checkpoint(plain(role, 40) if isinstance(role, str) else "other", step, checkpoint)
 
 
 def _step(name: str) -> int | None:
@@ -133,8 +133,7 @@ def _step(name: str) -> int | None:
 def _checkpoint(role: str, step: int, path: Path) -> Checkpoint:
     if path.is_dir():
         sizes = file_sizes(path)
-        names = {os.path.basename(name) for name in sizes}
-        sharded = path.suffix == ".dcp" or any(name.endswith(".distcp") for name in names)
+        sharded = path.suffix == ".dcp" or any(name.endswith(".distcp") for name in sizes)
         complete = bool(sizes) and not path.name.endswith(".tmp") and (not sharded or (path / ".metadata").is_file())
         return Checkpoint(role, step, path, complete, sum(sizes.values()))
     size = path.stat().st_size

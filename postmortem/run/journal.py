@@ -19,8 +19,10 @@ from postmortem.run.rows import LineReport, parse_json, read_object_lines
 from postmortem.run.values import parse_number
 from postmortem.text import plain
 
-_KINDS = ("run_start", "reopen", "checkpoint", "resume", "rollback")
-_KINDS += ("config_change", "environment_change", "nonfinite_parameters")
+_KINDS = (
+    *("run_start", "reopen", "checkpoint", "resume", "rollback"),
+    *("config_change", "environment_change", "nonfinite_parameters"),
+)
 _CODES = {name: code for code, name in enumerate(_KINDS)}
 _OTHER = len(_KINDS)  # the code of every other kind: names of strangers could be millions
 _TARGETS = {"resume": "from_step", "rollback": "to_step"}
@@ -38,7 +40,7 @@ class Event:
     line: int
 
 
-class Journal(Sequence[Event]):
+class EventLog(Sequence[Event]):
     """The events in file order, about 150 bytes each: the line itself, and 37 bytes that are read without parsing it.
 
     Iterating parses every line. `of`, `steps`, `target` and `attempt` touch only what they are asked for.
@@ -96,7 +98,7 @@ class Journal(Sequence[Event]):
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
-        return f"<Journal: {len(self)} events>"
+        return f"<EventLog: {len(self)} events>"
 
     def positions(self, *names: str) -> Iterator[int]:
         """Where events of these names stand. They are names of the format: others have no code and are not found.
@@ -137,14 +139,14 @@ class Journal(Sequence[Event]):
         return (step for step in map(self._targets.__getitem__, self.positions(*names)) if step != _NONE)
 
 
-def read_journal(file: Path) -> tuple[Journal, list[str]]:
+def read_journal(file: Path) -> tuple[EventLog, list[str]]:
     """(events in file order, notes). Unknown events are kept; bad lines and a torn last one are skipped and noted.
 
     Raises:
         UnreadableInput: no line is an event.
     """
     lines = LineReport(file.name)
-    journal = Journal()
+    journal = EventLog()
     nameless = first_nameless = 0
     for line, text, row in read_object_lines(file, lines, strict_text=False):
         if isinstance(row.get("event"), str):
@@ -161,7 +163,7 @@ def read_journal(file: Path) -> tuple[Journal, list[str]]:
 
 def events_of(events: Iterable[Event], *names: str) -> Iterator[Event]:
     """The events of these names, which the format has, in a journal or in another sequence of events."""
-    if isinstance(events, Journal):
+    if isinstance(events, EventLog):
         return events.of(*names)
     return (event for event in events if event.event in names)
 
@@ -171,7 +173,7 @@ def step_number(value: object) -> int | None:
     return _or_none(_whole(value))
 
 
-def rewind_targets(journal: Journal) -> frozenset[int]:
+def rewind_targets(journal: EventLog) -> frozenset[int]:
     """Steps to which the journal says that the run went back."""
     return frozenset(journal.targets("resume", "rollback"))
 
@@ -189,7 +191,7 @@ def _or_none(step: int) -> int | None:
 
 
 def _seconds(value: object) -> float | None:
-    return value if type(value) is float and value == value else _number(value)
+    return value if type(value) is float and not math.isnan(value) else _number(value)
 
 
 def _number(value: object) -> float | None:

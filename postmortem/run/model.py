@@ -16,7 +16,7 @@ from postmortem.jsonio import read_object
 from postmortem.run.checkpoints import Checkpoint
 from postmortem.run.columns import canonical_order
 from postmortem.run.history import HistoryView, RowKeys, Segment, history_view, segments
-from postmortem.run.journal import Journal
+from postmortem.run.journal import EventLog
 from postmortem.run.manifest import Manifest
 from postmortem.run.naming import Names, is_label
 from postmortem.run.table import Table
@@ -82,7 +82,7 @@ class Run:
         root: Path | None,
         source: str,
         manifest: Manifest,
-        journal: Journal,
+        journal: EventLog,
         checkpoints: Sequence[Checkpoint],
         notes: Sequence[str],
         metrics: Log,

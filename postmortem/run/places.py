@@ -32,23 +32,23 @@ class Places:
         head, _, name = named.rpartition("/")
         plain = "\0" not in named and (named.isascii() or _encodes(named)) and os.sep == "/"
         folder = self._folder(head) if plain and not named.startswith("/") else None
-        found = None if folder is None else _step_down(folder, name)
-        if found is None or not self._is_inside(found[0]):
+        place = None if folder is None else _step_down(folder, name)
+        if place is None or not self._is_inside(place[0]):
             target = inside(self._root, named, where)
             return str(target), _exists(target)
-        return found
+        return place
 
     def _folder(self, head: str) -> tuple[str, bool] | None:
         """The same for the folder of a path; None where it has a link in it."""
         if head in self._folders:
             return self._folders[head]
-        found: tuple[str, bool] | None = self._folders[""]
+        place: tuple[str, bool] | None = self._folders[""]
         for part in head.split("/"):
-            found = None if found is None else _step_down(found, part)
+            place = None if place is None else _step_down(place, part)
         if len(self._folders) > _MOST_FOLDERS:
             self._folders = {"": (self.base, True)}
-        self._folders[head] = found
-        return found
+        self._folders[head] = place
+        return place
 
     def _is_inside(self, path: str) -> bool:
         return path == self.base or path.startswith(self.base.rstrip("/") + "/")
@@ -60,8 +60,8 @@ def _step_down(folder: tuple[str, bool], part: str) -> tuple[str, bool] | None:
     if part in ("", "."):
         return folder
     if part == "..":
-        path = os.path.dirname(path)
-        return path, os.path.exists(path)
+        path = path.rpartition("/")[0] or "/"
+        return path, os.access(path, os.F_OK)
     path = f"{path.rstrip('/')}/{part}"
     # `access` is asked first, because it needs no exception to say no
     if not exists or not os.access(path, os.F_OK, follow_symlinks=False):

@@ -12,7 +12,7 @@ import numpy as np
 from postmortem.change import Change, Window
 from postmortem.errors import UnreadableInput
 from postmortem.run import LabelSeries, Run
-from postmortem.run.journal import Event, Journal, step_number
+from postmortem.run.journal import Event, EventLog, step_number
 from postmortem.series import Series, Steps
 from postmortem.text import plain
 
@@ -229,7 +229,7 @@ def _list_of_texts(value: object) -> list[str]:
     return cast(list[str], value)
 
 
-def _target(journal: Journal, position: int) -> int:
+def _target(journal: EventLog, position: int) -> int:
     return journal.target(position) or 0
 
 

@@ -24,6 +24,9 @@ MOST_COLUMNS = 4_096
 _MOST_PENDING_CELLS = 4_000_000
 """Cells kept as Python objects at most, some 100 bytes each."""
 
+_MOST_EMPTY_CELLS, _MOST_EMPTY_SHARE = 40_000_000, 20
+"""So many cells may be empty in any log, nine bytes each; in a larger one, so many for each that is not."""
+
 _LINE_LIMIT = 64 * 2**20
 """Bytes of a line that is still read as JSON."""
 
@@ -40,16 +43,19 @@ class Chunk:
 class Collector:
     """Rows of Python values in, chunks of columns out; at most `CHUNK_ROWS` rows are kept as Python objects.
 
-    `dropped` counts the unreadable cells by column, `ignored` are columns beyond `MOST_COLUMNS`, `spelled` step columns
-    whose values are text or have a decimal point.
+    `dropped` counts the unreadable cells by column, `ignored` says that there were columns beyond `MOST_COLUMNS`,
+    `spelled` are step columns whose values are text or have a decimal point. `file` names the file in messages.
     """
 
     labels: frozenset[str] = frozenset()
     chunks: list[Chunk] = field(default_factory=list[Chunk])
     dropped: dict[str, int] = field(default_factory=dict[str, int])
-    ignored: set[str] = field(default_factory=set[str])
+    ignored: bool = False
     spelled: dict[str, None] = field(default_factory=dict[str, None])
     rows: int = 0
+    file: str = ""
+    _cells: int = 0
+    _given: int = 0
     _names: set[str] = field(default_factory=set[str])
     _pending: list[Mapping[str, object]] = field(default_factory=list[Mapping[str, object]])
 
@@ -70,7 +76,7 @@ class Collector:
             if len(self._names) < MOST_COLUMNS:
                 self._names.add(name)
             elif name not in self._names:
-                self.ignored.add(name)
+                self.ignored = True
         return row if row.keys() <= self._names else {name: v for name, v in row.items() if name in self._names}
 
     def notes(self, display_name: str) -> list[str]:
@@ -90,7 +96,9 @@ class Collector:
         if not self._pending:
             return
         columns: dict[str, Cells] = {}
-        for name in dict.fromkeys(chain.from_iterable(self._pending)):
+        names = dict.fromkeys(chain.from_iterable(self._pending))
+        self._check_memory(len(names))
+        for name in names:
             values = [row.get(name) for row in self._pending]
             label = name in self.labels or is_label(name)
             columns[name], dropped = cells_of(values, label=label)
@@ -100,6 +108,22 @@ class Collector:
                 self.dropped[name] = self.dropped.get(name, 0) + dropped
         self.chunks.append(Chunk(len(self._pending), columns))
         self._pending.clear()
+
+    def _check_memory(self, names: int) -> None:
+        """Count the cells of the pending rows: each takes its place in an array, whether a row has it or not.
+
+        Raises:
+            UnreadableInput: they are many, and nearly all of them empty.
+        """
+        self._cells += len(self._pending) * names
+        self._given += sum(map(len, self._pending))
+        if self._cells > max(_MOST_EMPTY_CELLS, _MOST_EMPTY_SHARE * self._given):
+            raise UnreadableInput(
+                f"{self.rows:,} rows have {len(self._names):,} columns, but {self._given / self.rows:.3g} on average: "
+                "no log of a run.",
+                file=self.file or None,
+                hint="Write the columns that belong together into one row.",
+            )
 
 
 def _flat(row: Mapping[str, object]) -> dict[str, object]:
@@ -202,7 +226,7 @@ def read_jsonl(
         UnreadableInput: with `strict_text`, a line that is not UTF-8, or no line that is a JSON object.
     """
     lines = LineReport(display_name)
-    collector = Collector(labels)
+    collector = Collector(labels, file=display_name)
     for _, row in read_objects(path, lines, strict_text=strict_text):
         collector.add(row)
     collector.flush()

@@ -10,7 +10,7 @@ import numpy as np
 from postmortem.errors import UsageError
 from postmortem.run.checkpoints import find_checkpoints
 from postmortem.run.columns import PLACEHOLDERS, describe, is_canonical
-from postmortem.run.journal import Journal, read_journal, rewind_targets
+from postmortem.run.journal import EventLog, read_journal, rewind_targets
 from postmortem.run.manifest import Manifest, manifest_file, read_manifest
 from postmortem.run.model import Log, Run
 from postmortem.run.naming import NO_NAMES, Names, assign_columns, is_label, name_list
@@ -93,8 +93,8 @@ def assemble(
     return run
 
 
-def _files_beside(root: Path | None) -> tuple[Manifest, Journal, list[str]]:
-    manifest, journal, notes = Manifest(), Journal(), list[str]()
+def _files_beside(root: Path | None) -> tuple[Manifest, EventLog, list[str]]:
+    manifest, journal, notes = Manifest(), EventLog(), list[str]()
     if root is None:
         return manifest, journal, notes
     path = manifest_file(root)
@@ -124,7 +124,7 @@ def _check_mapping(mapping: Mapping[str, str], metrics: Table, batch_names: Coll
             )
 
 
-def _log(rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], journal: Journal, notes: list[str]) -> Log:
+def _log(rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], journal: EventLog, notes: list[str]) -> Log:
     """One table with names and keys; appends to `notes`."""
     table = rows.table
     names = assign_columns(table.names, manifest.columns, mapping, table.display_name, rows.canonical_names(mapping))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from postmortem.errors import UnreadableInput
 from postmortem.run.arrow import from_arrow
@@ -20,7 +21,10 @@ from postmortem.sources._source import by_ending
 from postmortem.text import count, plain
 
 _MOST_COLUMNS = 10_000  # more are no log of a run
+_MOST_SEPARATORS = 4 * _MOST_COLUMNS  # in a line; some may be quoted
+_MOST_NOTES = 20  # about the names in a header
 _BLOCK = 8 * 2**20  # bytes
+_LINE_LIMIT = 8 * 2**20  # bytes of a line that is still read
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _BLANK_TEXT = " \t\r\n"
 _NULLS = [token for word in sorted(NULL_TOKENS) for token in {word, word.upper(), word.capitalize()}]
@@ -36,18 +40,25 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     require_text(path, name)
     notes: list[str] = []
     with open_regular(path, name) as file:
-        header_line, header = next(((n, line) for n, line in enumerate(file, 1) if line.strip(_BLANK)), (0, b""))
+        header_line, header = _header(file, name)
         text = header.decode("utf-8-sig", errors="replace")
         if not text.strip():
             raise UnreadableInput("has no header and no rows.", file=name)
         delimiter = max(",;\t", key=text.count)
+        if '"' not in text:
+            _check_columns(text.count(delimiter) + 1, name, header_line)
         names = _names(_fields(text, delimiter), name, header_line, notes)
         reader = _Reader(names, delimiter, labels, header_line + 1)
         ended = True
         while block := file.read(_BLOCK):
-            block += file.readline()
-            reader.add(block)
-            ended = block.endswith(b"\n")
+            end = file.readline(_LINE_LIMIT)
+            block, ended = block + end, end.endswith(b"\n") or (not end and block.endswith(b"\n"))
+            if len(end) == _LINE_LIMIT and not ended:
+                whole = block.rfind(b"\n") + 1
+                reader.add(block[:whole])
+                ended = reader.pass_over(file)
+            else:
+                reader.add(block)
     if not reader.chunks:
         bare = b"\r" in header.rstrip(b"\r\n")
         problem = "its lines end in bare carriage returns." if bare else "has a header and no rows."
@@ -79,6 +90,14 @@ class _Reader:
         if size:
             self.chunks.append(Chunk(size, columns))
         self.line += block.count(b"\n")
+
+    def pass_over(self, file: BinaryIO) -> bool:
+        """Leave out a line that is too long, up to its end; whether it has one."""
+        while (part := file.readline(_LINE_LIMIT)) and not part.endswith(b"\n"):
+            pass
+        self._add_bad(self.line, torn=not part)
+        self.line += 1
+        return bool(part)
 
     def notes(self, display_name: str, *, ended: bool) -> list[str]:
         """One sentence about each kind of thing that could not be read."""
@@ -133,7 +152,7 @@ class _Reader:
     def _line_by_line(self, block: bytes) -> Mapping[str, Cells]:
         rows: list[list[str]] = []
         for number, line in enumerate(block.decode(errors="replace").split("\n"), self.line):
-            fields = _fields(line, self.delimiter)
+            fields = _fields(line, self.delimiter) if line.count(self.delimiter) <= _MOST_SEPARATORS else []
             if len(fields) == len(self.names) and line.strip(_BLANK_TEXT):
                 rows.append(fields)
             elif line.strip(_BLANK_TEXT):
@@ -169,24 +188,53 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 def _names(header: Sequence[str], display_name: str, line: int, notes: list[str]) -> list[str]:
     """Unique header names: a blank one becomes `column <n>`, a repeated one gets `#<n>`."""
-    if len(header) > _MOST_COLUMNS:
-        raise UnreadableInput(f"{len(header)} columns: no log of a run.", file=display_name, line=line)
-    names: list[str] = []
+    _check_columns(len(header), display_name, line)
+    names: dict[str, None] = {}
+    numbers: dict[str, int] = {}
+    problems: list[str] = []
     for position, raw in enumerate(header, 1):
         name = raw.strip()
         if not name:
             name = f"column {position}"
-            notes.append(f"{display_name}:{line}: column {position} has no name")
+            problems.append(f"{display_name}:{line}: column {position} has no name")
         if name in names:
-            notes.append(f"{display_name}:{line}: column name {plain(name, 60)} appears twice: the first column counts")
-            name = next(numbered for numbered in _numbered(name) if numbered not in names)
-        names.append(name)
-    return names
+            problems.append(
+                f"{display_name}:{line}: column name {plain(name, 60)} appears twice: the first column counts"
+            )
+            name = _numbered(name, names, numbers)
+        names[name] = None
+    notes += problems[:_MOST_NOTES]
+    if len(problems) > _MOST_NOTES:
+        notes.append(f"{display_name}:{line}: {len(problems) - _MOST_NOTES:,} more columns like these")
+    return list(names)
 
 
-def _numbered(name: str) -> Iterator[str]:
-    for n in range(2, _MOST_COLUMNS + 2):
-        yield f"{name}#{n}"
+def _numbered(name: str, names: Container[str], numbers: dict[str, int]) -> str:
+    """`name` with the first number that is free; `numbers` are the last ones, so that they are not tried again."""
+    number = numbers.get(name, 1) + 1
+    while f"{name}#{number}" in names:
+        number += 1
+    numbers[name] = number
+    return f"{name}#{number}"
+
+
+def _check_columns(count: int, display_name: str, line: int) -> None:
+    if count > _MOST_COLUMNS:
+        raise UnreadableInput(f"{count} columns: no log of a run.", file=display_name, line=line)
+
+
+def _header(file: BinaryIO, display_name: str) -> tuple[int, bytes]:
+    """(number, bytes) of the first line that is not blank; (0, nothing) where there is none."""
+    number = 0
+    while line := file.readline(_LINE_LIMIT):
+        number += 1
+        if len(line) == _LINE_LIMIT and not line.endswith(b"\n"):
+            raise UnreadableInput(
+                f"a header of more than {_LINE_LIMIT >> 20} MiB: no log of a run.", file=display_name, line=number
+            )
+        if line.strip(_BLANK):
+            return number, line
+    return 0, b""
 
 
 SOURCE = row_source("csv", "a CSV file (.csv, .tsv)", by_ending(".csv", ".tsv"), read_table)

@@ -47,7 +47,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
         value = cast(dict[str, object], value).get("log_history")
     if not isinstance(value, list):
         raise UnreadableInput("has no rows: neither a list of objects nor a log_history.", file=name)
-    collector = Collector(labels)
+    collector = Collector(labels, file=name)
     entries = cast(list[object], value)
     for row in entries:
         if isinstance(row, dict):

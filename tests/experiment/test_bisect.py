@@ -141,6 +141,10 @@ class TestSearch:
             self.search(calm, (104, 120)).find_culprits()
         assert in_process.driven == ["R0"]
 
+    def test_a_window_of_any_size_is_refused(self, rogue_run: Path) -> None:
+        with pytest.raises(UsageError, match=r"\[111, 1000000000000000111\) has more than 10,000 batches"):
+            self.search(rogue_run, (111, 111 + 10**18))
+
     def test_the_default_window_begins_no_earlier_than_the_checkpoint(self, rogue_run: Path) -> None:
         about = find_target(rogue_run, "bisect", trusted=True)
         assert about.from_step == 100 and default_window(about) == (100, 118)

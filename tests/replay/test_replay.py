@@ -173,6 +173,11 @@ class TestTrouble:
         with pytest.raises(UsageError, match="cannot be built from the run's config: ValueError"):
             drive(run, tmp_path / "out", 4, STEPS)
 
+    def test_more_steps_than_any_training_has_are_refused(self, tmp_path: Path, small: Path) -> None:
+        with pytest.raises(UsageError, match=r"steps 4 to 1000000000000000 are more than a replay drives at once"):
+            drive(small, tmp_path / "out", 4, 10**15)
+        assert not (tmp_path / "out").exists()
+
     def test_interrupted_it_is_readable_and_done_anew(self, tmp_path: Path, small: Path) -> None:
         def interrupt(step: int, *_: object) -> None:
             if step == 6:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from postmortem.run.checkpoints import find_checkpoints
 from postmortem.run.journal import Event
 
@@ -64,3 +66,14 @@ def test_parameters_only_is_known_from_the_journal(tmp_path: Path) -> None:
         make(tmp_path / "rollback" / f"step-{step:08d}.dcp", ".metadata")
     checkpoints, _ = find_checkpoints(tmp_path, [saved(100, 1), saved(200, 2, "parameters")])
     assert [c.parameters_only for c in checkpoints] == [False, True]
+
+
+def test_ten_thousand_events_of_checkpoints_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them is resolved: only links and ways out are."""
+    (tmp_path / "rollback").mkdir()
+    resolved: list[Path] = []
+    resolve = Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path, strict=False: resolved.append(path) or resolve(path, strict))
+    journal = [saved(step, step) for step in range(1, 10_001)]
+    assert find_checkpoints(tmp_path, journal) == ((), [])
+    assert len(resolved) < 10
