@@ -92,15 +92,19 @@ class Examined:
             return incidents, [str(error)]
         shown, notes = list(incidents), list[str]()
         for n, (weighed, incident) in enumerate(zip(self._weighed, incidents, strict=True)):
-            proof = proofs.get(incident.key)
-            if proof is None:
-                continue
-            if proof not in self._checked:
-                self._checked[proof] = check_proof(self.run, incident, proof, self._open)
-            checked = self._checked[proof]
-            shown[n] = _incident(weighed, incident.id, checked)
-            notes += [checked.note] if checked.note else []
+            if incident.key in proofs:
+                checked = self._check(proofs[incident.key], incident)
+                shown[n] = _incident(weighed, incident.id, checked)
+                notes += [checked.note] if checked.note else []
         return tuple(shown), notes
+
+    def _check(self, proof: Proof, incident: diagnosis.Incident) -> CheckedProof:
+        if proof not in self._checked:
+            if self._baseline is not None:  # the experiment was designed without a sibling
+                alone = Examined(self.run, text=self._text, mode=self._mode).diagnosis(proven=False)
+                incident = next(same for same in alone.incidents if same.key == incident.key)
+            self._checked[proof] = check_proof(self.run, incident, proof, self._open)
+        return self._checked[proof]
 
 
 class OpenRuns:

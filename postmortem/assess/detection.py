@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -24,30 +24,52 @@ def detect(run: Run, mode: Mode = "all") -> tuple[DetectedIncident, ...]:
     A rolled-back stretch contains the spike that caused the rollback: its rows are judged against the history before
     them. A `Run` does not change after it was read, so that each is searched once.
     """
+    incidents = (*detect_effective(run, mode), *_cached(run, ("discarded", mode), lambda: _search_discarded(run, mode)))
+    return tuple(sorted(incidents, key=lambda incident: (-incident.severity, incident.onset_step, incident.attempt)))
+
+
+def detect_effective(run: Run, mode: Mode = "all") -> tuple[DetectedIncident, ...]:
+    """Incidents of the effective history only. The rest of a replay is the run that it replays: often most of it."""
+    return _cached(run, ("effective", mode), lambda: _search(run, mode))
+
+
+def _cached(
+    run: Run, what: tuple[str, Mode], search: Callable[[], list[DetectedIncident]]
+) -> tuple[DetectedIncident, ...]:
     detected = _DETECTED.setdefault(run, {})
-    key = (mode, detectors())
+    key = (*what, detectors())
     if key not in detected:
-        detected[key] = _search(run, mode)
+        detected[key] = tuple(search())
     return detected[key]
 
 
-def _search(run: Run, mode: Mode) -> tuple[DetectedIncident, ...]:
-    restarts = tuple(s.first_step for s in run.segments if s.attempt > 0)
-    saved = tuple(c.step for c in run.checkpoints if c.complete)
-    incidents = [
+def _search(run: Run, mode: Mode) -> list[DetectedIncident]:
+    telemetry = _telemetry(run, None, _restarts(run))
+    return [
         dataclasses.replace(incident, attempt=_attempt(run, incident.onset_step))
-        for incident in find_incidents(_telemetry(run, None, restarts), mode=mode, checkpoints=saved)
+        for incident in find_incidents(telemetry, mode=mode, checkpoints=_saved_steps(run))
     ]
+
+
+def _search_discarded(run: Run, mode: Mode) -> list[DetectedIncident]:
+    incidents: list[DetectedIncident] = []
     for segment in (s for s in run.segments if s.discarded):
-        t = _telemetry(
-            run, segment.attempt, tuple(r for r in restarts if r < segment.kept_until), since=segment.kept_until
-        )
+        restarts = tuple(r for r in _restarts(run) if r < segment.kept_until)
+        telemetry = _telemetry(run, segment.attempt, restarts, since=segment.kept_until)
         incidents += [
             dataclasses.replace(incident, attempt=segment.attempt, discarded=True)
-            for incident in find_incidents(t, mode=mode, checkpoints=saved)
+            for incident in find_incidents(telemetry, mode=mode, checkpoints=_saved_steps(run))
             if incident.peak_step >= max(segment.kept_until, segment.first_step)
         ]
-    return tuple(sorted(incidents, key=lambda incident: (-incident.severity, incident.onset_step, incident.attempt)))
+    return incidents
+
+
+def _restarts(run: Run) -> tuple[int, ...]:
+    return tuple(s.first_step for s in run.segments if s.attempt > 0)
+
+
+def _saved_steps(run: Run) -> tuple[int, ...]:
+    return tuple(c.step for c in run.checkpoints if c.complete)
 
 
 def _attempt(run: Run, step: int) -> int:

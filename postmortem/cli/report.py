@@ -34,7 +34,7 @@ def report(
     from postmortem.diagnosis import load
 
     loaded = load(diagnosis)
-    if any(found.experiments or found.proof for found in loaded.incidents):
+    if any(each.experiments or each.proof for each in loaded.incidents):
         print_labeled("note", "what replays showed is as the file says; `postmortem draft RUN` checks it", err=True)
     number = rendering.select_id(loaded, number=incident, at=at)
     text = rendering.render(loaded, incident=number, format=format)

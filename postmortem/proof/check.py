@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from postmortem.diagnosis import Experiment, Incident, Verdict
+from postmortem.assess.suspect import AWAY, NEAREST
+from postmortem.change import Change
+from postmortem.diagnosis import Experiment, Incident, Prediction, Verdict
 from postmortem.errors import UsageError
 from postmortem.proof.decision import (
     Decision,
@@ -24,9 +26,9 @@ from postmortem.proof.decision import (
 )
 from postmortem.proof.design import MIN_PROBABILITY, Arm, Design, design_experiment
 from postmortem.proof.evidence import (
-    Evidence,
     NoEvidence,
     Opener,
+    RecordedReplay,
     compared_again,
     first_difference,
     read_evidence,
@@ -43,6 +45,8 @@ from postmortem.proof.null_replay import (
 from postmortem.proof.single import changes_text, judge_single
 from postmortem.proof.stored_proofs import FILE, Proof, proof_hash
 from postmortem.run import Run
+
+MOST_SINGLES = 20  # single replays that a draft reads, the newest ones
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,11 @@ def check_proof(run: Run, incident: Incident, proof: Proof, open_at: Opener) -> 
 
     `incident` is as the panels see it, without any proof.
     """
-    singles = tuple(_checked_single(run, incident, e, open_at) for e in proof.experiments if e.role == "replay")
+    listed = [experiment for experiment in proof.experiments if experiment.role == "replay"]
+    singles = tuple(
+        _checked_single(run, incident, claim, open_at) if n <= MOST_SINGLES else _unchecked(claim, "not looked at")
+        for n, claim in zip(range(len(listed), 0, -1), listed, strict=True)
+    )
     arms = [experiment for experiment in proof.experiments if experiment.role != "replay"]
     if not arms and proof.verdict == "undecided":
         return CheckedProof(experiments=singles)
@@ -106,29 +114,29 @@ class _Review:
         if not null.reproduces:
             return self._not_reproducible(nulls, replay, null)
         design = _design_of(incident, arms)
-        matched, noise = _matched(design, arms), dict[Arm, Evidence | None]()
+        matched, noise = _matched(design, arms), dict[Arm, RecordedReplay | None]()
         judge = OutcomeJudge.of(self._run, incident, design.first)
         if not null.exact:
             noise = {arm: self._arm(claim, replay) for arm, claim in matched if arm.changes[0].name == "noise"}
-            noisy = [found.run for found in noise.values() if found is not None]
+            noisy = [other.run for other in noise.values() if other is not None]
             judge = judge.with_band(loss_spread([replay.run, *noisy], design.arms_start))
         judge = judge.with_reference_excess(replay.run)
         if not (null.detected or judge.has_reference_excess):
             return Decision("undecided", "", NOTHING_TO_CURE), [null.experiment]
         driven: dict[Arm, Experiment] = {}
         for arm, claim in matched:  # one after another: a large run has large replays
-            found = noise[arm] if arm in noise else self._arm(claim, replay)
-            driven[arm] = _judged(design, arm, claim, judge, found)
+            arm_replay = noise[arm] if arm in noise else self._arm(claim, replay)
+            driven[arm] = _judged(design, arm, claim, judge, arm_replay)
         if not _is_complete(design, driven):
-            raise NoEvidence("this version of the tool needs further replays for it")
+            raise NoEvidence("by what is known now, further replays are needed")
         return decide(design, null.agreement, driven), [null.experiment, *driven.values()]
 
-    def _replay(self, claim: Experiment, parent: Run) -> Evidence:
+    def _replay(self, claim: Experiment, parent: Run) -> RecordedReplay:
         replay = read_evidence(self._run, claim, self._open)
         require_replay_of(parent, replay, self._incident.lineage if parent is self._run else None)
         return replace(replay, result=compared_again(parent, replay))
 
-    def _arm(self, claim: Experiment, null: Evidence) -> Evidence | None:
+    def _arm(self, claim: Experiment, null: RecordedReplay) -> RecordedReplay | None:
         """The replay of an arm; None if it could not be driven."""
         parent = null.run if claim.from_step > null.spec.from_step else self._run
         try:
@@ -142,7 +150,7 @@ class _Review:
         return replay
 
     def _not_reproducible(
-        self, nulls: Sequence[Experiment], replay: Evidence, null: NullReplay
+        self, nulls: Sequence[Experiment], replay: RecordedReplay, null: NullReplay
     ) -> tuple[Decision, list[Experiment]]:
         if null.cause != "bit_flip":
             return Decision("not_reproducible", null.cause, null.reason), [null.experiment]
@@ -159,7 +167,28 @@ def _design_of(incident: Incident, arms: Sequence[Experiment]) -> Design:
     """The experiment that these arms belong to."""
     start = next(claim.from_step for claim in arms if claim.role == "R0")
     independent = all(claim.from_step == start for claim in arms)
-    return design_experiment(incident, from_step=start, independent=independent)
+    return design_experiment(_with_recorded_moves(incident, arms), from_step=start, independent=independent)
+
+
+def _with_recorded_moves(incident: Incident, arms: Sequence[Experiment]) -> Incident:
+    """The incident with predictions that move a window to where the record moved it: how far away that is depends on
+    the rows that the run had then, and it may have gone on since."""
+    moves = {change.windows: change for claim in arms for change in claim.changes if _is_usual_move(change)}
+
+    def recorded(prediction: Prediction) -> Prediction:
+        changes = (moves.get(c.windows, c) if _is_usual_move(c) else c for c in prediction.changes)
+        return replace(prediction, changes=tuple(changes))
+
+    hypotheses = (replace(h, predictions=tuple(map(recorded, h.predictions))) for h in incident.hypotheses)
+    return replace(incident, hypotheses=tuple(hypotheses))
+
+
+def _is_usual_move(change: Change) -> bool:
+    """Whether a change moves one window as far as an experiment does."""
+    if change.name != "move" or len(change.windows) != 1 or len(change.values) != 1:
+        return False
+    destination = change.values[0]
+    return isinstance(destination, int) and NEAREST <= destination - change.windows[0][1] <= AWAY
 
 
 def _matched(design: Design, arms: Sequence[Experiment]) -> list[tuple[Arm, Experiment]]:
@@ -174,12 +203,14 @@ def _matched(design: Design, arms: Sequence[Experiment]) -> list[tuple[Arm, Expe
     return list(matched.items())
 
 
-def _judged(design: Design, arm: Arm, claim: Experiment, judge: OutcomeJudge, found: Evidence | None) -> Experiment:
+def _judged(
+    design: Design, arm: Arm, claim: Experiment, judge: OutcomeJudge, replay: RecordedReplay | None
+) -> Experiment:
     """An arm as its rows show it now."""
-    if found is None:
+    if replay is None:
         outcome, excess, text = "", None, "not driven"
     else:
-        outcome, excess, text = judge_arm(judge, arm, found.run, found.spec.from_step)
+        outcome, excess, text = judge_arm(judge, arm, replay.run, replay.spec.from_step)
     return Experiment(
         role=arm.role,
         changes=arm.changes,
@@ -189,7 +220,7 @@ def _judged(design: Design, arm: Arm, claim: Experiment, judge: OutcomeJudge, fo
         tests=causes_that_name(design, arm),
         from_step=claim.from_step,
         steps=claim.steps,
-        seconds=0.0 if found is None else found.result.seconds,
+        seconds=0.0 if replay is None else replay.result.seconds,
         run=claim.run,
     )
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from postmortem.assess.detection import detect
+from postmortem.assess.detection import detect_effective
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Incident
 from postmortem.run import Run
@@ -157,7 +157,7 @@ def find_first_incident(
     A jump of the learning rate alone is a change of the training, not an effect of one. It counts only if the incident
     in question is such a jump, too (`rate_jump_only`), and never at `replay_start`, where a changed replay started.
     """
-    candidates = [i for i in detect(run) if not i.discarded and i.onset_step <= last]
+    candidates = [i for i in detect_effective(run) if i.onset_step <= last]
     incidents = [i for i in candidates if i.onset_step >= first or first < i.peak_step <= last]
     jumps = [i for i in incidents if {finding.kind for finding in i.findings} == {"lr_discontinuity"}]
     incidents = [i for i in incidents if i not in jumps or (rate_jump_only and i.onset_step != replay_start)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from postmortem.assess.detection import detect
+from postmortem.assess.detection import detect_effective
 from postmortem.causes import Cause
 from postmortem.change import Change
 from postmortem.diagnosis import Experiment, Prediction
@@ -153,11 +153,11 @@ def _each_curve_is_looked_at_once(request: pytest.FixtureRequest, monkeypatch: p
         assert loss is not None
         key = loss.value.tobytes()
         if key not in known:
-            known[key] = detect(run)
+            known[key] = detect_effective(run)
         return known[key]
 
     if request.cls is TestDecision:
-        monkeypatch.setattr("postmortem.proof.judge.detect", detected)
+        monkeypatch.setattr("postmortem.proof.judge.detect_effective", detected)
 
 
 @pytest.mark.heavy
