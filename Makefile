@@ -140,6 +140,10 @@ lab-bench: .venv/test ## Fault bench on fresh lab seeds: resumable, slow (an hou
 prove-bench: .venv/test ## Prove causes on fresh lab seeds: resumable, slow (up to two hours)
 	@$(PY) benchmarks/prove_faults.py --write
 
+.PHONY: kills
+kills: .venv/test ## Kill every writer 300 times, interrupt commands 100 times: resumable, slow (an hour or more)
+	@$(PY) benchmarks/kills.py --write
+
 .PHONY: fuzz
 fuzz: .venv/test ## Feed damaged files to every reader and command: resumable, slow (an hour or more)
 	@$(PY) benchmarks/fuzz.py --jobs $(WORKERS) --write

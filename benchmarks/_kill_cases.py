@@ -131,7 +131,7 @@ def _check_recorder(folder: Path, killed: float) -> Iterator[str]:
 
 
 def _check_checkpoints(folder: Path, killed: float) -> Iterator[str]:
-    """Every checkpoint that is listed is sound, and `latest` leads to one."""
+    """Every checkpoint that is listed as complete is sound, and `latest` leads to one."""
     if not any((folder / "run").glob("*/*.dcp")):
         return
     listed = run_in(folder, (*POSTMORTEM, "checkpoints", "run", "--json"))
@@ -139,7 +139,9 @@ def _check_checkpoints(folder: Path, killed: float) -> Iterator[str]:
         yield f"checkpoints: exit {listed.returncode}: {listed.stderr.strip()[:200]}"
         return
     found = json.loads(listed.stdout)
-    yield from (f"{c['path']}: not sound: {c['problems']}" for c in found["checkpoints"] if not c["sound"])
+    yield from (
+        f"{c['path']}: not sound: {c['problems']}" for c in found["checkpoints"] if c["complete"] and not c["sound"]
+    )
     link = folder / "run" / "latest"
     if link.is_symlink() and not (link / "checkpoint.json").exists():
         yield "latest leads nowhere"

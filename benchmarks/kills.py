@@ -33,6 +33,7 @@ from _results import RUNS, Results, code_hash
 START_UP_S = 0.4
 _DELAY_S = 0.01
 _TRIES = 8  # for a kill that came too late
+_TEARDOWN_S = 0.2  # from the last line of a process until the system has removed it: no signal can reach it any more
 _SCRIPTS = {
     "postmortem": "import sys\nfrom postmortem.__main__ import main\nsys.exit(main())",
     "runs-diff": "import sys\nfrom postmortem.__main__ import runs_diff\nsys.exit(runs_diff())",
@@ -47,6 +48,8 @@ _INTERRUPTED = (
     (*POSTMORTEM, "prove", SPIKE),
 )
 INTERRUPTS = {"interrupt at start": 50, "interrupt at work": 50}
+EARLY = ("before Python handles signals: died of SIGINT, no line", "in Python's own start: its traceback")
+"""What comes before the first line of ours, about 15 ms after the start: nothing here can change it."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +170,11 @@ def reference_of(case: Case) -> Reference:
         return reference(case)
 
 
-def kill(case: Case, seed: int, code: str) -> Row:
-    """One kill of `case`, its checks, and the same command again."""
+def kill(case: Case, seed: int, code: str, place: Path | None = None) -> Row:
+    """One kill of `case`, its checks, and the same command again, in the folder `place`."""
     dice = random.Random(f"{case.name} {seed}")
     aim = "time" if seed % 2 else "change"
-    place = RUNS / "kills" / f"{case.name}-{seed}"
+    place = place or RUNS / "kills" / f"{case.name}-{seed}"
     for attempt in range(_TRIES):
         shutil.rmtree(place, ignore_errors=True)
         folder = place / "work"
@@ -194,12 +197,11 @@ def kill(case: Case, seed: int, code: str) -> Row:
     return Row(case.name, seed, code, round(moment, 4), aim, -9 if killed else 0, 0, "; ".join(problems))
 
 
-def interrupt(name: str, seed: int, code: str) -> Row:
+def interrupt(name: str, seed: int, code: str, place: Path | None = None) -> Row:
     """One interrupt of a command: in the first seconds, or in the rest of its life."""
     dice = random.Random(f"{name} {seed}")
     words = _INTERRUPTED[seed % len(_INTERRUPTED)]
-    duration = _durations(words)
-    place = RUNS / "kills" / f"{name.replace(' ', '-')}-{seed}"
+    place = place or RUNS / "kills" / f"{name.replace(' ', '-')}-{seed}"
     for attempt in range(_TRIES):
         shutil.rmtree(place, ignore_errors=True)
         folder = place / "work"
@@ -207,13 +209,15 @@ def interrupt(name: str, seed: int, code: str) -> Row:
         for run in (SPIKE, CLEAN, RECOVERED):
             shutil.copytree(SAMPLES / run, folder / run, symlinks=True)
         before = snapshot(folder)
-        moment = dice.uniform(0, START_UP_S) if name.endswith("start") else dice.uniform(START_UP_S, duration)
+        at_start = name.endswith("start")
+        moment = dice.uniform(0, START_UP_S) if at_start else dice.uniform(START_UP_S, _durations(words))
         (process,) = _start(folder, [words])
         time.sleep(moment * (1 - attempt / _TRIES))
         alive = process.poll() is None
         process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
         ended = process.wait()
-        if alive:
+        if alive and (ended or time.monotonic() - sent > _TEARDOWN_S):
             break
     text = (place / "0.err").read_text()
     problems = [] if ended == 130 else [_kind_of_end(ended, text)]
@@ -230,9 +234,9 @@ def interrupt(name: str, seed: int, code: str) -> Row:
 
 def _kind_of_end(ended: int, text: str) -> str:
     if ended == -signal.SIGINT and not text:
-        return "before Python handles signals: died of SIGINT, no line"
+        return EARLY[0]
     if "KeyboardInterrupt" in text and str(ROOT / "postmortem") not in text:
-        return "in Python's own start: its traceback"
+        return EARLY[1]
     return f"exit {ended}: {text.strip()[-200:]}"
 
 

@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import pytest
 
+from postmortem import atomic
+
 SHORT = 0
 """Instead of an errno: the system takes only half of the bytes, and the rest with the next call."""
 _WITH_PATHS = {"mkdir": 0, "rename": 1, "replace": 1, "link": 1, "symlink": 1}
@@ -109,12 +111,15 @@ class _File:
 def failing_disk(root: Path, *, watching: bool = True) -> Iterator[FailingDisk]:
     """A disk below `root` that is counted, and fails as its attributes say, while it is `watching` in this block."""
     disk = FailingDisk(root)
+    calls = {name: _by_path(disk, name, getattr(os, name), position) for name, position in _WITH_PATHS.items()}
+    calls |= {name: _by_handle(disk, name, getattr(os, name)) for name in _WITH_HANDLES}
+    calls["open"] = _low_level_open(disk, os.open)
     with pytest.MonkeyPatch.context() as patch:
-        for name, position in _WITH_PATHS.items():
-            patch.setattr(os, name, _by_path(disk, name, getattr(os, name), position))
-        for name in _WITH_HANDLES:
-            patch.setattr(os, name, _by_handle(disk, name, getattr(os, name)))
-        patch.setattr(os, "open", _low_level_open(disk, os.open))
+        for name, call in calls.items():
+            real = getattr(os, name)
+            patch.setattr(os, name, call)
+            for key in [key for key, value in vars(atomic).items() if value is real]:  # the door's own names for them
+                patch.setattr(atomic, key, call)
         opened = _high_level_open(disk, builtins.open)
         patch.setattr(io, "open", opened)
         patch.setattr(builtins, "open", opened)
