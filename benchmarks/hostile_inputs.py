@@ -29,13 +29,13 @@ def make_checkpoints(folder: Path, n: int) -> Path:
     first = manifests.read(source)
     with (folder / "journal.jsonl").open("w") as journal:
         for step in range(1, n + 1):
-            name = f"rollback/step-{step:08d}.dcp"
+            name = checkpoint_path(step)
             (folder / name).mkdir(parents=True)
             for file in first.files:
                 os.link(source / file, folder / name / file)
             _write_manifest(folder / name, replace(first, step=step, saved=first.saved + step))
             journal.write(_line(checkpoint_event(step)))
-    (folder / "latest").symlink_to(name)
+    (folder / "latest").symlink_to(checkpoint_path(n))
     return folder
 
 
@@ -47,18 +47,22 @@ def make_journal(folder: Path, n: int, event: Callable[[int], Mapping[str, objec
     return folder
 
 
+def checkpoint_path(step: int) -> str:
+    """The name of a checkpoint in its run."""
+    return f"rollback/step-{step:08d}.dcp"
+
+
 def checkpoint_event(i: int) -> Mapping[str, object]:
     """The event of a checkpoint at step `i`."""
     facts = {"contents": "full", "bytes": 589664, "seconds": 0.02}
-    return _event("checkpoint", i, i, role="rollback", path=f"rollback/step-{i:08d}.dcp", **facts)
+    return _event("checkpoint", i, i, role="rollback", path=checkpoint_path(i), **facts)
 
 
 def resume_event(i: int) -> Mapping[str, object]:
     """The event of a resume near the middle of the run, without its moments."""
     step = 100 + i % (STEPS // 2)
     parts = {"restored": ["model"], "missing": ["moments"]}
-    checkpoint = f"rollback/step-{step:08d}.dcp"
-    return _event("resume", i, step, from_step=step, attempt=0, checkpoint=checkpoint, **parts)
+    return _event("resume", i, step, from_step=step, attempt=0, checkpoint=checkpoint_path(step), **parts)
 
 
 def rollback_event(i: int) -> Mapping[str, object]:

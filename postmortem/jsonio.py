@@ -146,16 +146,22 @@ def build_from(kind: type[T], raw: Any) -> T:
     return kind(**values)
 
 
+@lru_cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The generic type and its arguments of an annotation; (None, ()) of a plain one."""
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def _coerce(hint: Any, raw: Any) -> Any:
     """`raw` as a value of the annotation `hint`."""
     if hint is Any or hint is str or hint is int or hint is float:  # first: nearly all are
         return raw if hint is Any else _scalar((hint,), raw)
-    if hasattr(hint, "from_text"):
+    origin, arguments = _parts(hint)
+    if origin is None and hasattr(hint, "from_text"):
         _require(str, raw)
         return hint.from_text(raw)
-    if dataclasses.is_dataclass(hint):
+    if origin is None and dataclasses.is_dataclass(hint):
         return build_from(typing.cast("type[Any]", hint), raw)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         return _tuple(arguments, raw)
     if origin is Literal:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard, cast
+from typing import Any, BinaryIO, cast
 
 from postmortem.checkpoint import zips
-from postmortem.checkpoint.allowlist import InertDType, InertObject, InertStorage, InertStorageType, InertTensor, sizes
+from postmortem.checkpoint.allowlist import InertStorage, InertStorageType, InertTensor, sizes
+from postmortem.checkpoint.dcp_tables import LONGEST_NAME, METADATA, DeclaredPiece, StoredPlace, is_name, read_tables
 from postmortem.checkpoint.pickles import LIMIT, load_at, safe_load
 from postmortem.checkpoint.streaming import FileSpan, TensorBytes, item_size
 from postmortem.errors import UnreadableInput
@@ -24,11 +24,8 @@ from postmortem.run.places import Places
 from postmortem.small_file import open_regular, read_bytes
 from postmortem.text import plain
 
-METADATA = ".metadata"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DEEPEST = 64
-_SMALL = 2**20  # bytes of tables that are kept for the next checkpoint
-_LONGEST_NAME = 500
 
 
 @dataclass
@@ -77,8 +74,10 @@ def dcp_layout(inside_folder: Places, *, pieces: bool = True) -> Layout:
         UnreadableInput: `.metadata` cannot be read or is no metadata. Damage of one piece is a problem instead.
     """
     data = read_small(Path(inside_folder.base, METADATA), METADATA)
-    tables = (_small_tables if len(data) <= _SMALL else _tables)(data)
+    tables = read_tables(data)
     layout = Layout({}, set(tables.tensors), set(tables.others), list(tables.problems))
+    if not pieces and tables.ends and all(_reaches(inside_folder, *end) for end in tables.ends.items()):
+        return layout
     declared_pieces = dict(tables.declared)
     places = _with_files(inside_folder, tables.stored, layout)
     places.sort(key=lambda pair: (pair[0], pair[1].offset))
@@ -107,102 +106,20 @@ def dcp_layout(inside_folder: Places, *, pieces: bool = True) -> Layout:
     return layout
 
 
-@dataclass(frozen=True)
-class _DeclaredPiece:
-    """A piece as `state_dict_metadata` describes it; `sizes` is None for what is not a tensor."""
-
-    sizes: tuple[int, ...] | None
-    dtype: str | None
-
-
-@dataclass(frozen=True)
-class _StoredPlace:
-    name: str
-    offsets: tuple[int, ...]
-    file: str
-    offset: int
-    length: int
+def _reaches(folder: Places, name: str, end: int) -> bool:
+    """Whether a file of this very name, no link and in no other folder, has at least `end` bytes."""
+    path = f"{folder.base}/{name}"
+    try:
+        info = Path(path).lstat()
+    except (OSError, ValueError):
+        return False
+    return "/" not in name and stat.S_ISREG(info.st_mode) and info.st_size >= end
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """What `.metadata` says, whatever the files are: pieces by name and offsets, and where each is stored."""
-
-    declared: Mapping[tuple[str, tuple[int, ...]], _DeclaredPiece]
-    stored: tuple[_StoredPlace, ...]
-    tensors: frozenset[str]
-    others: frozenset[str]
-    problems: tuple[str, ...]
-
-
-def _tables(data: bytes) -> _Tables:
-    metadata = safe_load(data, file=METADATA)
-    declared = metadata.get("state_dict_metadata") if isinstance(metadata, InertObject) else None
-    stored = metadata.get("storage_data") if isinstance(metadata, InertObject) else None
-    if not isinstance(declared, dict) or not isinstance(stored, dict):
-        raise UnreadableInput("not the metadata of a torch.distributed.checkpoint.", file=METADATA)
-    layout = Layout()
-    pieces = _declared_pieces(cast(dict[object, object], declared), layout)
-    places = tuple(_stored_places(cast(dict[object, object], stored), layout))
-    return _Tables(pieces, places, frozenset(layout.tensors), frozenset(layout.others), tuple(layout.problems))
-
-
-# The checkpoints of a run have the same tables as long as the model is the same, whatever the values in it.
-_small_tables = lru_cache(maxsize=4)(_tables)
-
-
-def _declared_pieces(
-    entries: dict[object, object], layout: Layout
-) -> dict[tuple[str, tuple[int, ...]], _DeclaredPiece]:
-    pieces: dict[tuple[str, tuple[int, ...]], _DeclaredPiece] = {}
-    for name, entry in entries.items():
-        if not _is_name(name) or not isinstance(entry, InertObject):
-            raise UnreadableInput("has a piece whose name is not a short text.", file=METADATA)
-        if entry.name == "BytesStorageMetadata":
-            layout.others.add(name)
-            pieces[name, ()] = _DeclaredPiece(None, None)
-            continue
-        layout.tensors.add(name)
-        chunks, dtype = entry.get("chunks"), _dtype(entry.get("properties"))
-        if entry.name != "TensorStorageMetadata" or not isinstance(chunks, list) or dtype is None:
-            raise UnreadableInput(f"{name} is described in an unknown way.", file=METADATA)
-        for chunk in cast(list[object], chunks):
-            fields = chunk if isinstance(chunk, InertObject) else InertObject("")
-            offsets, shape = sizes(fields.get("offsets")), sizes(fields.get("sizes"))
-            if offsets is None or shape is None:
-                raise UnreadableInput(f"{name} has a piece without offsets and sizes.", file=METADATA)
-            pieces[name, offsets] = _DeclaredPiece(shape, dtype)
-    return pieces
-
-
-def _dtype(properties: object) -> str | None:
-    """The dtype in a TensorProperties, whose state is a tuple that begins with it."""
-    state = properties.state if isinstance(properties, InertObject) else None
-    first = cast(tuple[object, ...], state)[0] if isinstance(state, tuple) and state else None
-    return first.name if isinstance(first, InertDType) else None
-
-
-def _stored_places(entries: dict[object, object], layout: Layout) -> Iterator[_StoredPlace]:
-    for index, info in entries.items():
-        name = index.get("fqn") if isinstance(index, InertObject) else None
-        offsets = index.get("offset") if isinstance(index, InertObject) else None
-        numbers = sizes((info.get("offset"), info.get("length"))) if isinstance(info, InertObject) else None
-        file = info.get("relative_path") if isinstance(info, InertObject) else None
-        place = () if offsets is None else sizes(offsets)
-        if not (_is_name(name) and _is_name(file) and numbers is not None and place is not None):
-            raise UnreadableInput("gives the place of a piece in an unknown way.", file=METADATA)
-        if isinstance(info, InertObject) and info.get("transform_descriptors"):
-            layout.problems.append(f"{file}: {name} was stored through a transform and cannot be read")
-            continue
-        yield _StoredPlace(name, place, file, *numbers)
-
-
-def _with_files(
-    inside_folder: Places, places: Iterable[_StoredPlace], layout: Layout
-) -> list[tuple[str, _StoredPlace]]:
+def _with_files(inside_folder: Places, places: Iterable[StoredPlace], layout: Layout) -> list[tuple[str, StoredPlace]]:
     """Each place with its file. A path that leads out of the checkpoint is a problem."""
     files: dict[str, str | None] = {}
-    pairs: list[tuple[str, _StoredPlace]] = []
+    pairs: list[tuple[str, StoredPlace]] = []
     for place in places:
         if place.file not in files:
             files[place.file] = None
@@ -216,7 +133,7 @@ def _with_files(
     return pairs
 
 
-def _check_place(place: _StoredPlace, declared: bool, free: int, size: int) -> None:
+def _check_place(place: StoredPlace, declared: bool, free: int, size: int) -> None:
     """Check a place against the file's size, and against the piece before it.
 
     Raises:
@@ -232,12 +149,8 @@ def _check_place(place: _StoredPlace, declared: bool, free: int, size: int) -> N
         raise UnreadableInput(f"{place.name} {reason}.", file=place.file)
 
 
-def _is_name(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and len(value) <= _LONGEST_NAME
-
-
 def _spans_of_piece(
-    file: BinaryIO, place: _StoredPlace, declared: _DeclaredPiece | None, layout: Layout
+    file: BinaryIO, place: StoredPlace, declared: DeclaredPiece | None, layout: Layout
 ) -> list[FileSpan]:
     """The records of one piece of a DCP checkpoint, whose tensor has to match `.metadata`."""
     shown = f"{place.file}: {place.name}"
@@ -337,7 +250,7 @@ def _storage_of(ident: object, shown: str) -> InertStorage:
     parts = cast(tuple[object, ...], ident) if isinstance(ident, tuple) else ()
     if len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], InertStorageType):
         key, numel = parts[2], sizes((parts[4],))
-        if _is_name(key) and numel is not None and (len(parts) == 5 or parts[5] is None):
+        if is_name(key) and numel is not None and (len(parts) == 5 or parts[5] is None):
             return InertStorage(parts[1].dtype, f"data/{key}", numel[0])
     raise UnreadableInput("refers to something that is not a storage of torch.save.", file=shown)
 
@@ -381,7 +294,7 @@ def _leaves(value: object, prefix: str) -> Iterator[tuple[str, object]]:
             raise UnreadableInput(f"nested deeper than {_DEEPEST} levels.", file=plain(prefix) or "data.pkl")
         for key, inner in _items(cast("dict[object, object] | list[object] | tuple[object, ...]", current)):
             text = str(key) if isinstance(key, int) else key if isinstance(key, str) else type(key).__name__
-            todo.append((f"{name}.{text[:_LONGEST_NAME]}"[-_LONGEST_NAME:].removeprefix("."), inner, depth + 1))
+            todo.append((f"{name}.{text[:LONGEST_NAME]}"[-LONGEST_NAME:].removeprefix("."), inner, depth + 1))
 
 
 def _items(container: dict[object, object] | list[object] | tuple[object, ...]) -> Iterator[tuple[object, object]]:

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from postmortem.checkpoint import layout
+from postmortem.checkpoint import dcp_tables, layout
 from postmortem.checkpoint.inspection import inspect
 from tests.checkpoint.makers import dcp, state
 
@@ -20,15 +20,16 @@ def test_a_list_of_checkpoints_reads_the_tables_of_one_model_once(
     """And no tensor: opening each archive was nine tenths of the time."""
     saved = dcp(tmp_path / "step-00000300.dcp", state())
     whole = inspect(saved)
-    layout._small_tables.cache_clear()
+    dcp_tables._small_tables.cache_clear()
     loaded: list[str] = []
-    load = layout.safe_load
+    load = dcp_tables.safe_load
 
     def counted(data: bytes, *rest: Any, file: str, **more: Any) -> Any:
         loaded.append(file)
         return load(data, *rest, file=file, **more)
 
-    monkeypatch.setattr(layout, "safe_load", counted)
+    for module in (dcp_tables, layout):
+        monkeypatch.setattr(module, "safe_load", counted)
     for _ in range(20):
         listed = inspect(saved, deep=False, pieces=False)
         assert (listed.contents, listed.tensors, listed.sound) == (whole.contents, whole.tensors, True)
