@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from _measure import POSTMORTEM, cost, interleave, machine, options, publish, say, spread
+from hostile_inputs import make_checkpoints, make_journal
 
 if TYPE_CHECKING:
     import numpy as np
 
 _WIDE_ROWS, _WIDE_COLUMNS = 1_000, 5_000
 _LONG_ROWS = 10_000_000
+_CHECKPOINTS, _EVENTS = 10_000, 1_000_000
 _MAKE = (sys.executable, __file__, "--make")
 
 
@@ -70,6 +72,16 @@ def _loss(rows: int) -> np.ndarray:
     return loss
 
 
+def checkpoints(folder: Path) -> None:
+    """checkpoints/: a run with thousands of checkpoints, each as small as one can be."""
+    make_checkpoints(folder / "checkpoints", _CHECKPOINTS)
+
+
+def journal(folder: Path) -> None:
+    """journal/: a run whose journal has events of every kind, far more than rows."""
+    make_journal(folder / "journal", _EVENTS)
+
+
 CASES = (
     Case(
         f"`draft --json`, Parquet of {_WIDE_ROWS:,} steps × {_WIDE_COLUMNS:,} columns",
@@ -88,6 +100,20 @@ CASES = (
         long,
         ("diff", "{folder}/a.parquet", "{folder}/b.parquet", "--json"),
         most_mb=1_100,
+    ),
+    Case(
+        f"`checkpoints --fast`, {_CHECKPOINTS:,} checkpoints",
+        checkpoints,
+        ("checkpoints", "{folder}/checkpoints", "--fast"),
+        most_cpu_s=5,
+    ),
+    Case(f"`doctor`, {_CHECKPOINTS:,} checkpoints", checkpoints, ("doctor", "{folder}/checkpoints")),
+    Case(
+        f"`draft --json`, a journal of {_EVENTS:,} events",
+        journal,
+        ("draft", "{folder}/journal", "--json"),
+        most_cpu_s=10,
+        most_mb=400,
     ),
 )
 

@@ -6,6 +6,7 @@ Every claim of a table is checked against the files before the place that it nam
 from __future__ import annotations
 
 import math
+import stat
 import struct
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
