@@ -154,8 +154,8 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _coerce(hint: Any, raw: Any) -> Any:
     """`raw` as a value of the annotation `hint`."""
-    if hint is Any or hint is str or hint is int or hint is float:  # first: nearly all are
-        return raw if hint is Any else _scalar((hint,), raw)
+    if hint is Any or type(raw) is hint:  # first: nearly all are
+        return raw
     origin, arguments = _parts(hint)
     if origin is None and hasattr(hint, "from_text"):
         _require(str, raw)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from postmortem import diagnosis
 from postmortem.assess.detection import Mode, detect
 from postmortem.assess.run_facts import run_facts
@@ -58,12 +60,14 @@ class Examined:
         self._checked: dict[Proof, CheckedProof] = {}
 
     @cached_property
+    @np.errstate(all="ignore")  # a log may contain any float: what overflows is a finding, not a warning on stderr
     def _weighed(self) -> tuple[_Weighed, ...]:
         incidents = detect(self.run, self._mode)
         sibling = None if self._baseline is None else Sibling(self._baseline, detect(self._baseline, self._mode))
         worst = incidents[:MAX_INCIDENTS]
         return tuple(_weigh(Case(self.run, incident, incidents, self._text, sibling)) for incident in worst)
 
+    @np.errstate(all="ignore")
     def diagnosis(self, *, proven: bool = True) -> Diagnosis:
         """The diagnosis of the run, with the proofs that are stored beside it at this time, as far as their replays
         bear them out; without them, what the panels say."""

@@ -68,7 +68,10 @@ def read_bytes(path: Path, *, name: str = "", limit: int = LIMIT, hint: str = ""
     """
     shown = name or plain(path, 1000)
     with open_regular(path, shown) as file:
-        data = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, limit) + 1)  # a buffer of `limit` bytes would take longer than the file
+        if size < len(data) <= limit:  # it has grown meanwhile, or its system does not know its size
+            data += file.read(limit + 1 - len(data))
     if len(data) > limit:
         raise UnreadableInput(f"larger than {limit >> 20} MiB.", file=shown, hint=hint)
     return data

@@ -29,7 +29,8 @@ _BACKSTOP = 6 * 2**30  # bytes that an input may allocate, whoever of its proces
 
 @dataclass(frozen=True)
 class Limits:
-    """What one input may take: seconds by the clock, and bytes of memory above those of the process before it."""
+    """What one input may take: seconds by the clock, without those in which the machine's processors were busy with
+    others, and bytes of memory above those of the process before it."""
 
     seconds: float = 10.0
     growth: int = 900 * 2**20  # with the imports of a command, 1 GB
@@ -38,7 +39,7 @@ class Limits:
 @dataclass(frozen=True)
 class Ending:
     """How one input ended. problem: "", "hang", "memory" or "died with 6"; frame: where in the package, if there is a
-    problem; result: what the task returned; peak: bytes above those before it; seconds by the clock."""
+    problem; result: what the task returned; peak: bytes above those before it; seconds as in `Limits`."""
 
     problem: str
     frame: str
@@ -50,7 +51,7 @@ class Ending:
 def run_each(indices: Sequence[int], task: Callable[[int], Any], limits: Limits) -> Iterator[tuple[int, Ending]]:
     """Call `task` with each index in forked children and yield how each ended, in order.
 
-    One child takes as many as it survives. What hung is tried again alone, and then decides: a busy machine is slow.
+    One child takes as many as it survives. What hung is tried again alone, and then decides.
     """
     waiting = list(indices)
     while waiting:
@@ -86,29 +87,39 @@ def _watch(pid: int, messages: BinaryIO, crash: BinaryIO, limits: Limits) -> Ite
         for line in lines:
             message = json.loads(line)
             if "result" in message:
-                yield message["index"], Ending("", "", message["result"], message["peak"], time.monotonic() - began)
+                yield message["index"], Ending("", "", message["result"], message["peak"], _clock(pid) - began)
                 index = None
             else:
-                index, base, peak, began = message["index"], message["base"], 0, time.monotonic()
+                index, base, peak, began = message["index"], message["base"], 0, _clock(pid)
         if ready and not data:  # it has ended
             if index is not None:
-                yield index, _ended(f"died with {_kill(pid)}", crash, peak, began)
+                seconds = _clock(pid) - began
+                yield index, _ended(f"died with {_kill(pid)}", crash, peak, seconds)
             return
         if index is not None and not lines:
-            late = time.monotonic() - began > limits.seconds
-            problem = "memory" if peak > limits.growth else "hang" if late else ""
+            seconds = _clock(pid) - began
+            problem = "memory" if peak > limits.growth else "hang" if seconds > limits.seconds else ""
             if problem:
                 os.kill(pid, signal.SIGABRT)  # faulthandler says where it is
                 time.sleep(0.2)
                 _kill(pid)
-                yield index, _ended(problem, crash, peak, began)
+                yield index, _ended(problem, crash, peak, seconds)
                 return
 
 
-def _ended(problem: str, crash: BinaryIO, peak: int, began: float) -> Ending:
+def _ended(problem: str, crash: BinaryIO, peak: int, seconds: float) -> Ending:
     crash.seek(0)
     frame = _FRAME.search(crash.read().decode(errors="replace"))
-    return Ending(problem, ":".join(frame.groups()) if frame else "", None, peak, time.monotonic() - began)
+    return Ending(problem, ":".join(frame.groups()) if frame else "", None, peak, seconds)
+
+
+def _clock(pid: int) -> float:
+    """Seconds by the clock, less those that the process has waited for a processor."""
+    try:
+        waited = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+    except (OSError, IndexError):  # the process is gone, or the kernel does not count them
+        waited = 0
+    return time.monotonic() - waited / 1e9
 
 
 def _kill(pid: int) -> int:

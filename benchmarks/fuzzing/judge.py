@@ -124,11 +124,20 @@ def prepare(given: CommandInput, sandbox: Path) -> Before:
     """Write the files of a command, and note what is there now."""
     shutil.rmtree(sandbox, ignore_errors=True)
     write_tree(given.tree, sandbox)
-    (sandbox / "box").mkdir(exist_ok=True)
+    if not (sandbox / "box").is_dir():
+        (sandbox / "box").unlink(missing_ok=True)
+        (sandbox / "box").mkdir()
     kept = (f"{SENTINEL}/", *(f"box/run/{name}" for name in ("metrics/", "batches/", "rollback/", "run.", "journal.")))
     names = _names(sandbox)
-    files = {name: given.tree.get(name) for name in names if name.startswith(kept) and (sandbox / name).is_file()}
+    files = {name: given.tree.get(name) for name in names if name.startswith(kept) and _is_file(sandbox / name)}
     return Before(names, {name: content for name, content in files.items() if isinstance(content, bytes)})
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a link to a name that no file can have
+        return False
 
 
 def _names(sandbox: Path) -> frozenset[str]:
@@ -266,9 +275,16 @@ def _loose_json(left: _Left) -> str:
 def _changed(left: _Left) -> str:
     for name, content in left.before.kept.items():
         file = left.sandbox / name
-        if not file.is_file() or file.read_bytes() != content:
+        if not _is_file(file) or file.read_bytes() != content:
             return name
     return ""
+
+
+def _litter(left: _Left) -> str:
+    """The ending of a temporary file that the command left; a replay copies those that lie in a checkpoint."""
+    known = {Path(name).name for name in left.before.names}
+    new = (Path(name) for name in left.new if name.endswith((".tmp", ".draft")))
+    return next((path.suffix for path in new if path.name not in known), "")
 
 
 def _warned(left: _Left) -> str:
@@ -287,5 +303,5 @@ _CHECKS: Mapping[str, Callable[[_Left], str]] = {
     "control character": lambda left: _raw_control(left.printed + left.said),
     "no strict JSON": _loose_json,
     "warning": _warned,
-    "litter": lambda left: next((Path(n).suffix for n in left.new if n.endswith((".tmp", ".draft"))), ""),
+    "litter": _litter,
 }

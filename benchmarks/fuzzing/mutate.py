@@ -78,9 +78,9 @@ def _utf16(data: bytes) -> bytes:
 
 
 def _json(rng: Random, data: bytes) -> bytes:
-    value = [json.loads(data)]
+    value, most = [json.loads(data)], 300 if len(data) < 2**20 else 2  # 300 times 300 times fill any memory
     for _ in range(rng.choice((1, 1, 2, 3))):
-        _change_node(rng, value)
+        most = 2 if _change_node(rng, value, most) else most
     if "checksum" in (value[0] if isinstance(value[0], dict) else ()) and rng.random() < 0.7:
         value[0].pop("checksum")
         text = json.dumps(value[0], sort_keys=True, separators=(",", ":"))
@@ -100,8 +100,8 @@ def _hostile(rng: Random, like: Any) -> Any:
     return rng.choice([value for value in VALUES if type(value) is type(like)] if rng.random() < 0.5 else VALUES)
 
 
-def _change_node(rng: Random, root: list[Any]) -> None:
-    """Change one value, key or length somewhere in `root`."""
+def _change_node(rng: Random, root: list[Any], most: int) -> bool:
+    """Change one value, key or length somewhere in `root`; whether a value is in it `most` times now, and not twice."""
     parent: Any = root
     key: Any = 0
     while isinstance(parent[key], (dict, list)) and parent[key] and rng.random() < 0.85:
@@ -113,7 +113,9 @@ def _change_node(rng: Random, root: list[Any]) -> None:
         case 1 if isinstance(parent, dict):
             parent[str(rng.choice((*WORDS, *parent)))] = parent.pop(key)
         case 2:
-            parent[key] = [parent[key]] * rng.choice((0, 1, 2, 300))
+            times = rng.choice((0, 1, 2, most))
+            parent[key] = [parent[key]] * times
+            return times > 2
         case 3:
             parent[key] = {rng.choice(WORDS): parent[key]}
         case 4:
@@ -122,6 +124,7 @@ def _change_node(rng: Random, root: list[Any]) -> None:
             parent[key] = rng.choice((-parent[key], parent[key] * 10**6, str(parent[key]), parent[key] + 0.5))
         case _:
             parent[key] = _hostile(rng, parent[key])
+    return False
 
 
 def _lines(rng: Random, data: bytes) -> bytes:

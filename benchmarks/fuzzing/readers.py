@@ -172,15 +172,19 @@ READERS = (
 
 EXEMPT = {
     "api.py:_opened": "calls open_run, as the commands do",
+    "arithmetic.py:_processor_flags": "reads /proc/cpuinfo",
+    "atomic.py:_remove_if_abandoned": "opens what a killed writer left, to lock it",
     "checkpoint/checkpointer.py:delete": "reads by CheckpointFolders, as the reader of kept checkpoints does",
     "checkpoint/manifest.py:digest": "reads what this save has just written",
     "checkpoint/resume.py:choose_checkpoint": "reads by CheckpointFolders",
     "checkpoint/writing.py:_write_own": "writes",
+    "cli/_faults.py:*": "opens /dev/null",
     "cli/_guard.py:guarded": "opens /dev/null",
     "discovery.py:_may_add_parts": "reads the metadata of installed distributions",
     "experiment/*": "reads what its own replays wrote, by readers that are fuzzed",
     "lab/run_equality.py:*": "compares two runs of `make samples-check`",
     "replay/run_replay.py:_load_state": "reads by read_saved_state, as a replay from a checkpoint does",
+    "report/templates.py:*": "reads the package's own templates",
     "resume_test/*": "reads what its own processes wrote",
 }
 """file:function of what opens a file and is not reached by a sound one, with the reason; `*` stands for anything."""

@@ -197,13 +197,11 @@ def _content(name: str, *, tensor: bool) -> str | None:
 def _directory(draft: _Draft, *, pieces: bool) -> None:
     """Read the tables, sizes and plain state of a directory."""
     folder, places = draft.path, Places(draft.path)
-    has_tables, is_own = (places.find(name, folder.name)[1] for name in (METADATA, manifests.NAME))
-    draft.kind = "postmortem" if is_own else "dcp"
     draft.sizes = file_sizes(folder)
-    if not has_tables:
+    draft.kind = "postmortem" if _exists(draft, manifests.NAME, places) else "dcp"
+    if not _exists(draft, METADATA, places):
         raise UnreadableInput("the save was cut short, or this is no checkpoint.", file=METADATA, hint="It is missing.")
     if draft.kind == "postmortem":
-        open_part(folder / manifests.NAME, manifests.NAME).close()
         draft.manifest = manifests.read(folder)
         for name, digest in draft.manifest.files.items():
             size = _size(draft, name, places)
@@ -218,9 +216,19 @@ def _directory(draft: _Draft, *, pieces: bool) -> None:
             draft.sections |= _state_names(Path(file))
 
 
+def _exists(draft: _Draft, name: str, places: Places) -> bool:
+    """Whether there is a file `name`. Raises UnreadableInput where it is a link out of the checkpoint."""
+    return _listed(draft, name) is not None or places.find(name, draft.path.name)[1]
+
+
+def _listed(draft: _Draft, name: str) -> int | None:
+    """Bytes of a regular file that was listed: it is no link, and not behind one."""
+    return draft.sizes.get(f"{draft.path}{os.sep}{name}")
+
+
 def _size(draft: _Draft, name: str, places: Places) -> int | None:
     """Bytes of a file that checkpoint.json names; None where it is missing, or is no regular file."""
-    listed = draft.sizes.get(f"{draft.path}{os.sep}{name}")  # what is listed is no link, and not behind one
+    listed = _listed(draft, name)
     if listed is not None:
         return listed
     target = Path(places.find(name, manifests.NAME)[0])

@@ -74,7 +74,7 @@ def dcp_layout(inside_folder: Places, *, pieces: bool = True) -> Layout:
     Raises:
         UnreadableInput: `.metadata` cannot be read or is no metadata. Damage of one piece is a problem instead.
     """
-    data = read_small(Path(inside_folder.base, METADATA), METADATA)
+    data = read_small(inside_folder.root / METADATA, METADATA)
     tables = read_tables(data)
     layout = Layout({}, set(tables.tensors), set(tables.others), list(tables.problems))
     if not pieces and tables.ends and all(_reaches(inside_folder, *end) for end in tables.ends.items()):
@@ -109,9 +109,8 @@ def dcp_layout(inside_folder: Places, *, pieces: bool = True) -> Layout:
 
 def _reaches(folder: Places, name: str, end: int) -> bool:
     """Whether a file of this very name, no link and in no other folder, has at least `end` bytes."""
-    path = f"{folder.base}/{name}"
     try:
-        info = Path(path).lstat()
+        info = (folder.root / name).lstat()
     except (OSError, ValueError):
         return False
     return "/" not in name and stat.S_ISREG(info.st_mode) and info.st_size >= end

@@ -71,9 +71,14 @@ def read(folder: Path) -> CheckpointManifest:
     """
     file = folder / NAME
     where = plain(file, 1000)
-    if not file.is_file():  # nor a pipe, which would be waited for
-        raise UnreadableInput("no file: the save was cut short, or this is no checkpoint.", file=where)
-    return read_record(CheckpointManifest, file, "the manifest of a checkpoint", check=lambda keys: _check(keys, where))
+    try:
+        return read_record(
+            CheckpointManifest, file, "the manifest of a checkpoint", check=lambda keys: _check(keys, where)
+        )
+    except UnreadableInput as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UnreadableInput("no file: the save was cut short, or this is no checkpoint.", file=where) from error
+        raise
 
 
 def _check(keys: dict[str, Any], where: str) -> None:

@@ -56,4 +56,4 @@ def root(
 
 def main() -> None:
     """The `postmortem` command."""
-    guarded(lambda: app(prog_name="postmortem"))
+    guarded(lambda: app(prog_name="postmortem", standalone_mode=False))

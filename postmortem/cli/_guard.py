@@ -18,6 +18,8 @@ from postmortem.cli._faults import DEBUG, as_ours, flush_output, open_closed_str
 from postmortem.errors import Interrupted, PostmortemError
 from postmortem.text import plain
 
+_UsageError: Any = typer.BadParameter.__base__  # of click, which newer versions of typer contain under another name
+
 
 def explained(command: Callable[..., object]) -> Callable[..., object]:
     """`command`, whose every error is one of ours before typer sees it, which has exit codes of its own for some."""
@@ -34,8 +36,9 @@ def explained(command: Callable[..., object]) -> Callable[..., object]:
     return run
 
 
-def guarded(command: Callable[[], object]) -> None:
-    """Run `command` and exit; any error ends in one line on stderr and the exit code of its class."""
+def guarded(command: Callable[[], int | None]) -> None:
+    """Run `command` and exit with its code; any error ends in one line on stderr and the exit code of its class, and a
+    command line that is wrong in typer's lines about it."""
     open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot encode is no reason to fail
@@ -48,11 +51,11 @@ def guarded(command: Callable[[], object]) -> None:
     sys.exit(code)
 
 
-def _interruptible(command: Callable[[], object]) -> None:
-    """Run `command`. An interrupt in it is an interrupt here, even if a library has made something else of it."""
+def _interruptible(command: Callable[[], int | None]) -> int | None:
+    """The exit code of `command`. An interrupt in it is one here, even if a library has made something else of it."""
     interrupt.begin_work()
     try:
-        command()
+        code = command()
     except Interrupted:
         raise
     except BaseException as error:
@@ -61,11 +64,17 @@ def _interruptible(command: Callable[[], object]) -> None:
         raise
     if interrupt.received():
         raise KeyboardInterrupt
+    return code
 
 
-def _run(command: Callable[[], object]) -> int | str | None:
+def _run(command: Callable[[], int | None]) -> int | str | None:
     try:
-        command()
+        return command()
+    except _UsageError as error:
+        error.message = "\n".join(plain(line, 2000) for line in error.message.split("\n"))
+        with suppress(OSError, ValueError):
+            error.show()
+        return error.exit_code
     except SystemExit as end:  # typer ends this way, and with 1 if the reader of its output is gone
         return 0 if isinstance(end.__context__, BrokenPipeError) else end.code
     except KeyboardInterrupt:
@@ -74,7 +83,6 @@ def _run(command: Callable[[], object]) -> int | str | None:
         return 0
     except Exception as error:  # noqa: BLE001 - a defect is one line, too
         return _report(as_ours(error), error)
-    return 0
 
 
 def _report(error: PostmortemError, cause: BaseException | None = None) -> int:

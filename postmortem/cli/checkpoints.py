@@ -51,7 +51,8 @@ def checkpoints(
             inspection = candidate.inspect(deep=not fast, pieces=not fast, on_progress=advance)
         inspections.append((candidate.shown, inspection))
     target = latest(run)
-    newest = next((name for name, i in inspections if target is not None and real_path(i.path) == target), None)
+    from_newest = reversed(inspections)  # nearly always it is the first of these
+    newest = next((name for name, i in from_newest if target is not None and real_path(i.path) == target), None)
     if as_json:
         print_json({"latest": newest, "checkpoints": [_record(*named) for named in inspections]})
     else:

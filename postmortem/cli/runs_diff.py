@@ -82,4 +82,4 @@ app.command()(explained(diff))
 
 def main() -> None:
     """The `runs-diff` command."""
-    guarded(lambda: app(prog_name="runs-diff"))
+    guarded(lambda: app(prog_name="runs-diff", standalone_mode=False))

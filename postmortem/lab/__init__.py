@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postmortem.errors import require
+from postmortem.errors import UsageError, require
 
 if TYPE_CHECKING:
     from postmortem.lab.session import Progress
@@ -49,6 +49,8 @@ def make_run(
     from postmortem.lab.faults import find_fault
     from postmortem.lab.session import record_run
 
+    if not out.name:  # the folder from which it is called, or the root
+        raise UsageError(f"{out}: name a folder of its own for the run, whose truth is written beside it")
     spec = make_spec(find_fault(fault), seed=seed, at=at, steps=steps)
     if until is not None:
         spec = spec.cut_off(until)

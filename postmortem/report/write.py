@@ -54,8 +54,8 @@ def run_folder(path: Path) -> Path:
 
 
 def to_bytes(diagnosis: Diagnosis) -> bytes:
-    """The diagnosis as UTF-8 JSON; half a surrogate pair in a name, which UTF-8 cannot encode, becomes its escape."""
-    return diagnosis.to_json().encode("utf-8", "backslashreplace")
+    """The diagnosis as UTF-8 JSON, whatever a terminal's encoding is."""
+    return diagnosis.to_json().encode()
 
 
 def check_report(out: Path, *, within: Path | None = None) -> None:

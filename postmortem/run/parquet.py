@@ -8,9 +8,11 @@ were checked before, through the calls that report what they find.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -196,7 +198,7 @@ class _CheckedBytes:
     @contextmanager
     def holding(self, pieces: list[tuple[int, bytes]]) -> Generator[None]:
         """While pages are read, these (position, bytes)."""
-        self._pieces = pieces
+        self._pieces = sorted(pieces)
         try:
             yield
         finally:
@@ -217,9 +219,10 @@ class _CheckedBytes:
         self._at += size
         if self._file is not None:
             return os.pread(self._file.fileno(), size, at)
-        for start, data in self._pieces:
-            if start <= at and at + size <= start + len(data):
-                return data if size == len(data) else data[at - start : at - start + size]
+        number = bisect_right(self._pieces, at, key=itemgetter(0)) - 1
+        start, data = self._pieces[number] if number >= 0 else (0, b"")
+        if at + size <= start + len(data):
+            return data if size == len(data) else data[at - start : at - start + size]
         raise OSError(f"bytes {at:,} to {at + size:,} belong to no page of the column")
 
     def readable(self) -> bool:

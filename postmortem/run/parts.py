@@ -66,10 +66,12 @@ def write_part(folder: Path, table: ArrowTable) -> Path:
         except FileExistsError:
             number += 1
             continue
-        if _lock(handle) is not False and not final.exists():
+        owned = _lock(handle) is not False  # otherwise another rank took it for abandoned; the name is that rank's now
+        if owned and not final.exists():
             break
         os.close(handle)
-        temporary.unlink(missing_ok=True)
+        if owned:
+            temporary.unlink(missing_ok=True)
         number += 1
     try:
         with os.fdopen(handle, "wb") as file:

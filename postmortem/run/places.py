@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import cached_property
 from pathlib import Path
 
 from postmortem.run.manifest import inside
@@ -19,9 +20,16 @@ class Places:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        self.base = os.path.realpath(root)
-        self._folders: dict[str, tuple[str, bool] | None] = {"": (self.base, True)}
+        self.root = root
+
+    @cached_property
+    def base(self) -> str:
+        """`root` without links."""
+        return os.path.realpath(self.root)
+
+    @cached_property
+    def _folders(self) -> dict[str, tuple[str, bool] | None]:
+        return {"": (self.base, True)}
 
     def find(self, named: str, where: str) -> tuple[str, bool]:
         """(the path `root / named`, resolved; whether it exists). `where` names the place that names it.
@@ -34,7 +42,7 @@ class Places:
         folder = self._folder(head) if plain and not named.startswith("/") else None
         place = None if folder is None else _step_down(folder, name)
         if place is None or not self._is_inside(place[0]):
-            target = inside(self._root, named, where)
+            target = inside(self.root, named, where)
             return str(target), _exists(target)
         return place
 
@@ -46,7 +54,8 @@ class Places:
         for part in head.split("/"):
             place = None if place is None else _step_down(place, part)
         if len(self._folders) > _MOST_FOLDERS:
-            self._folders = {"": (self.base, True)}
+            self._folders.clear()
+            self._folders[""] = (self.base, True)
         self._folders[head] = place
         return place
 

@@ -77,14 +77,38 @@ class CompactReader:
         return size, head & 15
 
     def structure(self, depth: int = 0) -> Struct:
-        """A struct with all its fields."""
+        """A struct with all its fields. A footer has hundreds of thousands, so what is short is read right here."""
         if depth > _DEEPEST:
             raise Damaged(f"more than {_DEEPEST} levels inside each other")
+        data, at, number = self.data, self.at, 0
         fields: Struct = {}
-        number, kind = self.field(0)
-        while kind:
-            fields[number] = self.value(kind, depth) if kind > _FALSE else kind == _TRUE
-            number, kind = self.field(number)
+        try:
+            while head := data[at]:
+                kind = head & 15
+                if head > 15:
+                    number, at = number + (head >> 4), at + 1
+                else:
+                    self.at = at + 1
+                    number, at = self.integer(), self.at
+                if _I16 <= kind <= _I64:
+                    value, at = data[at], at + 1
+                    if value > 127:
+                        self.at = at - 1
+                        value, at = self.varint(), self.at
+                    fields[number] = (value >> 1) ^ -(value & 1)
+                elif kind == BINARY and (value := data[at]) < 128 and at + value < len(data):
+                    fields[number], at = data[at + 1 : at + 1 + value], at + 1 + value
+                elif kind == STRUCT:
+                    self.at = at
+                    fields[number], at = self.structure(depth + 1), self.at
+                elif _TRUE <= kind <= _FALSE:
+                    fields[number] = kind == _TRUE
+                else:
+                    self.at = at
+                    fields[number], at = self.value(kind, depth), self.at
+        except IndexError:
+            raise Damaged("it ends in the middle of a value") from None
+        self.at = at + 1
         return fields
 
     def value(self, kind: int, depth: int = 0) -> Value:
@@ -99,6 +123,8 @@ class CompactReader:
             size, inner = self.elements()
             if depth > _DEEPEST:
                 raise Damaged(f"more than {_DEEPEST} levels inside each other")
+            if _I16 <= inner <= _I64:
+                return [self.integer() for _ in range(size)]
             return [self.value(inner, depth + 1) for _ in range(size)]
         if kind in (_TRUE, _FALSE, _BYTE):
             return self._byte()

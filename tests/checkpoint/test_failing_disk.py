@@ -65,14 +65,17 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> FailingDisk:
     return disk
 
 
-def test_each_call_fails_once(tmp_path: Path, counted: FailingDisk) -> None:
-    for call in counted.different_calls():
-        fail(tmp_path / str(call), call, errno.ENOSPC)
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
+class TestFull:
+    """With `every` 2, every other call fails once, and from each of the others on the disk is full."""
 
+    def test_each_call_fails_once(self, tmp_path: Path, counted: FailingDisk, every: int) -> None:
+        for call in counted.different_calls()[::every]:
+            fail(tmp_path / str(call), call, errno.ENOSPC)
 
-def test_from_each_call_on_the_disk_is_full(tmp_path: Path, counted: FailingDisk) -> None:
-    for call in counted.different_calls():
-        fail(tmp_path / str(call), call, errno.ENOSPC, lasting=True)
+    def test_from_each_call_on(self, tmp_path: Path, counted: FailingDisk, every: int) -> None:
+        for call in counted.different_calls()[every - 1 :: every]:
+            fail(tmp_path / str(call), call, errno.ENOSPC, lasting=True)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EROFS])

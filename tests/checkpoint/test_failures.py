@@ -255,11 +255,17 @@ def test_a_manifest_made_by_hand_is_refused_whatever_it_holds(tmp_path: Path, wr
     assert resumed is not None and resumed.step == 1
 
 
+def test_a_link_to_a_name_that_no_file_can_have_is_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / manifest.NAME).symlink_to("n" * 300)
+    with pytest.raises(UnreadableInput, match="cannot be read"):
+        manifest.read(tmp_path)
+
+
 def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
     place = tmp_path / "recovery" / "step-00000001.dcp"
     place.mkdir(parents=True)
     os.mkfifo(place / manifest.NAME)
-    with pytest.raises(UnreadableInput, match="no file"):
+    with pytest.raises(UnreadableInput, match="no regular file"):
         manifest.read(place)
 
 

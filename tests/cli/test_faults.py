@@ -134,3 +134,15 @@ def test_what_another_thing_raises_is_our_error_with_its_cause(monkeypatch: pyte
     assert isinstance(refused.value.__cause__, EOFError)
     with pytest.raises(CannotWrite, match="its own message"):
         failing(CannotWrite("its own message"))()
+
+
+@pytest.mark.parametrize("words", [("draft", "--a\u202e"), ("report", "a", "\u2066")], ids=["option", "word"])
+def test_a_wrong_command_line_is_shown_without_invisible_characters(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["postmortem", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and "Usage: postmortem" in err and "\ufffd" in err
+    assert all(line.isprintable() for line in err.splitlines())

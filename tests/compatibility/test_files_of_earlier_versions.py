@@ -110,7 +110,8 @@ def test_a_checkpoint_is_loaded_and_resumed_from(written: Path) -> None:
             assert resumed is not None and (resumed.step, resumed.missing) == (100, ())
     assert program.updates == 100
     run = open_run("run")
-    assert len(run.segments) == 2 and run.journal[-1].event == "run_end"
+    events = [event.event for event in run.journal if event.event != "environment_change"]  # it depends on the machine
+    assert len(run.segments) == 2 and events[-1] == "run_end"
 
 
 def test_a_finished_replay_is_taken_up(written: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from postmortem.errors import UsageError
+from postmortem.lab import make_run
 from postmortem.lab.config import default_config
 from postmortem.lab.limits import check_size
 from postmortem.lab.program import build
@@ -66,3 +68,9 @@ def test_a_part_that_is_missing_is_named() -> None:
     del config["model"]
     with pytest.raises(UsageError, match=r"config: model\.width is None"):
         build(config)
+
+
+@pytest.mark.parametrize("out", [".", "/", ""])
+def test_a_run_needs_a_folder_with_a_name(out: str) -> None:
+    with pytest.raises(UsageError, match="name a folder of its own"):
+        make_run(Path(out), steps=1)

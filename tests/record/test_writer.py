@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from postmortem import atomic
 from postmortem.errors import UnreadableInput
 from postmortem.record.writer import RunWriter, json_value
 from postmortem.run.arrow import merge_tables
@@ -158,6 +159,27 @@ def test_two_writers_of_a_part_take_different_numbers(tmp_path: Path) -> None:
     with (tmp_path / "part-000001.parquet.tmp").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert write_part(tmp_path, arrow_table(chunk)).name == "part-000002.parquet"
+
+
+def test_a_part_that_another_rank_took_for_abandoned_leaves_the_name_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moments in which a temporary file is made and locked, another rank removes it and makes its own."""
+    fcntl = pytest.importorskip("fcntl")
+    chunk = read_jsonl(_lines(tmp_path / "x.jsonl", [{"step": 0, "loss": 1.0}]), "x", strict_text=True)[0][0]
+    others, theirs, lock = tmp_path / "part-000001.parquet.tmp", tmp_path / "theirs", atomic.try_lock
+    theirs.write_bytes(b"theirs")
+
+    def lock_too_late(handle: int) -> bool | None:
+        monkeypatch.setattr("postmortem.run.parts.try_lock", lock)
+        theirs.replace(others)
+        return lock(handle)
+
+    monkeypatch.setattr("postmortem.run.parts.try_lock", lock_too_late)
+    with theirs.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert write_part(tmp_path, arrow_table(chunk)).name == "part-000002.parquet"
+        assert others.read_bytes() == b"theirs"
 
 
 def test_the_manifest_keeps_what_is_not_given_anew(tmp_path: Path) -> None:

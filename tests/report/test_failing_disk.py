@@ -72,13 +72,13 @@ def prepared(folder: Path, words: Sequence[str], *, again: bool, run: Callable[.
     return folder
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("again", [False, True], ids=["new", "again"])
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_each_call_fails_once_and_for_good(
     name: str, again: bool, every: int, tmp_path: Path, run: Callable[..., tuple[int, str]]
 ) -> None:
-    """With `every` 5, a fifth of the calls, which differ from command to command."""
+    """With `every` 10, a tenth of the calls, which differ from command to command."""
     command = COMMANDS[name]
     first = prepared(tmp_path / "counted", command.words, again=again, run=run)
     with failing_disk(first) as disk:

@@ -14,7 +14,7 @@ import pytest
 from postmortem.errors import UnreadableInput
 from postmortem.run.footer import BYTE_ARRAY, INT64, ColumnChunk, Leaf, read_footer
 from postmortem.run.pages import PageSizes, check_pages
-from postmortem.run.parquet import parquet_part
+from postmortem.run.parquet import _CheckedBytes, parquet_part
 from postmortem.run.table import Part, Table
 from postmortem.run.thrift import CompactReader, Damaged
 from postmortem.run.values import LabelCells, Numbers
@@ -60,7 +60,7 @@ FLIP_EVERY_BYTE = """
 import sys, warnings
 from pathlib import Path
 from postmortem.errors import UnreadableInput
-from postmortem.run.parquet import parquet_part
+from postmortem.run.parquet import _CheckedBytes, parquet_part
 path = Path(sys.argv[1])
 sound = path.read_bytes()
 first = len(sound) - 8 - int.from_bytes(sound[-8:-4], "little")
@@ -143,7 +143,7 @@ READ_SOURCE = """
 import sys
 from pathlib import Path
 from postmortem.errors import UnreadableInput
-from postmortem.run.parquet import parquet_part
+from postmortem.run.parquet import _CheckedBytes, parquet_part
 try:
     parquet_part(Path(sys.argv[1]), "x", frozenset()).load("source")
 except UnreadableInput as error:
@@ -302,6 +302,36 @@ def test_a_column_is_read_piece_by_piece(tmp_path: Path) -> None:
     cells = _part(tmp_path / "x.parquet").load("loss")
     assert isinstance(cells, Numbers) and np.array_equal(cells.value, values)
     assert pool.bytes_allocated() - before < values.nbytes / 4
+
+
+class _Start(int):
+    """A position that counts how often it is compared."""
+
+    compared = 0
+
+    def __lt__(self, other: int) -> bool:
+        _Start.compared += 1
+        return int.__lt__(self, other)
+
+    def __gt__(self, other: int) -> bool:
+        _Start.compared += 1
+        return int.__gt__(self, other)
+
+
+def test_a_column_of_many_pieces_is_not_searched_from_the_start(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"loss": [1.0]}), tmp_path / "x.parquet")
+    checked = _CheckedBytes(read_footer(tmp_path / "x.parquet"))
+    with checked.holding([(_Start(10 * i), b"%010d" % i) for i in reversed(range(1000))]):
+        _Start.compared = 0
+        for i in range(1000):
+            checked.seek(10 * i + 7)
+            assert checked.read(3) == b"%03d" % i
+        assert _Start.compared < 15_000
+        with pytest.raises(OSError, match="belong to no page"):
+            checked.read(1)
+        checked.seek(5)
+        with pytest.raises(OSError, match="belong to no page"):
+            checked.read(10)
 
 
 def test_dictionary_positions_that_are_not_listed() -> None:

@@ -25,7 +25,7 @@ def kills() -> ModuleType:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
-KILLS = [("recorder", 1), ("recorder", 2), ("draft", 0), ("draft", 3), ("draft", 4), ("runs-diff", 2)]
+KILLS = [("recorder", 1), ("draft", 0), ("draft", 3)]
 
 
 @pytest.mark.parametrize(("name", "seed"), KILLS)
@@ -35,7 +35,7 @@ def test_a_kill(kills: ModuleType, tmp_path: Path, name: str, seed: int) -> None
     assert row.ended == -signal.SIGKILL and row.problems == ""
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 2])
 @pytest.mark.parametrize("name", ["interrupt at start", "interrupt at work"])
 def test_an_interrupt(kills: ModuleType, tmp_path: Path, name: str, seed: int) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child would inherit that it is ignored
