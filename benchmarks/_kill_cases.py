@@ -257,6 +257,12 @@ def snapshot(folder: Path) -> dict[str, str]:
     return files
 
 
+def is_released_lock(name: str) -> bool:
+    """Whether a path is the lock of a replay that was not finished: the system has released it with the process, and
+    the next start of the same replay removes it."""
+    return re.search(r"/replays/.+/\.writer-\d+\.lock\Z", name) is not None
+
+
 def is_litter(name: str) -> bool:
     """Whether a path looks like a stage, a temporary file or a lock."""
     parts = name.rstrip("/").split("/")

@@ -26,7 +26,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from _kill_cases import CASES, CLEAN, RECOVERED, SAMPLES, SPIKE, Case, Reference, is_litter, problems_after, snapshot
+from _kill_cases import (
+    CASES,
+    CLEAN,
+    RECOVERED,
+    SAMPLES,
+    SPIKE,
+    Case,
+    Reference,
+    is_litter,
+    is_released_lock,
+    problems_after,
+    snapshot,
+)
 from _measure import POSTMORTEM, ROOT, machine, options, publish, say
 from _results import RUNS, Results, code_hash
 
@@ -223,7 +235,8 @@ def interrupt(name: str, seed: int, code: str, place: Path | None = None) -> Row
     problems = [] if ended == 130 else [_kind_of_end(ended, text)]
     if ended == 130 and len(text.splitlines()) > 1:
         problems.append(f"{len(text.splitlines())} lines: {text.splitlines()[0][:80]}")
-    litter = sorted(name for name in snapshot(folder).keys() - before.keys() if is_litter(name))
+    new = snapshot(folder).keys() - before.keys()
+    litter = sorted(name for name in new if is_litter(name) and not is_released_lock(name))
     problems += [f"litter: {name}" for name in litter]
     if not problems:
         shutil.rmtree(place)
