@@ -6,13 +6,9 @@ import os
 import weakref
 from pathlib import Path
 
+from postmortem.atomic import try_lock
 from postmortem.errors import UsageError
 from postmortem.text import plain
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: there is no lock
-    fcntl = None
 
 
 class SavingLock:
@@ -29,15 +25,9 @@ class SavingLock:
         self.release = weakref.finalize(self, os.close, handle)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.release)  # a worker must not keep it when its parent dies
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if try_lock(handle) is False:
             self.release()
             raise UsageError(
                 f"{plain(run, 1000)}: another process, or another Checkpointer, saves checkpoints here. Give this run "
                 "another directory, end that process, or close that Checkpointer"
-            ) from error
-        except OSError:  # a file system without locks
-            return
+            )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from postmortem.atomic import is_same_file
+from postmortem.atomic import is_same_file, try_lock
 from postmortem.errors import UsageError
 from postmortem.jsonio import build_from, strict_json
 from postmortem.small_file import parse_json
@@ -45,13 +45,10 @@ class WriterLock:
         self._handle = -1
         while self._handle < 0:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                if fcntl is not None:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            if try_lock(handle) is False:
                 holder = _read_holder(handle)
                 os.close(handle)
-                raise UsageError(_refusal(run, rank, holder)) from error
+                raise UsageError(_refusal(run, rank, holder))
             if is_same_file(handle, self._path):
                 self._handle = handle
             else:  # its last holder removed the file between our opening and our locking it
@@ -124,8 +121,8 @@ def _is_locked(handle: int) -> bool:
     if fcntl is None:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask at once are no holders to each other
+    except OSError:  # or there are no locks here, and its file has to do
         return True
     fcntl.flock(handle, fcntl.LOCK_UN)
     return False

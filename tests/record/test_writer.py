@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import pytest
 
 from postmortem import atomic
 from postmortem.errors import UnreadableInput
+from postmortem.record.lock import WriterLock, attempt_of_writer
 from postmortem.record.writer import RunWriter, json_value
 from postmortem.run.arrow import merge_tables
 from postmortem.run.parts import arrow_table, parts, tails, write_part
@@ -180,6 +182,18 @@ def test_a_part_that_another_rank_took_for_abandoned_leaves_the_name_to_it(
         fcntl.flock(other, fcntl.LOCK_EX)
         assert write_part(tmp_path, arrow_table(chunk)).name == "part-000002.parquet"
         assert others.read_bytes() == b"theirs"
+
+
+def test_a_file_system_without_locks_is_recorded_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", no_locks)
+    lock = WriterLock(tmp_path, 0)
+    lock.announce(3)
+    assert attempt_of_writer(tmp_path, 0) == 3
+    lock.release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_manifest_keeps_what_is_not_given_anew(tmp_path: Path) -> None:
