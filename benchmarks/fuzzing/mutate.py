@@ -77,8 +77,12 @@ def _utf16(data: bytes) -> bytes:
     return data.decode("utf-8", "replace").encode("utf-16")
 
 
+_LARGEST = 2**24
+"""Bytes that JSON may grow to: to write more would be measured as a hang of what reads it."""
+
+
 def _json(rng: Random, data: bytes) -> bytes:
-    value, most = [json.loads(data)], 300 if len(data) < 2**20 else 2  # 300 times 300 times fill any memory
+    value, most = [json.loads(data)], max(2, min(300, _LARGEST // max(1, len(data))))
     for _ in range(rng.choice((1, 1, 2, 3))):
         most = 2 if _change_node(rng, value, most) else most
     if "checksum" in (value[0] if isinstance(value[0], dict) else ()) and rng.random() < 0.7:
