@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 
+from postmortem.checkpoint.health import Health, health_in
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Figure
 from postmortem.run import Checkpoint, LabelSeries, Run
@@ -249,24 +250,38 @@ class Case:
 
     @property
     def last_sound_step(self) -> int:
-        """The last step whose state, before its update, cannot contain the damage.
+        """The last step whose state, before its update, shows no damage yet."""
+        return self.incident.last_sound_step(self.incident.findings[0].column)
 
-        The loss of the onset is measured on the state of that step: where the loss moved first, only the state of the
-        last normal row is sound. Gradient, parameters and moments are measured later, at the update.
-        """
-        if self.incident.onset_interval:
-            return self.incident.onset_interval[0]
-        return self.onset - (self.incident.findings[0].column in ("loss", "eval_loss"))
+    @cached_property
+    def _earlier_checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Complete checkpoints whose state is from before the onset, newest first."""
+        earlier = (c for c in self.run.checkpoints if c.complete and c.step <= self.last_sound_step)
+        return tuple(sorted(earlier, key=lambda c: (c.step, not c.parameters_only), reverse=True))
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The newest complete checkpoint whose state is from before the onset; of several of one step, one that does
-        not reset the optimizer. None where there is no such checkpoint."""
-        return max(
-            (c for c in self.run.checkpoints if c.complete and c.step <= self.last_sound_step),
-            key=lambda c: (c.step, not c.parameters_only),
-            default=None,
-        )
+        """The newest checkpoint from before the onset that is known to be finite, and does not reset the optimizer.
+        None where there is no such checkpoint."""
+        health = health_in(self.run)
+        return next((c for c in self._earlier_checkpoints if health.of(c).healthy), None)
+
+    @property
+    def passed_over(self) -> tuple[tuple[Checkpoint, Health], ...]:
+        """The checkpoints after `checkpoint` and before the onset, newest first, and what is known of each."""
+        health, chosen = health_in(self.run), self.checkpoint
+        newer = self._earlier_checkpoints
+        return tuple((c, health.of(c)) for c in (newer[: newer.index(chosen)] if chosen else newer))
+
+    @cached_property
+    def damaged_between(self) -> tuple[int, int] | None:
+        """(step of the newest finite checkpoint, step of the first one after it that is not finite), both from before
+        the onset: in between, an update wrote what no batch read until the onset. None where the incident is finite, or
+        the checkpoints do not show that."""
+        if all(np.isfinite(finding.peak) for finding in self.incident.findings):
+            return None
+        bad = [c.step for c, health in self.passed_over if health.state == "not finite"]
+        return (self.checkpoint.step, min(bad)) if bad and self.checkpoint is not None else None
 
     def batch_window(self, rows: int | None = None) -> tuple[int, int]:
         """Absolute batch indices [first, last) used from the onset through the peak, or in `rows` rows from the onset.
@@ -280,6 +295,8 @@ class Case:
             last = self.onset
         # Between sparse rows, any batch since the last normal row may be the cause.
         first = self.incident.onset_interval[0] if self.incident.onset_interval else self.onset - 1
+        if self.damaged_between is not None:  # the onset is only where the damage was read
+            first, last = self.damaged_between[0] - 1, self.damaged_between[1] - 1
         index = self.series("batch_index")
         before, used = (index.at(first), index.at(last)) if index is not None else (None, None)
         if before is None or used is None or not np.isfinite([before, used]).all():

@@ -71,6 +71,16 @@ class Occurrence:
         """The attempt in whose rows it is, where they were rolled back; None for the effective history."""
         return self.attempt if self.discarded else None
 
+    def last_sound_step(self, first_column: str) -> int:
+        """The last step whose state, before its update, cannot contain the damage; `first_column` departed first.
+
+        The loss of the onset is measured on the state of that step: where the loss moved first, only the state of the
+        last normal row is sound. Gradient, parameters and moments are measured later, at the update.
+        """
+        if self.onset_interval:
+            return self.onset_interval[0]
+        return self.onset_step - (first_column in ("loss", "eval_loss"))
+
 
 def facts(incident: Occurrence) -> dict[str, Any]:
     """The shared facts by name, for another view of the same incident; the severity is rounded to four digits."""

@@ -194,7 +194,7 @@ def _literal(values: tuple[Any, ...], raw: Any) -> Any:
 def _union(hints: tuple[Any, ...], raw: Any) -> Any:
     if raw is None and type(None) in hints:
         return None
-    structured = [hint for hint in hints if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is tuple]
+    structured = [hint for hint in hints if dataclasses.is_dataclass(hint) or _parts(hint)[0] in (tuple, Mapping)]
     if structured and not _is_non_finite(hints, raw):
         return _coerce(structured[0], raw)
     return _scalar(hints, raw)

@@ -17,7 +17,13 @@ from postmortem.assess.suspect import suspect_for
 from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
 from postmortem.assess.weighing import leading_cause, panel_verdict, rank_causes, weigh
-from postmortem.assess.wording import cautious_remedies, lesson_without_cause, watch_advice, why_not_known
+from postmortem.assess.wording import (
+    cautious_remedies,
+    lesson_without_cause,
+    passed_over,
+    watch_advice,
+    why_not_known,
+)
 from postmortem.case import Case, Observation, Sibling
 from postmortem.causes import causes
 from postmortem.diagnosis import Diagnosis, Evidence, Hypothesis, PanelReading, Signal
@@ -187,6 +193,8 @@ def _incident(weighed: _Weighed, ident: int, proof: CheckedProof | None) -> diag
         lesson=known.lesson if known else lesson_without_cause(case, cause),
         skip_window=None if known is not None and known.suspect_batch_count is None else window,
         checkpoint=_relative(case.run, case.checkpoint.path) if case.checkpoint else "",
+        passed_over=passed_over(case),
+        damaged_between=case.damaged_between,
         remedy=known.fix(suspect_for(case, known, observed)) if known and known.fix else None,
         experiments=proof.experiments if proof else (),
         proof=proof.text if proof else "",

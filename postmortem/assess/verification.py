@@ -9,8 +9,12 @@ import numpy as np
 
 from postmortem.assess.symptoms import loss_before
 from postmortem.case import Case
+from postmortem.checkpoint.health import health_in
 from postmortem.diagnosis import MEAN_ROWS, Verification, VerificationCheck
+from postmortem.jsonio import read_record
 from postmortem.run import Run
+from postmortem.run.manifest import inside
+from postmortem.run.replayed import RESULT_FILE, ReplayResult
 from postmortem.stats import noise_sigma
 from postmortem.text import number
 
@@ -94,10 +98,31 @@ def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, .
             f"{expected.through_step}"
         )
         results.append(Result(text, worst, worst is not None and worst <= limit))
+    state = _end_state(onset_step, run)
+    results += [] if state is None else [state]
     last = int(run.row_steps[-1]) if run.row_steps.size else -1
     if last < expected.through_step:
         results.append(Result(f"rows through step {expected.through_step}", last, False))
     return (*results, *(_measured(check, run) for check in expected.checks))
+
+
+def _end_state(onset_step: int, run: Run) -> Result | None:
+    """Whether the newest state after the onset is finite: that in which a replay ended, or else that of a checkpoint. A
+    NaN in a parameter that no batch reads does not show in any column. None where no state is known."""
+    nonfinite, name = None, "the state at the end"
+    if run.root is not None and (run.root / RESULT_FILE).is_file():
+        nonfinite = read_record(ReplayResult, inside(run.root, RESULT_FILE, run.id), "the result of a replay").nonfinite
+    newer = [c for c in run.checkpoints if c.complete and c.step > onset_step]
+    if nonfinite is None and newer:
+        newest = max(newer, key=lambda c: c.step)
+        health = health_in(run).of(newest, whole=True)
+        nonfinite, name = health.nonfinite, f"the checkpoint of step {newest.step}"
+        if health.state == "unreadable":
+            return None
+    if nonfinite is None:
+        return None
+    count = sum(nonfinite.values())
+    return Result(f"no NaN or infinite element in {name}", count, count == 0)
 
 
 def _measured(check: VerificationCheck, run: Run) -> Result:

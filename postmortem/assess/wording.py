@@ -9,8 +9,9 @@ from postmortem.case import Case
 from postmortem.causes import Cause, causes, roll_back, skip
 from postmortem.diagnosis import Hypothesis, Remedy
 from postmortem.stats import robust_sigma
-from postmortem.text import number
+from postmortem.text import number, plain
 
+PASSED_OVER = 3  # checkpoints whose state is told
 CLOSE = 0.5  # a rival with at least this share of the best cause's probability is named as well
 DECISIVE = ("grad_norm", "lr", "batch_hash", "token_loss_p50", "param_norm", "adam_v_norm", "update_rms")
 
@@ -73,6 +74,16 @@ def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) 
         ),
         Remedy(f"A remedy{guess}.", declined="the evidence is not sufficient yet"),
     )
+
+
+def passed_over(case: Case) -> str:
+    """Why the checkpoints between the healthy one and the onset were not chosen, in words; "" if there are none."""
+    newer = [(f"{c.role} {c.path.name}", health) for c, health in case.passed_over]
+    texts = [f"{plain(name, 100)} {health.text}" for name, health in newer[:PASSED_OVER]]
+    more = f"; {len(newer) - PASSED_OVER} more are no better" if len(newer) > PASSED_OVER else ""
+    unknown = any(health.state == "not looked at" for _, health in newer)
+    look = f". To look: postmortem checkpoints {plain(case.run.path, 300)}" if unknown else ""
+    return f"{'; '.join(texts)}{more}{look}" if newer else ""
 
 
 def lesson_without_cause(case: Case, cause: Cause | None) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from postmortem.case import Case
 from postmortem.diagnosis import Remedy
-from postmortem.text import count, number
+from postmortem.text import count, number, plain
 
 
 def skip(case: Case, window: tuple[int, int]) -> Remedy:
@@ -59,6 +59,14 @@ def lower_clip(case: Case) -> Remedy:
 
 def roll_back(case: Case, next_action: str) -> Remedy:
     """Go back to the newest checkpoint before the onset, then do `next_action`; with the steps that this loses."""
+    unknown = [checkpoint for checkpoint, health in case.passed_over if health.state == "not looked at"]
+    if unknown and (case.checkpoint is None or case.checkpoint.step < unknown[0].step):
+        newest = unknown[0]
+        return Remedy(
+            f"Look at {plain(newest.path.name, 100)} (postmortem checkpoints RUN), the newest checkpoint from before "
+            f"the onset; if it is finite, revert to it, and {next_action}.",
+            f"trains {count(int(case.run.row_steps[-1]) - newest.step + 1, 'step')} again",
+        )
     if case.checkpoint is None:
         return Remedy(
             f"Restart from scratch ({next_action}): there is no checkpoint from before the onset.",
@@ -66,9 +74,8 @@ def roll_back(case: Case, next_action: str) -> Remedy:
         )
     step = case.checkpoint.step
     lost = int(case.run.row_steps[-1]) - step + 1
-    reset = "; it has parameters only, so that restoring it resets the optimizer"
     return Remedy(
         f"Revert to the checkpoint at step {step} (the state after {count(step, 'step')}, before step {step} runs), "
         f"and {next_action}.",
-        f"trains {count(lost, 'step')} again{reset if case.checkpoint.parameters_only else ''}",
+        f"trains {count(lost, 'step')} again",
     )

@@ -17,6 +17,9 @@ from postmortem.diagnosis import Prediction, Remedy
 
 
 def _root_cause_sentence(case: Case, observed: Observed) -> str:
+    saved = observed.get("state.nonfinite_checkpoint")
+    if saved is not None:
+        return f"An update before the onset wrote a non-finite value that no batch read until then: {saved.text}."
     first = (
         observed.get("weights.nonfinite_first")
         or observed.get("grad_norm.nonfinite_first")
@@ -49,6 +52,7 @@ CAUSE = Cause(
         "loss.stays_nonfinite": 2.0,
         "grad_norm.nonfinite_first": 2.5,
         "weights.nonfinite_first": 2.5,
+        "state.nonfinite_checkpoint": 2.5,
         "weights.nonfinite": 0.3,
         "loss.suspected_nonfinite": 1.0,
         "data.no_labels": -4.0,

@@ -41,3 +41,7 @@ class Journal(Protocol):
 
 class CheckpointWarning(UserWarning):
     """A save failed, a checkpoint was refused, or a restore resets the optimizer."""
+
+
+class NotFinite(CheckpointWarning):
+    """A checkpoint was saved that has NaN or infinite elements."""

@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-from postmortem.checkpoint._journal import CheckpointWarning, Journal
+from postmortem.checkpoint._journal import CheckpointWarning, Journal, NotFinite
 from postmortem.checkpoint._saving_lock import SavingLock
+from postmortem.checkpoint.inspection import nonfinite_text
 from postmortem.checkpoint.load import read_state
 from postmortem.checkpoint.policy import Policy
 from postmortem.checkpoint.ranks import Ranks
@@ -77,12 +78,12 @@ class Checkpointer:
         self._ranks.run_on_rank_0(self._take_lock)
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._pending: Future[None] | None = None
-        self._warnings: list[str] = []
+        self._warnings: list[CheckpointWarning] = []
         self._temporary_suffix = self._ranks.run_on_rank_0(lambda: str(os.getpid()))
         self._ranks.run_on_rank_0(self._folders.remove_leftovers)
         self._saved = self._ranks.run_on_rank_0(self._saves_in_history)
         if self.policy.rollback_every and self.policy.rollback_contents == "parameters" and self._ranks.first:
-            _warn(f"rollback checkpoints have only parameters: {_RESET}", UserWarning)
+            warnings.warn(f"rollback checkpoints have only parameters: {_RESET}", stacklevel=2)
 
     def maybe_save(self, step: int) -> list[Path]:
         """Save what is due after `step` updates; returns the directories, which are complete once `wait` returns. Roles
@@ -130,17 +131,19 @@ class Checkpointer:
         parts: Sequence[str] | None = None,
         optional: Sequence[str] = (),
         verify: bool = True,
+        allow_nonfinite: bool = False,
     ) -> Resumed | None:
-        """Restore the newest sound full checkpoint of the run's effective history, or the one in `path`; None if there
-        is no checkpoint. With `parts` ("model", "optimizer.step"), only these are restored. `optional` parts may be
+        """Restore the newest sound, finite and full checkpoint of the run's effective history, or the one in `path`;
+        None if there is no checkpoint. One with NaN or infinite elements is refused, unless it is named and
+        `allow_nonfinite`. `verify` reads every byte; without, it is as finite as its save recorded. With `parts` ("model", "optimizer.step"), only these are restored. `optional` parts may be
         missing without a warning. Checkpoints of later steps are set aside, because the run repeats these steps.
 
         Raises:
-            UnreadableInput: every checkpoint is damaged, or the one in `path` is.
+            UnreadableInput: every checkpoint is damaged or not finite, or the one in `path` is.
             UsageError: the checkpoint's model or optimizer is a different one, or a part is not in it.
         """
         self.wait()
-        entry = self._ranks.run_on_rank_0(lambda: self._choose(path, verify))
+        entry = self._ranks.run_on_rank_0(lambda: self._choose(path, verify, allow_nonfinite))
         if entry is None:
             return None
         state = self._state.state_dict()
@@ -253,7 +256,7 @@ class Checkpointer:
         started = time.monotonic()
         try:
             self._ranks.run_on_all_ranks(self._journal.flush)
-            size = write(job, self._ranks, self._temporary_suffix, self._journal.state_hashes)
+            written = write(job, self._ranks, self._temporary_suffix, self._journal.state_hashes)
         except Exception as error:  # noqa: BLE001 - a save that fails must not end the training
             if self._ranks.first:
                 self._report_failure(job, error)
@@ -261,8 +264,13 @@ class Checkpointer:
         self._saved |= {(path.parent.name, job.step) for path in job.paths}
         if self._ranks.first:
             seconds = round(time.monotonic() - started, 3)
+            keys: dict[str, Any] = {"contents": job.contents, "bytes": written.bytes, "seconds": seconds}
+            if written.nonfinite:
+                keys["nonfinite"] = sum(written.nonfinite.values())
+                text = f"the checkpoint of step {job.step} is not finite ({nonfinite_text(written.nonfinite)})"
+                self._warnings.append(NotFinite(f"{text}: no resume takes it, and the newest finite one is kept"))
             for path in job.paths:
-                self._journal_event("checkpoint", job.step, path, contents=job.contents, bytes=size, seconds=seconds)
+                self._journal_event("checkpoint", job.step, path, **keys)
             self._apply_retention(job)
 
     def _apply_retention(self, job: SaveJob) -> None:
@@ -275,13 +283,13 @@ class Checkpointer:
         except OSError as error:
             reason = plain(error, 400)
             self._journal_event("retention_failed", job.step, reason=reason)
-            self._warnings.append(f"retention after step {job.step} could not remove what it should ({reason})")
+            self._warnings.append(CheckpointWarning(f"retention after step {job.step} could not remove what it should ({reason})"))
 
     def _report_failure(self, job: SaveJob, error: Exception) -> None:
         reason = plain(f"{type(error).__name__}: {error}", 400)
         for path in job.paths:
             self._journal_event("checkpoint_failed", job.step, path, contents=job.contents, reason=reason)
-        self._warnings.append(f"the checkpoint of step {job.step} could not be saved ({reason}){TRAINING_GOES_ON}")
+        self._warnings.append(CheckpointWarning(f"the checkpoint of step {job.step} could not be saved ({reason}){TRAINING_GOES_ON}"))
 
     def _delete(self, entry: StoredCheckpoint) -> None:
         self._folders.remove(entry.path)
@@ -295,11 +303,11 @@ class Checkpointer:
     def _saves_in_history(self) -> set[tuple[str, int]]:
         return {(entry.role, entry.step) for entry in self._folders.entries() if entry.in_history}
 
-    def _choose(self, path: str | Path | None, verify: bool) -> StoredCheckpoint | None:
+    def _choose(self, path: str | Path | None, verify: bool, allow_nonfinite: bool) -> StoredCheckpoint | None:
         """Runs on rank 0."""
         if path is not None:
             entry = read_stored(self._resolved(path))
-            reason = find_problem(entry.path, verify)
+            reason = find_problem(entry.path, verify, allow_nonfinite=allow_nonfinite)
             if reason is not None:
                 raise UnreadableInput(reason, file=plain(entry.path, 1000))
             return entry
@@ -313,10 +321,10 @@ class Checkpointer:
                 hint="To start from scratch on purpose, move them away.",
             )
         self._warnings += [
-            f"refused {self._name_in_run(refused_path)}: {plain(reason, 400)}" for refused_path, reason in refused
+            CheckpointWarning(f"refused {self._name_in_run(path)}: {plain(reason, 400)}") for path, reason in refused
         ]
-        damaged = {refused_path for refused_path, _ in refused}
-        self._set_discarded([e for e in self._folders.entries() if e.path in damaged], "refused as damaged")
+        unusable = {refused_path for refused_path, _ in refused}
+        self._set_discarded([e for e in self._folders.entries() if e.path in unusable], "refused by a resume")
         return entry
 
     def _resolved(self, path: str | Path) -> Path:
@@ -345,16 +353,16 @@ class Checkpointer:
         }
         if resumed.optimizer_reset:
             keys["optimizer_reset"] = True
-            self._warnings.append(f"resumed from only parameters at step {resumed.step}: the optimizer is reset")
+            self._warnings.append(CheckpointWarning(f"resumed from only parameters at step {resumed.step}: the optimizer is reset"))
         elif resumed.missing and not chosen_parts:
-            self._warnings.append(f"resumed from step {resumed.step} without {first_names(resumed.missing)}")
+            self._warnings.append(CheckpointWarning(f"resumed from step {resumed.step} without {first_names(resumed.missing)}"))
         self._journal.event("resume", resumed.step, **keys)
 
     def _set_discarded(self, entries: Sequence[StoredCheckpoint], reason: str | None) -> None:
         try:
             self._folders.set_discarded(entries, reason)
         except OSError as error:
-            self._warnings.append(f"{len(entries)} checkpoints could not be marked {reason!r} ({plain(error, 200)})")
+            self._warnings.append(CheckpointWarning(f"{len(entries)} checkpoints could not be marked {reason!r} ({plain(error, 200)})"))
 
     def _journal_event(self, event: str, step: int | None, path: Path | None = None, **keys: Any) -> None:
         place = {} if path is None else {"role": path.parent.name, "path": self._name_in_run(path)}
@@ -367,8 +375,4 @@ class Checkpointer:
     def _emit_pending_warnings(self) -> None:
         """Warn, in the training thread, about what went wrong in the background thread."""
         while self._warnings:
-            _warn(self._warnings.pop(0), CheckpointWarning)
-
-
-def _warn(message: str, kind: type[Warning]) -> None:
-    warnings.warn(message, kind, stacklevel=4)
+            warnings.warn(self._warnings.pop(0), stacklevel=3)

@@ -1,15 +1,16 @@
 """Finds out what a checkpoint contains and whether it is sound, without torch and without running anything of it.
 
-It reads the directories that the Checkpointer writes, any other torch.distributed.checkpoint directory, and files of
-torch.save. Tables go through the restricted unpickler, tensors are a stream of bytes: the memory needed does not grow
-with the checkpoint.
+It reads the directories that the Checkpointer writes, any other torch.distributed.checkpoint directory, folders in
+which a framework keeps a file for each part of its state, and files of torch.save and safetensors. Tables go through
+the restricted unpickler, tensors are a stream of bytes: the memory needed does not grow with the checkpoint.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import cast
 
 from postmortem.atomic import real_path
 from postmortem.checkpoint import manifest as manifests
-from postmortem.checkpoint.layout import METADATA, Layout, dcp_layout, open_part, read_small, torch_layout
-from postmortem.checkpoint.streaming import scan
+from postmortem.checkpoint.document import inline_nonfinite, read_state_document, state_names
+from postmortem.checkpoint.framework_folder import folder_layout, safetensors_layout, state_files
+from postmortem.checkpoint.layout import METADATA, Layout, dcp_layout, open_part, torch_layout
+from postmortem.checkpoint.streaming import FileSpan, TensorBytes, is_mask, scan
 from postmortem.errors import UnreadableInput
 from postmortem.run.checkpoints import ROLES, file_sizes
 from postmortem.run.places import Places
-from postmortem.small_file import parse_json
 from postmortem.text import plain
 
 CONTENTS = ("model", "moments", "schedule", "loader", "rng", "scaler")
@@ -30,7 +32,7 @@ CONTENTS = ("model", "moments", "schedule", "loader", "rng", "scaler")
 
 Progress = Callable[[int, int], None]
 _STEP = re.compile(r"(?:^|[-_.])(?:step|checkpoint|ckpt)[-_]?(\d{1,18})(?=\D|$)")
-_STATE_LIMIT = 256 * 2**20  # bytes of a state-<rank>.json
+_BLOCK = 2**20  # bytes that are looked at at once
 _STATE = re.compile(r"[/\\]state-\d+\.json\Z")
 _MODEL_TOPS = frozenset({"model", "module", "state_dict", "model_state_dict", "net", "params", "parameters", "weights"})
 _CONTENT_PATTERNS = (
@@ -51,9 +53,9 @@ _SHORT_MOMENTS = frozenset({"m", "v", "mu", "nu", "sum", "momentum"})  # moments
 class Inspection:
     """What was found out about one checkpoint.
 
-    kind: "postmortem", "dcp" or "torch". declared: "full" or "parameters", if the checkpoint says so. contents: which
-    of `CONTENTS` are inside. tensors: how many. nonfinite: tensor → number of NaN and infinite elements, for tensors
-    that have any; None if the tensors were not read. checksums: "ok", "wrong: <file>", "absent" or "not read" (also if
+    kind: "postmortem", "dcp", "framework" or "torch". declared: "full" or "parameters", if the checkpoint says so. contents: which
+    of `CONTENTS` are inside. optimizer: whether there is any state of one, also without moments. tensors: how many. nonfinite: tensor → number of NaN and infinite elements, for tensors
+    that have any; None if the tensors were not read. recorded: the same as the save recorded it. checksums: "ok", "wrong: <file>", "absent" or "not read" (also if
     the tables are refused). discarded: why a resume set it aside. problems: everything that is wrong, one sentence
     each.
     """
@@ -66,12 +68,19 @@ class Inspection:
     size_bytes: int
     declared: str | None = None
     contents: tuple[str, ...] = ()
+    optimizer: bool = False
     world_size: int | None = None
     tensors: int = 0
     nonfinite: Mapping[str, int] | None = None
+    recorded: Mapping[str, int] | None = None
     checksums: str = "not read"
     discarded: str | None = None
     problems: tuple[str, ...] = ()
+
+    @property
+    def known_nonfinite(self) -> Mapping[str, int] | None:
+        """`nonfinite` if the tensors were read, else what the save recorded; None if neither is known."""
+        return self.recorded if self.nonfinite is None else self.nonfinite
 
     @property
     def sound(self) -> bool:
@@ -96,10 +105,10 @@ def inspect(
     draft = _Draft(path)
     try:
         if path.is_dir():
-            _directory(draft, pieces=pieces or deep)
+            _directory(draft, pieces=pieces or deep, deep=deep)
         else:
             draft.sizes = {str(path): path.stat().st_size}
-            draft.layout = torch_layout(path)
+            draft.layout = safetensors_layout(path) if path.suffix == ".safetensors" else torch_layout(path)
             draft.complete = True
         draft.tables = True
     except UnreadableInput as error:
@@ -117,17 +126,32 @@ def step_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def require_sound(path: str | Path, *, deep: bool = True) -> None:
+def require_sound(path: str | Path, *, deep: bool = True, allow_nonfinite: bool = False) -> None:
     """Check a checkpoint before it is loaded.
 
     Raises:
-        UnreadableInput: it is cut short or damaged, or holds something that no checkpoint needs. The message says what.
+        UnreadableInput: it is cut short or damaged, or holds something that no checkpoint needs; or, unless that is
+            allowed, NaN or infinite elements. The message says what.
     """
     inspection = inspect(path, deep=deep)
+    nonfinite = inspection.known_nonfinite
+    if nonfinite and not allow_nonfinite and inspection.sound:
+        raise UnreadableInput(
+            f"not loaded: it is not finite ({nonfinite_text(nonfinite)}).",
+            file=plain(path, 1000),
+            hint="Take an earlier checkpoint: postmortem checkpoints RUN shows which are finite.",
+        )
     if not inspection.sound:
         more = f" (and {len(inspection.problems) - 1} more)" if len(inspection.problems) > 1 else ""
         problem = inspection.problems[0] if inspection.problems else "it is incomplete: the save was cut short"
         raise UnreadableInput(f"not loaded: {problem}{more}.", file=plain(path, 1000), hint="Take another checkpoint.")
+
+
+def nonfinite_text(nonfinite: Mapping[str, int]) -> str:
+    """How many elements of which tensors are not finite."""
+    first, number = min(nonfinite.items())
+    more = f" and {len(nonfinite) - 1} more tensors" if len(nonfinite) > 1 else ""
+    return f"{number:,} element{'s' if number > 1 else ''} of {plain(first, 80)}{more}"
 
 
 @dataclass
@@ -142,6 +166,7 @@ class _Draft:
     layout: Layout = field(default_factory=Layout)
     manifest: manifests.CheckpointManifest | None = None
     sections: set[str] = field(default_factory=set[str])
+    inline_nonfinite: dict[str, int] = field(default_factory=dict[str, int])
     nonfinite: dict[str, int] | None = None
     checksums: str = "not read"
     problems: list[str] = field(default_factory=list[str])
@@ -161,13 +186,20 @@ class _Draft:
             sum(self.sizes.values()),
             manifest.contents if manifest else None,
             contents_of(self.layout.tensors, self.layout.others | self.sections),
+            self._has_optimizer(),
             manifest.world_size if manifest else None,
             len(self.layout.tensors),
             self.nonfinite,
+            manifest.nonfinite if manifest else None,
             self.checksums,
             manifest.discarded if manifest else None,
             (*self.problems, *(plain(problem, 300).rstrip(".") for problem in self.layout.problems)),
         )
+
+
+    def _has_optimizer(self) -> bool:
+        named = ((self.layout.tensors, True), (self.layout.others | self.sections, False))
+        return any(_content(name, tensor=t) in ("optimizer", "moments") for names, t in named for name in names)
 
 
 def contents_of(tensors: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
@@ -194,11 +226,15 @@ def _content(name: str, *, tensor: bool) -> str | None:
     return "model" if tensor else None
 
 
-def _directory(draft: _Draft, *, pieces: bool) -> None:
-    """Read the tables, sizes and plain state of a directory."""
+def _directory(draft: _Draft, *, pieces: bool, deep: bool) -> None:
+    """Read the tables, sizes and plain state of a directory; with `deep` also the values of small tensors in it."""
     folder, places = draft.path, Places(draft.path)
     draft.sizes = file_sizes(folder)
     draft.kind = "postmortem" if _exists(draft, manifests.NAME, places) else "dcp"
+    if draft.kind == "dcp" and not _exists(draft, METADATA, places) and (files := state_files(folder)):
+        draft.kind, draft.complete = "framework", True
+        draft.layout = folder_layout(folder, files)
+        return
     if not _exists(draft, METADATA, places):
         raise UnreadableInput("the save was cut short, or this is no checkpoint.", file=METADATA, hint="It is missing.")
     if draft.kind == "postmortem":
@@ -213,7 +249,10 @@ def _directory(draft: _Draft, *, pieces: bool) -> None:
     draft.layout = dcp_layout(places, pieces=pieces)
     for file in draft.sizes:
         if _STATE.search(file):
-            draft.sections |= _state_names(Path(file))
+            document = read_state_document(Path(file), Path(file).name)
+            draft.sections |= state_names(document)
+            if deep:
+                draft.inline_nonfinite |= inline_nonfinite(document)
 
 
 def _exists(draft: _Draft, name: str, places: Places) -> bool:
@@ -235,29 +274,22 @@ def _size(draft: _Draft, name: str, places: Places) -> int | None:
     return target.stat().st_size if target.is_file() else None
 
 
-def read_state_document(file: Path, shown: str) -> dict[str, object]:
-    """The encoded state in a state-<rank>.json, called `shown` in messages.
-
-    Raises:
-        UnreadableInput: it is not such a file.
-    """
-    try:
-        document: object = parse_json(read_small(file, shown, _STATE_LIMIT).decode())
-    except ValueError as error:
-        raise UnreadableInput("damaged: no JSON, or nested deeper than any state is.", file=shown) from error
-    state = cast(dict[str, object], document).get("state") if isinstance(document, dict) else None
-    if not isinstance(state, dict):
-        raise UnreadableInput("damaged: no JSON object with a state in it.", file=shown)
-    return cast(dict[str, object], state)
+def _is_stored_mask(draft: _Draft, pieces: Mapping[Path, Sequence[FileSpan]], name: str) -> bool:
+    """Whether a tensor of the model, of which no optimizer has moments, is an attention mask."""
+    _, _, own = name.partition(".")
+    if _content(name, tensor=True) != "model" or any(f".{own}." in other for other in draft.layout.tensors):
+        return False
+    views = [(file, s, view) for file, spans in pieces.items() for s in spans for view in s.views if view.name == name]
+    with suppress(UnreadableInput, OSError):
+        return bool(views) and all(is_mask(view.dtype, _blocks(file, span, view)) for file, span, view in views)
+    return False
 
 
-def _state_names(file: Path) -> set[str]:
-    """`section.key` of everything in a state-<rank>.json that is not empty."""
-    names: set[str] = set()
-    for section, value in read_state_document(file, file.name).items():
-        keys = cast(dict[str, object], value) if isinstance(value, dict) else {"": value}
-        names |= {f"{section[:200]}.{key[:200]}" for key in keys if value not in (None, {}, [])}
-    return names
+def _blocks(file: Path, span: FileSpan, view: TensorBytes) -> Iterator[bytes]:
+    with open_part(file, file.name) as stream:
+        stream.seek(span.start + view.first)
+        for first in range(view.first, view.last, _BLOCK):
+            yield stream.read(min(_BLOCK, view.last - first))
 
 
 def _read(draft: _Draft, on_progress: Progress) -> None:
@@ -268,7 +300,7 @@ def _read(draft: _Draft, on_progress: Progress) -> None:
     files = [file for file in todo if file in resolved or file in draft.layout.pieces]
     pieces = {real_path(file): spans for file, spans in draft.layout.pieces.items()}
     total, done = sum(todo[file] for file in files), 0
-    nonfinite: dict[str, int] = {}
+    nonfinite = draft.inline_nonfinite
     wrong: list[str] = []
 
     def on_bytes(count: int) -> None:
@@ -294,7 +326,8 @@ def _read(draft: _Draft, on_progress: Progress) -> None:
             draft.add_problem(f"{name}: damaged: its SHA-256 is not what {manifests.NAME} says")
         if result.wrong or (digest is not None and result.sha256 != digest.sha256):
             wrong.append(name)
-    draft.nonfinite = dict(sorted(nonfinite.items())) if draft.tables else None
+    found = {name: n for name, n in sorted(nonfinite.items()) if not _is_stored_mask(draft, pieces, name)}
+    draft.nonfinite = found if draft.tables else None
     checked = bool(resolved) or any(piece.crc is not None for spans in pieces.values() for piece in spans)
     if wrong or draft.tables:
         draft.checksums = f"wrong: {plain(wrong[0])}" if wrong else "ok" if checked else "absent"

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from postmortem.checkpoint import encoding, inspection, manifest
 from postmortem.checkpoint._dcp import Shards
+from postmortem.checkpoint.document import read_state_document
 from postmortem.errors import UnreadableInput
 from postmortem.program import select
 from postmortem.text import plain
@@ -38,7 +39,7 @@ def load_checkpoint(path: str | Path, *, into: Stateful | None = None) -> dict[s
         UnreadableInput: it is damaged, cut short, or holds something that no checkpoint needs; nothing of it was run.
     """
     folder = Path(path)
-    inspection.require_sound(folder)
+    inspection.require_sound(folder, allow_nonfinite=True)  # to look at it is no resume
     state = read_state(folder, rank=0)
     if into is not None:
         into.load_state_dict(state)
@@ -79,7 +80,7 @@ def _document(folder: Path, rank: int) -> dict[str, Any]:
     file = own_file if own_file.exists() else folder / "state-0.json"
     where = plain(file, 1000)
     try:
-        state = encoding.decode(inspection.read_state_document(file, where), _StoredTensor)
+        state = encoding.decode(read_state_document(file, where), _StoredTensor)
     except RecursionError as error:
         raise UnreadableInput(f"damaged ({plain(error, 80)}).", file=where) from error
     if not isinstance(state, dict):

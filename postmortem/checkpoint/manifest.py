@@ -33,7 +33,8 @@ class CheckpointManifest:
     role: rollback, recovery or best-k. step: number of updates done. contents: "full" or "parameters". sections: names
     of the state's top-level sections. world_size: number of ranks that saved. files: name → digest of every other file.
     hashes: rank → group → hash of that rank's parameters. saved: unix seconds. discarded: why a later resume set this
-    checkpoint aside; None while it belongs to the run's effective history.
+    checkpoint aside; None while it belongs to the run's effective history. nonfinite: tensor → number of NaN and
+    infinite elements at the save, for tensors that have any; None if an older version saved it, which did not look.
     """
 
     role: str
@@ -49,6 +50,7 @@ class CheckpointManifest:
     metric: str | None = None
     value: float | None = None
     discarded: str | None = None
+    nonfinite: Mapping[str, int] | None = None
 
     @property
     def bytes(self) -> int:

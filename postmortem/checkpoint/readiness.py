@@ -19,6 +19,9 @@ from postmortem.text import plain
 
 READ_LIMIT = 2 * 10**9
 """Bytes up to which the checkpoint of a rollback is read completely; of a larger one, only the metadata are read."""
+MOST_REPEATED = 500
+"""Steps that a rollback may repeat: more are a day lost on a large run, and the incident is far from its start."""
+
 _REQUIRED = ("model", "moments")
 _RECOMMENDED = ("loader", "rng")
 
@@ -106,7 +109,7 @@ def _choose_target(
             continue
         inspection = candidate.inspect(deep=inspection.size_bytes <= READ_LIMIT, on_progress=on_progress)
         inspected[i] = (candidate, inspection)
-        if _is_usable(inspection, newest_step) and not inspection.nonfinite:
+        if _is_usable(inspection, newest_step) and not inspection.known_nonfinite:
             return inspected[i]
         if _is_usable(inspection, newest_step) and nonfinite is None:
             nonfinite = inspected[i]
@@ -131,17 +134,23 @@ def _checkpoint(evidence: _Evidence) -> Iterator[ReadinessCheck]:
         return
     lost = evidence.newest_step + 1 - target.step
     every = _cadence(evidence)
+    ended = _has_ended(evidence.run)
     figure = f"newest at step {target.step}, newest row {evidence.newest_step}: {_repeated_steps(lost)}"
-    if every is None:
-        yield ReadinessCheck(name, "ok" if lost <= 1000 else "warn", figure, "save at a cadence: rollback_every: 100")
-    elif lost > 1.2 * every:
+    figure += f", saved every {every} steps" if every is not None else ""
+    if max(lost, every or 0) > MOST_REPEATED and (ended or every is None or lost <= 1.2 * every):
+        yield ReadinessCheck(name, "warn", figure, "too coarse for a rollback; save every 100 steps: rollback_every: 100")
+    elif every is not None and lost > 1.2 * every and not ended:
         late = f"there is no usable one after step {target.step}, although one was due every {every} steps"
-        fix = (
-            "look for checkpoint_failed in journal.jsonl; nothing to do if the run has ended or the files were removed"
-        )
+        fix = "look for checkpoint_failed in journal.jsonl; nothing to do if the files were removed"
         yield ReadinessCheck(name, "warn", f"{late}; newest row {evidence.newest_step}: {_repeated_steps(lost)}", fix)
     else:
-        yield ReadinessCheck(name, "ok", f"{figure}, saved every {every} steps")
+        yield ReadinessCheck(name, "ok", figure)
+
+
+def _has_ended(run: Run) -> bool:
+    """Whether its journal says so, and nothing came after that."""
+    last = max(run.journal.of("run_start", "reopen", "resume", "run_end"), key=lambda event: event.line, default=None)
+    return last is not None and last.event == "run_end"
 
 
 def _cadence(evidence: _Evidence) -> int | None:
@@ -202,12 +211,13 @@ def _soundness(evidence: _Evidence) -> Iterator[ReadinessCheck]:
 def _finite(evidence: _Evidence) -> Iterator[ReadinessCheck]:
     name = "finite"
     first = min(evidence.run.journal.steps("nonfinite_parameters"), default=None)
-    nonfinite = [inspection for _, inspection in evidence.inspected if inspection.nonfinite]
+    nonfinite = [inspection for _, inspection in evidence.inspected if inspection.known_nonfinite]
     older = "use an older checkpoint: postmortem checkpoints RUN shows which is finite"
     if nonfinite:
         newest = max(nonfinite, key=lambda inspection: inspection.step or 0)
-        names = _first_names(sorted(newest.nonfinite or ()))
-        figure = f"{sum((newest.nonfinite or {}).values())} non-finite elements at step {newest.step} in {names}"
+        counts = newest.known_nonfinite or {}
+        names = _first_names(sorted(counts))
+        figure = f"{sum(counts.values())} non-finite elements at step {newest.step} in {names}"
         yield ReadinessCheck(name, "fail" if evidence.target in nonfinite else "warn", figure, older)
     elif first is not None and evidence.target is not None and first < (evidence.target.step or 0):
         yield ReadinessCheck(
@@ -217,8 +227,12 @@ def _finite(evidence: _Evidence) -> Iterator[ReadinessCheck]:
         yield ReadinessCheck(
             name, "warn", f"parameters are non-finite from step {first} on", "roll back to before that step"
         )
-    elif evidence.target is not None and evidence.target.nonfinite is not None:
-        yield ReadinessCheck(name, "ok", f"all {evidence.target.tensors} tensors of the newest are finite")
+    elif evidence.target is not None and evidence.target.known_nonfinite is not None:
+        recorded = "" if evidence.target.nonfinite is not None else ", as its save recorded"
+        yield ReadinessCheck(name, "ok", f"all {evidence.target.tensors} tensors of the newest are finite{recorded}")
+    elif evidence.target is not None:
+        figure = f"the newest was not looked at: it has {readable_size(evidence.target.size_bytes)}"
+        yield ReadinessCheck(name, "warn", figure, "look at it: postmortem checkpoints RUN")
 
 
 def _loader(evidence: _Evidence) -> Iterator[ReadinessCheck]:

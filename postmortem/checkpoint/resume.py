@@ -77,8 +77,9 @@ def first_names(names: Sequence[str]) -> str:
 def choose_checkpoint(
     folders: CheckpointFolders, verify: bool
 ) -> tuple[StoredCheckpoint | None, list[tuple[Path, str]]]:
-    """(the newest sound checkpoint of the effective history, refused ones with the reasons). Full checkpoints come
-    first, recovery before rollback at the same step; one of parameters only is taken if there is no full one."""
+    """(the newest sound and finite checkpoint of the effective history, refused ones with the reasons). Full
+    checkpoints come first, recovery before rollback at the same step; one of parameters only is taken if there is no
+    full one."""
     refused: list[tuple[Path, str]] = []
     entries: list[StoredCheckpoint] = []
     for path in folders.paths("rollback", "recovery"):
@@ -96,10 +97,11 @@ def choose_checkpoint(
     return None, refused
 
 
-def find_problem(path: Path, deep: bool) -> str | None:
-    """What is wrong with a checkpoint, or None; `deep` reads every byte of it."""
+def find_problem(path: Path, deep: bool, *, allow_nonfinite: bool = False) -> str | None:
+    """What is wrong with a checkpoint, or None; `deep` reads every byte of it. Without, what its save recorded says
+    whether it is finite."""
     try:
-        inspection.require_sound(path, deep=deep)
+        inspection.require_sound(path, deep=deep, allow_nonfinite=allow_nonfinite)
     except UnreadableInput as error:
         return str(error)
     return None

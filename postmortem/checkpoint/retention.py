@@ -47,6 +47,11 @@ class StoredCheckpoint:
         return self.manifest.step
 
     @property
+    def finite(self) -> bool:
+        """Whether its save found no NaN or infinite element, or was by a version that did not look."""
+        return not self.manifest.nonfinite
+
+    @property
     def in_history(self) -> bool:
         """Whether it belongs to the effective history: no later resume set it aside."""
         return self.manifest.discarded is None
@@ -71,19 +76,24 @@ class CheckpointFolders:
         return sorted(entries, key=lambda e: (e.in_history, e.step, e.role == "recovery"))
 
     def newest(self, without: Path | None = None) -> StoredCheckpoint | None:
-        """The checkpoint that `latest` leads to, `without` excluded: the newest recovery checkpoint, or the newest full
-        rollback checkpoint while there is no recovery checkpoint."""
-        full = [e for e in self.entries() if e.in_history and e.manifest.contents == "full" and e.path != without]
+        """The checkpoint that `latest` leads to, `without` excluded: the newest finite recovery checkpoint, or the
+        newest finite and full rollback checkpoint while there is no recovery checkpoint."""
+        usable = [e for e in self.entries() if e.in_history and e.finite and e.path != without]
+        full = [e for e in usable if e.manifest.contents == "full"]
         recovery = [entry for entry in full if entry.role == "recovery"]
         return next(reversed(recovery or full), None)
 
     def to_remove(self, role: str, policy: Policy) -> list[StoredCheckpoint]:
         """What retention removes: all except the newest, or the best, that the policy keeps. Of two equal values, the
-        earlier checkpoint is the better one."""
+        earlier checkpoint is the better one. If none of those is finite, the newest that is stays as well."""
         entries = self.entries(role)
         if role == "best-k":
             entries.sort(key=lambda e: (e.in_history, -policy.better(e.manifest.value or 0.0), -e.step))
-        return entries[: -policy.keep(role)]
+        older, kept = entries[: -policy.keep(role)], entries[-policy.keep(role) :]
+        if not any(entry.finite and entry.in_history for entry in kept):
+            finite = next((entry for entry in reversed(older) if entry.finite and entry.in_history), None)
+            older = [entry for entry in older if entry is not finite]
+        return older
 
     def update_latest(self, without: Path | None = None) -> None:
         """Let `latest` lead to the newest checkpoint except `without`, by one rename, or remove it."""

@@ -109,6 +109,11 @@ def scan(
     return Scan(None if sha is None else sha.hexdigest(), tuple(wrong), nonfinite)
 
 
+def count_nonfinite(dtype: str, data: bytes) -> int:
+    """Non-finite elements in the bytes of one tensor; 0 for a dtype that has none."""
+    return int(_TESTS[dtype](data).sum()) if dtype in _TESTS else 0
+
+
 def _read_piece(blocks: Iterable[bytes], counters: Sequence[_Counter]) -> int:
     """Let the counters count in the blocks of a piece; the CRC32 of the blocks."""
     crc, start = 0, 0
@@ -157,6 +162,24 @@ def _counters(views: Sequence[TensorBytes]) -> list[_Counter]:
     return [_Counter(same_dtype, _TESTS[dtype], _BYTES[dtype]) for dtype, same_dtype in by_dtype.items()]
 
 
+def is_mask(dtype: str, blocks: Iterable[bytes]) -> bool:
+    """Whether a tensor in blocks of bytes has −∞ in some elements, and zero in all others.
+
+    That is an attention mask, which is added to scores: no weight that overflowed.
+    """
+    if dtype not in _NEGATIVE_INFINITY:
+        return False
+    kind, minus_infinity = _NEGATIVE_INFINITY[dtype]
+    zeros = False
+    for block in blocks:
+        bits = np.frombuffer(block, kind)
+        zero = bits == 0
+        if not (zero | (bits == minus_infinity)).all():
+            return False
+        zeros = zeros or bool(zero.any())
+    return zeros
+
+
 def _ieee(kind: str) -> Callable[[bytes], NDArray[np.bool_]]:
     return lambda block: ~np.isfinite(np.frombuffer(block, kind))
 
@@ -173,6 +196,12 @@ def _codes(*codes: int) -> Callable[[bytes], NDArray[np.bool_]]:
     return lambda block: table[np.frombuffer(block, np.uint8)]
 
 
+_NEGATIVE_INFINITY = {  # dtype → (kind of its bits, bits of −∞)
+    "float64": ("<u8", 0xFFF << 52),
+    "float32": ("<u4", 0xFF80_0000),
+    "float16": ("<u2", 0xFC00),
+    "bfloat16": ("<u2", 0xFF80),
+}
 _TESTS: dict[str, Any] = {
     "float64": _ieee("<f8"),
     "float32": _ieee("<f4"),

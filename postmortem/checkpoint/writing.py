@@ -16,6 +16,8 @@ from torch import Tensor
 from postmortem.atomic import move, sync, sync_folder
 from postmortem.checkpoint import _dcp
 from postmortem.checkpoint import manifest as manifests
+from postmortem.checkpoint.document import inline_nonfinite
+from postmortem.checkpoint.finite import merged, nonfinite_in
 from postmortem.checkpoint.manifest import CheckpointManifest
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.retention import temporary
@@ -43,10 +45,11 @@ class _Report:
 
     files: dict[str, manifests.FileDigest]
     hashes: dict[str, str]
+    nonfinite: dict[str, int]
 
 
-def write(job: SaveJob, ranks: Ranks, token: str, hashes: Hashes) -> int:
-    """Write a checkpoint, all ranks together; returns the size of all its files in bytes.
+def write(job: SaveJob, ranks: Ranks, token: str, hashes: Hashes) -> CheckpointManifest:
+    """Write a checkpoint, all ranks together; returns the manifest of its first directory.
 
     Raises:
         Exception: it could not be written, on this rank or on another. Nothing of it stays on disk.
@@ -81,16 +84,19 @@ def _write_own(staged: Staged, folder: Path, ranks: Ranks, hashes: Hashes) -> _R
         stream.flush()
         sync(stream.fileno())
     written = [file, *folder.glob(f"__{ranks.rank}_*"), *([folder / ".metadata"] if ranks.first else [])]
-    return _Report({path.name: manifests.digest(path) for path in sorted(written)}, dict(hashes(staged.local)))
+    digests = {path.name: manifests.digest(path) for path in sorted(written)}
+    nonfinite = nonfinite_in(staged.tensors) | inline_nonfinite(staged.document)
+    return _Report(digests, dict(hashes(staged.local)), nonfinite)
 
 
-def _complete(job: SaveJob, staged: Staged, folders: list[Path], reports: list[_Report]) -> int:
+def _complete(job: SaveJob, staged: Staged, folders: list[Path], reports: list[_Report]) -> CheckpointManifest:
     """Turn the temporary directories into checkpoints; rank 0 does this last."""
     files = {name: digest for report in reports for name, digest in report.files.items()}
     for folder in folders[1:]:
         folder.mkdir(parents=True)
         for name in files:
             _link(folders[0] / name, folder / name)
+    written: list[CheckpointManifest] = []
     for folder, path in zip(folders, job.paths, strict=True):
         manifest = CheckpointManifest(
             role=path.parent.name,
@@ -105,8 +111,10 @@ def _complete(job: SaveJob, staged: Staged, folders: list[Path], reports: list[_
             hashes={str(rank): report.hashes for rank, report in enumerate(reports)},
             metric=job.metric,
             value=job.value,
+            nonfinite=merged(report.nonfinite for report in reports),
         )
         manifests.write(folder, manifest)
+        written.append(manifest)
         sync_folder(folder)
     for folder, path in zip(folders, job.paths, strict=True):
         if path.exists():  # damaged, or set aside by a resume; since then, `latest` leads to another checkpoint
@@ -115,7 +123,7 @@ def _complete(job: SaveJob, staged: Staged, folders: list[Path], reports: list[_
             shutil.rmtree(replaced)
         move(folder, path)
         sync_folder(path.parent)
-    return sum(digest.bytes for digest in files.values())
+    return written[0]
 
 
 def _link(source: Path, target: Path) -> None:

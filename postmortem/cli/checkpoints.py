@@ -36,20 +36,28 @@ def checkpoints(
 
     It says what is inside, whether it is complete, and whether it is finite. No
     code of a checkpoint is run, torch is not needed, and memory stays small
-    whatever the size. DCP directories and files of torch.save are read.
+    whatever the size. DCP directories, Hugging Face folders, safetensors and
+    files of torch.save are read. What was found is kept in postmortem/ beside
+    the run, so that a draft knows which checkpoints are healthy.
 
     \b
     Examples:
       postmortem checkpoints runs/exp7
       postmortem checkpoints runs/exp7/recovery/step-00001000.dcp --json
     """
+    from postmortem.checkpoint.health import RunHealth
     from postmortem.checkpoint.inventory import latest, possible_checkpoints
 
     inspections: list[tuple[str, Inspection]] = []
-    for candidate in possible_checkpoints(run):
+    health = RunHealth(run)
+    candidates = possible_checkpoints(run)
+    for candidate in candidates:
         with reading(f"Reading {candidate.shown}") as advance:
             inspection = candidate.inspect(deep=not fast, pieces=not fast, on_progress=advance)
         inspections.append((candidate.shown, inspection))
+        health.add(inspection)
+    if not as_json and candidates[0].path != run:
+        health.keep()
     target = latest(run)
     from_newest = reversed(inspections)  # nearly always it is the first of these
     newest = next((name for name, i in from_newest if target is not None and real_path(i.path) == target), None)
@@ -57,13 +65,13 @@ def checkpoints(
         print_json({"latest": newest, "checkpoints": [_record(*named) for named in inspections]})
     else:
         _print(inspections, newest)
-    if check and any((not i.sound and not i.temporary) or i.nonfinite for _, i in inspections):
+    if check and any((not i.sound and not i.temporary) or i.known_nonfinite for _, i in inspections):
         raise CheckFailed
 
 
 def _record(name: str, inspection: Inspection) -> dict[str, Any]:
     keys = ("kind", "role", "step", "complete", "size_bytes", "declared", "contents", "world_size", "tensors")
-    more = ("nonfinite", "checksums", "discarded", "problems")
+    more = ("nonfinite", "recorded", "checksums", "discarded", "problems")
     values = {key: getattr(inspection, key) for key in (*keys, *more)}
     return {"path": name, "sound": inspection.sound, **values}
 
@@ -92,7 +100,7 @@ def _row(inspection: Inspection, newest: bool) -> tuple[str, ...]:
         readable_size(inspection.size_bytes),
         _state(inspection),
         ", ".join(inspection.contents) or "–",
-        "–" if inspection.nonfinite is None else "no" if inspection.nonfinite else "yes",
+        "–" if inspection.known_nonfinite is None else "no" if inspection.known_nonfinite else "yes",
         inspection.checksums.partition(":")[0],
     )
 
@@ -106,8 +114,9 @@ def _state(inspection: Inspection) -> str:
 
 
 def _nonfinite(inspection: Inspection) -> list[str]:
-    if not inspection.nonfinite:
+    nonfinite = inspection.known_nonfinite
+    if not nonfinite:
         return []
-    first = ", ".join(f"{plain(name, 80)} ({count})" for name, count in list(inspection.nonfinite.items())[:3])
-    more = f" and {len(inspection.nonfinite) - 3} more tensors" if len(inspection.nonfinite) > 3 else ""
+    first = ", ".join(f"{plain(name, 80)} ({count})" for name, count in list(nonfinite.items())[:3])
+    more = f" and {len(nonfinite) - 3} more tensors" if len(nonfinite) > 3 else ""
     return [f"non-finite elements in {first}{more}"]

@@ -74,6 +74,7 @@ def draft(
       postmortem draft runs/19-spike-001 --baseline runs/19-clean-001
     """
     from postmortem import report
+    from postmortem.checkpoint.health import health_in
     from postmortem.panels import draw_panel
     from postmortem.pipeline import diagnose
     from postmortem.sources import open_run
@@ -95,6 +96,8 @@ def draft(
         with stage("Drawing and writing the report"):
             within = None if out else report.run_folder(opened.path)
             written = report.write_report(diagnosis, folder, draw=draw_panel, incident=number, within=within)
+            if within is not None:
+                health_in(opened).keep()
     added = book is not None and report.add_lesson(diagnosis, book, incident=number, report=written, within=own_book)
     if as_json:
         typer.echo(report.to_bytes(diagnosis), nl=False)

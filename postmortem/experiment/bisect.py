@@ -176,8 +176,8 @@ class BatchSearch:
             name = f"probe-{len(self._cured_by):03d}"  # the folder of a trial
             spec = self._spec(name, change)
             self._notify(name, "")
-            self._drive(spec)
-            judged = judge_replay(self._judge, open_run(spec.out), spec.from_step)
+            result = self._drive(spec)
+            judged = judge_replay(self._judge, open_run(spec.out), spec.from_step, nonfinite=result.nonfinite)
             self._cured_by[text] = judged.cured
             self._notify(name, f"{text}: {'cured' if judged.cured else 'persists'} ({judged.text})")
         return self._cured_by[text]

@@ -88,7 +88,7 @@ class ExperimentDriver:
         if replayed.result is None:
             return "", None, f"not driven: {replayed.error}"
         run = self._noise.pop(replayed.spec.out, None) or open_run(replayed.spec.out)
-        return judge_arm(self.judge, arm, run, replayed.spec.from_step)
+        return judge_arm(self.judge, arm, run, replayed.result)
 
     def noise_runs(self) -> list[Run]:
         """Drive the placebos that only add noise, in parallel; each run is kept until it is judged."""

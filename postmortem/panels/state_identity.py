@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 
 from postmortem.case import Case, Observation
@@ -28,6 +29,7 @@ def _measure(case: Case) -> list[Observation]:
         text = f"config {plain(event.keys.get('key', '?'), 60)} changed at step {event.step}"
         observations.append(Observation("state.config_change", text, step=event.step))
     observations += _sibling_step(case)
+    observations += _saved_damage(case)
     hashes = case.labels("param_hash")
     near = (
         []
@@ -54,6 +56,20 @@ def _sibling_step(case: Case) -> list[Observation]:
     return [Observation("state.baseline_same_step", text, step=case.onset, figures={"step": step})]
 
 
+def _saved_damage(case: Case) -> Iterator[Observation]:
+    """What the checkpoints before the onset show: damage can be older than the first batch that reads it."""
+    between = case.damaged_between
+    if between is None:
+        return
+    health = next(health for checkpoint, health in case.passed_over if checkpoint.step == between[1])
+    text = (
+        f"the checkpoint of step {between[1]} {health.text}, and that of step {between[0]} is finite: an update in "
+        f"steps {between[0]} to {between[1] - 1} wrote it, before the onset"
+    )
+    figures = {"finite_at": between[0], "not_finite_at": between[1]}
+    yield Observation("state.nonfinite_checkpoint", text, step=between[1], figures=figures)
+
+
 PANEL = Panel(
     12,
     "state_identity",
@@ -62,12 +78,15 @@ PANEL = Panel(
     _measure,
     "whether the state jumped at a resume or between ranks: log resume events and param_hash",
     constant_is_silent=False,
-    without_columns=lambda case: bool(case.run.journal) or case.resume is not None or case.sibling is not None,
+    without_columns=lambda case: (
+        bool(case.run.journal) or case.resume is not None or case.sibling is not None or case.damaged_between is not None
+    ),
     observes=(
         "state.resumed",
         "state.no_resume",
         "state.config_change",
         "state.frozen",
         "state.baseline_same_step",
+        "state.nonfinite_checkpoint",
     ),
 )

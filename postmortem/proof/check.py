@@ -210,7 +210,7 @@ def _judged(
     if replay is None:
         outcome, excess, text = "", None, "not driven"
     else:
-        outcome, excess, text = judge_arm(judge, arm, replay.run, replay.spec.from_step)
+        outcome, excess, text = judge_arm(judge, arm, replay.run, replay.result)
     return Experiment(
         role=arm.role,
         changes=arm.changes,

@@ -15,6 +15,7 @@ from postmortem.diagnosis import Experiment, Prediction, Verdict
 from postmortem.proof.design import Arm, Design, Test
 from postmortem.proof.judge import OutcomeJudge, judge_replay, step_of_batch
 from postmortem.run import Run
+from postmortem.run.replayed import ReplayResult
 from postmortem.text import plain
 
 Outcome: TypeAlias = Literal["cured", "finite", "persists", "follows", "vanished", ""]
@@ -38,11 +39,12 @@ class Decision:
     text: str
 
 
-def judge_arm(judge: OutcomeJudge, arm: Arm, run: Run, start: int) -> tuple[Outcome, float | None, str]:
-    """(what became of the incident in `run`, an arm driven from step `start` on; its share of R0's excess; a
-    description in words)."""
+def judge_arm(judge: OutcomeJudge, arm: Arm, run: Run, result: ReplayResult) -> tuple[Outcome, float | None, str]:
+    """(what became of the incident in `run`, an arm that ended with `result`; its share of R0's excess; a description
+    in words)."""
+    start = result.from_step
     if arm.moved_to is None:
-        judged = judge_replay(judge, run, start)
+        judged = judge_replay(judge, run, start, nonfinite=result.nonfinite)
         return judged.outcome, judged.excess, judged.text
     moved_to = step_of_batch(run, arm.moved_to)
     if moved_to is None:
@@ -50,7 +52,7 @@ def judge_arm(judge: OutcomeJudge, arm: Arm, run: Run, start: int) -> tuple[Outc
     old_incident = judge.find_incident(run, judge.first, moved_to - 2, start)
     if old_incident is not None:  # what continues from there is no second incident
         return "persists", None, f"it stays at its old place, step {old_incident.onset_step}"
-    judged = judge_replay(judge, run, start, moved_to)
+    judged = judge_replay(judge, run, start, moved_to, nonfinite=result.nonfinite)
     text = f"where the data are consumed now (step {moved_to}): {judged.text}"
     if not judged.cured and judged.incident is None:
         return "", judged.excess, f"{text}: neither cured nor there"

@@ -110,6 +110,9 @@ def design_experiment(
     window = incident.skip_window or _suspect_window(tested) or (incident.onset_step, incident.peak_step + 1)
     length = min(window[1] - window[0], MAX_PLACEBO_BATCHES)
     just_before = max(from_step, incident.onset_step - (window[1] - window[0]) - 2 * length - LEAD_STEPS)
+    suspect_step = incident.onset_step
+    if incident.damaged_between is not None:  # R0's state just before the onset is damaged already
+        just_before, suspect_step = from_step, incident.damaged_between[0]
     arms_start = from_step if independent else just_before
     destination = _move_destination(tested, window)
     data_state_arms = (
@@ -133,7 +136,7 @@ def design_experiment(
     until = max(last, incident.onset_step + farthest - window[0]) + NEAR + MARGIN + 1
     if end is not None and end >= incident.onset_step + MARGIN:
         until = min(until, end)
-    placebos = _placebos(window[0], length, incident.onset_step - arms_start)
+    placebos = _placebos(window[0], length, suspect_step - arms_start)
     return Design(from_step, arms_start, just_before, until, window, tests, placebos, data_state_arms)
 
 
@@ -183,8 +186,8 @@ def _arms_of_prediction(prediction: Prediction, existing: Mapping[tuple[Change, 
 
 
 def _placebos(first: int, length: int, ahead: int) -> tuple[Arm, ...]:
-    """Skips of `length` batches just before the suspect ones, which are consumed in the `ahead` steps before the onset:
-    a skip after them could cure nothing. Where there is no room for a skip, meaningless noise replaces it."""
+    """Skips of `length` batches just before the suspect ones, which are consumed in the `ahead` steps before those: a
+    skip after them could cure nothing. Where there is no room for a skip, meaningless noise replaces it."""
     starts = [first - n * length for n in (1, 2) if ahead > n * length and first >= n * length]
     skips = [Arm("R2", (Change("skip", ((start, start + length),)),)) for start in starts]
     return (*skips, *(Arm("R2", (Change("noise", values=(n,)),)) for n in range(1, PLACEBOS + 1 - len(skips))))

@@ -1,19 +1,20 @@
 """Judges what became of the incident in a replay: cured, still there, or moved.
 
-*Cured*: no incident within 50 steps of the place where the suspect data or step is now, and the area of the loss above
-its band is at most a tenth of the null replay's. The band is measured: the scatter of the loss before the incident, and
+*Cured*: no incident within 50 steps of the place where the suspect data or step is now, the area of the loss above its
+band is at most a tenth of the null replay's, and the state at the end is finite: a NaN that no batch has read is there. The band is measured: the scatter of the loss before the incident, and
 where equal bits are not possible, the differences between null replays and replays with meaningless noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from postmortem.assess.detection import detect_effective
+from postmortem.checkpoint.inspection import nonfinite_text
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Incident
 from postmortem.run import Run
@@ -94,45 +95,58 @@ class OutcomeJudge:
 @dataclass(frozen=True)
 class JudgedReplay:
     """What a replay shows. incident: within NEAR steps of the judged place, None if there is none. excess: the share of
-    R0's excess area, None if R0 has none to compare with. finite: R0's loss is not finite, and this one is."""
+    R0's excess area, None if R0 has none to compare with. finite: R0's loss is not finite, and this one is. nonfinite:
+    tensor → number of NaN and infinite elements in the state at the end."""
 
     incident: DetectedIncident | None
     excess: float | None
     finite: bool
+    nonfinite: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def cured(self) -> bool:
-        """No incident, and hardly any excess."""
-        return self.incident is None and (self.excess is None or self.excess <= CURED_SHARE)
+        """No incident, hardly any excess, and a finite state."""
+        no_excess = self.excess is None or self.excess <= CURED_SHARE
+        return self.incident is None and no_excess and not self.nonfinite
 
     @property
     def outcome(self) -> Literal["cured", "finite", "persists"]:
         """What became of the incident at its place."""
-        return "cured" if self.cured else "finite" if self.finite else "persists"
+        return "cured" if self.cured else "finite" if self.finite and not self.nonfinite else "persists"
 
     @property
     def text(self) -> str:
         """What the replay shows, in words."""
         shown = "no incident" if self.incident is None else f"{self.incident.title} at step {self.incident.onset_step}"
+        if self.nonfinite and self.incident is None:
+            shown += f", but the state at the end is not finite: {nonfinite_text(self.nonfinite)}"
         if self.excess is None:
             return shown
         excess = f"excess loss {100 * self.excess:.3g} % of R0's"
-        if self.incident is None and not self.cured:
+        if self.incident is None and not self.cured and not self.nonfinite:
             return f"no incident detected, but {excess}; the limit is {100 * CURED_SHARE:.3g} %"
         return f"{shown}, {excess}"
 
 
-def judge_replay(judge: OutcomeJudge, run: Run, replay_start: int, moved_to: int | None = None) -> JudgedReplay:
+def judge_replay(
+    judge: OutcomeJudge,
+    run: Run,
+    replay_start: int,
+    moved_to: int | None = None,
+    *,
+    nonfinite: Mapping[str, int] | None = None,
+) -> JudgedReplay:
     """Judge the replay `run`, driven from step `replay_start` on: around the onset of the incident, or around step
-    `moved_to` if the suspect data are consumed there now."""
+    `moved_to` if the suspect data are consumed there now. `nonfinite`: see `ReplayResult`."""
     place = judge.onset if moved_to is None else moved_to
     first = judge.first if moved_to is None else moved_to - 1
     incident = judge.find_incident(run, first, place + NEAR, replay_start if replay_start != judge.onset else None)
     if not judge.has_reference_excess:
-        return JudgedReplay(incident, None, finite=False)
+        return JudgedReplay(incident, None, finite=False, nonfinite=nonfinite or {})
     area = replace(judge, first=first).excess_area(run, place + NEAR)
     share = 1.0 if np.isinf(area) else 0.0 if np.isinf(judge.excess) else area / judge.excess
-    return JudgedReplay(incident, share, finite=np.isinf(judge.excess) and not np.isinf(area))
+    finite = np.isinf(judge.excess) and not np.isinf(area)
+    return JudgedReplay(incident, share, finite=bool(finite), nonfinite=nonfinite or {})
 
 
 def last_needed_step(incident: Incident) -> int:

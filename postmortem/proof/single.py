@@ -34,7 +34,7 @@ def judge_single(
         return replace(null.experiment, role="replay")
     first = max(result.from_step, incident.onset_step - NEAR)
     judge = OutcomeJudge.of(run, incident, first).with_reference_excess(run, attempt)
-    judged = judge_replay(judge, replayed, result.from_step)
+    judged = judge_replay(judge, replayed, result.from_step, nonfinite=result.nonfinite)
     no_effect = result.exact
     return Experiment(
         role="replay",

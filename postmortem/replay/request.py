@@ -19,7 +19,7 @@ from postmortem.interventions import build_intervention
 from postmortem.pipeline import Examined, OpenRuns
 from postmortem.replay.branch import REPLAYS, replayable_root
 from postmortem.replay.spec import ReplaySpec, read_spec
-from postmortem.replay.start_checkpoint import find_checkpoint, usable_checkpoints
+from postmortem.replay.start_checkpoint import find_checkpoint, newest_healthy
 from postmortem.replay.trust import trusted_program
 from postmortem.report import select_id
 from postmortem.run import Run
@@ -212,14 +212,8 @@ def _find_start(request: ReplayRequest, recorded: RecordedRun, incident: Inciden
 
 
 def healthy_start_step(recorded: RecordedRun, incident: Incident) -> int:
-    """The step of the newest checkpoint before the incident; 0, from scratch, if there is none. A checkpoint that has
-    only parameters would reset the optimizer, so it is used only if there is no other."""
-    root = replayable_root(recorded.run)
-    newest = next(
-        (checkpoint.step for checkpoint in recorded.run.checkpoints if checkpoint.path == root / incident.checkpoint), 0
-    )
-    candidates = [checkpoint for checkpoint in usable_checkpoints(recorded) if checkpoint.step <= newest]
-    start = max(candidates, key=lambda checkpoint: (not checkpoint.parameters_only, checkpoint.step), default=None)
+    """The step of the newest healthy checkpoint before the incident; 0, from scratch, if there is none."""
+    start = newest_healthy(recorded, incident.last_sound_step(incident.signals[0].column if incident.signals else "loss"))
     return 0 if start is None else start.step
 
 

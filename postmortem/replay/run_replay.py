@@ -21,7 +21,8 @@ from postmortem.arithmetic import describe_arithmetic
 from postmortem.atomic import saving, write_text
 from postmortem.change import Change
 from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
-from postmortem.checkpoint.checkpointer import TRAINING_GOES_ON
+from postmortem.checkpoint.checkpointer import TRAINING_GOES_ON, NotFinite
+from postmortem.checkpoint.finite import merged, nonfinite_in
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import missing_parts
 from postmortem.errors import CannotWrite, PostmortemError, UsageError
@@ -89,6 +90,11 @@ def replay(
     return driver.run(copied_checkpoint)
 
 
+def _describe_end(state: State) -> tuple[str, dict[str, int]]:
+    """(hash, NaN and infinite elements by tensor) of the state in which a replay ends."""
+    return digest(state), nonfinite_in(state)
+
+
 class _ReplayDriver:
     """Drives one replay, on one rank."""
 
@@ -129,7 +135,7 @@ class _ReplayDriver:
                     f"{spec.from_step}: its load_state_dict() does not restore the step"
                 )
             program = self._drive(program, recorder)
-            states = self._ranks.run_on_all_ranks(lambda: digest(program.state_dict()))
+            ends = self._ranks.run_on_all_ranks(lambda: _describe_end(program.state_dict()))
         seconds = time.perf_counter() - self._started
         startup = (self._first_step or time.perf_counter()) - self._started
         arithmetic = self._ranks.run_on_all_ranks(lambda: describe_other_arithmetic(self._recorded, self._ranks.world))
@@ -150,10 +156,11 @@ class _ReplayDriver:
             ),
             departed=dict(compared.differing_rows),
             arithmetic=tuple(dict.fromkeys(chain.from_iterable(arithmetic))),
-            state=states[0] if len(states) == 1 else digest(states),
+            state=ends[0][0] if len(ends) == 1 else digest([state for state, _ in ends]),
             startup_s=round(startup, 3),
             seconds=round(seconds, 3),
             computed_with=describe_arithmetic(),
+            nonfinite=merged(nonfinite for _, nonfinite in ends),
         )
         if self._ranks.first:
             with saving(out):
@@ -290,6 +297,7 @@ class _ReplayDriver:
         policy = Policy(rollback_every=0, recovery_every=0, best_k=0, rollback_keep=1_000_000)
         with warnings.catch_warnings(), Checkpointer(recorder, program, policy, asynchronous=False) as checkpointer:
             warnings.simplefilter("error", CheckpointWarning)  # the requested state is needed, so a warning is an error
+            warnings.simplefilter("ignore", NotFinite)  # it is what the run had
             try:
                 checkpointer.save(step, "rollback")
             except CheckpointWarning as warning:

@@ -162,6 +162,7 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
         skip_window=None if incident.verdict == "undecided" else incident.skip_window,
         batches_assumed=any(s.key == "batch_index" and s.missing for s in incident.symptoms),
         checkpoint=incident.checkpoint,
+        passed_over=incident.passed_over,
         verification=None
         if incident.verification is None
         else _verification(incident.verification, incident.onset_step, row_step),

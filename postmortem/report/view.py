@@ -166,6 +166,7 @@ class IncidentView:
     skip_window: tuple[int, int] | None  # batches, half-open
     batches_assumed: bool  # the window counts steps, because no batch index is logged
     checkpoint: str
+    passed_over: str  # newer checkpoints, and why they were not chosen
     verification: VerificationView | None
     lesson: str
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.md"
 DIAGNOSIS = "diagnosis.json"
-EXPERIMENTS = ("replays", "probe", "proof.json")  # files that replays write beside the report
+BESIDE = ("replays", "probe", "proof.json", "checkpoints.json")  # what other commands write beside the report
 MARKER = b"<!-- Yours: a re-draft rewrites everything above this section and keeps everything in it. -->"
 
 _NOTES = re.compile(rb"^## Notes[ \t]*\r?$\n?|" + re.escape(MARKER), re.MULTILINE)
@@ -121,7 +121,7 @@ def _files_of_earlier_draft(out: Path) -> set[str]:
         return set()
     if not out.is_dir():
         raise UsageError(f"{out}: is a file, not a directory. Choose another place with --out DIR.")
-    if names_in(out).issubset(EXPERIMENTS):
+    if names_in(out).issubset(BESIDE):
         return set()
     hint = "Choose another place with --out DIR, or remove it yourself."
     try:

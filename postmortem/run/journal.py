@@ -20,7 +20,7 @@ from postmortem.run.values import parse_number
 from postmortem.text import plain
 
 _KINDS = (
-    *("run_start", "reopen", "checkpoint", "resume", "rollback"),
+    *("run_start", "reopen", "run_end", "checkpoint", "resume", "rollback"),
     *("config_change", "environment_change", "nonfinite_parameters"),
 )
 _CODES = {name: code for code, name in enumerate(_KINDS)}

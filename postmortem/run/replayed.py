@@ -29,8 +29,9 @@ class ReplayResult:
 
     `differences` are the first difference of each column, `departed` how many rows of each differ; `compared` counts
     the rows that could be compared; `arithmetic` says what bits depend on and what differs from the run,
-    `computed_with` what this replay computed with; `state` is a hash of the final state; `startup_s` are the seconds
-    from the call to the first step.
+    `computed_with` what this replay computed with; `state` is a hash of the final state, `nonfinite` the number of its
+    NaN and infinite elements by tensor, None if a version replayed that did not look; `startup_s` are the seconds from
+    the call to the first step.
     """
 
     out: str
@@ -47,6 +48,7 @@ class ReplayResult:
     startup_s: float
     seconds: float
     computed_with: str = ""
+    nonfinite: Mapping[str, int] | None = None
 
     @property
     def exact(self) -> bool:

@@ -173,7 +173,11 @@ def test_a_non_finite_newest_sends_back_further(run: Path) -> None:
     training.step()
     with torch.no_grad():
         training.model[0].weight[0, 0] = float("nan")
-    with RunWriter(run) as writer, Checkpointer(Journal(writer), training.state(), asynchronous=False) as saves:
+    with (
+        pytest.warns(UserWarning, match="not finite"),
+        RunWriter(run) as writer,
+        Checkpointer(Journal(writer), training.state(), asynchronous=False) as saves,
+    ):
         saves.save(30, "rollback")
     found = examined(run)
     check = the(found, "finite")
@@ -184,6 +188,34 @@ def test_a_non_finite_newest_sends_back_further(run: Path) -> None:
         shutil.rmtree(run / "rollback" / f"step-000000{step}.dcp")
     found = examined(run)
     assert the(found, "finite").state == "fail" and found.target_step == 30
+
+
+@pytest.mark.parametrize(("ends", "state"), [(False, "warn"), (True, "ok")])
+def test_a_run_that_ended_has_not_stopped_saving(ends: bool, state: str, run: Path) -> None:
+    with RunWriter(run) as writer:
+        for step in range(STEPS, STEPS + 40):
+            writer.log(step, {"loss": 1.0})
+        if ends:
+            writer.event("run_end", STEPS + 40, status="completed")
+    check = the(examined(run), "checkpoint")
+    assert check.state == state and ("due every" in check.figure) == (not ends)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_cadence_that_is_too_coarse_for_a_rollback(ends: bool, tmp_path: Path) -> None:
+    from postmortem.checkpoint import Checkpointer
+
+    training = Training()
+    policy = Policy(rollback_every=0, recovery_every=1000)
+    with RunWriter(tmp_path / "run") as run:
+        with Checkpointer(Journal(run), training.state(), policy, asynchronous=False) as saves:
+            for step in range(0, 2900, 50):
+                run.log(step, {"loss": 1.0})
+                saves.maybe_save(step)
+        if ends:
+            run.event("run_end", 2900, status="completed")
+    check = the(examined(tmp_path / "run"), "checkpoint")
+    assert check.state == "warn" and "851 steps would be repeated" in check.figure and "rollback_every" in check.fix
 
 
 def test_what_is_not_logged(tmp_path: Path) -> None:
