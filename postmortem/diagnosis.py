@@ -226,7 +226,9 @@ class Incident(Occurrence):
     verification: Verification | None
     lesson: str
     skip_window: tuple[int, int] | None  # batch indices, half-open
-    checkpoint: str  # the newest one before the onset that is known to be finite and full, in the run; "" if there is none
+    checkpoint: (
+        str  # the newest one before the onset that is known to be finite and full, in the run; "" if there is none
+    )
     passed_over: str = ""  # why newer checkpoints were not chosen, in words
     damaged_between: tuple[int, int] | None = None  # (finite at, not finite at): before the onset, by the checkpoints
     samples: tuple[Sample, ...] = ()

@@ -134,9 +134,10 @@ class Checkpointer:
         allow_nonfinite: bool = False,
     ) -> Resumed | None:
         """Restore the newest sound, finite and full checkpoint of the run's effective history, or the one in `path`;
-        None if there is no checkpoint. One with NaN or infinite elements is refused, unless it is named and
-        `allow_nonfinite`. `verify` reads every byte; without, it is as finite as its save recorded. With `parts` ("model", "optimizer.step"), only these are restored. `optional` parts may be
-        missing without a warning. Checkpoints of later steps are set aside, because the run repeats these steps.
+        None if there is no checkpoint. With `parts` ("model", "optimizer.step"), only these are restored. `optional`
+        parts may be missing without a warning. Checkpoints of later steps are set aside, because the run repeats these
+        steps. One with NaN or infinite elements is refused, unless it is named and `allow_nonfinite`. `verify` reads
+        every byte; without, it is as finite as its save recorded.
 
         Raises:
             UnreadableInput: every checkpoint is damaged or not finite, or the one in `path` is.
@@ -283,13 +284,17 @@ class Checkpointer:
         except OSError as error:
             reason = plain(error, 400)
             self._journal_event("retention_failed", job.step, reason=reason)
-            self._warnings.append(CheckpointWarning(f"retention after step {job.step} could not remove what it should ({reason})"))
+            self._warnings.append(
+                CheckpointWarning(f"retention after step {job.step} could not remove what it should ({reason})")
+            )
 
     def _report_failure(self, job: SaveJob, error: Exception) -> None:
         reason = plain(f"{type(error).__name__}: {error}", 400)
         for path in job.paths:
             self._journal_event("checkpoint_failed", job.step, path, contents=job.contents, reason=reason)
-        self._warnings.append(CheckpointWarning(f"the checkpoint of step {job.step} could not be saved ({reason}){TRAINING_GOES_ON}"))
+        self._warnings.append(
+            CheckpointWarning(f"the checkpoint of step {job.step} could not be saved ({reason}){TRAINING_GOES_ON}")
+        )
 
     def _delete(self, entry: StoredCheckpoint) -> None:
         self._folders.remove(entry.path)
@@ -353,16 +358,22 @@ class Checkpointer:
         }
         if resumed.optimizer_reset:
             keys["optimizer_reset"] = True
-            self._warnings.append(CheckpointWarning(f"resumed from only parameters at step {resumed.step}: the optimizer is reset"))
+            self._warnings.append(
+                CheckpointWarning(f"resumed from only parameters at step {resumed.step}: the optimizer is reset")
+            )
         elif resumed.missing and not chosen_parts:
-            self._warnings.append(CheckpointWarning(f"resumed from step {resumed.step} without {first_names(resumed.missing)}"))
+            self._warnings.append(
+                CheckpointWarning(f"resumed from step {resumed.step} without {first_names(resumed.missing)}")
+            )
         self._journal.event("resume", resumed.step, **keys)
 
     def _set_discarded(self, entries: Sequence[StoredCheckpoint], reason: str | None) -> None:
         try:
             self._folders.set_discarded(entries, reason)
         except OSError as error:
-            self._warnings.append(CheckpointWarning(f"{len(entries)} checkpoints could not be marked {reason!r} ({plain(error, 200)})"))
+            self._warnings.append(
+                CheckpointWarning(f"{len(entries)} checkpoints could not be marked {reason!r} ({plain(error, 200)})")
+            )
 
     def _journal_event(self, event: str, step: int | None, path: Path | None = None, **keys: Any) -> None:
         place = {} if path is None else {"role": path.parent.name, "path": self._name_in_run(path)}

@@ -40,9 +40,7 @@ def state_names(document: Mapping[str, object]) -> set[str]:
     names: set[str] = set()
     for section, value in document.items():
         keys = cast(dict[str, object], value) if isinstance(value, dict) else {"": value}
-        names |= {
-            f"{section[:_LONGEST_NAME]}.{key[:_LONGEST_NAME]}" for key in keys if value not in (None, {}, [])
-        }
+        names |= {f"{section[:_LONGEST_NAME]}.{key[:_LONGEST_NAME]}" for key in keys if value not in (None, {}, [])}
     return names
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,7 +97,7 @@ def safetensors_layout(path: Path) -> Layout:
     if not isinstance(header, dict):
         raise UnreadableInput("no safetensors file: its header is no JSON object.", file=shown)
     spans = sorted(_spans(cast(dict[str, Any], header), 8 + length, size, shown), key=lambda span: span.start)
-    for before, span in zip(spans, spans[1:], strict=False):
+    for before, span in pairwise(spans):
         if span.start < before.start + before.size:
             raise UnreadableInput(f"{span.views[0].name} overlaps another tensor.", file=shown)
     return Layout({path: spans}, {span.views[0].name for span in spans})

@@ -78,7 +78,7 @@ class _Looks:
 
 
 class RunHealth:
-    """The health of the checkpoints of one run; at most `READ_LIMIT` bytes of them are read unless all are asked for."""
+    """The health of the checkpoints of one run. Up to `READ_LIMIT` bytes of them are read, unless all are wanted."""
 
     def __init__(self, root: Path | None) -> None:
         self._root, self._left = root, READ_LIMIT

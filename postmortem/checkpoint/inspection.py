@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 from postmortem.atomic import real_path
 from postmortem.checkpoint import manifest as manifests
@@ -53,11 +52,12 @@ _SHORT_MOMENTS = frozenset({"m", "v", "mu", "nu", "sum", "momentum"})  # moments
 class Inspection:
     """What was found out about one checkpoint.
 
-    kind: "postmortem", "dcp", "framework" or "torch". declared: "full" or "parameters", if the checkpoint says so. contents: which
-    of `CONTENTS` are inside. optimizer: whether there is any state of one, also without moments. tensors: how many. nonfinite: tensor → number of NaN and infinite elements, for tensors
-    that have any; None if the tensors were not read. recorded: the same as the save recorded it. checksums: "ok", "wrong: <file>", "absent" or "not read" (also if
-    the tables are refused). discarded: why a resume set it aside. problems: everything that is wrong, one sentence
-    each.
+    kind: "postmortem", "dcp", "framework" or "torch". declared: "full" or "parameters", if the checkpoint says so.
+    contents: which of `CONTENTS` are inside. optimizer: whether there is any state of one, also without moments.
+    tensors: how many. nonfinite: tensor → number of NaN and infinite elements, for tensors that have any; None if the
+    tensors were not read. recorded: the same, as the save recorded it. checksums: "ok", "wrong: <file>", "absent" or
+    "not read" (also if the tables are refused). discarded: why a resume set it aside. problems: everything that is
+    wrong, one sentence each.
     """
 
     path: Path
@@ -195,7 +195,6 @@ class _Draft:
             manifest.discarded if manifest else None,
             (*self.problems, *(plain(problem, 300).rstrip(".") for problem in self.layout.problems)),
         )
-
 
     def _has_optimizer(self) -> bool:
         named = ((self.layout.tensors, True), (self.layout.others | self.sections, False))

@@ -138,7 +138,9 @@ def _checkpoint(evidence: _Evidence) -> Iterator[ReadinessCheck]:
     figure = f"newest at step {target.step}, newest row {evidence.newest_step}: {_repeated_steps(lost)}"
     figure += f", saved every {every} steps" if every is not None else ""
     if max(lost, every or 0) > MOST_REPEATED and (ended or every is None or lost <= 1.2 * every):
-        yield ReadinessCheck(name, "warn", figure, "too coarse for a rollback; save every 100 steps: rollback_every: 100")
+        yield ReadinessCheck(
+            name, "warn", figure, "too coarse for a rollback; save every 100 steps: rollback_every: 100"
+        )
     elif every is not None and lost > 1.2 * every and not ended:
         late = f"there is no usable one after step {target.step}, although one was due every {every} steps"
         fix = "look for checkpoint_failed in journal.jsonl; nothing to do if the files were removed"

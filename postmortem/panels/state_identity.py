@@ -79,7 +79,10 @@ PANEL = Panel(
     "whether the state jumped at a resume or between ranks: log resume events and param_hash",
     constant_is_silent=False,
     without_columns=lambda case: (
-        bool(case.run.journal) or case.resume is not None or case.sibling is not None or case.damaged_between is not None
+        bool(case.run.journal)
+        or case.resume is not None
+        or case.sibling is not None
+        or case.damaged_between is not None
     ),
     observes=(
         "state.resumed",

@@ -1,8 +1,9 @@
 """Judges what became of the incident in a replay: cured, still there, or moved.
 
 *Cured*: no incident within 50 steps of the place where the suspect data or step is now, the area of the loss above its
-band is at most a tenth of the null replay's, and the state at the end is finite: a NaN that no batch has read is there. The band is measured: the scatter of the loss before the incident, and
-where equal bits are not possible, the differences between null replays and replays with meaningless noise.
+band is at most a tenth of the null replay's, and the state at the end is finite, because a NaN that no batch has read
+does not show in the loss. The band is measured: the scatter of the loss before the incident, and where equal bits are
+not possible, the differences between null replays and replays with meaningless noise.
 """
 
 from __future__ import annotations

@@ -213,7 +213,9 @@ def _find_start(request: ReplayRequest, recorded: RecordedRun, incident: Inciden
 
 def healthy_start_step(recorded: RecordedRun, incident: Incident) -> int:
     """The step of the newest healthy checkpoint before the incident; 0, from scratch, if there is none."""
-    start = newest_healthy(recorded, incident.last_sound_step(incident.signals[0].column if incident.signals else "loss"))
+    start = newest_healthy(
+        recorded, incident.last_sound_step(incident.signals[0].column if incident.signals else "loss")
+    )
     return 0 if start is None else start.step
 
 

@@ -34,15 +34,15 @@ def find_checkpoint(recorded: RecordedRun, spec: ReplaySpec) -> Path | None:
 
 
 def _finite(recorded: RecordedRun, checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint. Raises UsageError where it has NaN or infinite elements: what caused them is not replayed."""
+    """The same checkpoint. Raises UsageError where it is not finite: no replay from it shows what caused that."""
     health = health_in(recorded.run).of(checkpoint, whole=True)
     if health.state == "not finite":
         earlier = newest_healthy(recorded, checkpoint.step)
-        start = f"from step {earlier.step}" if earlier is not None else "from scratch: --from-step 0"
-        raise UsageError(
-            f"{plain(checkpoint.path.parent.name)}/{plain(checkpoint.path.name)} {health.text}; the damage is older, so "
-            f"replay {start}{f': --from-step {earlier.step}' if earlier is not None else ''}"
-        )
+        start = "from scratch: --from-step 0"
+        if earlier is not None:
+            start = f"from the newest finite one before it: --from-step {earlier.step}"
+        name = plain(f"{checkpoint.path.parent.name}/{checkpoint.path.name}", 300)
+        raise UsageError(f"{name} {health.text}; the damage is older than it, so replay {start}")
     return checkpoint
 
 

@@ -146,13 +146,15 @@ class TestSaves:
     def spoiled(self, tmp_path: Path, steps: int = 4, bad: int = 2) -> tuple[Notes, Training]:
         """Checkpoints of steps 1 to `steps`; from step `bad` on, one weight that no loss shows is NaN."""
         notes, training = Notes(tmp_path), Training()
-        with pytest.warns(UserWarning, match=r"step \d is not finite .1 element of model.0.weight"):
-            with Checkpointer(notes, training.state(), EVERY, asynchronous=False) as saves:
-                for step in range(1, steps + 1):
-                    if step == bad:
-                        with torch.no_grad():
-                            training.model[0].weight[0, 0] = float("nan")
-                    saves.maybe_save(step)
+        with (
+            pytest.warns(UserWarning, match=r"step \d is not finite .1 element of model.0.weight"),
+            Checkpointer(notes, training.state(), EVERY, asynchronous=False) as saves,
+        ):
+            for step in range(1, steps + 1):
+                if step == bad:
+                    with torch.no_grad():
+                        training.model[0].weight[0, 0] = float("nan")
+                saves.maybe_save(step)
         return notes, training
 
     def test_it_is_recorded_and_nothing_is_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,23 +170,30 @@ class TestSaves:
 
     def test_the_journal_says_so_and_latest_leads_to_the_finite_one(self, tmp_path: Path) -> None:
         notes, _ = self.spoiled(tmp_path)
-        assert {event["step"]: event.get("nonfinite") for event in notes.of("checkpoint")} == {1: None, 2: 1, 3: 1, 4: 1}
+        assert {event["step"]: event.get("nonfinite") for event in notes.of("checkpoint")} == {
+            1: None,
+            2: 1,
+            3: 1,
+            4: 1,
+        }
         assert (tmp_path / "latest").resolve().name == "step-00000001.dcp"
 
     @pytest.mark.parametrize("verify", [True, False])
     def test_a_resume_takes_the_newest_finite_one(self, verify: bool, tmp_path: Path) -> None:
         self.spoiled(tmp_path)
         notes, training = Notes(tmp_path), Training()
-        with Checkpointer(notes, training.state(), EVERY, asynchronous=False) as saves:
-            with pytest.warns(UserWarning, match="refused .*not finite"):
-                resumed = saves.resume(verify=verify)
+        with (
+            Checkpointer(notes, training.state(), EVERY, asynchronous=False) as saves,
+            pytest.warns(UserWarning, match=r"refused .*not finite"),
+        ):
+            resumed = saves.resume(verify=verify)
         assert resumed is not None and resumed.step == 1
         assert all(bool(torch.isfinite(p).all()) for p in training.model.parameters())
 
     def test_a_named_one_is_refused_unless_that_is_allowed(self, tmp_path: Path) -> None:
         self.spoiled(tmp_path)
         with Checkpointer(Notes(tmp_path), Training().state(), EVERY, asynchronous=False) as saves:
-            with pytest.raises(UnreadableInput, match="not finite.*Take an earlier checkpoint"):
+            with pytest.raises(UnreadableInput, match=r"not finite.*Take an earlier checkpoint"):
                 saves.resume("rollback/step-00000004.dcp")
             resumed = saves.resume("rollback/step-00000004.dcp", allow_nonfinite=True)
         assert resumed is not None and resumed.step == 4

@@ -110,11 +110,15 @@ def test_verify_looks_at_the_state(run: Path, skipped: tuple[int, int], passes: 
     (state,) = [one for one in results if "infinite element" in one.text]
     assert state.passed == passes == all(one.passed for one in results)
     (replayed.root / "replayed.json").unlink()  # as a run that was trained anew
-    assert [one for one in verify(worst.verification, worst.onset_step, replayed) if "state at the end" in one.text] == []
+    assert [
+        one for one in verify(worst.verification, worst.onset_step, replayed) if "state at the end" in one.text
+    ] == []
 
 
 def test_a_trained_run_is_verified_by_its_newest_checkpoint(run: Path) -> None:
     worst = diagnose(open_run(run)).incidents[0]
     assert worst.verification is not None
-    (state,) = [r for r in verify(worst.verification, worst.onset_step, open_run(run)) if "checkpoint of step" in r.text]
+    (state,) = [
+        r for r in verify(worst.verification, worst.onset_step, open_run(run)) if "checkpoint of step" in r.text
+    ]
     assert not state.passed and "step 150" in state.text
