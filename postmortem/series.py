@@ -52,3 +52,9 @@ class Series:
         """The value logged at `step`, or None where the column was not logged there."""
         i = int(np.searchsorted(self.step, step))
         return float(self.value[i]) if i < self.step.size and self.step[i] == step else None
+
+    def increments(self) -> Series:
+        """The column with the count of each row: the increase, where it is a running total (it never falls, and exceeds
+        1), else the column as it is. A total has no increase in its first row."""
+        total = bool(self.value.size) and self.value.max() > 1 and bool((np.diff(self.value) >= 0).all())
+        return Series(self.name, self.step, np.diff(self.value, prepend=self.value[0])) if total else self

@@ -140,14 +140,14 @@ def _incident(t: Telemetry, findings: list[Finding]) -> DetectedIncident:
         attempt=bisect_right(t.restarts, first.onset_step),
         discarded=False,
         findings=ordered,
-        title=_title(main, ordered),
+        title=_title(main),
     )
 
 
-def _title(main: Finding, findings: Sequence[Finding]) -> str:
+def _title(main: Finding) -> str:
     """The kind as people read it; of a non-finite value that is not the loss, with the name of its column."""
-    if main.role == "fatal" and main.declared is not None and all(not is_core(f) for f in findings):
-        return f"non-finite {findings[0].column}"
+    if main.role == "fatal" and not is_core(main):
+        return f"non-finite {main.column}"
     return main.kind.replace("_", " ") if main.declared is None else main.declared.title
 
 

@@ -1,7 +1,9 @@
-"""A loss scale that falls several times in a short time: fp16 overflows that do not stop.
+"""A loss scale that falls several times in a short time, which is what fp16 overflows do that do not stop; and, where
+no scale moves, updates that are skipped several times in a short time.
 
 Dynamic loss scaling probes its limit by a halving now and then, and finds it by descending from the initial scale:
-neither is an incident.
+neither is an incident. Skipped updates are a kind of their own: trainers also skip them for a NaN or a large gradient,
+without a scaler and in any dtype.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ FALLS, APART_ROWS, STEADY_ROWS = 3, 50, 50
 
 SKIPS, SKIP_ROWS = 3, 10
 """Where only skipped steps are logged: three, each within 10 rows of the one before."""
+
+KIND_OF = {"loss_scale": "loss_scale_drop", "skipped": "skipped_updates"}
+"""What is found in each of the two columns."""
 
 
 def _detect(t: Telemetry) -> Iterator[Finding]:
@@ -70,8 +75,7 @@ def _falls(scale: Series) -> Iterator[Finding]:
 
 def _skips(skipped: Series) -> Iterator[Finding]:
     y = skipped.value
-    counts = np.diff(y, prepend=y[0]) if y.max() > 1 and (np.diff(y) >= 0).all() else y
-    hit = np.flatnonzero(counts > 0)
+    hit = np.flatnonzero(skipped.increments().value > 0)
     first = _first_steady(hit, y.size)
     for run in runs(hit[hit >= first], SKIP_ROWS):
         if run.size >= SKIPS:
@@ -84,7 +88,7 @@ def _skips(skipped: Series) -> Iterator[Finding]:
 def _finding(s: Series, start: int, low: int, back: int | None, before: float, times: float, calm: bool) -> Finding:
     return Finding(
         detector="loss_scale",
-        kind="loss_scale_drop",
+        kind=KIND_OF[s.name],
         column=s.name,
         onset_step=int(s.step[start]),
         onset_interval=onset_interval(s.step, start),
@@ -171,7 +175,7 @@ class _Stream(Stream):
             self._skipped = None
 
     def _alarm(self, column: str, onset: int, step: int) -> Alarm:
-        return Alarm("loss_scale", "loss_scale_drop", column, onset, step, state="settled")
+        return Alarm("loss_scale", KIND_OF[column], column, onset, step, state="settled")
 
     def _onset_by_scale(self, step: int, scale: float) -> int | None:
         last, self._scale = self._scale, scale
@@ -215,6 +219,9 @@ class _Stream(Stream):
         return next((onset for onset in onsets if onset is not None), None)
 
 
-KIND = Kind("loss_scale_drop", "loss-scale drop", "cause")
+KINDS = (
+    Kind("loss_scale_drop", "loss-scale drop", "cause"),
+    Kind("skipped_updates", "skipped updates", "cause", "nothing"),
+)
 
-DETECTOR = Detector("loss_scale", (KIND,), _detect, _Stream)
+DETECTOR = Detector("loss_scale", KINDS, _detect, _Stream)

@@ -141,7 +141,8 @@ def test_skipped_steps_that_bunch() -> None:
     skipped[[100, 300]] = 1
     assert find_incidents(telemetry(skipped=skipped)) == ()
     skipped[[400, 401, 403, 404]] = 1
-    assert only(telemetry(skipped=skipped)).onset_step == 400
+    incident = only(telemetry(skipped=skipped))
+    assert (incident.kind, incident.onset_step) == ("skipped_updates", 400)
 
 
 @pytest.mark.parametrize("column", ["adam_m_norm", "adam_v_norm"])
