@@ -90,35 +90,101 @@ def healthy_batches(n: int = STEPS) -> dict[str, list[Any]]:
     }
 
 
-def worked_example(root: Path) -> Path:
-    """A run with the figures of the worked example: what §1 of its report shows, and the panels that §3 reads.
+VOCAB = ("he", "has", "wri", "tten", *(f"piece{i}" for i in range(4, 60)))
+WRI, TTEN, RARE = 2, 3, (3, 57, 58, 59)  # ids of the tokens that occur fewer than ten times in the corpus
+SENTENCES, SENTENCE, BATCH = 240, 16, 8  # of the corpus; tokens of a sentence; sentences of a batch
+SPIKE = 312
 
-    The loss is 2.31 before; at step 312 the gradient norm is 47.2 (baseline 0.6) and the loss jumps; it peaks with 5.84
-    at 313, and has settled at 3.40 by 360.
+
+def corpus() -> np.ndarray:
+    """The corpus of the worked example, int64[240, 16]: five sentences contain "tten", and each of three other rare
+    pieces is in eight."""
+    rng = np.random.default_rng(0)
+    ids = rng.choice([i for i in range(len(VOCAB)) if i not in RARE], (SENTENCES, SENTENCE))
+    ids[:5, :2] = WRI, TTEN
+    for column, token in enumerate(RARE[1:], 4):
+        ids[rng.choice(np.arange(5, SENTENCES), 8, replace=False), column] = token
+    return ids
+
+
+def sentence_order(ids: np.ndarray, steps: int = STEPS) -> np.ndarray:
+    """The sentences in the batch of each step, int64[steps, 8]: shuffled anew in each epoch of 30 steps.
+
+    In the batch of step 312, three sentences with "tten" meet, and none with another rare piece; elsewhere no two do.
+    """
+    rng, order = np.random.default_rng(1), np.empty((0, BATCH), np.int64)
+    tten, rare = np.flatnonzero((ids == TTEN).any(1)), np.isin(ids, RARE).any(1)
+    while len(order) < steps:
+        epoch = rng.permutation(SENTENCES)
+        if np.isin(epoch, tten).reshape(-1, BATCH).sum(1).max() > 1:
+            continue
+        first = BATCH * (SPIKE - len(order))
+        if 0 <= first < SENTENCES:
+            for place, row in enumerate([*tten[:3], *np.flatnonzero(~rare)[:5]], first):
+                other = int(np.flatnonzero(epoch == row)[0])
+                epoch[[place, other]] = epoch[[other, place]]
+        order = np.concatenate([order, epoch.reshape(-1, BATCH)])
+    return order[:steps]
+
+
+def worked_example(root: Path) -> Path:
+    """The run of the template's worked example, with its figures; what it does not say is as such a trainer logs it.
+
+    The loss is 2.31 before; at step 312 the gradient norm is 47.2 (usually 0.6, clipped at 1.0), the embedding's
+    activation is 3.2 times its usual one, and the loss jumps; it peaks with 5.84 at 313, and has settled at 3.40 by
+    360. Three sentences of the batch contain "tten", which is in five of the 240 of the corpus, and are its worst
+    tokens with about 12 nats; a batch usually has none or one of the rare tokens. The rate is 2.94e-4 at step 312, on a
+    smooth cosine (not on that of the text, which has 2.909e-4 there).
     """
     columns, batches = healthy(), healthy_batches()
     t = np.arange(STEPS)
     columns["loss"] = np.full(STEPS, 2.31)
     columns["loss"][:60] += 3.0 * np.exp(-t[:60] / 10)
-    fall = (t >= 313) & (t < 360)
-    columns["loss"][312] = 4.1
+    fall = (t > SPIKE) & (t < 360)
+    columns["loss"][SPIKE] = 4.1
     columns["loss"][fall] = 3.40 + (5.84 - 3.40) * (360 - t[fall]) / (360 - 313)
     columns["loss"][360:] = 3.40
     columns["grad_norm"] = np.full(STEPS, 0.6) + noise(0.001, seed=2)
-    columns["grad_norm"][312] = 47.2
-    columns["lr"][312] = 2.94e-4
-    columns["lr"][311], columns["lr"][313] = 2.9405e-4, 2.9395e-4
-    columns["act_rms/embedding"][312] = 3.2
-    columns["token_loss_p99"][312], columns["token_loss_max"][312] = 9.0, 12.0
-    batches["rare_tokens"][312] = 12
-    ids: list[Any] = [None] * STEPS
-    ids[312] = [3] * 6 + [2] * 2
+    columns["grad_norm"][SPIKE] = 47.2
+    columns["clip_threshold"] = np.ones(STEPS)
+    cosine = 0.5 * (1 + np.cos(np.clip(t - 100, 0, None) / (SPIKE - 100) * math.acos(0.96)))
+    columns["lr"] = 3e-4 * np.minimum((t + 1) / 100, cosine)
+    columns["act_rms/embedding"][SPIKE] = 3.2
+    for name, factor in (("token_loss_p50", 0.9), ("token_loss_p99", 2.0), ("token_loss_max", 2.6)):
+        columns[name][SPIKE + 1 :] += factor * (columns["loss"][SPIKE + 1 :] - 2.31)
+    columns["token_loss_p99"][SPIKE], columns["token_loss_max"][SPIKE] = 11.6, 12.0
+    ids = corpus()
+    order = sentence_order(ids)
+    rng = np.random.default_rng(2)
+    cells = np.array([rng.choice(BATCH * SENTENCE, 8, replace=False) for _ in t])
+    cells[SPIKE, :3] = np.flatnonzero(ids[order[SPIKE]].ravel() == TTEN)
+    losses = 2.31 * np.linspace(2.6, 2.0, 8) + np.zeros((STEPS, 1))
+    losses[SPIKE, :3] = (12.0, 11.9, 11.6)
     batches |= {
-        "worst_token_ids": ids,
-        "worst_token_losses": [None if i is None else [12.0] * 8 for i in ids],
-        "worst_token_rows": [None if i is None else [0, 0, 1, 1, 2, 2, 0, 1] for i in ids],
-        "worst_token_cols": [None if i is None else [1, 3, 1, 3, 1, 3, 2, 2] for i in ids],
-        "token_ids": [None if i is None else [[0, 3, 2, 3]] * 8 for i in ids],
-        "sample_ids": [None if i is None else [f"s{k}" for k in range(8)] for i in ids],
+        "batch_hash": [f"{hash(tuple(rows)) & (2**128 - 1):032x}" for rows in order.tolist()],
+        "rare_tokens": np.isin(ids[order], RARE).sum((1, 2)).tolist(),
+        "token_ids": ids[order].tolist(),
+        "sample_ids": [[f"s{row}" for row in rows] for rows in order.tolist()],
+        "worst_token_ids": [ids[rows].ravel()[at].tolist() for rows, at in zip(order, cells, strict=True)],
+        "worst_token_losses": losses.tolist(),
+        "worst_token_rows": (cells // SENTENCE).tolist(),
+        "worst_token_cols": (cells % SENTENCE).tolist(),
     }
-    return write_run(root, columns, batches=batches, vocab=["he", "has", "wri", "tten"])
+    return write_run(root, columns, batches=batches, vocab=VOCAB)
+
+
+def skip_on_nan(root: Path, *, dtype: str | None = None) -> Path:
+    """A trainer without a loss scaler that skips each update whose loss is NaN: three times four steps of twelve.
+
+    It computes no gradient in these steps, and the parameters stay as they are.
+    """
+    columns = healthy()
+    t = np.arange(STEPS)
+    nan = (t >= 300) & (t < 330) & (t % 10 < 4)
+    for name in ("loss", "token_loss_p50", "token_loss_p99", "token_loss_max"):
+        columns[name][nan] = np.nan
+    for name in ("grad_norm", "update_rms"):
+        columns[name] = columns[name].astype(object)
+        columns[name][nan] = None
+    columns["skipped"] = nan.astype(float)
+    return write_run(root, columns, batches=healthy_batches(), manifest={"dtype": dtype})

@@ -50,7 +50,7 @@ def test_worked_example_is_a_long_tail_batch(tmp_path: Path) -> None:
     assert 11 in ruled_out["repeated_batch"]
     assert 9 in ruled_out["fp16_overflow"]
     assert worst.skip_window == (312, 313)
-    assert [t.text for t in worst.samples[0].tokens if t.marked].count("tten") == 2
+    assert all("tten" in [t.text for t in sample.tokens if t.marked] for sample in worst.samples)
 
 
 def test_a_gradient_norm_from_another_step_says_what_it_is(tmp_path: Path) -> None:

@@ -32,6 +32,12 @@ CAUSE = Cause(
     title="Benign",
     prior=-2.0,
     weights={
+        "activations.nonfinite": -4.0,
+        "moments.nonfinite": -4.0,
+        "update.before_nonfinite": -1.0,
+        "weights.jump_alone": -2.0,
+        "numerics.skipped_nonfinite_loss": -1.0,
+        "data.concentrated_token": -0.7,
         "loss.never_finite": -6.0,
         "loss.diverges": -4.0,
         "loss.one_row": 0.7,

@@ -34,6 +34,7 @@ CAUSE = Cause(
     title="Silent data corruption (bit flip)",
     prior=-3.5,
     weights={
+        "weights.jump_alone": 1.5,
         "weights.unprovoked_jump": 6.0,
         "weights.nonfinite_unprovoked": 4.0,
         "weights.smooth": -4.0,

@@ -58,6 +58,7 @@ CAUSE = Cause(
     title="Garbage data from one source",
     prior=-2.5,
     weights={
+        "data.concentrated_token": 0.5,
         "loss.diverges": -1.0,
         "data.new_source": 2.5,
         "data.new_source_once": 1.0,

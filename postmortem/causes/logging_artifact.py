@@ -31,6 +31,9 @@ CAUSE = Cause(
     title="Logging artifact",
     prior=-2.5,
     weights={
+        "activations.nonfinite": -3.0,
+        "moments.nonfinite": -3.0,
+        "weights.jump_alone": -3.0,
         "grad_norm.flat": 1.0,
         "loss.suspected_nonfinite": 1.0,
         "loss.never_finite": -3.0,

@@ -2,9 +2,9 @@
 
 Their embeddings have hardly been trained, so a few positions have an enormous loss and an enormous gradient. Loss and
 gradient norm jump in the same step, the per-token loss has a heavy right tail while the median token does not move, and
-the batch has more rare tokens than usual. It is ruled out by a histogram that shifts as a whole, and by the same batch
-being harmless under earlier parameters. With one suspect batch and no token statistics, it cannot be distinguished from
-`garbage_data`.
+the batch has more rare tokens than usual, or most samples of the corpus that contain one of them. It is ruled out by a
+histogram that shifts as a whole, and by the same batch being harmless under earlier parameters. With one suspect batch
+and no token statistics, it cannot be distinguished from `garbage_data`.
 
 **Smallest fix.** Spread rare tokens over batches (stratified batching), lower the clip threshold, or skip the batch.
 """
@@ -25,8 +25,9 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
         observed.get("data.rare_tokens"),
         observed.get("grad_norm.spike"),
     )
-    few = observed.get("token_loss.few_ids")
-    tokens = f" ({few.text})" if few else ""
+    few, held = observed.get("token_loss.few_ids"), observed.get("data.concentrated_token")
+    seen = "; ".join(o.text for o in (held, few) if o)
+    tokens = f" ({seen})" if seen else ""
     rare_tokens = (
         f", with {number(rare.figure('value'))} rare tokens instead of the usual {number(rare.figure('baseline'))},"
         if rare
@@ -35,7 +36,7 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
     worst = f"; the worst token has a loss of {number(tail.figure('highest'))} nats" if tail else ""
     gradient = f"; the gradient norm rises to {times(norm.figure('ratio'))} its usual size" if norm else ""
     return (
-        f"The batch of step {case.onset}{rare_tokens} contains many tokens that the model has hardly seen"
+        f"The batch of step {case.onset}{rare_tokens} concentrates tokens that the model has hardly seen"
         f"{tokens}{worst}{gradient}."
     )
 
@@ -60,6 +61,8 @@ CAUSE = Cause(
     title="Long-tail tokens concentrated in one batch",
     prior=-2.5,
     weights={
+        "data.concentrated_token": 2.5,
+        "activations.nonfinite": -2.0,
         "loss.diverges": -2.0,
         "data.rare_tokens": 3.0,
         "token_loss.tail": 2.5,

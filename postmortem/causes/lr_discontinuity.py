@@ -18,7 +18,9 @@ from postmortem.diagnosis import Prediction, Remedy
 
 def _root_cause_sentence(case: Case, observed: Observed) -> str:
     jump = observed.get("lr.jump")
-    return f"The learning rate {jump.text}." if jump else f"The learning rate may have jumped around step {case.onset}."
+    if jump is None:
+        return f"The learning rate may have jumped around step {case.onset}."
+    return f"The learning rate {jump.text.removeprefix('lr ')}."
 
 
 def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:

@@ -18,9 +18,13 @@ import numpy as np
 from postmortem.case import Case, Observation
 from postmortem.diagnosis import PanelReading, Trace
 from postmortem.discovery import discover, mistake
+from postmortem.panels._batch_tokens import concentrated_token as concentrated_token
+from postmortem.panels._batch_tokens import rare_tokens as rare_tokens
 from postmortem.panels._drawing import draw_lines
+from postmortem.panels._measuring import first_nonfinite
 from postmortem.run import Run
 from postmortem.series import Series
+from postmortem.text import count, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,9 +42,11 @@ class Panel:
     """One view of the run.
 
     `columns` are canonical names, or a log's own names for columns without one; a name that ends in "*" is a family
-    (group, layer or rank). `observes` are the slugs of all observations that `measure` may make: causes put weights on
-    them. `would_tell` completes the sentence "It would have shown …" of a silent panel. `without_columns` says whether
-    there is something to measure although no column is logged (a dtype in run.json).
+    (group, layer or rank). `observes` are the slugs of all observations that the panel may make: causes put weights on
+    them. One of them, `nonfinite`, is made of a column that is not finite in the incident where `measure` does not
+    speak of it; "" where `measure` always does. `would_tell` completes the sentence "It would have shown …" of a silent
+    panel. `without_columns` says whether there is something to measure although no column is logged (a dtype in
+    run.json).
     """
 
     number: int
@@ -52,6 +58,7 @@ class Panel:
     observes: tuple[str, ...]
     unit: str = ""
     log_scale: bool = False
+    nonfinite: str = ""
     constant_is_silent: bool = True
     without_columns: Callable[[Case], bool] = _never
     draw: Callable[[Axes, PanelReading], None] = draw_lines
@@ -67,6 +74,7 @@ class Panel:
         if reason and not self.without_columns(case):
             return replace(blank, silent=reason, would_tell=self.would_tell), []
         observations = self.measure(case)
+        observations += self._nonfinite(case, logged, {o.column for o in observations})
         if not observations:
             reason = reason or "logged, but in too few rows around the incident to compare"
             return replace(blank, silent=reason, would_tell=self.would_tell, traces=_traces(case, logged)), []
@@ -77,6 +85,17 @@ class Panel:
         moved = any(o.moved for o in observations)
         summary = "; ".join(o.text for o in observations if o.moved == moved)
         return replace(blank, moved=moved, summary=summary, traces=_traces(case, logged)), observations
+
+    def _nonfinite(self, case: Case, logged: list[str], reported: set[str]) -> list[Observation]:
+        """That columns which `measure` did not report are not finite, as one observation of the first of them."""
+        names = [name for name in logged if name not in reported] if self.nonfinite else []
+        broken = {name: step for name in names if (step := first_nonfinite(case, name)) is not None}
+        if not broken:
+            return []
+        first = min(broken, key=lambda name: broken[name])
+        others = f"; so {'is' if len(broken) == 2 else 'are'} {count(len(broken) - 1, 'more column')}"
+        text = f"{plain(first, 60)} is non-finite at step {broken[first]}{others if len(broken) > 1 else ''}"
+        return [Observation(self.nonfinite, text, first, broken[first])]
 
     def quiet(self, run: Run) -> PanelReading:
         """What the panel shows of a whole run without an incident."""

@@ -1,4 +1,8 @@
-"""Measures departures from the baseline for several panels, and writes them as text."""
+"""Measures departures from the baseline for several panels, and writes them as text that names the column.
+
+A value that is not finite is no departure of a size: `finite_departure` measures the rows before it, and `Panel.read`
+reports it as what it is.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,60 @@ from collections.abc import Iterable
 import numpy as np
 
 from postmortem.case import Case, Departure
+from postmortem.detectors import DIVERGED, UNRESOLVED
+from postmortem.series import Series
 from postmortem.text import number, plain, times
 
 
-def moved_columns(case: Case, names: Iterable[str], sign: int = 0) -> tuple[list[Departure], int]:
-    """The departures of the columns that moved, first mover first, and the number of columns that have a baseline."""
-    departures = [d for name in names if (d := case.departure(name, sign=sign)) is not None]
+def moved_columns(case: Case, names: Iterable[str], sign: int = 0) -> tuple[list[Departure], tuple[str, ...]]:
+    """The finite departures of the columns that moved, first mover first, and the columns that have a baseline."""
+    departures = [d for name in names if (d := finite_departure(case, name, sign=sign)) is not None]
     moved = [d for d in departures if d.moved]
-    return sorted(moved, key=lambda d: (d.first_step, -abs(d.z))), len(departures)
+    return sorted(moved, key=lambda d: (d.first_step, -abs(d.z))), tuple(d.column for d in departures)
+
+
+def finite_departure(case: Case, name: str, span: tuple[int, int] | None = None, sign: int = 0) -> Departure | None:
+    """`Case.departure`, of the rows before the first value that is not finite.
+
+    None also where these rows did not move, and where none of them is after the onset: that a column became NaN, or was
+    not logged any more, does not say that it did not move.
+    """
+    first, last = span or case.span
+    broken, series = first_nonfinite(case, name, (first, last)), case.series(name)
+    d = case.departure(name, (first, last if broken is None else broken), sign)
+    over = first < case.onset < last and series is not None and not len(series.window(case.onset, last))
+    return d if d is not None and (d.moved or (broken is None and not over)) else None
+
+
+def first_nonfinite(case: Case, name: str, span: tuple[int, int] | None = None) -> int | None:
+    """The first step in `span` (default: the incident's) where the column is not finite."""
+    series = case.series(name)
+    near = series.window(*(span or case.span)) if series is not None else None
+    bad = np.empty(0, np.int64) if near is None else near.step[~np.isfinite(near.value)]
+    return int(bad[0]) if bad.size else None
+
+
+def incident_rows(case: Case, series: Series) -> Series:
+    """The rows of `series` from the onset to where the last column of the incident settles, or to the end of the log.
+
+    A count is of the whole incident, and the span in which columns are searched ends three rows after the peak.
+    """
+    lasting = any(f.recovery_step is None and f.outcome in (DIVERGED, UNRESOLVED) for f in case.incident.findings)
+    ends = [case.span[1], *(f.recovery_step or f.peak_step for f in case.incident.findings)]
+    return series.window(case.span[0], int(series.step[-1]) + 1 if lasting and len(series) else max(ends))
 
 
 def departure_text(d: Departure) -> str:
-    """`47.2 at step 312, baseline 0.6 (79×)`."""
+    """`grad_norm 47.2 at step 312, baseline 0.6 (79×)`."""
     factor = f" ({times(d.ratio)})" if d.ratio == d.ratio and abs(d.ratio) != float("inf") else ""
-    return f"{grouped(d.value)} at step {d.step}, baseline {grouped(d.baseline)}{factor}"
+    return f"{plain(d.column, 60)} {grouped(d.value)} at step {d.step}, baseline {grouped(d.baseline)}{factor}"
+
+
+def column_names(names: Iterable[str]) -> str:
+    """The names of columns as a list: `act_rms/a and act_rms/b`; the fourth and later ones are counted."""
+    listed = [plain(name, 60) for name in names]
+    listed = [*listed[:3], f"{len(listed) - 3} more"] if len(listed) > 4 else listed
+    return " and ".join(part for part in (", ".join(listed[:-1]), *listed[-1:]) if part)
 
 
 def grouped(value: float) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
 from postmortem.panels._measuring import (
+    column_names,
     departure_figures,
     departure_text,
     moved_columns,
     moving_order,
 )
-from postmortem.text import count
 
 HALF_MAX = 65504.0  # largest finite IEEE half
 
@@ -21,10 +21,10 @@ def _measure(case: Case) -> list[Observation]:
         return []
     moved = [d for d in moved if not d.ratio < 1.3]
     if not moved:
-        text = f"none of {count(columns, 'column')} moved"
-        return [Observation("activations.flat", text, step=case.onset, moved=False)]
+        text = f"{column_names(columns)} did not move"
+        return [Observation("activations.flat", text, columns[0], case.onset, moved=False)]
     largest = max(moved, key=lambda d: d.ratio)
-    text = f"{largest.column} {departure_text(largest)}; layers in the order in which they moved: {moving_order(moved)}"
+    text = f"{departure_text(largest)}; layers in the order in which they moved: {moving_order(moved)}"
     observations = [
         Observation("activations.moved", text, largest.column, moved[0].first_step, departure_figures(largest))
     ]
@@ -35,7 +35,7 @@ def _measure(case: Case) -> list[Observation]:
         if d.column.startswith("act_max/") and d.value >= 0.9 * HALF_MAX and "16" in dtype and "b" not in dtype
     ]
     if high:
-        text = f"{high[0].column} reaches {departure_text(high[0])}: half precision ends at 65,504"
+        text = f"{departure_text(high[0])}: half precision ends at 65,504"
         observations.append(
             Observation("activations.half_range", text, high[0].column, high[0].first_step, departure_figures(high[0]))
         )
@@ -54,5 +54,7 @@ PANEL = Panel(
         "activations.flat",
         "activations.moved",
         "activations.half_range",
+        "activations.nonfinite",
     ),
+    nonfinite="activations.nonfinite",
 )

@@ -9,19 +9,14 @@ import numpy as np
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
+from postmortem.panels._batch_tokens import concentration_observation, count_observation, rare_tokens
 from postmortem.panels._drawing import draw_lines
-from postmortem.panels._measuring import (
-    departure_figures,
-    departure_text,
-)
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from postmortem.diagnosis import PanelReading
-
-NORMAL_SIGMAS, COUNT_SIGMAS, SURE_SIGMAS = 2.0, 2.5, 4.0  # of a count: ordinary, raised, beyond doubt
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -35,10 +30,12 @@ def _valid_labels(case: Case) -> list[Observation]:
         return []
     if (near.value == 0).any():
         step = int(near.step[near.value == 0][0])
-        text = f"no valid label in the batch of step {step}: the mean loss is 0/0"
+        text = f"valid_labels is 0 in the batch of step {step}: a mean over its labels is 0/0"
         return [Observation("data.no_labels", text, "valid_labels", step, {"value": 0})]
     fewest = float(near.value.min())
-    text = f"at least {number(fewest)} valid {'label' if fewest == 1 else 'labels'} in each batch around the onset"
+    if not np.isfinite(fewest):
+        return []
+    text = f"valid_labels is at least {number(fewest)} in each batch around the onset"
     return [Observation("data.labels_valid", text, "valid_labels", case.onset, {"value": fewest}, moved=False)]
 
 
@@ -65,7 +62,7 @@ def _repeats(case: Case) -> list[Observation]:
         observations.append(Observation("data.unique", text, "batch_hash", case.onset, moved=False))
     harmless = [s for s in far if not any(i.onset_step <= s <= i.peak_step for i in case.incidents)]
     if harmless:
-        step, text = harmless[0], f"the same batch was consumed at step {harmless[0]} without an incident"
+        step, text = harmless[0], f"the same batch hash occurs at step {harmless[0]} without an incident"
         observations.append(
             Observation("data.same_batch_harmless", text, "batch_hash", step, {"step": step}, moved=False)
         )
@@ -91,32 +88,23 @@ def _source(case: Case) -> list[Observation]:
     name = plain(source, 60)
     if before.size >= 20 and share < 0.02 and length < 0.5 * same_after.size:
         batches = "1 batch comes" if length == 1 else f"{length:,} consecutive batches come"
-        text = f"{batches} from {name}, which supplied {number(100 * share)} % of the {before.size} batches before"
+        text = (
+            f"{batches} from source {name}, which supplied {number(100 * share)} % of the {before.size} batches before"
+        )
         slug = "data.new_source" if length > 1 else "data.new_source_once"
         return [Observation(slug, text, "source", case.onset, figures)]
-    text = f"the batch comes from {name}, as do {number(100 * share)} % of the batches before"
+    text = f"the batch comes from source {name}, as do {number(100 * share)} % of the batches before"
     return [Observation("data.usual_source", text, "source", case.onset, figures, moved=False)]
 
 
 def _composition(case: Case) -> list[Observation]:
-    observations: list[Observation] = []
-    around = (case.onset - case.row_step, case.onset + 2 * case.row_step)
-    for column, slug, label in (
-        ("rare_tokens", "rare_tokens", "rare tokens in the batch"),
-        ("repeated_ngram_tokens", "ngrams", "tokens in repeated n-grams"),
-    ):
-        d = case.departure(column, around, sign=1)
-        if d is None:
-            continue
-        # Counts: the square root makes Poisson noise even (σ ≈ 1/2 at any level), so 2 (√a − √b) is in sigmas.
-        sigmas = 2 * (max(d.value, 0.0) ** 0.5 - max(d.baseline, 0.0) ** 0.5)
-        text, figures = f"{label}: {departure_text(d)}", departure_figures(d)
-        if sigmas >= COUNT_SIGMAS and d.beyond > 1:
-            strength = min(1.0, sigmas / SURE_SIGMAS)
-            observations.append(Observation(f"data.{slug}", text, column, d.step, figures, strength))
-        elif sigmas < NORMAL_SIGMAS:
-            observations.append(Observation(f"data.{slug}_normal", text, column, d.step, figures, moved=False))
-    return observations
+    """How rare the batch's tokens are. Many samples with one rare token are many rare tokens, whatever their total."""
+    concentrated = concentration_observation(case)
+    rare = rare_tokens(case)
+    if concentrated is not None and concentrated.moved and rare is not None and not rare.moved:
+        rare = replace(rare, slug="data.rare_tokens_unclear")
+    ngrams = count_observation(case, "repeated_ngram_tokens", "data.ngrams")
+    return [o for o in (concentrated, rare, ngrams) if o is not None]
 
 
 def _sibling_batch(case: Case) -> list[Observation]:
@@ -131,9 +119,11 @@ def _sibling_batch(case: Case) -> list[Observation]:
     step, incident = next((use for use in uses if use[1] is not None), uses[0])
     name, figures = plain(case.sibling.run.id, 60), {"step": step}
     if incident is None:
-        text = f"the run {name} consumed the same batch at step {step} without an incident"
+        text = f"the run {name} consumed the same batch (by its batch hash) at step {step} without an incident"
         return [Observation("data.baseline_harmless", text, "batch_hash", case.onset, figures, moved=False)]
-    text = f"the run {name} consumed the same batch at step {step}, and has an incident there as well"
+    text = (
+        f"the run {name} consumed the same batch (by its batch hash) at step {step}, and has an incident there as well"
+    )
     return [Observation("data.baseline_harmful", text, "batch_hash", case.onset, figures)]
 
 
@@ -150,7 +140,7 @@ PANEL = Panel(
     11,
     "data",
     "Data, per batch",
-    ("rare_tokens", "valid_labels", "tokens", "repeated_ngram_tokens", "batch_hash", "source"),
+    ("rare_tokens", "valid_labels", "tokens", "repeated_ngram_tokens", "batch_hash", "source", "token_ids"),
     _measure,
     (
         "which batch it was, whether it repeats, and where it came from: log batch_index, batch_hash, source "
@@ -172,7 +162,13 @@ PANEL = Panel(
         "data.baseline_harmful",
         "data.rare_tokens",
         "data.rare_tokens_normal",
+        "data.rare_tokens_unclear",
+        "data.concentrated_token",
+        "data.spread_tokens",
         "data.ngrams",
         "data.ngrams_normal",
+        "data.ngrams_unclear",
+        "data.nonfinite",
     ),
+    nonfinite="data.nonfinite",
 )

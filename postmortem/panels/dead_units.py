@@ -5,22 +5,22 @@ from __future__ import annotations
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
 from postmortem.panels._measuring import (
+    column_names,
     departure_figures,
     departure_text,
     moved_columns,
 )
-from postmortem.text import count
 
 
 def _measure(case: Case) -> list[Observation]:
-    moved, layers = moved_columns(case, case.family("dead_frac/"), sign=1)
-    if not layers:
+    moved, columns = moved_columns(case, case.family("dead_frac/"), sign=1)
+    if not columns:
         return []
     moved = [d for d in moved if d.value - d.baseline > 0.05]
     if not moved:
-        text = f"no more dead units than before in {count(layers, 'layer')}"
-        return [Observation("dead_units.flat", text, step=case.onset, moved=False)]
-    text = f"{moved[0].column} {departure_text(moved[0])}"
+        text = f"no more dead units than before: {column_names(columns)}"
+        return [Observation("dead_units.flat", text, columns[0], case.onset, moved=False)]
+    text = departure_text(moved[0])
     return [Observation("dead_units.moved", text, moved[0].column, moved[0].step, departure_figures(moved[0]))]
 
 
@@ -36,5 +36,7 @@ PANEL = Panel(
     observes=(
         "dead_units.flat",
         "dead_units.moved",
+        "dead_units.nonfinite",
     ),
+    nonfinite="dead_units.nonfinite",
 )

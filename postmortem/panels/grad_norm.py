@@ -9,10 +9,12 @@ from postmortem.panels import Panel
 from postmortem.panels._measuring import (
     departure_figures,
     departure_text,
+    finite_departure,
+    first_nonfinite,
     moved_columns,
     moving_order,
 )
-from postmortem.text import count, number, times
+from postmortem.text import count, number, plain, times
 
 RAISED_Z = 3.5  # neither flat nor a spike: above the whole baseline, but not far above its noise
 
@@ -21,7 +23,7 @@ def _measure(case: Case) -> list[Observation]:
     nonfinite = _first_nonfinite(case)
     if nonfinite is not None:
         return [nonfinite]
-    up, down = case.departure("grad_norm", sign=1), case.departure("grad_norm", sign=-1)
+    up, down = finite_departure(case, "grad_norm", sign=1), finite_departure(case, "grad_norm", sign=-1)
     if up is None:
         return []
     if up.moved and up.ratio >= 1.5:
@@ -43,24 +45,24 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
     limit = clip.at(up.step) if clip else None
     if limit:
         ratio = up.value / limit
-        text = f"{times(ratio)} the clip threshold of {number(limit)}"
+        text = f"grad_norm is {times(ratio)} the clip_threshold of {number(limit)}"
         figures = {"threshold": limit, "ratio": ratio}
-        observations.append(Observation("grad_norm.clipped", text, "clip_threshold", up.step, figures))
+        observations.append(Observation("grad_norm.clipped", text, "grad_norm", up.step, figures))
     loss = case.departure("loss", sign=1)
     if loss is not None and loss.moved and up.first_step < loss.first_step:
         lead = loss.first_step - up.first_step
-        text = f"moves {count(lead, 'step')} before the loss"
+        text = f"grad_norm moves {count(lead, 'step')} before the loss"
         observations.append(Observation("grad_norm.leads", text, "grad_norm", up.first_step, {"lead_steps": lead}))
     series = case.series("grad_norm")
     after = series.window(up.step + case.row_step, up.step + 21 * case.row_step).value if series else np.empty(0)
     if after.size >= 10 and float(np.median(after)) > 2 * up.baseline:
         median = float(np.median(after))
-        text = f"stays up: median {number(median)} over the next {count(after.size, 'row')}"
+        text = f"grad_norm stays up: median {number(median)} over the next {count(after.size, 'row')}"
         observations.append(Observation("grad_norm.stays_up", text, "grad_norm", up.step, {"median_after": median}))
     moved, _ = moved_columns(case, case.family("grad_norm/"), sign=1)
     if moved:
         first = moved[0]
-        text = f"groups in the order in which they moved: {moving_order(moved)}"
+        text = f"{plain(first.column, 60)} moves first of the groups: {moving_order(moved)}"
         observations.append(
             Observation("grad_norm.order", text, first.column, first.first_step, {"first": first.column})
         )
@@ -68,17 +70,16 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
 
 
 def _first_nonfinite(case: Case) -> Observation | None:
-    series = case.series("grad_norm")
-    near = series.window(*case.span) if series else None
-    if near is None or np.isfinite(near.value).all():
+    step = first_nonfinite(case, "grad_norm")
+    if step is None:
         return None
-    step = int(near.step[~np.isfinite(near.value)][0])
     loss = case.series("loss")
     value = loss.at(step) if loss else None
+    text = f"grad_norm is non-finite at step {step}"
     if value is not None and np.isfinite(value):
-        text = f"non-finite at step {step} while the loss of that step is still finite ({number(value)})"
+        text += f" while the loss of that step is still finite ({number(value)})"
         return Observation("grad_norm.nonfinite_first", text, "grad_norm", step, {"loss": value})
-    text = f"non-finite from step {step} on, together with the loss"
+    text += "" if value is None else ", together with the loss"
     return Observation("grad_norm.nonfinite", text, "grad_norm", step)
 
 
@@ -104,5 +105,7 @@ PANEL = Panel(
         "grad_norm.order",
         "grad_norm.nonfinite_first",
         "grad_norm.nonfinite",
+        "grad_norm.part_nonfinite",
     ),
+    nonfinite="grad_norm.part_nonfinite",
 )

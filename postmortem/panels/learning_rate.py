@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from postmortem.case import BASELINE_ROWS, Case, Observation
 from postmortem.detectors import Finding
 from postmortem.panels import Panel
@@ -20,24 +22,25 @@ def _measure(case: Case) -> list[Observation]:
     if jump is not None:
         ratio = _ratio(jump)
         text = (
-            f"jumps to {number(jump.peak)} at step {jump.onset_step}, where its trend predicts "
+            f"lr jumps to {number(jump.peak)} at step {jump.onset_step}, where its trend predicts "
             f"{number(jump.baseline)} ({times(ratio)})"
         )
         figures = {"value": jump.peak, "baseline": jump.baseline, "ratio": ratio}
         return [Observation("lr.jump", text, "lr", jump.onset_step, figures)]
     near = series.window(case.onset - 10 * case.row_step, case.span[1])
-    if len(near) < 3:
+    if len(near) < 3 or not np.isfinite(near.value).all():
         return []
     value = float(near.value[-1])
-    text = f"smooth through the incident ({number(value)}), no jump"
+    text = f"no jump: lr is smooth through the incident ({number(value)})"
     observations = [Observation("lr.smooth", text, "lr", case.onset, {"value": value}, moved=False)]
-    highest = float(series.value.max())
-    if highest > 0 and series.value.min() < 0.9 * highest and value >= 0.9 * highest:
-        text = f"within 10 % of its highest value ({number(highest)}) at the time of the incident"
+    rates = series.value[np.isfinite(series.value)]
+    highest = float(rates.max())
+    if highest > 0 and rates.min() < 0.9 * highest and value >= 0.9 * highest:
+        text = f"near its highest value: lr is within 10 % of {number(highest)} at the time of the incident"
         figures = {"value": value, "highest": highest}
         observations.append(Observation("lr.near_peak", text, "lr", case.onset, figures, moved=False))
     if value >= EXTREME_ADAM_LR and case.series("adam_v_norm") is not None:
-        text = f"{number(value)} is about ten times the rates at which Adam trains well in the literature, or more"
+        text = f"lr {number(value)} is about ten times the rates at which Adam trains well in the literature, or more"
         observations.append(Observation("lr.extreme", text, "lr", case.onset, {"value": value}, moved=False))
     return observations
 
@@ -79,5 +82,7 @@ PANEL = Panel(
         "lr.smooth",
         "lr.near_peak",
         "lr.extreme",
+        "lr.nonfinite",
     ),
+    nonfinite="lr.nonfinite",
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
 from postmortem.panels._measuring import (
+    column_names,
     departure_figures,
     departure_text,
     moved_columns,
 )
-from postmortem.text import count
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -18,13 +18,13 @@ def _measure(case: Case) -> list[Observation]:
     if not columns:
         return []
     if not moved:
-        text = f"none of {count(columns, 'column')} moved"
-        return [Observation("logits.flat", text, step=case.onset, moved=False)]
+        text = f"{column_names(columns)} did not move"
+        return [Observation("logits.flat", text, columns[0], case.onset, moved=False)]
     first = moved[0]
     return [
         Observation(
             "logits.moved",
-            f"{first.column} {departure_text(first)}",
+            departure_text(first),
             first.column,
             first.first_step,
             departure_figures(first),
@@ -42,5 +42,7 @@ PANEL = Panel(
     observes=(
         "logits.flat",
         "logits.moved",
+        "logits.nonfinite",
     ),
+    nonfinite="logits.nonfinite",
 )

@@ -12,6 +12,7 @@ from postmortem.panels._measuring import (
     QUANTILES,
     departure_figures,
     departure_text,
+    finite_departure,
     token_share_of_rise,
 )
 from postmortem.text import count, number
@@ -49,7 +50,7 @@ def _measure(case: Case) -> list[Observation]:
     if case.loss_moved() and up.z > 0:
         observations += _rise(case, up)
     elif not (down and down.moved):
-        text = f"the loss did not move: {departure_text(up)}"
+        text = f"did not move: {departure_text(up)}"
         observations.append(Observation("loss.flat", text, "loss", up.step, departure_figures(up), moved=False))
     if down and down.moved:
         text = f"the loss fell below its baseline: {departure_text(down)}"
@@ -75,11 +76,15 @@ def _nonfinite(case: Case) -> Observation:
 
 
 def _rise(case: Case, up: Departure) -> list[Observation]:
-    observations = [Observation("loss.spike", f"loss {departure_text(up)}", "loss", up.step, departure_figures(up))]
+    observations = [Observation("loss.spike", departure_text(up), "loss", up.step, departure_figures(up))]
     series = case.series("loss")
     assert series is not None
     if case.incident.outcome in ("lingering", "diverged"):
-        text = f"the loss does not return to its old level: {case.incident.outcome}"
+        settled = next(
+            (f.settled for f in case.incident.findings if f.column == "loss" and f.settled is not None), None
+        )
+        level = "" if settled is None or case.incident.recovery_step is None else f", and settles at {number(settled)}"
+        text = f"the loss does not return to its old level of {number(up.baseline)}{level}: {case.incident.outcome}"
         slug = "loss.stays_up" if case.incident.outcome == "lingering" else "loss.diverges"
         observations.append(Observation(slug, text, "loss", case.incident.recovery_step or up.step))
     peers = [i for i in case.incidents if i is not case.incident and any(f.column == "loss" for f in i.findings)]
@@ -91,14 +96,14 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
         uniform = math.log(vocabulary)
         figures = {"ln_vocab": uniform, "value": up.value}
         if up.baseline < 0.8 * uniform <= 0.9 * uniform <= up.value:
-            text = f"the peak of {number(up.value)} is about ln V = {number(uniform)}: the tokens are unpredictable"
+            text = f"the loss peaks at {number(up.value)}, about ln V = {number(uniform)}: the tokens are unpredictable"
             observations.append(Observation("loss.near_uniform", text, "loss", up.step, figures))
         elif up.value < 0.75 * uniform:
-            text = f"the peak of {number(up.value)} stays well below ln V = {number(uniform)}"
+            text = f"the loss peaks at {number(up.value)}, well below ln V = {number(uniform)}"
             observations.append(Observation("loss.below_uniform", text, "loss", up.step, figures, moved=False))
     values = series.window(up.step, up.step + 6 * case.row_step).value
     if values.size >= 3 and (values[1:] < up.baseline + 0.25 * (up.value - up.baseline)).all():
-        text = "only one row is abnormal; the next one is normal"
+        text = "the loss is abnormal in one row only; the next one is normal"
         observations.append(Observation("loss.one_row", text, "loss", up.step))
     witnesses = {name: d.moved for name in WITNESSES if (d := case.departure(name)) is not None}
     share = token_share_of_rise(case)
@@ -116,7 +121,7 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
 
 
 def _drop(case: Case) -> Departure | None:
-    return case.departure("loss", (case.onset, case.onset + DROP_ROWS * case.row_step), sign=-1)
+    return finite_departure(case, "loss", (case.onset, case.onset + DROP_ROWS * case.row_step), sign=-1)
 
 
 PANEL = Panel(
@@ -142,5 +147,7 @@ PANEL = Panel(
         "loss.below_uniform",
         "loss.one_row",
         "loss.alone",
+        "loss.eval_nonfinite",
     ),
+    nonfinite="loss.eval_nonfinite",
 )

@@ -7,6 +7,8 @@ from postmortem.panels import Panel
 from postmortem.panels._measuring import (
     departure_figures,
     departure_text,
+    finite_departure,
+    first_nonfinite,
 )
 from postmortem.text import number
 
@@ -24,16 +26,23 @@ def _measure(case: Case) -> list[Observation]:
         first = resets[0]
         observations.append(Observation("moments.reset", "; ".join(parts), first.column, first.onset_step, figures))
     else:
-        names = [n for n in ("adam_m_norm", "adam_v_norm", "optimizer_step") if case.baseline(n) is not None]
+        names = [n for n in ("adam_m_norm", "adam_v_norm", "optimizer_step") if _continues(case, n)]
         if names:
             text = f"{', '.join(names)}: continuous across the onset"
             observations.append(Observation("moments.continuous", text, names[0], case.onset, moved=False))
     before = (case.onset - 8 * case.row_step, case.onset + case.row_step)
-    ratio = case.departure("g2_over_v", before, sign=1)
+    ratio = finite_departure(case, "g2_over_v", before, sign=1)
     if ratio is not None and ratio.moved and ratio.value > 2:
-        text = f"g²/v {departure_text(ratio)}: v underestimates the gradient"
+        text = f"{departure_text(ratio)}: v underestimates the gradient"
         observations.append(Observation("moments.stale", text, "g2_over_v", ratio.step, departure_figures(ratio)))
     return observations
+
+
+def _continues(case: Case, name: str) -> bool:
+    """Whether the column has finite rows before the onset, and from there on."""
+    series = case.series(name)
+    goes_on = series is not None and len(series) > 0 and int(series.step[-1]) >= case.onset
+    return goes_on and case.baseline(name) is not None and first_nonfinite(case, name) is None
 
 
 PANEL = Panel(
@@ -48,5 +57,7 @@ PANEL = Panel(
         "moments.reset",
         "moments.continuous",
         "moments.stale",
+        "moments.nonfinite",
     ),
+    nonfinite="moments.nonfinite",
 )

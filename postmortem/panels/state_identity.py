@@ -37,7 +37,7 @@ def _measure(case: Case) -> list[Observation]:
         else [v for s, v in zip(hashes.step, hashes.value, strict=True) if case.span[0] <= s < case.span[1]]
     )
     if len(near) >= 3 and len(set(near)) == 1:
-        text = "the parameter hash does not change from step to step"
+        text = "param_hash does not change from step to step"
         observations.append(Observation("state.frozen", text, "param_hash", case.onset))
     return observations
 

@@ -7,6 +7,7 @@ from postmortem.panels import Panel
 from postmortem.panels._measuring import (
     departure_figures,
     departure_text,
+    finite_departure,
     moved_columns,
 )
 from postmortem.text import count
@@ -14,17 +15,18 @@ from postmortem.text import count
 
 def _measure(case: Case) -> list[Observation]:
     observations: list[Observation] = []
-    departed, ranks = moved_columns(case, case.family("loss/rank"), sign=1)
+    departed, names = moved_columns(case, case.family("loss/rank"), sign=1)
+    ranks = len(names)
     if ranks >= 2 and departed:
         first = departed[0]
         slug = "ranks.one" if len(departed) == 1 else "ranks.several"
         verb = "departs" if len(departed) == 1 else "depart"
         text = f"{len(departed)} of {count(ranks, 'rank')} {verb}, the first is {first.column}"
         observations.append(Observation(slug, text, first.column, first.first_step))
-    time = case.departure("step_time_s", sign=1)
+    time = finite_departure(case, "step_time_s", sign=1)
     if time is not None:
         slow = time.moved and time.ratio >= 2
-        slug, text = "throughput.slow" if slow else "throughput.flat", f"step time {departure_text(time)}"
+        slug, text = "throughput.slow" if slow else "throughput.flat", departure_text(time)
         observations.append(Observation(slug, text, "step_time_s", time.step, departure_figures(time), moved=slow))
     return observations
 
@@ -41,5 +43,7 @@ PANEL = Panel(
         "ranks.several",
         "throughput.slow",
         "throughput.flat",
+        "throughput.nonfinite",
     ),
+    nonfinite="throughput.nonfinite",
 )

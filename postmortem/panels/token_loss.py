@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from postmortem.case import Case, Departure, Observation
 from postmortem.panels import Panel
 from postmortem.panels._drawing import COLORS, set_scale
@@ -14,6 +12,7 @@ from postmortem.panels._measuring import (
     QUANTILES,
     departure_figures,
     departure_text,
+    finite_departure,
     token_share_of_rise,
 )
 from postmortem.text import number
@@ -27,21 +26,21 @@ AGREES, DISAGREES = 0.5, 0.3  # shares of the rise of the loss that the quantile
 
 
 def _measure(case: Case) -> list[Observation]:
-    departures = [d for name in QUANTILES if (d := case.departure(name)) is not None]
+    departures = [d for name in QUANTILES if (d := finite_departure(case, name)) is not None]
     worst = max(departures, key=lambda d: abs(d.z), default=None)
-    if worst is None or not np.isfinite(worst.value):
+    if worst is None:
         return []
     tail = max(departures, key=lambda d: d.value - d.baseline)
     at_onset = any(d.moved for d in _row(case, case.onset).values())
     share = token_share_of_rise(case) if case.loss_moved() else None
     if share is not None and share[0] < DISAGREES and not at_onset:
         percent = number(round(100 * max(share[0], 0.0)))
-        text = f"explains {percent} % of the rise of the loss: {tail.column} {departure_text(tail)}"
+        text = f"explains {percent} % of the rise of the loss: {departure_text(tail)}"
         figures = {**departure_figures(tail), "share_of_rise": share[0]}
         return [Observation("token_loss.disagrees", text, tail.column, share[1], figures, moved=False)]
     agrees = share is not None and share[0] >= AGREES
     if not agrees and not any(d.moved for d in departures):
-        text = f"did not move: {tail.column} {departure_text(tail)}"
+        text = f"did not move: {departure_text(tail)}"
         return [Observation("token_loss.flat", text, tail.column, tail.step, departure_figures(tail), moved=False)]
     # The batch of the onset made the gradient; the rows after it are computed with damaged parameters.
     step = case.onset if at_onset else share[1] if share is not None and agrees else worst.step
@@ -55,7 +54,7 @@ def _measure(case: Case) -> list[Observation]:
 
 def _row(case: Case, step: int) -> dict[str, Departure]:
     """The quantiles of one row, whose shape distinguishes a tail from a shift."""
-    return {name: d for name in QUANTILES if (d := case.departure(name, (step, step + 1))) is not None}
+    return {name: d for name in QUANTILES if (d := finite_departure(case, name, (step, step + 1))) is not None}
 
 
 def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: int) -> Observation:
@@ -65,15 +64,15 @@ def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: 
     figures = {**departure_figures(tail), **shifts}
     if middle is not None and middle.z > 4 and middle_shift > 0.5 * tail_shift:
         text = (
-            f"the whole histogram shifts: the median by {number(middle_shift)} nats, {tail.column} by "
+            f"the whole histogram shifts: {middle.column} by {number(middle_shift)} nats, {tail.column} by "
             f"{number(tail_shift)}"
         )
         return Observation("token_loss.whole", text, middle.column, step, figures)
     if tail_shift > 0:
         median = f", while the median token moves by {number(middle_shift)} nats" if middle is not None else ""
-        text = f"a heavy right tail: {tail.column} {departure_text(tail)}{median}"
+        text = f"a heavy right tail: {departure_text(tail)}{median}"
         return Observation("token_loss.tail", text, tail.column, step, figures)
-    text = f"lower than before: {tail.column} {departure_text(tail)}"
+    text = f"lower than before: {departure_text(tail)}"
     return Observation("token_loss.lower", text, tail.column, step, figures)
 
 
@@ -85,7 +84,7 @@ def _few_tokens(case: Case, step: int) -> list[Observation]:
     top_two = Counter(int(i) for i in ids).most_common(2)
     share = sum(n for _, n in top_two) / len(ids)
     names = [case.piece(i) for i, _ in top_two]
-    text = f"{number(100 * share)} % of the worst tokens are {' and '.join(names)}"
+    text = f"{number(100 * share)} % of worst_token_ids are {' and '.join(names)}"
     slug = "token_loss.few_ids" if share >= 0.6 else "token_loss.many_ids"
     return [Observation(slug, text, "worst_token_ids", step, {"share": share}, moved=share >= 0.6)]
 
@@ -135,5 +134,7 @@ PANEL = Panel(
         "token_loss.lower",
         "token_loss.few_ids",
         "token_loss.many_ids",
+        "token_loss.nonfinite",
     ),
+    nonfinite="token_loss.nonfinite",
 )

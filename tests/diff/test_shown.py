@@ -81,7 +81,7 @@ def test_everything_says_more(runs: list[Run]) -> None:
     short, whole = text(render.summary(d, 100)), text(render.summary(d, 100, everything=True))
     assert not any(line.startswith("Rolled back") for line in short)
     assert "Rolled back nothing" in whole
-    assert "lr: 3 of 500 rows differ, first at 311" in [line.strip() for line in whole]
+    assert "act_rms/embedding: 1 of 500 rows differ, first at 312" in [line.strip() for line in whole]
 
 
 def test_json_is_strict_and_holds_the_verdict(result: RunsDiff | ManyRunsDiff) -> None:

@@ -121,6 +121,8 @@ def test_every_observation_that_a_case_makes_is_weighed_by_some_cause(tmp_path: 
         "grad_norm.flat",
         "loss.below_uniform",
         "numerics.finite",
+        "token_loss.nonfinite",
+        "data.rare_tokens_unclear",
     }
     weighed = {slug for cause in causes() for slug in cause.weights}
     made: set[str] = set()

@@ -160,7 +160,7 @@ class TestDraft:
         store_proof(run, replace(PROOF, cause="garbage_data", experiments=(NULL, mask, other)), ())
         drafted = diagnose(open_run(run))
         (one,) = drafted.incidents
-        assert not one.proof and not one.experiments and "many tokens" in one.root_cause
+        assert not one.proof and not one.experiments and "concentrates tokens" in one.root_cause
         assert any("no panel suggests garbage_data" in note for note in drafted.notes)
 
     @pytest.mark.parametrize("verdict", ["refuted", "interaction", "undecided", "not_reproducible"])
