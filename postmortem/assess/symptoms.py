@@ -11,10 +11,13 @@ import numpy as np
 from postmortem.case import Case
 from postmortem.detectors import kinds
 from postmortem.diagnosis import Symptom
-from postmortem.text import number, plain, times
+from postmortem.panels import concentrated_token, rare_tokens
+from postmortem.series import Series
+from postmortem.text import count, number, plain, times
 
 EMA_ROWS = 50  # the template's pre-spike loss is a 50-step exponential moving average
-RECOVERY_ROWS = 50  # where the loss never settles, the template takes its value 50 steps after the peak
+RECOVERY_ROWS = 50  # the template takes the recovery loss 50 steps after the peak
+_UNMOVED = "the loss did not move"
 
 
 def symptoms(case: Case) -> tuple[Symptom, ...]:
@@ -79,7 +82,7 @@ def _peak(case: Case) -> Symptom:
             return Symptom("peak_loss", label, step=step, missing=reason)
         worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
         step, value = int(near.step[worst]), float(near.value[worst])
-    text = "" if case.loss_departed() else f"{number(value)} (the loss did not move)"
+    text = "" if _loss_state(case) != _UNMOVED else f"{number(value)} ({_UNMOVED})"
     return Symptom("peak_loss", label, value, step, _origin(case, "loss"), text)
 
 
@@ -98,13 +101,50 @@ def _recovery(case: Case) -> Symptom:
     if incident.recovery_step is not None:
         value = series.at(incident.recovery_step)
         if value is not None:
-            return Symptom(key, label, value, incident.recovery_step, _origin(case, "loss"))
-    later = series.window(incident.peak_step + 1, incident.peak_step + RECOVERY_ROWS * case.row_step + 1)
+            reason = _why_lingering(case)
+            text = f"{number(value)} ({reason})" if reason else ""
+            return Symptom(key, label, value, incident.recovery_step, _origin(case, "loss"), text)
+    later = _after_peak(case, series)
     if not len(later):
         return Symptom(key, label, missing="the log ends at the peak")
     value, step = float(later.value[-1]), int(later.step[-1])
     word = "did not recover" if incident.outcome == "diverged" else "not settled yet"
     return Symptom(key, label, value, step, _origin(case, "loss"), f"{word}: {number(value)} at step {step}")
+
+
+def _why_lingering(case: Case) -> str:
+    """Why an incident lingers although it has a recovery step: it settles, but not where it was; "" for others."""
+    incident = case.incident
+    if incident.outcome != "lingering" or incident.recovery_step is None:
+        return ""
+    settled = next((f for f in incident.findings if f.recovery_step == incident.recovery_step), incident.findings[0])
+    name = "the loss" if settled.column == "loss" else plain(settled.column, 40)
+    level = f" of {number(settled.baseline)}" if math.isfinite(settled.baseline) else ""
+    return f"lingering: {name} settles at step {incident.recovery_step}, but not at its old level{level}"
+
+
+def _after_peak(case: Case, series: Series) -> Series:
+    """The rows after the peak, up to 50 steps (rows, where not every step is logged) after it."""
+    peak = case.incident.peak_step
+    return series.window(peak + 1, peak + RECOVERY_ROWS * case.row_step + 1)
+
+
+def _later(case: Case) -> Symptom:
+    series, key = case.series("loss"), "loss_after_peak"
+    label = f"loss {RECOVERY_ROWS} {'steps' if case.row_step == 1 else 'rows'} after the peak"
+    if series is None:
+        return Symptom(key, label, missing=_no_loss(case, ""))
+    last = case.incident.peak_step + RECOVERY_ROWS * case.row_step
+    if not series.step.size or int(series.step[-1]) < last:
+        rows = (int(series.step[-1]) - case.incident.peak_step) // case.row_step if series.step.size else 0
+        unit = "step" if case.row_step == 1 else "row"
+        reason = f"the log of the loss ends {count(rows, unit)} after it" if rows > 0 else "the log ends at the peak"
+        return Symptom(key, label, missing=reason)
+    later = _after_peak(case, series)
+    if not len(later):
+        return Symptom(key, label, step=last, missing="the loss was not logged there")
+    value, step = float(later.value[-1]), int(later.step[-1])
+    return Symptom(key, label, value, step, _origin(case, "loss"))
 
 
 def _grad_norm(case: Case) -> Symptom:
@@ -169,7 +209,16 @@ def _batch(case: Case) -> Symptom:
 
 def _tokens(case: Case) -> Symptom:
     label, key = "corpus tokens in that batch that look unusual", "unusual_tokens"
-    ids = case.numbers_at("worst_token_ids", case.onset)
+    ids, dense = case.numbers_at("worst_token_ids", case.onset), concentrated_token(case)
+    rare = rare_tokens(case)
+    raised = rare is not None and rare.slug == "data.rare_tokens"
+    notes = [f"{dense.held} of the {dense.known} samples with {case.piece(dense.token)} in the log"] if dense else []
+    if raised and rare:
+        value, usual = number(rare.figure("value")), number(rare.figure("baseline"))
+        notes.append(f"{value} rare tokens instead of the usual {usual}")
+    if ids is None and dense is not None:
+        piece = case.piece(dense.token).strip("“”")
+        return Symptom(key, label, piece, case.onset, _origin(case, "token_ids"), "; ".join([piece, *notes]))
     if ids is None:
         labels = case.labels("token_ids")
         stored = labels is not None and labels.at(case.onset) is not None
@@ -177,15 +226,11 @@ def _tokens(case: Case) -> Symptom:
             "its token ids are in batches/, but the losses by token are not" if stored else "token ids are not logged"
         )
         return Symptom(key, label, missing=f"{reason}: record worst_token_ids, see Watch.token_losses")
-    rare, d = case.series("rare_tokens"), case.departure("rare_tokens", (case.onset, case.onset + 1), sign=1)
-    flagged = rare is not None and d is not None and d.moved
     names = Counter(case.piece(int(i)).strip("“”") for i in ids)
     listed = ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in names.most_common(6))
-    rare_tokens = f"; {number(d.value)} rare tokens instead of the usual {number(d.baseline)}" if flagged and d else ""
-    text = (f"highest loss: {listed}" if flagged else f"none unusual (highest loss: {listed})") + rare_tokens
-    return Symptom(
-        key, label, listed if flagged else "none flagged", case.onset, _origin(case, "worst_token_ids"), text
-    )
+    text = "; ".join([f"highest loss: {listed}", *notes]) if notes else f"none unusual (highest loss: {listed})"
+    value = listed if notes else "none flagged"
+    return Symptom(key, label, value, case.onset, _origin(case, "worst_token_ids"), text)
 
 
 def _origin(case: Case, column: str) -> str:
@@ -204,12 +249,21 @@ _SYMPTOMS: tuple[Callable[[Case], Symptom], ...] = (
     _before,
     _peak,
     _recovery,
+    _later,
     _grad_norm,
     _lr,
     _dtype,
     _batch,
     _tokens,
 )
+
+
+def _loss_state(case: Case) -> str:
+    """Why an incident has no loss to tell of: none is logged, or it did not move; "" where it moved, or has no baseline
+    by which to judge."""
+    if case.series("loss") is None:
+        return "no loss is logged"
+    return _UNMOVED if case.departure("loss") is not None and not case.loss_departed() else ""
 
 
 def summary(case: Case) -> str:
@@ -220,11 +274,12 @@ def summary(case: Case) -> str:
         if incident.onset_interval is None
         else f"steps {incident.onset_interval[0] + 1}–{incident.onset_interval[1]}"
     )
-    peak, outcome = _peak(case), "rolled back later" if incident.discarded else incident.outcome
+    peak = _peak(case)
+    outcome = "rolled back later" if incident.discarded else _why_lingering(case) or incident.outcome
     kind = plain(incident.title, 60)
     if not case.loss_moved():
-        finding = incident.findings[0]
-        end = f", {outcome}" if case.loss_departed() else "; the loss did not move"
+        finding, loss = incident.findings[0], _loss_state(case)
+        end = f"; {loss}" if loss else f", {outcome}"
         if kinds()[finding.kind].measures == "nothing":
             return f"{kind} at {onset}{end}"
         baseline = f"{number(finding.baseline)} → " if math.isfinite(finding.baseline) else ""

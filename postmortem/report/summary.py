@@ -60,7 +60,7 @@ def _newest_resume(report: ReportView) -> str:
 
 
 def _path(incident: IncidentView) -> Line:
-    end = f"recovery {incident.recovery_step}" if incident.recovery_step is not None else incident.recovery
+    end = f"recovery {incident.recovery}" if incident.recovery_step is not None else incident.recovery
     return (
         Span(plain(incident.kind), "bold"),
         Span("  onset "),

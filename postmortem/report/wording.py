@@ -99,9 +99,9 @@ def onset(incident: Incident) -> str:
 
 
 def recovery(incident: Incident) -> str:
-    """The recovery step, or why there is none."""
+    """The recovery step, at another level where the incident lingers, or why there is none."""
     if incident.recovery_step is not None:
-        return str(incident.recovery_step)
+        return f"{incident.recovery_step}{' (at another level)' if incident.outcome == 'lingering' else ''}"
     if incident.discarded and incident.outcome == "unresolved":
         return "rolled back first"
     return {"unresolved": "the log ends first", "lingering": "lingers"}.get(incident.outcome, "did not recover")
