@@ -1,8 +1,10 @@
 """A destructive update wrote a NaN or an Inf into a parameter, where it stays forever.
 
 The loss becomes non-finite and stays so. The sure sign is one row earlier: the gradient or the parameters are
-non-finite after a step whose loss was still finite. The parameters, and so their hash, change violently at that step. A
-loss that becomes finite again rules it out, and so does a batch without valid labels, which is a simpler explanation.
+non-finite after a step whose loss was still finite. The damage was done in the step in which `nonfinite_count` first
+exceeds 0, a norm is first non-finite, or `update_rms` jumps: log them at each step. A hash of the parameters does not
+show it: it changes at every step, and has no size. This cause is ruled out by a loss that becomes finite again, and by
+a batch without valid labels, which is a simpler explanation.
 
 **Smallest fix.** Revert to the last NaN-free checkpoint, and skip updates whose gradient norm is not finite.
 """
@@ -15,20 +17,27 @@ from postmortem.causes._remedies import roll_back
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 
+_SIGNS = (
+    "weights.nonfinite_first",
+    "grad_norm.nonfinite_first",
+    "numerics.nonfinite_gradient",
+    "weights.nonfinite",
+    "moments.nonfinite",
+)
+
 
 def _root_cause_sentence(case: Case, observed: Observed) -> str:
     saved = observed.get("state.nonfinite_checkpoint")
     if saved is not None:
         return f"An update before the onset wrote a non-finite value that no batch read until then: {saved.text}."
-    first = (
-        observed.get("weights.nonfinite_first")
-        or observed.get("grad_norm.nonfinite_first")
-        or observed.get("weights.nonfinite")
-    )
+    seen = [o for slug in _SIGNS if (o := observed.get(slug)) is not None and o.step is not None]
+    first = min(seen, key=lambda o: o.step or 0, default=None)  # of one step, the surest sign comes first in _SIGNS
+    jump = observed.get("update.before_nonfinite")
     evidence = f": {first.text}" if first else ""
+    led = f"; before it, {jump.text}" if jump and first and (jump.step or 0) < (first.step or 0) else ""
     return (
         f"A destructive update at step {first.step if first else case.onset} wrote a non-finite value into the "
-        f"parameters, and it never disappears{evidence}."
+        f"parameters, and it never disappears{evidence}{led}."
     )
 
 
@@ -48,6 +57,9 @@ CAUSE = Cause(
     title="NaN written by a destructive update",
     prior=-2.5,
     weights={
+        "update.before_nonfinite": 1.0,
+        "activations.nonfinite": 0.3,
+        "moments.nonfinite": 0.3,
         "loss.never_finite": -2.0,
         "loss.stays_nonfinite": 2.0,
         "grad_norm.nonfinite_first": 2.5,
@@ -71,8 +83,8 @@ CAUSE = Cause(
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
     proof_text=(
-        "Replay from the last NaN-free checkpoint with parameters hashed at every step: the first violent change "
-        "shows the step."
+        "Replay from the last NaN-free checkpoint with nonfinite_count and update_rms logged at every step: the first "
+        "step that counts a non-finite value, or whose update jumps, did the damage."
     ),
     lesson=(
         "Never apply an update whose gradient norm is not finite; write checkpoints often enough to have a NaN-free "
