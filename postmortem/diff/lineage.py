@@ -12,6 +12,7 @@ from postmortem.change import Window, format_window
 from postmortem.diff.model import ChangedSetting, Rewind
 from postmortem.diff.pair import parent
 from postmortem.run import Event, Run
+from postmortem.run.event_meaning import parse_windows
 from postmortem.run.journal import step_number
 from postmortem.text import plain
 
@@ -80,19 +81,6 @@ def changed_settings(run: Run) -> tuple[ChangedSetting, ...]:
             if isinstance(pair, list) and len(cast("list[Any]", pair)) == 2:
                 settings.append(ChangedSetting(event.step, plain(key, 80), *pair))
     return tuple(settings)
-
-
-def parse_windows(value: object) -> tuple[Window, ...]:
-    """`[[312, 512]]` or `[312, 512]` as windows [first, last); anything else is left out."""
-    if not isinstance(value, (list, tuple)):
-        return ()
-    items = cast("Sequence[object]", value)
-    pair = [step_number(item) for item in items]
-    if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
-        return ((pair[0], pair[1]),) if pair[0] < pair[1] else ()
-    return tuple(
-        window for item in items if isinstance(item, (list, tuple)) for window in parse_windows(cast(object, item))
-    )
 
 
 def rewind_line(rewind: Rewind, letter: str, letters: Mapping[str, str]) -> str:

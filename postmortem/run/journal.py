@@ -14,18 +14,27 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from postmortem.errors import UnreadableInput
 from postmortem.run.rows import LineReport, parse_json, read_object_lines
 from postmortem.run.values import parse_number
 from postmortem.text import plain
 
-_KINDS = (
-    *("run_start", "reopen", "run_end", "checkpoint", "resume", "rollback"),
-    *("config_change", "environment_change", "nonfinite_parameters"),
+KINDS = (
+    *("run_start", "reopen", "resume", "rollback", "checkpoint", "checkpoint_deleted", "checkpoint_failed"),
+    *("checkpoint_refused", "retention_failed", "best_k_refused", "incident", "config_change", "data_change"),
+    *("lr_reduction", "environment_change", "oom", "kill", "recording_degraded", "nonfinite_parameters"),
+    *("token_ids_lost", "clock_went_back", "run_end"),
 )
-_CODES = {name: code for code, name in enumerate(_KINDS)}
-_OTHER = len(_KINDS)  # the code of every other kind: names of strangers could be millions
-_TARGETS = {"resume": "from_step", "rollback": "to_step"}
+"""The names of events that the run format has."""
+
+_CODES = {name: code for code, name in enumerate(KINDS)}
+_OTHER = len(KINDS)  # the code of every other kind: names of strangers could be millions
+REWIND_TARGETS = {"resume": "from_step", "rollback": "to_step"}
+"""Events that go back → the key of the step to which they do."""
+
 _NONE = -1  # where an event has no step, attempt or target
 
 
@@ -63,7 +72,7 @@ class EventLog(Sequence[Event]):
         self._codes.append(_CODES.get(name, _OTHER))
         self._steps.append(_whole(row.get("step")))
         self._attempts.append(_whole(row["attempt"]) if "attempt" in row else _NONE)
-        self._targets.append(_whole(row.get(_TARGETS[name])) if name in _TARGETS else _NONE)
+        self._targets.append(_whole(row.get(REWIND_TARGETS[name])) if name in REWIND_TARGETS else _NONE)
         seconds = _seconds(row.get("time"))
         if seconds is not None and (self.last_time is None or seconds > self.last_time):
             self.last_time = seconds
@@ -106,8 +115,22 @@ class EventLog(Sequence[Event]):
         Raises:
             KeyError: a name that the format does not have.
         """
-        codes = {_CODES[name] for name in names}
-        return (i for i, code in enumerate(self._codes) if code in codes)
+        return iter(np.flatnonzero(self.is_of(*names)).tolist())
+
+    def is_of(self, *names: str) -> NDArray[np.bool_]:
+        """bool[n]: which events are of these names; without a name, those of names that the format does not have.
+
+        Raises:
+            KeyError: a name that the format does not have.
+        """
+        wanted = np.zeros(256, np.bool_)
+        wanted[[_CODES[name] for name in names] or [_OTHER]] = True
+        return wanted[np.array(self._codes, np.uint8)]
+
+    def numbers(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(step, attempt, target) of each event, int64[n] each; -1 where an event has none."""
+        steps, attempts, targets = (np.array(a, np.int64) for a in (self._steps, self._attempts, self._targets))
+        return steps, attempts, targets
 
     def of(self, *names: str) -> Iterator[Event]:
         """The events of these names; see `positions`."""
@@ -120,7 +143,7 @@ class EventLog(Sequence[Event]):
     def name(self, position: int) -> str:
         """The name of an event, if it is one of the format; else ""."""
         code = self._codes[position]
-        return "" if code == _OTHER else _KINDS[code]
+        return "" if code == _OTHER else KINDS[code]
 
     def step(self, position: int) -> int | None:
         """The step of an event."""

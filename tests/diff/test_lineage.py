@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from postmortem.diff import RunsDiff, diff_runs
-from postmortem.diff.lineage import parse_windows, skipped_windows
+from postmortem.diff.lineage import skipped_windows
 from postmortem.run import Run
+from postmortem.run.event_meaning import parse_windows
 from postmortem.sources import open_run
 from tests.makers import noise, write_run
 
