@@ -13,6 +13,9 @@ from postmortem.checkpoint.health import Health, health_in
 from postmortem.detectors import DetectedIncident
 from postmortem.diagnosis import Figure
 from postmortem.run import Checkpoint, LabelSeries, Run
+from postmortem.run.event_meaning import not_restored, piece_kind
+from postmortem.run.response import Response, response
+from postmortem.run.timeline import Timeline, TimelineEvent
 from postmortem.series import Series
 from postmortem.stats import robust_sigma
 from postmortem.text import plain
@@ -25,6 +28,7 @@ RELATIVE_FLOOR = 0.01  # the least scale of a column that hardly varies: 1 % of 
 MOVED_Z = 6.0  # robust z from which a column has moved
 MOVED_BEYOND = 1.5  # and the least multiple of the largest departure in the baseline
 RESUME_ROWS = 10  # rows before the onset in which a resume may matter
+AFTER_ROWS = 200  # rows after an incident in which what was done about it, and whether that worked, is looked for
 TINY = 1e-300  # instead of 0 in a logarithm or a quotient
 FAR_PEAK_ROWS = 20  # a peak further from the onset is a consequence, not the batch
 
@@ -241,12 +245,44 @@ class Case:
         )
 
     @cached_property
+    def timeline(self) -> Timeline:
+        """The journal's events with their attempts."""
+        return Timeline(self.run.journal, self.run.segments)
+
+    @cached_property
     def resume(self) -> int | None:
         """The first step of an attempt that began at the onset or up to RESUME_ROWS rows before it, or None."""
-        starts = [s.first_step for s in self.run.segments if s.attempt > 0]
-        starts += self.run.journal.steps("resume")
+        starts = [s.first_step for s in self.run.segments if 0 < s.attempt <= self.incident.attempt]
+        starts += [] if self.resume_event is None else [self.resume_event.step or 0]
         near = [s for s in starts if 0 <= self.onset - s <= RESUME_ROWS * self.row_step]
         return max(near, default=None)
+
+    @cached_property
+    def resume_event(self) -> TimelineEvent | None:
+        """The journal's last resume at the onset or up to RESUME_ROWS rows before it, in the incident's own history."""
+        resumes = self.timeline.before(self.incident, RESUME_ROWS * self.row_step, "resume")
+        return resumes[-1] if resumes else None
+
+    @cached_property
+    def lost_at_resume(self) -> tuple[str, ...] | None:
+        """The pieces of the state that this resume did not restore; () where it restored all, None where the journal
+        does not say."""
+        return None if self.resume_event is None else not_restored(self.resume_event.event)
+
+    @cached_property
+    def pieces_lost(self) -> frozenset[str]:
+        """What these pieces are, as `event_meaning.piece_kind` names them."""
+        return frozenset(map(piece_kind, self.lost_at_resume or ())) - {""}
+
+    @property
+    def last_step_after(self) -> int:
+        """The last step at which what was done about the incident, and its effect, is looked for."""
+        return (self.incident.recovery_step or self.incident.peak_step) + AFTER_ROWS * self.row_step
+
+    @cached_property
+    def response(self) -> Response:
+        """What was done about the incident, by the journal."""
+        return response(self.timeline, self.incident, self.last_step_after)
 
     @property
     def last_sound_step(self) -> int:

@@ -142,11 +142,13 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Remedy:
-    """A remedy with its cost (`side_effect`), or a remedy that is not recommended and why (`declined`)."""
+    """A remedy with its cost (`side_effect`); one that is not recommended, and why (`declined`); or one that was done
+    already, and how (`done`), by the journal."""
 
     text: str
     side_effect: str = ""
     declined: str = ""
+    done: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,9 @@ class Incident(Occurrence):
     experiments: tuple[Experiment, ...] = ()
     proof: str = ""  # what the experiments showed, in a sentence; "" where there is none
     overview: str = ""  # path of the one picture of all drawn panels, relative to the report, "" where not drawn
+    done: tuple[str, ...] = ()  # what was done about it, by the journal
+    since: str = ""  # what the rows after that show: whether it came back, and where the loss is
+    skipped: str = ""  # how the batches of `skip_window` were left out already, "" where they were not
 
     def __repr__(self) -> str:
         lead = f"; leading hypothesis {plain(self.hypotheses[0].cause, 40)}" if self.hypotheses else ""
@@ -267,6 +272,7 @@ class RunFacts:
     segments: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()  # what else the journal says of the run, oldest first
 
 
 @dataclass(frozen=True)

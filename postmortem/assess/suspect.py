@@ -19,6 +19,7 @@ def suspect_for(case: Case, cause: Cause, observed: Observed) -> Suspect:
         move_to=move_target(last, end),
         onset=case.onset,
         jump=case.onset if jump is None or jump.step is None else jump.step,
+        lost=case.pieces_lost,
     )
 
 

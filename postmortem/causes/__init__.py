@@ -30,13 +30,15 @@ class Suspect:
     """What the replays of a cause change in one incident.
 
     `window` are the suspect batches, `move_to` is the later batch that the window can be moved to, `onset` the step of
-    the onset, and `jump` the step where the learning rate jumps (the onset where it does not).
+    the onset, and `jump` the step where the learning rate jumps (the onset where it does not). `lost` is what a resume
+    just before the onset did not restore, by the journal: "optimizer", "schedule", "loader", …
     """
 
     window: Window
     move_to: int
     onset: int
     jump: int
+    lost: frozenset[str] = frozenset()
 
 
 def _no_prediction(_: Suspect) -> tuple[Prediction, ...]:

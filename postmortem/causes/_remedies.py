@@ -1,4 +1,5 @@
-"""Builds the remedies that several causes propose, each with its side effect in figures from the run."""
+"""Builds the remedies that several causes propose, each with its side effect in figures from the run, or with what the
+journal says was done already."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from postmortem.text import count, number, plain
 def skip(case: Case, window: tuple[int, int]) -> Remedy:
     """Skip the suspect batches in a replay, which leaves out their tokens."""
     first, last = window
+    if done := case.response.skipped(window):
+        return Remedy(f"Replay without batches [{first}, {last}).", done=done)
     batches = last - first
     tokens = case.series("tokens")
     per_step = case.run.manifest.tokens_per_step
@@ -32,8 +35,21 @@ def _tokens(total: float) -> str:
     return f"{amount} {'token' if total == 1 else 'tokens'}"
 
 
+def lower_rate(case: Case) -> Remedy:
+    """Halve the peak learning rate."""
+    rate = case.level("lr")
+    rates = f" from {number(rate)} to {number(rate / 2)}" if rate else ""
+    if done := case.response.lowered_rate():
+        return Remedy("Lower the peak learning rate.", done=done)
+    return Remedy(
+        f"Halve the peak learning rate{rates}, or double the warmup.", "slower progress in steps that were stable"
+    )
+
+
 def lower_clip(case: Case) -> Remedy:
     """Clip at twice the usual norm, with the share of the recorded steps that this would have clipped."""
+    if done := case.response.lowered_clip():
+        return Remedy("Lower the clip threshold.", done=done)
     series, usual = case.series("grad_norm"), case.level("grad_norm")
     if series is None or usual is None:
         side_effect = "no threshold can be proposed: grad_norm is not logged; log it before clipping"
@@ -57,8 +73,16 @@ def lower_clip(case: Case) -> Remedy:
     )
 
 
-def roll_back(case: Case, next_action: str) -> Remedy:
-    """Go back to the newest checkpoint before the onset, then do `next_action`; with the steps that this loses."""
+def roll_back(case: Case, next_action: str, *, complete: bool = False) -> Remedy:
+    """Go back to the newest checkpoint before the onset, then do `next_action`; with the steps that this loses.
+
+    Where the run went back already, `next_action` remains, which no journal tells. `complete`: it is no more than to
+    restore the whole state, which the journal tells.
+    """
+    if done := case.response.rolled_back(case.last_sound_step, complete=complete):
+        if complete:
+            return Remedy(f"Go back to before step {case.onset}, and {next_action}.", done=done)
+        return Remedy(f"{next_action[:1].upper()}{next_action[1:]}; the run went back to before the onset already.")
     unknown = [checkpoint for checkpoint, health in case.passed_over if health.state == "not looked at"]
     if unknown and (case.checkpoint is None or case.checkpoint.step < unknown[0].step):
         newest = unknown[0]

@@ -51,6 +51,8 @@ CAUSE = Cause(
         "data.baseline_harmless": 1.0,
         "data.baseline_harmful": -2.0,
         "state.baseline_same_step": -1.0,
+        "state.incomplete_resume": -1.5,
+        "state.data_changed": -0.5,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

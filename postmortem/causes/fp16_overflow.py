@@ -23,7 +23,11 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
 
 def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
-        Remedy("Train in bf16.", "three bits less of mantissa; no loss scaling needed"),
+        Remedy(
+            "Train in bf16.",
+            "three bits less of mantissa; no loss scaling needed",
+            done=case.response.left_half_precision(),
+        ),
         Remedy(
             "Keep the overflowing layer in fp32 and the rest in fp16.", "that layer's share of time and memory doubles"
         ),
@@ -49,6 +53,7 @@ CAUSE = Cause(
         "loss.alone": -3.0,
         "data.baseline_harmless": 0.5,
         "state.baseline_same_step": 0.5,
+        "state.half_precision": 1.5,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

@@ -42,6 +42,7 @@ def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
         Remedy(
             "Quarantine the source, and look at its samples before you use it again.",
             "loses that source's share of the mixture",
+            done=case.response.changed_data(),
         ),
         skip(case, case.batch_window(_suspect_batch_count(case, observed))),
         Remedy(
@@ -88,6 +89,7 @@ CAUSE = Cause(
         "data.baseline_harmless": -1.5,
         "data.baseline_harmful": 1.0,
         "state.baseline_same_step": -1.5,
+        "state.data_changed": 2.0,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

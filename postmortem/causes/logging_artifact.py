@@ -63,6 +63,8 @@ CAUSE = Cause(
         "data.baseline_harmless": 0.5,
         "data.baseline_harmful": -2.0,
         "state.baseline_same_step": -1.0,
+        "state.nonfinite_parameters": -4.0,
+        "state.rows_lost": 0.5,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

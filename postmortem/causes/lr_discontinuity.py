@@ -2,7 +2,8 @@
 
 Usual reasons are a warmup that ends abruptly, a restart that is misaligned with its schedule, and a bug in a piecewise
 schedule. The lr panel shows a jump at the onset while update RMS ÷ lr stays flat: updates grew only because lr did. A
-smooth lr rules it out.
+smooth lr rules it out, and so does a resume that did not restore the schedule: then the jump is the resume's
+(`optimizer_reset`).
 
 **Smallest fix.** Fix the schedule, and assert lr as a function of the step.
 """
@@ -55,6 +56,10 @@ CAUSE = Cause(
         "data.baseline_harmless": 0.5,
         "data.baseline_harmful": -1.0,
         "state.baseline_same_step": 1.5,
+        "state.rate_raised": 1.5,
+        "state.rate_lowered": 0.5,
+        "state.schedule_changed": 2.0,
+        "state.schedule_lost": -8.0,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from postmortem.case import Case
 from postmortem.causes import Cause, Observed
-from postmortem.causes._remedies import lower_clip
+from postmortem.causes._remedies import lower_clip, lower_rate
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number
@@ -26,13 +26,9 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
 
 
 def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
-    lr = case.level("lr")
     reason = "the incidents recur on other batches" if "loss.recurring" in observed else "no batch stands out"
-    rates = f" from {number(lr)} to {number(lr / 2)}" if lr else ""
     return (
-        Remedy(
-            f"Halve the peak learning rate{rates}, or double the warmup.", "slower progress in steps that were stable"
-        ),
+        lower_rate(case),
         lower_clip(case),
         Remedy("Skip the batches.", declined=reason),
     )
@@ -71,6 +67,10 @@ CAUSE = Cause(
         "data.baseline_harmless": 1.0,
         "data.baseline_harmful": -1.0,
         "state.baseline_same_step": 0.5,
+        "state.rate_raised": 2.0,
+        "state.rate_lowered": -0.5,
+        "state.schedule_changed": 0.5,
+        "state.data_changed": -0.5,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

@@ -79,6 +79,7 @@ CAUSE = Cause(
         "data.baseline_harmless": -1.0,
         "data.baseline_harmful": 1.0,
         "state.baseline_same_step": -1.0,
+        "state.nonfinite_parameters": 1.0,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

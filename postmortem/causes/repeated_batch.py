@@ -2,7 +2,7 @@
 
 The same batch hash comes again. The training loss drops while the model memorizes the batch, and jumps up when new data
 returns; the evaluation loss stays flat. It is ruled out by hashes that are unique. Epochs with a constant period do not
-count as repetition.
+count as repetition. Where a resume did not restore the loader, the repetition is the resume's (`optimizer_reset`).
 
 **Smallest fix.** Save and restore the loader's state.
 """
@@ -56,6 +56,8 @@ CAUSE = Cause(
         "data.rare_tokens": -1.0,
         "loss.recurring": -0.5,
         "data.baseline_harmful": -0.5,
+        "state.data_changed": 0.5,
+        "state.loader_lost": -8.0,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

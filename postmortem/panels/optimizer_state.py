@@ -29,7 +29,11 @@ def _measure(case: Case) -> list[Observation]:
         names = [n for n in ("adam_m_norm", "adam_v_norm", "optimizer_step") if _continues(case, n)]
         if names:
             text = f"{', '.join(names)}: continuous across the onset"
-            observations.append(Observation("moments.continuous", text, names[0], case.onset, moved=False))
+            lost = case.pieces_lost - {
+                "rng"
+            }  # where the resume lost another piece, moments that came back excuse nothing
+            slug = "moments.restored" if lost and "optimizer" not in lost else "moments.continuous"
+            observations.append(Observation(slug, text, names[0], case.onset, moved=False))
     before = (case.onset - 8 * case.row_step, case.onset + case.row_step)
     ratio = finite_departure(case, "g2_over_v", before, sign=1)
     if ratio is not None and ratio.moved and ratio.value > 2:
@@ -56,6 +60,7 @@ PANEL = Panel(
     observes=(
         "moments.reset",
         "moments.continuous",
+        "moments.restored",
         "moments.stale",
         "moments.nonfinite",
     ),

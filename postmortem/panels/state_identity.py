@@ -1,33 +1,17 @@
-"""Panel 12, state identity: resumes, config changes and parameter hashes around the onset."""
+"""Panel 12, state identity: what the journal says of the time before the onset, and parameter hashes around it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
-from postmortem.text import count, plain
-
-_MOST_CHANGES = 100  # of the config that are listed for one incident
+from postmortem.panels._journal import OBSERVES, measure_journal
+from postmortem.text import plain
 
 
 def _measure(case: Case) -> list[Observation]:
-    observations: list[Observation] = []
-    if case.resume is not None:
-        steps = case.onset - case.resume
-        where = f"{count(steps, 'step')} before the onset" if steps else "which is the onset"
-        text = f"the run was resumed at step {case.resume}, {where}"
-        observations.append(Observation("state.resumed", text, step=case.resume, figures={"resume_step": case.resume}))
-    elif case.run.journal:
-        text = "no resume within ten rows before the onset"
-        observations.append(Observation("state.no_resume", text, step=case.onset, moved=False))
-    near_onset = range(case.onset - 10 * case.row_step, case.onset + 1)
-    journal = case.run.journal
-    changes = (i for i in journal.positions("config_change") if journal.step(i) in near_onset)
-    for event in map(journal.__getitem__, islice(changes, _MOST_CHANGES)):
-        text = f"config {plain(event.keys.get('key', '?'), 60)} changed at step {event.step}"
-        observations.append(Observation("state.config_change", text, step=event.step))
+    observations = measure_journal(case)
     observations += _sibling_step(case)
     observations += _saved_damage(case)
     hashes = case.labels("param_hash")
@@ -85,9 +69,7 @@ PANEL = Panel(
         or case.damaged_between is not None
     ),
     observes=(
-        "state.resumed",
-        "state.no_resume",
-        "state.config_change",
+        *OBSERVES,
         "state.frozen",
         "state.baseline_same_step",
         "state.nonfinite_checkpoint",
