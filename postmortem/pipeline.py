@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from postmortem import diagnosis
+from postmortem.assess.aftermath import aftermath
 from postmortem.assess.detection import Mode, detect
 from postmortem.assess.run_facts import run_facts
 from postmortem.assess.samples import samples
@@ -170,6 +171,7 @@ def _incident(weighed: _Weighed, ident: int, proof: CheckedProof | None) -> diag
     )
     proven = proof is not None and bool(proof.cause)
     known = cause if cause is not None and (proven or verdict == "supported") else None
+    expected = verification(case)
     return diagnosis.Incident(
         **shared_facts(case.incident),
         id=ident,
@@ -189,7 +191,7 @@ def _incident(weighed: _Weighed, ident: int, proof: CheckedProof | None) -> diag
         not_known="" if known else why_not_known(case, ranked, proof.text if proof else ""),
         watch=watch_advice(case),
         changes=known.remedies(case, observed) if known else cautious_remedies(case, cause, window),
-        verification=verification(case),
+        verification=expected,
         lesson=known.lesson if known else lesson_without_cause(case, cause),
         skip_window=None if known is not None and known.suspect_batch_count is None else window,
         checkpoint=_relative(case.run, case.checkpoint.path) if case.checkpoint else "",
@@ -199,6 +201,9 @@ def _incident(weighed: _Weighed, ident: int, proof: CheckedProof | None) -> diag
         experiments=proof.experiments if proof else (),
         proof=proof.text if proof else "",
         samples=samples(case) if case.text else (),
+        done=tuple(action.text for action in case.response.actions),
+        since=aftermath(case, expected),
+        skipped=case.response.skipped(window),
     )
 
 

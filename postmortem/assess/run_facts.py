@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import islice
 
 import numpy as np
 
 from postmortem.diagnosis import RunFacts
 from postmortem.run import Run
-from postmortem.run.journal import step_number
-from postmortem.run.naming import name_list
+from postmortem.run.event_text import dated
+from postmortem.run.journal import KINDS
+from postmortem.run.response import actions
+from postmortem.run.timeline import Timeline, ended_badly
 from postmortem.text import plain
+
+_TOLD_ELSEWHERE = {"run_start", "reopen", "rollback", "resume", "checkpoint", "checkpoint_deleted"}
+_TOLD = tuple(name for name in KINDS if name not in _TOLD_ELSEWHERE)  # the others are segments, resumes, checkpoints
+_SHOWN, _MOST_EVENTS = 3, 1_000  # events of one kind that are listed, and that are read
 
 
 def run_facts(run: Run) -> RunFacts:
     """Row counts, logging interval, seed, dtype, date, segments and checkpoints of `run`."""
     steps = run.row_steps
     manifest = run.manifest
+    timeline = Timeline(run.journal, run.segments)
     return RunFacts(
         run_id=plain(run.id),
         source=run.source,
@@ -28,25 +36,34 @@ def run_facts(run: Run) -> RunFacts:
         dtype=plain(manifest.dtype or "", 20),
         world_size=manifest.world_size,
         date=_date(run),
-        resumes=_resumes(run),
+        resumes=_resumes(run, timeline),
         segments=tuple(_segment(s.attempt, s.first_step, s.last_step, s.discarded) for s in run.segments),
         checkpoints=tuple(f"{c.role} step {c.step}" + ("" if c.complete else " (incomplete)") for c in run.checkpoints),
         columns=tuple(plain(name, 80) for name in run.columns),
+        events=_events(timeline),
     )
 
 
-def _resumes(run: Run) -> tuple[str, ...]:
-    """Every resume in the journal, or else in the rows: its step, its checkpoint, and what was not restored."""
-    resumes: list[str] = []
-    for event in run.journal.of("resume"):
-        step = step_number(event.keys.get("from_step"))
-        if step is None:
-            continue
-        path, missing = event.keys.get("checkpoint"), event.keys.get("missing")
-        details = [plain(path, 100)] if isinstance(path, str) else []
-        details += [f"without {name_list(missing)}"] if isinstance(missing, list) and missing else []
-        resumes.append(f"resumed from step {step}" + (f" ({', '.join(details)})" if details else ""))
-    return tuple(resumes) or tuple(f"resumed from step {s.first_step}" for s in run.segments[1:])
+def _resumes(run: Run, timeline: Timeline) -> tuple[str, ...]:
+    """Every resume and rollback of the journal, or else of the rows: step, checkpoint, and what was not restored."""
+    rewinds = (entry for entry in timeline.of("rollback", "resume") if entry.step is not None)
+    texts = tuple(action.text for action in actions(rewinds))
+    return texts or tuple(f"resumed from step {s.first_step}" for s in run.segments[1:])
+
+
+def _events(timeline: Timeline) -> tuple[str, ...]:
+    """What else the journal says of the run, in its order: of each kind of event the first few, and how many more."""
+    listed: list[tuple[int, str]] = []
+    for name in (*_TOLD, ""):
+        entries = list(islice(timeline.of(name) if name else timeline.of(), _MOST_EVENTS))
+        if name == "run_end":
+            entries = [entry for entry in entries if ended_badly(entry.event)]
+        shown, rest = entries[:_SHOWN], entries[_SHOWN:]
+        listed += [(entry.position, dated(entry.event, entry.step)) for entry in shown]
+        if rest:
+            more = f"{len(rest):,}" if len(entries) < _MOST_EVENTS else f"{len(rest):,} or more"
+            listed.append((shown[-1].position, f"and {more} further events of this kind"))
+    return tuple(text for _, text in sorted(listed, key=lambda item: item[0]))
 
 
 def _segment(attempt: int, first: int, last: int, discarded: bool) -> str:

@@ -15,11 +15,11 @@ from postmortem.jsonio import read_record
 from postmortem.run import Run
 from postmortem.run.manifest import inside
 from postmortem.run.replayed import RESULT_FILE, ReplayResult
+from postmortem.series import Series
 from postmortem.stats import noise_sigma
 from postmortem.text import number
 
 MARGIN = 0.05  # each checked figure allows five percent, even where the loss was very quiet
-THROUGH_ROWS = 200  # rows after the incident that a fixed run is checked over
 
 
 def verification(case: Case) -> Verification:
@@ -27,8 +27,7 @@ def verification(case: Case) -> Verification:
 
     ε is three robust sigmas of the loss before the incident: a fixed run stays at most that far above its baseline.
     """
-    end = (case.incident.recovery_step or case.incident.peak_step) + THROUGH_ROWS * case.row_step
-    through = int(min(end, max(int(case.run.row_steps[-1]), case.incident.peak_step)))
+    through = int(min(case.last_step_after, max(int(case.run.row_steps[-1]), case.incident.peak_step)))
     level, noise = loss_before(case), _noise(case)
     checks: list[VerificationCheck] = []
     if level is not None and noise is not None:
@@ -90,9 +89,7 @@ def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, .
     if expected.epsilon is not None and expected.baseline_loss is not None:
         limit = expected.baseline_loss + expected.epsilon
         series = run.series("loss")
-        inside = np.empty(0) if series is None else series.window(onset_step, expected.through_step + 1).value
-        rows = min(MEAN_ROWS, inside.size) or MEAN_ROWS
-        worst = float(np.convolve(inside, np.full(rows, 1 / rows), "valid").max()) if inside.size else None
+        rows, worst = highest_mean(series, onset_step, expected.through_step)
         text = (
             f"{rows}-row mean of the loss at or below {number(limit)} from step {onset_step} through "
             f"{expected.through_step}"
@@ -123,6 +120,14 @@ def _end_state(onset_step: int, run: Run) -> Result | None:
         return None
     count = sum(nonfinite.values())
     return Result(f"no NaN or infinite element in {name}", count, count == 0)
+
+
+def highest_mean(loss: Series | None, first: int, last: int) -> tuple[int, float | None]:
+    """(rows, the highest mean of the loss over as many rows from step `first` through `last`): `MEAN_ROWS` of them, or
+    all where there are fewer; None without a row."""
+    inside = np.empty(0) if loss is None else loss.window(first, last + 1).value
+    rows = min(MEAN_ROWS, inside.size) or MEAN_ROWS
+    return rows, float(np.convolve(inside, np.full(rows, 1 / rows), "valid").max()) if inside.size else None
 
 
 def _measured(check: VerificationCheck, run: Run) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from postmortem.assess.symptoms import loss_before
 from postmortem.case import Case
@@ -65,13 +66,11 @@ def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) 
         "Change nothing yet; run the replay of section 4 first.", "one replay from the checkpoint before the onset"
     )
     skipped = skip(case, window)
+    if not skipped.done:
+        skipped = replace(skipped, declined="a skip removes any spike that a batch causes, but does not show why")
     return (
         first,
-        Remedy(
-            skipped.text,
-            skipped.side_effect,
-            declined="a skip removes any spike that a batch causes, but does not show why",
-        ),
+        skipped,
         Remedy(f"A remedy{guess}.", declined="the evidence is not sufficient yet"),
     )
 

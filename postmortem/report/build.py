@@ -46,6 +46,7 @@ LISTED = 3  # hypotheses listed in full, at least; more only with a share of LIS
 LISTED_SHARE = 0.03
 LISTED_MOST = 6
 RESUMES = 3  # the newest resumes are listed, the others counted
+EVENTS = 20  # further events of the journal that are listed; the rest is in diagnosis.json
 NOTES = 12  # notes of the reader that are listed; the rest is in diagnosis.json
 
 SPACES = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": " "})  # how SentencePiece and GPT-2 write a leading space
@@ -76,6 +77,8 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
         dtype=run.dtype or NOT_RECORDED,
         processes=_processes(run.world_size),
         segments=run.segments if len(run.segments) > 1 else (),
+        events=run.events[:EVENTS],
+        more_events=max(0, len(run.events) - EVENTS),
         notes=diagnosis.notes[:NOTES],
         more_notes=max(0, len(diagnosis.notes) - NOTES),
         incidents=_incident_table(diagnosis.incidents, shown),
@@ -157,9 +160,13 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
         root_cause=incident.root_cause or incident.not_known or "Not known yet: the evidence favors no cause.",
         proof=incident.proof if incident.root_cause else "",
         watch=incident.watch,
-        changes=tuple(c for c in incident.changes if not c.declined),
-        declined=tuple(c for c in incident.changes if c.declined),
+        done=tuple(text for text in incident.done if text not in {c.done for c in incident.changes}),
+        since=incident.since,
+        changes=tuple(c for c in incident.changes if not (c.declined or c.done)),
+        done_changes=tuple(c for c in incident.changes if c.done),
+        declined=tuple(c for c in incident.changes if c.declined and not c.done),
         skip_window=None if incident.verdict == "undecided" else incident.skip_window,
+        skipped=incident.skipped,
         batches_assumed=any(s.key == "batch_index" and s.missing for s in incident.symptoms),
         checkpoint=incident.checkpoint,
         passed_over=incident.passed_over,

@@ -161,9 +161,13 @@ class IncidentView:
     root_cause: str  # or why it is unknown
     proof: str
     watch: str
-    changes: tuple[Remedy, ...]
+    done: tuple[str, ...]  # what was done, by the journal, and is no remedy below
+    since: str  # whether it worked, "" where nothing was done
+    changes: tuple[Remedy, ...]  # what remains
+    done_changes: tuple[Remedy, ...]
     declined: tuple[Remedy, ...]
     skip_window: tuple[int, int] | None  # batches, half-open
+    skipped: str  # how these batches were left out already, "" where they were not
     batches_assumed: bool  # the window counts steps, because no batch index is logged
     checkpoint: str
     passed_over: str  # newer checkpoints, and why they were not chosen
@@ -198,6 +202,8 @@ class ReportView:
     dtype: str
     processes: str
     segments: tuple[str, ...]  # where the run was resumed or rolled back
+    events: tuple[str, ...]  # what else its journal says
+    more_events: int
     notes: tuple[str, ...]
     more_notes: int
     incidents: ReportTable  # worst first
