@@ -29,7 +29,10 @@ def ranking(d: Diagnosis) -> list[tuple[str, float]]:
 def test_where_the_steps_begin_does_not_matter(cause: str, tmp_path: Path) -> None:
     columns, batches = healthy(), healthy_batches()
     facts = CASES[cause](columns, batches)
-    journal = [{**event, "step": event["step"] + 7_000} for event in facts.pop("journal", [])]
+    journal = [
+        {key: value + 7_000 if key in ("step", "from_step") else value for key, value in event.items()}
+        for event in facts.pop("journal", [])
+    ]
     moved = write_run(
         tmp_path / "moved", columns, batches=batches, manifest=facts, journal=journal, steps=np.arange(STEPS) + 7_000
     )
