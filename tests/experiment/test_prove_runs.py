@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from postmortem.change import Change
 from postmortem.experiment.prove import ExperimentDriver, prove
 from postmortem.experiment.target import NULL, find_target
 from postmortem.lab import make_run
@@ -62,7 +63,7 @@ class TestRuns:
         run = copy_of("20-run-003", tmp_path / "20-run-003")
         proof = prove(bench_of(run))
         assert (proof.verdict, proof.cause) == ("confirmed", "optimizer_reset"), proof.text
-        (restored,) = [one for one in proof.experiments if one.changes == ("moments=restored",)]
+        (restored,) = [one for one in proof.experiments if one.changes == (Change("moments", values=("restored",)),)]
         assert restored.outcome == "cured"
         assert_drafted(run, proof)
 
