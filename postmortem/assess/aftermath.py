@@ -58,7 +58,8 @@ def _in_the_same_attempt(case: Case, first: int) -> str:
     until = range(first + 1, case.last_step_after + 1)
     again = _first_of(case, [i for i in case.incidents if i.lineage == incident.lineage and i.onset_step in until])
     if again is not None:
-        return f"After the change at step {first}, a further incident ({plain(again.title, 60)}) began at step {again.onset_step}."
+        further = f"{plain(again.title, 60)} at step {again.onset_step}"
+        return f"After the change at step {first}, a further incident began: {further}."
     if incident.recovery_step is not None and incident.recovery_step <= first:
         return f"The {name} was over at step {incident.recovery_step}, before the change at step {first}."
     level = "a higher level" if incident.outcome == "lingering" else "its level from before"

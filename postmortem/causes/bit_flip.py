@@ -41,6 +41,7 @@ CAUSE = Cause(
         "weights.jump": -2.5,
         "weights.nonfinite_first": -2.0,
         "state.resumed": -1.5,
+        "state.full_resume": -0.5,
         "moments.reset": -2.0,
         "lr.jump": -2.0,
         "data.no_labels": -3.0,

@@ -18,7 +18,7 @@ from postmortem.report import render
 from postmortem.run.journal import KINDS
 from postmortem.sources import open_run
 from tests.journals import AT, Journal, event, rolled_back, spike, worst
-from tests.makers import STEPS
+from tests.makers import STEPS, healthy, write_run
 from tests.samples import sample
 
 PAGE = (Path(__file__).parents[2] / "docs" / "run-format.md").read_text()
@@ -207,6 +207,15 @@ def test_a_change_after_the_onset_without_a_rollback(tmp_path: Path) -> None:
     assert found.since.startswith("After the change at step 353, the run settled at")
     late = worst(spike(tmp_path / "late", [event("lr_reduction", AT + 40, factor=0.5)]))
     assert "was over at step" in late.since and "before the change at step 390" in late.since
+
+
+def test_an_incident_after_the_change_is_said(tmp_path: Path) -> None:
+    columns = healthy()
+    for first in (AT, AT + 80):
+        columns["loss"][first : first + 12] += 4.0
+    run = write_run(tmp_path / "run", columns, journal=[event("lr_reduction", AT + 3, factor=0.5)])
+    found = next(i for i in diagnose(open_run(run)).incidents if i.onset_step == AT)
+    assert found.since == "After the change at step 353, a further incident began: loss spike at step 430."
 
 
 @pytest.mark.parametrize("action", [event("kill", AT + 9), event("run_end", AT + 9, status="failed")])
