@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from postmortem import notebook_page, pipeline
+from postmortem.detectors import watchdog_mode
 from postmortem.diagnosis import Diagnosis, PanelReading
 from postmortem.diff import RunsDiff, diff_runs
 from postmortem.diff.render import markdown
@@ -17,9 +18,18 @@ from postmortem.report import render
 from postmortem.run import Run
 from postmortem.sources import open_run
 
+_ModeName = Literal["all", "watchdog"]
+
 
 def diagnose(
-    run: Run | str | Path, *, baseline: Run | str | Path | None = None, mode: pipeline.Mode = "all", text: bool = True
+    run: Run | str | Path,
+    *,
+    baseline: Run | str | Path | None = None,
+    mode: _ModeName = "all",
+    ratio: float | None = None,
+    sustain: int | None = None,
+    history: int | None = None,
+    text: bool = True,
 ) -> Diagnosis:
     """What went wrong in `run`, and what the evidence favors: `postmortem draft` without its files.
 
@@ -30,20 +40,24 @@ def diagnose(
         run: a run, or the path of one.
         baseline: another run; what happened there at the same batch or step is evidence for data or for state.
         mode: "watchdog" counts only a loss that stays above its rolling baseline; "all" any column's departure.
+        ratio: of the watchdog: how many times its baseline a loss must exceed; its own default is 1.25.
+        sustain: of the watchdog: for how many rows; 10.
+        history: of the watchdog: the rows before, whose median is the baseline; 1,000.
         text: False keeps training text out of the report (private data).
 
     Raises:
         UnreadableInput: a path cannot be read as a run.
-        ValueError: the mode does not exist.
+        ValueError: the mode does not exist, or a setting of the watchdog makes no sense or is given without it.
 
     Example:
         >>> pm.diagnose("sample_runs/19-spike-001").verdict
         'supported'
     """
-    if mode not in get_args(pipeline.Mode):
-        raise ValueError(f"mode={mode!r}: expected one of {', '.join(map(repr, get_args(pipeline.Mode)))}")
+    if mode not in get_args(_ModeName):
+        raise ValueError(f"mode={mode!r}: expected one of {', '.join(map(repr, get_args(_ModeName)))}")
+    search = watchdog_mode(mode, ratio=ratio, sustain=sustain, history=history)
     sibling = None if baseline is None else _opened(baseline)
-    return pipeline.diagnose(_opened(run), text=text, mode=mode, baseline=sibling)
+    return pipeline.diagnose(_opened(run), text=text, mode=search, baseline=sibling)
 
 
 def compare(a: Run | str | Path, b: Run | str | Path) -> RunsDiff:

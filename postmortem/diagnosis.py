@@ -210,6 +210,31 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Rollback:
+    """What the watchdog asks for: go back to the state of `rollback_to_step`, the newest checkpoint at least `margin`
+    steps before the onset (None where none is that old; the step itself where no checkpoint is known), and skip
+    `skip_batches` batches, those of the window `skip` (indices, half-open). `reason` is a word for the journal."""
+
+    rollback_to_step: int | None
+    skip_batches: int
+    skip: tuple[int, int]
+    reason: str
+    margin: int
+
+
+@dataclass(frozen=True)
+class WatchdogRule:
+    """The settings of the watchdog that searched the run, its rule in words, and why it found nothing: `passed` says
+    what of the loss the rule lets pass, "" where there are incidents."""
+
+    ratio: float
+    sustain: int
+    history: int
+    text: str
+    passed: str = ""
+
+
+@dataclass(frozen=True)
 class Incident(Occurrence):
     """One incident, with everything that is known about it."""
 
@@ -241,6 +266,7 @@ class Incident(Occurrence):
     done: tuple[str, ...] = ()  # what was done about it, by the journal
     since: str = ""  # what the rows after that show: whether it came back, and where the loss is
     skipped: str = ""  # how the batches of `skip_window` were left out already, "" where they were not
+    rollback: Rollback | None = None  # only in mode "watchdog"
 
     def __repr__(self) -> str:
         lead = f"; leading hypothesis {plain(self.hypotheses[0].cause, 40)}" if self.hypotheses else ""
@@ -289,6 +315,7 @@ class Diagnosis:
     quiet_panels: tuple[
         PanelReading, ...
     ] = ()  # only without incidents: what was checked, and what could not be checked
+    watchdog: WatchdogRule | None = None  # the rule by which incidents were searched; None: every detector searched
 
     def __repr__(self) -> str:
         many = len(self.incidents) > 1

@@ -11,12 +11,13 @@ import numpy as np
 
 from postmortem import diagnosis
 from postmortem.assess.aftermath import aftermath
-from postmortem.assess.detection import Mode, detect
+from postmortem.assess.detection import detect
 from postmortem.assess.run_facts import run_facts
 from postmortem.assess.samples import samples
-from postmortem.assess.suspect import suspect_for
+from postmortem.assess.suspect import suspect_for, suspect_window
 from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
+from postmortem.assess.watchdog import quiet_reading, rollback, watchdog_rule
 from postmortem.assess.weighing import leading_cause, panel_verdict, rank_causes, weigh
 from postmortem.assess.wording import (
     cautious_remedies,
@@ -27,6 +28,7 @@ from postmortem.assess.wording import (
 )
 from postmortem.case import Case, Observation, Sibling
 from postmortem.causes import causes
+from postmortem.detectors import Mode, Watchdog, watchdog_of
 from postmortem.diagnosis import Diagnosis, Evidence, Hypothesis, PanelReading, Signal
 from postmortem.errors import UnreadableInput
 from postmortem.incident import facts as shared_facts
@@ -44,8 +46,8 @@ MAX_INCIDENTS = 20  # diagnosed in full; in a run with more, incidents recur, an
 def diagnose(run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run | None = None) -> Diagnosis:
     """The diagnosis of `run`; `text=False` keeps the text of samples out of it (private data).
 
-    In mode "watchdog" only a loss that stays above its rolling baseline is an incident. `baseline` is another run: what
-    happened there at the same batch or step is evidence for data or for state.
+    In mode "watchdog", or with a `Watchdog` of other settings, only a loss that stays above its rolling baseline is an
+    incident. `baseline` is another run: what happened there at the same batch or step is evidence for data or state.
     """
     return Examined(run, text=text, mode=mode, baseline=baseline).diagnosis()
 
@@ -64,6 +66,7 @@ class Examined:
     ) -> None:
         self.run, self._text, self._baseline, self._open = run, text, baseline, open_replay
         self._mode: Mode = mode
+        self._watchdog = watchdog_of(mode)
         self._checked: dict[Proof, CheckedProof] = {}
 
     @cached_property
@@ -79,7 +82,7 @@ class Examined:
         """The diagnosis of the run, with the proofs that are stored beside it at this time, as far as their replays
         bear them out; without them, what the panels say."""
         run, notes = self.run, self.run.notes
-        incidents = tuple(_incident(weighed, n, None) for n, weighed in enumerate(self._weighed, 1))
+        incidents = tuple(_incident(weighed, n, None, self._watchdog) for n, weighed in enumerate(self._weighed, 1))
         if proven:
             incidents, more = self._with_proofs(incidents)
             notes = (*notes, *more)
@@ -87,10 +90,13 @@ class Examined:
         if detected > MAX_INCIDENTS:
             notes = (*notes, f"{detected} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
         overall = incidents[0].verdict if incidents else "no_incident"
+        rule = None if self._watchdog is None else watchdog_rule(run, self._watchdog, has_incident=bool(incidents))
         quiet = () if incidents else tuple(panel.quiet(run) for panel in panels())
+        if rule is not None:
+            quiet = tuple(quiet_reading(reading, rule) for reading in quiet)
         tool = f"postmortem {__version__}"
         return Diagnosis(
-            diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, run_facts(run), incidents, notes, quiet
+            diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, run_facts(run), incidents, notes, quiet, rule
         )
 
     def _with_proofs(
@@ -105,7 +111,7 @@ class Examined:
         for n, (weighed, incident) in enumerate(zip(self._weighed, incidents, strict=True)):
             if incident.key in proofs:
                 checked = self._check(proofs[incident.key], incident)
-                shown[n] = _incident(weighed, incident.id, checked)
+                shown[n] = _incident(weighed, incident.id, checked, self._watchdog)
                 notes += [checked.note] if checked.note else []
         return tuple(shown), notes
 
@@ -160,15 +166,15 @@ def _weigh(case: Case) -> _Weighed:
     return _Weighed(case, readings, observed, evidence, rank_causes(evidence, predictions))
 
 
-def _incident(weighed: _Weighed, ident: int, proof: CheckedProof | None) -> diagnosis.Incident:
+def _incident(
+    weighed: _Weighed, ident: int, proof: CheckedProof | None, watchdog: Watchdog | None
+) -> diagnosis.Incident:
     case, observed, ranked = weighed.case, weighed.observed, weighed.ranked
     verdict, cause = panel_verdict(ranked, weighed.evidence), leading_cause(ranked)
     if proof is not None and proof.verdict is not None:  # replays outweigh panels
         verdict = proof.verdict
         cause = next((confirmed for confirmed in causes() if confirmed.slug == proof.cause), cause)
-    window = case.batch_window(
-        cause.suspect_batch_count(case, observed) if cause and cause.suspect_batch_count else None
-    )
+    window = suspect_window(case, cause, observed)
     proven = proof is not None and bool(proof.cause)
     known = cause if cause is not None and (proven or verdict == "supported") else None
     expected = verification(case)
@@ -204,6 +210,7 @@ def _incident(weighed: _Weighed, ident: int, proof: CheckedProof | None) -> diag
         done=tuple(action.text for action in case.response.actions),
         since=aftermath(case, expected),
         skipped=case.response.skipped(window),
+        rollback=None if watchdog is None else rollback(case, watchdog),
     )
 
 

@@ -28,6 +28,8 @@ PARTS = [
     diagnosis.VerificationCheck,
     diagnosis.Sample,
     diagnosis.Token,
+    diagnosis.Rollback,
+    diagnosis.WatchdogRule,
 ]
 
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Hashable, Iterator
 from weakref import WeakKeyDictionary
 
-from postmortem.detectors import DetectedIncident, LabelArrays, Telemetry, detectors, find_incidents
-from postmortem.run import Run
-from postmortem.series import Series
+import numpy as np
 
-Mode: TypeAlias = Literal["all", "watchdog"]
+from postmortem.detectors import (
+    Closest,
+    DetectedIncident,
+    LabelArrays,
+    Mode,
+    Telemetry,
+    Watchdog,
+    detectors,
+    find_incidents,
+    watchdog_of,
+)
+from postmortem.run import Run
+from postmortem.run.model import Segment
+from postmortem.series import Series
 
 REWIND_ROWS = 3000  # rows before a discarded stretch that detectors get: enough for the baseline of each
 
@@ -43,25 +53,45 @@ def _cached(
     return detected[key]
 
 
+def closest_to_incident(run: Run, watchdog: Watchdog) -> Closest | None:
+    """How close the loss of `run` comes to an incident of `watchdog`, rolled-back stretches included; None where there
+    is no loss."""
+    telemetry = [_telemetry(run, None, _restarts(run)), *(t for _, t in _discarded(run))]
+    with np.errstate(all="ignore"):  # a log may contain any float
+        approaches = [closest for t in telemetry if (closest := watchdog.closest(t)) is not None]
+    return max(approaches, key=lambda closest: (closest.longest, closest.judged > 0, closest.ratio), default=None)
+
+
 def _search(run: Run, mode: Mode) -> list[DetectedIncident]:
     telemetry = _telemetry(run, None, _restarts(run))
     return [
         dataclasses.replace(incident, attempt=_attempt(run, incident.onset_step))
-        for incident in find_incidents(telemetry, mode=mode, checkpoints=_saved_steps(run))
+        for incident in find_incidents(telemetry, mode=_of_run(mode, run))
     ]
 
 
 def _search_discarded(run: Run, mode: Mode) -> list[DetectedIncident]:
     incidents: list[DetectedIncident] = []
-    for segment in (s for s in run.segments if s.discarded):
-        restarts = tuple(r for r in _restarts(run) if r < segment.kept_until)
-        telemetry = _telemetry(run, segment.attempt, restarts, since=segment.kept_until)
+    for segment, telemetry in _discarded(run):
         incidents += [
             dataclasses.replace(incident, attempt=segment.attempt, discarded=True)
-            for incident in find_incidents(telemetry, mode=mode, checkpoints=_saved_steps(run))
+            for incident in find_incidents(telemetry, mode=_of_run(mode, run))
             if incident.peak_step >= max(segment.kept_until, segment.first_step)
         ]
     return incidents
+
+
+def _discarded(run: Run) -> Iterator[tuple[Segment, Telemetry]]:
+    """Every stretch that was rolled back, with its rows and the history before them."""
+    for segment in (s for s in run.segments if s.discarded):
+        restarts = tuple(r for r in _restarts(run) if r < segment.kept_until)
+        yield segment, _telemetry(run, segment.attempt, restarts, since=segment.kept_until)
+
+
+def _of_run(mode: Mode, run: Run) -> Mode:
+    """`mode`, with the steps that `run` can roll back to."""
+    watchdog = watchdog_of(mode)
+    return "all" if watchdog is None else dataclasses.replace(watchdog, checkpoints=_saved_steps(run))
 
 
 def _restarts(run: Run) -> tuple[int, ...]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from postmortem.case import Case
 from postmortem.causes import Cause, Observed, Suspect
+from postmortem.change import Window
 
 # Batches between a suspect window and the place it is moved to, so that its effect there is distinguishable.
 AWAY, NEAREST = 40, 5
@@ -11,7 +14,7 @@ AWAY, NEAREST = 40, 5
 
 def suspect_for(case: Case, cause: Cause, observed: Observed) -> Suspect:
     """What the replays that `cause` predicts change in the incident of `case`."""
-    first, last = case.batch_window(cause.suspect_batch_count(case, observed) if cause.suspect_batch_count else None)
+    first, last = suspect_window(case, cause, observed)
     end = case.batch_window()[1] + int(case.run.row_steps[-1]) - case.onset
     jump = observed.get("lr.jump")
     return Suspect(
@@ -21,6 +24,26 @@ def suspect_for(case: Case, cause: Cause, observed: Observed) -> Suspect:
         jump=case.onset if jump is None or jump.step is None else jump.step,
         lost=case.pieces_lost,
     )
+
+
+def suspect_window(case: Case, cause: Cause | None, observed: Observed) -> Window:
+    """The batches that `cause` suspects: absolute indices, half-open.
+
+    The loss of step t is measured before update t. So a loss that is NaN at once may have been written by the update of
+    the batch before: that batch is in the window as well, unless a gradient or parameter norm shows what it did.
+    """
+    count = cause.suspect_batch_count(case, observed) if cause and cause.suspect_batch_count else None
+    first, last = case.batch_window(count)
+    return first - (first > 0 and _may_be_written_before(case)), last
+
+
+def _may_be_written_before(case: Case) -> bool:
+    loss = case.series("loss")
+    value = loss.at(case.onset) if loss is not None else None
+    if case.incident.findings[0].column != "loss" or case.incident.onset_interval or value is None:
+        return False
+    norms = [column for name in ("grad_norm", "param_norm") if (column := case.series(name)) is not None]
+    return not math.isfinite(value) and all(column.at(case.onset - 1) is None for column in norms)
 
 
 def move_target(last: int, end: int) -> int:

@@ -13,7 +13,7 @@ from postmortem.atomic import real_path
 from postmortem.cli._options import AtOption, IncidentOption, MapOption, parse_map
 from postmortem.cli._output import display_path, print_lines, print_location
 from postmortem.cli._terminal import encodes, stage, text_width
-from postmortem.errors import CheckFailed
+from postmortem.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from postmortem.diagnosis import Incident
@@ -39,6 +39,17 @@ def draft(
         Mode,
         typer.Option("--mode", help="Report any column's departure as an incident, or only a loss that stays up."),
     ] = Mode.all,
+    ratio: Annotated[
+        float | None,
+        typer.Option("--ratio", metavar="R", help="Watchdog: how many times its baseline. [default: 1.25]"),
+    ] = None,
+    sustain: Annotated[
+        int | None, typer.Option("--sustain", metavar="N", help="Watchdog: for how many rows. [default: 10]")
+    ] = None,
+    history: Annotated[
+        int | None,
+        typer.Option("--history", metavar="N", help="Watchdog: the baseline is the median of N rows. [default: 1000]"),
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option("--baseline", metavar="OTHER", help="A sibling run: its loss on the same batch is evidence."),
@@ -72,14 +83,20 @@ def draft(
       postmortem draft metrics.csv --map loss=train/loss,step=global_step
       postmortem draft runs/19-spike-001 --json --check > diagnosis.json
       postmortem draft runs/19-spike-001 --baseline runs/19-clean-001
+      postmortem draft runs/exp7 --mode watchdog --ratio 2 --sustain 20
     """
     from postmortem import report
     from postmortem.checkpoint.health import health_in
+    from postmortem.detectors import watchdog_mode
     from postmortem.panels import draw_panel
     from postmortem.pipeline import diagnose
     from postmortem.sources import open_run
 
     mapping = parse_map(columns or [])
+    try:
+        search = watchdog_mode(mode.value, ratio=ratio, sustain=sustain, history=history)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
     book = lessons or (None if as_json else LESSONS)
     own_book = None if lessons else _run_around(LESSONS, run)  # a stranger's run may be the current directory
     if book:
@@ -88,7 +105,7 @@ def draft(
         opened = open_run(run, mapping, source)
     with stage("Looking for incidents"):
         sibling = None if baseline is None else open_run(baseline)
-        diagnosis = diagnose(opened, text=not no_text, mode=mode.value, baseline=sibling)
+        diagnosis = diagnose(opened, text=not no_text, mode=search, baseline=sibling)
     number = report.select_id(diagnosis, number=incident, at=at)
     folder = out or (None if as_json else report.default_out(opened.path))
     written = None
@@ -129,8 +146,10 @@ def _run_around(file: Path, run: Path) -> Path | None:
 def _next_command(path: Path, run: Run, incident: Incident, written: Path | None, *, numbered: bool) -> str:
     """The command that tests the leading cause of `incident`, or the remedy of a confirmed cause; "" if no replay can.
     `numbered`: other commands give the incidents the same numbers."""
-    if run.root is None or not (run.root / "metrics").is_dir() or run.manifest.program is None or not numbered:
+    if run.root is None or not (run.root / "metrics").is_dir() or run.manifest.program is None:
         return ""
+    if not numbered:
+        return _watchdog_command(path, incident)
     option = "" if incident.id == 1 else f" --incident {incident.id}"
     if incident.verdict == "confirmed":
         beside = written is not None and real_path(written).parent == real_path(run.root / "postmortem")
@@ -142,3 +161,13 @@ def _next_command(path: Path, run: Run, incident: Incident, written: Path | None
     return (
         f"postmortem prove {display_path(path)}{option}" if leading_cause_predicts and any_change and not proven else ""
     )
+
+
+def _watchdog_command(path: Path, incident: Incident) -> str:
+    """The command that replays what the watchdog asks for; "" where no checkpoint is old enough."""
+    rollback = incident.rollback
+    if rollback is None or rollback.rollback_to_step is None:
+        return ""
+    attempt = f" --attempt {incident.attempt}" if incident.discarded else ""
+    window = ":".join(map(str, rollback.skip))
+    return f"postmortem replay {display_path(path)} --from-step {rollback.rollback_to_step} --skip {window}{attempt}"

@@ -11,9 +11,8 @@ nothing else.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cache
-from typing import Literal
 
 import numpy as np
 
@@ -34,7 +33,7 @@ from postmortem.detectors._model import (
     Stream,
     Telemetry,
 )
-from postmortem.detectors._watchdog import Watchdog, watchdog
+from postmortem.detectors._watchdog import Closest, Mode, Watchdog, watchdog_mode, watchdog_of
 from postmortem.discovery import discover, mistake
 from postmortem.incident import Kind
 
@@ -45,11 +44,13 @@ __all__ = [
     "SETTLE_ROWS",
     "UNRESOLVED",
     "Alarm",
+    "Closest",
     "DetectedIncident",
     "Detector",
     "Finding",
     "LabelArrays",
     "LiveDetectors",
+    "Mode",
     "Row",
     "Stream",
     "Telemetry",
@@ -58,6 +59,8 @@ __all__ = [
     "find_incidents",
     "kinds",
     "live",
+    "watchdog_mode",
+    "watchdog_of",
 ]
 
 
@@ -88,17 +91,16 @@ def live(names: Collection[str] | None = None) -> LiveDetectors:
     return LiveDetectors(d for d in detectors() if names is None or d.name in names)
 
 
-def find_incidents(
-    t: Telemetry, *, mode: Literal["all", "watchdog"] = "all", checkpoints: Sequence[int] = ()
-) -> tuple[DetectedIncident, ...]:
+def find_incidents(t: Telemetry, *, mode: Mode = "all") -> tuple[DetectedIncident, ...]:
     """All incidents of a run, worst first. Unknown columns are ignored; an empty run has none.
 
-    In mode "watchdog" only a loss that stays high counts; `checkpoints` are the steps that it may roll back to.
+    In mode "watchdog", or with a `Watchdog` of other settings, only a loss that stays high counts.
     """
     if t.row_steps.size == 0:
         return ()
     kinds()  # raises where two detectors contradict each other
-    rules = (watchdog(checkpoints),) if mode == "watchdog" else detectors()
+    watchdog = watchdog_of(mode)
+    rules = detectors() if watchdog is None else (watchdog.detector,)
     # A log may hold any float: 1e308 beside -1e308 is a finding, not a warning on stderr.
     with np.errstate(all="ignore"):
         return _group.group_into_incidents(t, [f for rule in rules for f in rule.findings(t)])

@@ -47,6 +47,8 @@ def lines(report: ReportView, *, width: int | None = None, unicode: bool = True)
             summary += [(), *table([_bar(hypothesis, unicode) for hypothesis in bars], width)]
         if incident.since:
             summary += [(), *wrap(plain(incident.since, LIMIT), width)]
+        if incident.rollback:
+            summary += [(), *wrap(f"Watchdog: {incident.rollback}", width)]
         if incident.watch:
             summary += [(), *wrap(f"Watch: {plain(incident.watch, LIMIT)}", width)]
         if report.other_incidents:

@@ -166,6 +166,7 @@ class IncidentView:
     changes: tuple[Remedy, ...]  # what remains
     done_changes: tuple[Remedy, ...]
     declined: tuple[Remedy, ...]
+    rollback: str  # what the watchdog asks for, as a sentence; "" in every other mode
     skip_window: tuple[int, int] | None  # batches, half-open
     skipped: str  # how these batches were left out already, "" where they were not
     batches_assumed: bool  # the window counts steps, because no batch index is logged
@@ -194,6 +195,7 @@ class ReportView:
     verdict: Verdict
     verdict_words: str
     verdict_means: str
+    rule: str  # what counts as an incident, if a watchdog searched; "" if every detector did
     resumes: tuple[str, ...]  # the newest, oldest first
     earlier_resumes: int
     source: str

@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Iterable
 
-from postmortem.diagnosis import MODERATE, STRONG, Diagnosis, Figure, Incident
-from postmortem.text import plain
+from postmortem.diagnosis import MODERATE, STRONG, Diagnosis, Figure, Incident, Rollback
+from postmortem.text import count, plain
 
 LIMIT = 1000  # characters; a whole sentence may hold several names
 
@@ -27,6 +27,8 @@ FEWEST_ROWS = 12  # with fewer, no detector has a baseline: only non-finite valu
 def verdict_means(diagnosis: Diagnosis, incident: Incident | None) -> str:
     """What the verdict means for the run, or for one incident, as part of a sentence."""
     rows = diagnosis.run.rows
+    if incident is None and diagnosis.watchdog is not None:
+        return plain(diagnosis.watchdog.passed, LIMIT)
     if incident is None and rows <= FEWEST_ROWS:
         return f"too few rows for a baseline ({rows}): only non-finite values could be detected, and there are none"
     if incident is not None and incident.verdict == "supported" and incident.proof:
@@ -37,6 +39,17 @@ def verdict_means(diagnosis: Diagnosis, incident: Incident | None) -> str:
 def kind(incident: Incident) -> str:
     """The incident's kind in words."""
     return incident.title or incident.kind.replace("_", " ")
+
+
+def rollback(asked: Rollback) -> str:
+    """What the watchdog asks for: where to go back to, which batches to skip, and the reason to write down."""
+    first, last = asked.skip
+    target = f"roll back to step {asked.rollback_to_step}"
+    if asked.rollback_to_step is None:
+        target = f"start from scratch, because no checkpoint is {count(asked.margin, 'step')} older than the onset"
+    return (
+        f"{target}, and skip {count(asked.skip_batches, 'batch')}, [{first}, {last}); reason: {plain(asked.reason, 60)}"
+    )
 
 
 def figure_text(value: Figure) -> str:

@@ -53,6 +53,22 @@ def test_draft_writes_report_and_lesson_and_says_where(
     assert call("draft", "metrics.csv")[1].endswith("report  metrics.postmortem/report.md\n")
 
 
+def test_the_watchdog_takes_its_settings_and_ends_with_the_rollback_that_it_asks_for(
+    call: Call, tmp_path: Path
+) -> None:
+    copy_of("20-run-004", tmp_path / "run")
+    code, out, _ = call("draft", "run", "--mode", "watchdog", "--ratio", "5", "--sustain", "100", "--history", "1000")
+    assert code == 0
+    assert "Watchdog: roll back to step 800, and skip 200 batches, [805, 1005); reason: non_finite_sustained" in out
+    assert out.endswith("\nnext    postmortem replay run --from-step 800 --skip 805:1005\n")
+    for words, said in (
+        (("--ratio", "2"), "--ratio is a setting of mode watchdog"),
+        (("--mode", "watchdog", "--sustain", "0"), "--sustain 0: expected a number of rows, 1 or more"),
+    ):
+        code, out, err = call("draft", "run", *words)
+        assert (code, out) == (2, "") and said in err
+
+
 def test_draft_ends_with_the_command_that_tests_the_cause_and_then_the_remedy(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
