@@ -64,8 +64,9 @@ def compare(a: Run | str | Path, b: Run | str | Path) -> RunsDiff:
     """Compare run `b` with run `a`: where they diverge, why, and whether they converge again. `runs-diff A B` as an
     object.
 
-    A notebook shows the result as a page. Its `verdict` is "identical", "equivalent", "recovered", "lingering" or
-    "different"; `divergence` is the first step at which they differ, `gap()` the loss of b − a in nats per token.
+    A notebook shows the result as a page. Its `verdict` is "identical", "equivalent", "transient", "recovered",
+    "lingering" or "different"; `divergence` is the first step at which they differ, `gap()` the loss of b − a in nats
+    per token.
 
     Args:
         a: a run, or the path of one.

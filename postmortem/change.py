@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -81,6 +82,12 @@ def merge_windows(windows: tuple[Window, ...] | list[Window]) -> tuple[Window, .
         else:
             merged.append((first, last))
     return tuple(merged)
+
+
+def overlap(windows: Iterable[Window], others: Iterable[Window]) -> bool:
+    """Whether any batch is in a window of both."""
+    listed = tuple(others)
+    return any(first < end and begin < last for first, last in windows for begin, end in listed)
 
 
 def format_window(window: Window) -> str:

@@ -101,6 +101,7 @@ def recover(sample: Recovered, out: Path, truth: Path) -> Path:
 
 def _replay(sample: Recovered, run: Path, out: Path) -> None:
     from postmortem.change import Change
+    from postmortem.record.writer import update_manifest
     from postmortem.replay.run_replay import replay
     from postmortem.replay.spec import ReplaySpec
 
@@ -114,6 +115,8 @@ def _replay(sample: Recovered, run: Path, out: Path) -> None:
         reason="loss_spike_sustained",
     )
     replay(spec, provenance=False)
+    # The stopped run and its replay stand for one run that was rolled back: the steps before were its own work.
+    update_manifest(out, lambda old: {**old, "lineage": {**old["lineage"], "inherited_attempts": 0}})
     (out / SPEC_FILE).unlink()  # this file and the next name folders of this machine
     (out / RESULT_FILE).unlink()
 

@@ -115,4 +115,7 @@ def _changes(skip: str | None, change: list[str], null: bool) -> tuple[Change, .
     texts = [*([f"skip={skip}"] if skip and skip != "none" else []), *change]
     if nothing and texts:
         raise UsageError(f"a null replay changes nothing, and {texts[0]} is a change: leave one of them out")
-    return tuple(map(parse_change, texts)) if nothing or texts else None
+    try:
+        return tuple(map(parse_change, texts)) if nothing or texts else None
+    except UsageError as error:  # whoever typed --skip reads about --skip
+        raise UsageError(str(error).replace("skip=", "--skip ") if skip else str(error)) from error

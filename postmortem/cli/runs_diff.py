@@ -36,8 +36,9 @@ def diff(
     """Compare runs (also installed as `runs-diff`).
 
     It says from which step on they differ, and why. Verdicts: identical (every
-    bit), equivalent (within the noise), recovered (something happened, and the
-    end is within the noise), lingering (the end is not), different.
+    bit), equivalent (within the noise), transient (something happened, passed by
+    itself, and the end is within the noise), recovered (the same, by a rollback),
+    lingering (the end is not within the noise), different.
 
     \b
     Examples:

@@ -52,12 +52,12 @@ def step_mismatch(pair: Pair, a: RunSummary, b: RunSummary) -> StepMismatch:
 
 
 def independence_line(a: RunSummary, b: RunSummary, alignment: Alignment | None, verdict: Verdict) -> tuple[str, ...]:
-    """What `recovered` and `lingering` mean for two runs with different seeds and no batch in common; else ()."""
-    if verdict not in ("recovered", "lingering") or None in (a.seed, b.seed) or a.seed == b.seed:
+    """What a verdict on what happened means for two runs with different seeds and no batch in common; else ()."""
+    if verdict not in ("transient", "recovered", "lingering") or None in (a.seed, b.seed) or a.seed == b.seed:
         return ()
     if alignment is None or alignment.matched:
         return ()
-    levels = "the same level" if verdict == "recovered" else "different levels"
+    levels = "different levels" if verdict == "lingering" else "the same level"
     runs = f"the runs are independent (seeds {a.seed} and {b.seed}, no batch in common)"
     return (f"{runs}: the verdict only says that their losses end at {levels}",)
 

@@ -10,9 +10,10 @@ import numpy as np
 from postmortem.change import Window
 from postmortem.detectors import DetectedIncident
 from postmortem.diff.level import thinned
+from postmortem.diff.lineage import inherited_attempts
 from postmortem.diff.model import DiffIncident, Discarded, LostWork
 from postmortem.incident import facts
-from postmortem.run import Run
+from postmortem.run import Run, Segment
 
 SAME_ONSET_ROWS = 10  # in two runs that differ in their last bits, the onset of one incident can be some rows apart
 
@@ -37,10 +38,14 @@ def mark_shared(
 
 
 def discarded_stretches(run: Run) -> tuple[Discarded, ...]:
-    """Every stretch of steps that a later attempt trained again."""
+    """Every stretch of steps that a later attempt trained again. A replay did not train the rows that it replaces of
+    its parent: these are no stretch of it, but what the parent itself had trained again is."""
     stretches: list[Discarded] = []
     for segment in (s for s in run.segments if s.discarded):
-        first = max(segment.kept_until, segment.first_step)
+        kept_until = _kept_until(run, segment)
+        if kept_until > segment.last_step:
+            continue
+        first = max(kept_until, segment.first_step)
         steps = run.steps(attempt=segment.attempt)
         rows = int(steps.size - np.searchsorted(steps, first))
         loss = run.series("loss", attempt=segment.attempt)
@@ -56,12 +61,32 @@ def discarded_stretches(run: Run) -> tuple[Discarded, ...]:
     return tuple(stretches)
 
 
+def of_the_run(detected: Sequence[DetectedIncident], stretches: Sequence[Discarded]) -> list[DetectedIncident]:
+    """The incidents without those in rows that a replay only took over from its parent and replaced."""
+    return [
+        i
+        for i in detected
+        if not i.discarded or any(s.attempt == i.attempt and i.peak_step >= s.first_step for s in stretches)
+    ]
+
+
+def _kept_until(run: Run, segment: Segment) -> int:
+    """The step from which on the rows of a segment were trained again, by the run or, for a segment that a replay took
+    over from its parent, by the parent."""
+    inherited = inherited_attempts(run)
+    if segment.attempt >= inherited:
+        return segment.kept_until
+    return min((s.first_step for s in run.segments if segment.attempt < s.attempt < inherited), default=2**62)
+
+
 def lost_work(run: Run, stretches: Sequence[Discarded], skipped: Sequence[Window]) -> LostWork:
     """Wasted steps with their tokens and device-hours, and the skipped batches.
 
-    A stretch counts every step from its first to its last, also where only every tenth step was logged.
+    A stretch counts every step from its first to its last, also where only every tenth step was logged. What the parent
+    of a replay trained is no work of the replay.
     """
-    steps = sum(s.last_step - s.first_step + 1 for s in stretches)
+    own = [s for s in stretches if s.attempt >= inherited_attempts(run)]
+    steps = sum(s.last_step - s.first_step + 1 for s in own)
     batches = sum(last - first for first, last in skipped)
     tokens = tokens_per_step(run)
     seconds = seconds_per_step(run)

@@ -39,7 +39,13 @@ def rewinds(run: Run) -> tuple[Rewind, ...]:
     steps = {rewind.step for rewind in rewinds}
     restarts = [s for s in run.segments if s.attempt > 0 and s.first_step not in steps]
     rewinds += [Rewind("restart", s.first_step, s.attempt) for s in restarts]
-    return tuple(sorted(_with_lineage(run, rewinds), key=lambda rewind: rewind.attempt or 0))
+    rewinds = [_without_idle_skip(run, rewind) for rewind in _with_lineage(run, rewinds)]
+    return tuple(sorted(rewinds, key=lambda rewind: rewind.attempt or 0))
+
+
+def inherited_attempts(run: Run) -> int:
+    """How many of the first attempts of a replay were trained by its parent; 0 for any other run."""
+    return step_number((run.manifest.lineage or {}).get("inherited_attempts")) or 0
 
 
 def skipped_windows(run: Run, rewinds: Sequence[Rewind]) -> tuple[Window, ...]:
@@ -100,6 +106,8 @@ def rewind_line(rewind: Rewind, letter: str, letters: Mapping[str, str]) -> str:
         line = f"{letter} began attempt {rewind.attempt} at step {rewind.step}; no event says why"
     if rewind.skip:
         line += f", skipping batches {window_list(rewind.skip)}"
+    if rewind.idle_skip:
+        line += f", told to skip batches {window_list(rewind.idle_skip)}, which it does not reach"
     if rewind.missing:
         line += f", without its {_listed(rewind.missing)}"
     if rewind.changes:
@@ -157,6 +165,26 @@ def _with_lineage(run: Run, rewinds: list[Rewind]) -> list[Rewind]:
         return rewinds
     changes = _other_changes(lineage.get("changes"), skip)
     return [*rewinds, Rewind("resume", step, attempt, None, name, skip, changes, _reason(lineage.get("reason")))]
+
+
+def _without_idle_skip(run: Run, rewind: Rewind) -> Rewind:
+    """`rewind` with those of its skip windows set apart of which the run would have consumed no batch anyway: it ended
+    before them, or continued after them. Without a logged batch index, every window counts."""
+    series = run.series("batch_index")
+    if series is None or not rewind.skip:
+        return rewind
+    since = max(0, int(np.searchsorted(series.step, rewind.step)) - 1)
+    index = series.value[since:][np.isfinite(series.value[since:])]
+    if not index.size:
+        return rewind
+    before = index[0] if series.step[since] < rewind.step else -1
+
+    def acts(window: Window) -> bool:
+        first, last = max(window[0], before + 1), min(window[1], index.max() + 1)
+        return last - first > np.unique(index[(index >= first) & (index < last)]).size
+
+    idle = tuple(window for window in rewind.skip if not acts(window))
+    return dataclasses.replace(rewind, skip=tuple(w for w in rewind.skip if w not in idle), idle_skip=idle)
 
 
 def _other_changes(value: object, skip: tuple[Window, ...]) -> tuple[str, ...]:

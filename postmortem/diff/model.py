@@ -13,7 +13,7 @@ from postmortem.text import plain
 
 SCHEMA_VERSION = 1
 
-Verdict: TypeAlias = Literal["identical", "equivalent", "recovered", "lingering", "different"]
+Verdict: TypeAlias = Literal["identical", "equivalent", "transient", "recovered", "lingering", "different"]
 Kind: TypeAlias = Literal["other_batch", "other_state", "other_config", "other_arithmetic", "log_only", "unknown"]
 Group: TypeAlias = Literal["config", "code", "packages", "environment", "run"]
 
@@ -24,7 +24,9 @@ class Rewind:
 
     `step` is the first step that was trained (again), `from_step` the last step before a rollback, `parent` the id of
     the run that it continues ("" for itself). `missing` are pieces of the state that were not restored, `altered` those
-    that the journal says were restored differently than requested. `restart` is an attempt without an event.
+    that the journal says were restored differently than requested. `skip` are the windows of batches that it skipped,
+    `idle_skip` those that it was told to skip and would not have consumed anyway. `restart` is an attempt without an
+    event.
     """
 
     kind: Literal["rollback", "resume", "restart"]
@@ -37,6 +39,7 @@ class Rewind:
     reason: str = ""
     missing: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
+    idle_skip: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,10 @@ class Discarded:
 
 @dataclass(frozen=True)
 class LostWork:
-    """What rollbacks and skips cost. `device_hours` = steps × seconds per step × world size ÷ 3,600; None where not
-    logged. Skipped batches were never trained on: they cost data, but no time.
+    """What rollbacks and skips cost; of a replay, without what its parent had trained.
+
+    `device_hours` = steps × seconds per step × world size ÷ 3,600; None where not logged. Skipped batches were never
+    trained on: they cost data, but no time.
     """
 
     steps: int

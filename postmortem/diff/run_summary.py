@@ -25,8 +25,9 @@ def summarize_both(pair: Pair, *, same: bool) -> tuple[RunSummary, RunSummary]:
     alike = same and pair.a.columns == pair.b.columns and pair.a.segments == pair.b.segments
     alike &= np.array_equal(pair.a.row_steps, pair.b.row_steps) and not any(s.discarded for s in pair.a.segments)
     detected_b = detected_a if alike else detect(pair.b)
-    incidents_a, incidents_b = events.diff_incidents(detected_a), events.diff_incidents(detected_b)
     a, b = _summary(pair.a, pair.b), _summary(pair.b, pair.a)
+    incidents_a = events.diff_incidents(events.of_the_run(detected_a, a.discarded))
+    incidents_b = events.diff_incidents(events.of_the_run(detected_b, b.discarded))
     row_step = max(a.row_step, b.row_step)
     return (
         dataclasses.replace(a, incidents=events.mark_shared(incidents_a, incidents_b, row_step)),

@@ -15,6 +15,7 @@ from postmortem.text import plain
 STYLES: dict[Verdict, str] = {
     "identical": "bold green",
     "equivalent": "bold green",
+    "transient": "bold green",
     "recovered": "bold green",
     "lingering": "bold yellow",
     "different": "bold red",

@@ -1,9 +1,11 @@
-"""Judges two runs over the steps that both have: identical, equivalent, recovered, lingering or different.
+"""Judges two runs over the steps that both have: identical, equivalent, transient, recovered, lingering or different.
 
     identical     every common column except the clocks has the same bits at the same steps
     equivalent    every level of the loss and its end are within the noise, and nothing happened to the loss of only one
                   run
-    recovered     something did happen (an incident, a rollback, skipped batches), and the end is within the band
+    transient     something did happen (an incident, a resume that lost a part), passed by itself, and the end is within
+                  the band
+    recovered     the same, after a rollback or skipped batches
     lingering     something did happen, and the end has settled outside the band
     different     everything else: a difference before anything happened, an unexplained difference, an end that is not
                   finite or not settled, no loss to judge by, or no common step
@@ -55,6 +57,11 @@ class OneRunOnly:
         return bool(self.incidents) or self.discarded or incomplete or self.to_loss
 
     @property
+    def repaired(self) -> bool:
+        """Whether the run went back, or skipped batches: what happened did not pass by itself."""
+        return self.discarded or self.skipped or any(r.kind == "rollback" or r.parent for r in self.rewinds)
+
+    @property
     def unsettled(self) -> bool:
         """Whether a loss incident of the effective history never settled."""
         return any(i.on_loss and not i.discarded and i.outcome in _UNSETTLED for i in self.incidents)
@@ -78,10 +85,12 @@ def judge(
         return ("different", f"{mismatch.ends}; {same}") if mismatch.ends else ("identical", same)
     if isinstance(gap, str):
         return "different", f"bits differ, and the loss cannot be compared: {gap}"
-    return _judge_loss(gap, mismatch, one_sided)
+    return _judge_loss(gap, mismatch, one_sided, same_values=not any(column.differing for column in columns))
 
 
-def _judge_loss(gap: Gap, mismatch: StepMismatch, one_sided: Sequence[OneRunOnly]) -> tuple[Verdict, str]:
+def _judge_loss(
+    gap: Gap, mismatch: StepMismatch, one_sided: Sequence[OneRunOnly], *, same_values: bool
+) -> tuple[Verdict, str]:
     if math.isnan(gap.final):
         return "different", "the loss of one run is non-finite at the end"
     noise = f"the noise of ±{nats(gap.noise.end)}"
@@ -89,6 +98,8 @@ def _judge_loss(gap: Gap, mismatch: StepMismatch, one_sided: Sequence[OneRunOnly
     if inside and not gap.outside and not any(only.to_loss for only in one_sided):
         bands = f"medians of {count(gap.noise.rows, 'row')} ±{nats(gap.noise.band)}, end ±{nats(gap.noise.end)}"
         same = f"the loss is within the noise throughout ({bands})"
+        if same_values:
+            same = "no value differs that both logged, but they did not log the same rows and columns"
         return ("different", f"{mismatch.ends}; {same}") if mismatch.ends else ("equivalent", same)
     end = f"b ends {nats(abs(gap.final))} nats {'below' if gap.final < 0 else 'above'} a"
     letters = [only.letter for only in one_sided if only.anything]
@@ -102,7 +113,19 @@ def _judge_loss(gap: Gap, mismatch: StepMismatch, one_sided: Sequence[OneRunOnly
         difference = outside if inside else f"{end}, outside {noise}"
         return "different", f"{difference}, and no event in only one run explains it"
     if inside:
-        return "recovered", f"{runs} {has} recovered: {end}, within {noise}"
+        return _judge_return(one_sided, f"{end}, within {noise}")
     if any(only.unsettled for only in one_sided):
         return "different", f"{runs} {has} not settled: {end}, outside {noise}"
     return "lingering", f"what happened in {runs} still has an effect: {end}, outside {noise}"
+
+
+def _judge_return(one_sided: Sequence[OneRunOnly], end: str) -> tuple[Verdict, str]:
+    """The verdict on runs that end at the same level after something happened: was it repaired, or did it pass?"""
+    repaired = [only.letter for only in one_sided if only.repaired]
+    passed = [only.letter for only in one_sided if only.anything and not only.repaired]
+    by_itself = f"what happened in {' and '.join(passed)} passed by itself"
+    if not repaired:
+        return "transient", f"{by_itself}: {end}"
+    has = "has" if len(repaired) == 1 else "have"
+    recovered = f"{' and '.join(repaired)} {has} recovered by going back or skipping batches"
+    return "recovered", f"{recovered}{f', and {by_itself}' if passed else ''}: {end}"

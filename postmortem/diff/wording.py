@@ -109,11 +109,21 @@ def _incidents(d: RunsDiff, max_items: int) -> tuple[str, ...]:
 
 def _divergence(d: RunsDiff, everything: bool) -> tuple[str, ...]:
     if d.divergence is None:
-        return ("none: no common column differs",) if d.columns else ("no common column",)
+        return (f"none: no common column differs{_why_not_identical(d)}",) if d.columns else ("no common column",)
     lines = [f"step {d.divergence.step}, {KINDS[d.divergence.kind]}: {d.divergence.text}"]
     if everything:
         lines.append(f"columns that differ at this step: {', '.join(plain(c, 60) for c in d.divergence.columns)}")
     return tuple(lines)
+
+
+def _why_not_identical(d: RunsDiff) -> str:
+    """What differs of two runs although no value that both logged does; "" where nothing does."""
+    if d.verdict == "identical":
+        return ""
+    uneven = [plain(c.name, 60) for c in d.columns if c.only_a or c.only_b]
+    if not uneven:
+        return " in the rows that both have, but one has rows that the other lacks"
+    return f" where both logged it, but they did not log {_listed(uneven, FEW)} at the same steps"
 
 
 def _batches(d: RunsDiff, max_items: int) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ A class overrides the methods in which it acts. The others do nothing, so that s
     windows       lists batches that are never consumed
     batch         changes a batch before it is consumed
     before_update changes the optimizer after the gradients are computed
+
+`idle` says why it cannot change anything in the replayed steps: a change that does nothing is no failed cure.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from postmortem.change import Change, Window
+from postmortem.change import Change, Window, overlap
 from postmortem.discovery import discover
 from postmortem.errors import UsageError
 from postmortem.program import Batch, Editable, Program, Scalar, State
@@ -52,6 +54,7 @@ class Intervention(ABC):
     usage: ClassVar[str] = ""  # the form of the text after the name, for --help and errors
     batches: ClassVar[bool] = False  # whether a whole number means a batch: 312 is the window 312:313
     summary: ClassVar[str]  # one line, for the list of interventions
+    acted: bool = False  # whether it has changed a batch or an update so far
 
     @abstractmethod
     def __init__(self, change: Change) -> None:
@@ -61,6 +64,11 @@ class Intervention(ABC):
     @abstractmethod
     def text(self) -> str:
         """What it changes, in words: "skip batches [312, 313)"."""
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        """Why it can change nothing in the replayed steps, as far as that is known before they are driven; "" where it
+        may. `consumed` are the windows of batches that these steps consume without it."""
+        return ""
 
     def configured(self, config: dict[str, Any]) -> dict[str, Any]:
         """The config from which the program is built."""
@@ -86,6 +94,20 @@ class Intervention(ABC):
         """Called when the gradients are ready, before each `step()` of each optimizer. Returns columns of the step's
         row that the change corrects."""
         return {}
+
+
+def outside(windows: Sequence[Window], consumed: Sequence[Window]) -> str:
+    """Why a change of the batches in `windows` changes nothing: none of them is `consumed`; "" where one is."""
+    return "" if overlap(windows, consumed) else "no batch of the change is among them"
+
+
+class BatchEditor(Intervention):
+    """Changes the batches of one window, which `_window` holds."""
+
+    _window: Window
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        return outside((self._window,), consumed)
 
 
 @cache

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from postmortem.change import Change, Window
 from postmortem.errors import UsageError
 from postmortem.text import plain
 
+_RANGE = re.compile(r"(\d{1,15})\s?(?:-|–|\.\.)\s?(\d{1,15})", re.ASCII)
+"""A window of batches as it is written elsewhere: 312-512."""
+
 
 def refused(change: Change, expected: str) -> UsageError:
     """The error to raise for a change in any other form."""
-    return UsageError(f"{plain(change, 60)}: expected {change.name}={expected}")
+    meant = _RANGE.fullmatch(str(change.values[0])) if len(change.values) == 1 else None
+    hint = f"; batches {meant[1]} to {int(meant[2]) - 1} are {meant[1]}:{meant[2]}" if meant else ""
+    return UsageError(f"{plain(change, 60)}: expected {change.name}={expected}{hint}")
 
 
 def whole(change: Change, expected: str) -> int:

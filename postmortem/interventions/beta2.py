@@ -32,6 +32,7 @@ class Beta2(Intervention):
         for group in optimizer.param_groups:
             if "betas" not in group:
                 raise UsageError(f"{self.text}: {type(optimizer).__name__} has no betas")
+            self.acted |= group["betas"][1] != self._beta2
             group["betas"] = (group["betas"][0], self._beta2)
         return {}
 

@@ -30,6 +30,7 @@ class Clip(Intervention):
 
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._threshold))
+        self.acted |= not norm <= self._threshold  # also where the norm is not finite
         return {"clip_threshold": self._threshold, "grad_norm_clipped": min(norm, self._threshold)}
 
 

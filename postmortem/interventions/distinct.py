@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from postmortem.change import Change, Window, format_window, merge_windows
-from postmortem.interventions import Intervention, ReplayContext
+from postmortem.change import Change, Window, format_window, merge_windows, overlap
+from postmortem.interventions import Intervention, ReplayContext, outside
 from postmortem.interventions._values import windows
 
 
@@ -24,6 +26,11 @@ class Distinct(Intervention):
     def text(self) -> str:
         where = " in " + ", ".join(map(format_window, self._within)) if self._within else ""
         return f"skip repeated batches{where}"
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        if self._within and (reason := outside(self._within, consumed)):
+            return reason
+        return "" if overlap(self.windows(context), consumed) else "the run recorded no repetition among them"
 
     def windows(self, context: ReplayContext) -> tuple[Window, ...]:
         repeated = context.recorded.repeated_batches(context.from_step)

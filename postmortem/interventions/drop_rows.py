@@ -6,14 +6,14 @@ import math
 
 from postmortem.change import Change, format_window
 from postmortem.errors import UsageError
-from postmortem.interventions import Intervention, ReplayContext, as_editable
+from postmortem.interventions import BatchEditor, ReplayContext, as_editable
 from postmortem.interventions._values import numbers
 from postmortem.program import Batch, Edit, Program, measure
 
 MOST_ROWS = 1_000_000  # of a batch
 
 
-class DropRows(Intervention):
+class DropRows(BatchEditor):
     """Leaves out the rows R of each batch in [A, B); without R, the rows whose own loss or gradient is not finite."""
 
     name = "drop-rows"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from postmortem.change import Change
+from postmortem.change import Change, Window
 from postmortem.errors import UsageError
 from postmortem.interventions import Intervention, ReplayContext
 from postmortem.interventions._values import whole
@@ -30,6 +31,9 @@ class LrSmooth(Intervention):
     def text(self) -> str:
         return f"smooth the learning rate from step {self._step} on"
 
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        return "" if self._step < context.until else "the replay ends before that step"
+
     def before_update(self, context: ReplayContext, step: int, optimizer: Any) -> dict[str, Scalar]:
         if step < self._step:
             return {}
@@ -40,6 +44,7 @@ class LrSmooth(Intervention):
         slope, level = np.polyfit(steps - self._step, rates, 1)
         rate = float(max(level + slope * (step - self._step), 0.1 * float(rates[-1])))
         first = optimizer.param_groups[0]["lr"]
+        self.acted |= rate != first
         for group in optimizer.param_groups:
             group["lr"] = rate * (group["lr"] / first if first else 1.0)
         return {"lr": rate}

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from postmortem.change import Change, format_window
-from postmortem.interventions import Intervention, ReplayContext, as_editable
+from postmortem.interventions import BatchEditor, ReplayContext, as_editable
 from postmortem.interventions._values import window
 from postmortem.program import Batch, Edit, Editable, Program
 
@@ -14,7 +14,7 @@ PAST = 256  # batches before the suspect ones, from which the usual rate of a to
 UNLIKELY = 0.01  # probability of so many occurrences at the usual rate; a token below it counts as rare
 
 
-class Mask(Intervention):
+class Mask(BatchEditor):
     """Masks the tokens that a batch of [A, B) contains far more often than the 256 batches before it, and those that
     the run recorded as its costliest. A masked token counts neither as a label nor as the input before a label: the
     word after a rare word is as hard to predict as the rare word."""
@@ -42,7 +42,7 @@ class Mask(Intervention):
         rare = concentrated_tokens(_label_counts(editable, batch), past) | context.recorded.costliest_tokens(
             batch.index
         )
-        return editable.edited(batch, Edit(masked_tokens=rare))
+        return editable.edited(batch, Edit(masked_tokens=rare)) if rare else batch
 
 
 def concentrated_tokens(counts: Counter[int], past: Counter[int]) -> frozenset[int]:

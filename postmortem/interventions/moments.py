@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from postmortem.change import Change
+from collections.abc import Sequence
+
+from postmortem.change import Change, Window
 from postmortem.interventions import Intervention, ReplayContext, model_state
 from postmortem.interventions._values import refused, word
 from postmortem.program import Program
@@ -27,6 +29,13 @@ class Moments(Intervention):
     @property
     def text(self) -> str:
         return f"moments estimated from {self._batches} batches" if self._batches else "moments restored"
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        if self._batches:
+            return "" if context.recorded.batch_index_at(context.from_step) else "there is no batch before the first"
+        steps = range(context.from_step, context.until)
+        lost = any(resume.step in steps for resume in context.recorded.resumes)
+        return "" if lost else "no resume in these steps left out a part of the state"
 
     def resumed(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
         return parts if self._batches else None

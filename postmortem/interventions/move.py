@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from postmortem.change import Change, format_window
-from postmortem.interventions import Intervention, ReplayContext, as_editable
+from collections.abc import Sequence
+
+from postmortem.change import Change, Window, format_window
+from postmortem.interventions import Intervention, ReplayContext, as_editable, outside
 from postmortem.interventions._values import numbers, refused
 from postmortem.program import Batch, Edit, Program
 
@@ -25,6 +27,10 @@ class Move(Intervention):
     @property
     def text(self) -> str:
         return f"move batches {format_window((self._first, self._last))} to {self._destination}"
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        length = self._last - self._first
+        return outside(((self._first, self._last), (self._destination, self._destination + length)), consumed)
 
     def batch(self, program: Program, context: ReplayContext, batch: Batch) -> Batch:
         distance = self._destination - self._first

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from postmortem.change import Change
+from postmortem.change import Change, Window
 from postmortem.errors import UsageError
-from postmortem.interventions import Intervention
+from postmortem.interventions import Intervention, ReplayContext
 from postmortem.interventions._values import refused, word
 
 _KEYS = ("precision", "dtype", "mixed_precision")
@@ -35,6 +35,10 @@ class Precision(Intervention):
     @property
     def text(self) -> str:
         return f"precision {self._precision}"
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        config = context.recorded.config
+        return "the run's config has that value already" if self.configured(config) == config else ""
 
     def configured(self, config: dict[str, Any]) -> dict[str, Any]:
         changed, names_a_precision = _with_precision(config, self._precision)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from postmortem.change import Change, format_window
-from postmortem.interventions import Intervention, ReplayContext, as_editable
+from collections.abc import Sequence
+
+from postmortem.change import Change, Window, format_window
+from postmortem.interventions import Intervention, ReplayContext, as_editable, outside
 from postmortem.interventions._values import numbers
 from postmortem.program import Batch, Edit, Program
 
@@ -26,6 +28,11 @@ class Replace(Intervention):
     def text(self) -> str:
         source = "others" if self._source is None else f"those from {self._source} on"
         return f"replace batches {format_window((self._first, self._last))} by {source}"
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        if self._source == self._first:
+            return "they are the same batches"
+        return outside(((self._first, self._last),), consumed)
 
     def batch(self, program: Program, context: ReplayContext, batch: Batch) -> Batch:
         if not self._first <= batch.index < self._last:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from postmortem.change import Change
+from postmortem.change import Change, Window
 from postmortem.errors import UsageError
-from postmortem.interventions import Intervention
+from postmortem.interventions import Intervention, ReplayContext
 from postmortem.interventions._values import refused
 from postmortem.small_file import parse_json
 from postmortem.text import plain
@@ -33,6 +34,10 @@ class SetKey(Intervention):
     @property
     def text(self) -> str:
         return f"{plain(self._key, 60)} = {plain(json.dumps(self._value), 80)}"
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        config = context.recorded.config
+        return "the run's config has that value already" if self.configured(config) == config else ""
 
     def configured(self, config: dict[str, Any]) -> dict[str, Any]:
         changed = copy.deepcopy(config)

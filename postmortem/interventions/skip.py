@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from postmortem.change import Change, Window, format_window, merge_windows
-from postmortem.interventions import Intervention, ReplayContext
+from postmortem.interventions import Intervention, ReplayContext, outside
 from postmortem.interventions._values import refused, windows
 
 
@@ -23,6 +25,9 @@ class Skip(Intervention):
     @property
     def text(self) -> str:
         return "skip batches " + ", ".join(map(format_window, self._windows))
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        return outside(self._windows, consumed)
 
     def windows(self, context: ReplayContext) -> tuple[Window, ...]:
         return self._windows

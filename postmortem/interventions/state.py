@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from postmortem.change import Change
+from collections.abc import Sequence
+
+from postmortem.change import Change, Window
 from postmortem.errors import UsageError
 from postmortem.interventions import Intervention, ReplayContext
 from postmortem.interventions._values import whole
@@ -24,6 +26,10 @@ class OtherState(Intervention):
     @property
     def text(self) -> str:
         return f"parameters and optimizer of step {self._step}"
+
+    def idle(self, context: ReplayContext, consumed: Sequence[Window]) -> str:
+        same = [c for c in context.recorded.run.checkpoints if c.step == self._step]
+        return "the replay starts with that state" if self._step == context.from_step and len(same) <= 1 else ""
 
     def begin(self, program: Program, context: ReplayContext) -> None:
         state = context.load(self._step)

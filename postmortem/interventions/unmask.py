@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from postmortem.change import Change, format_window
-from postmortem.interventions import Intervention, ReplayContext, as_editable
+from postmortem.interventions import BatchEditor, ReplayContext, as_editable
 from postmortem.interventions._values import window
 from postmortem.program import Batch, Edit, Program
 
 
-class Unmask(Intervention):
+class Unmask(BatchEditor):
     """In each batch of [A, B) without a counted label, the labels count again. One label would be enough to avoid NaN,
     but the mean over a single token is so noisy that it can look like a spike."""
 
@@ -27,7 +27,9 @@ class Unmask(Intervention):
     def batch(self, program: Program, context: ReplayContext, batch: Batch) -> Batch:
         if not self._window[0] <= batch.index < self._window[1]:
             return batch
-        return as_editable(program, self.text).edited(batch, Edit(unmask=True))
+        editable = as_editable(program, self.text)
+        counts = any(len(row) for row in editable.labels(batch))
+        return batch if counts else editable.edited(batch, Edit(unmask=True))
 
 
 INTERVENTION = Unmask

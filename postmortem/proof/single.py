@@ -35,12 +35,14 @@ def judge_single(
     first = max(result.from_step, incident.onset_step - NEAR)
     judge = OutcomeJudge.of(run, incident, first).with_reference_excess(run, attempt)
     judged = judge_replay(judge, replayed, result.from_step, nonfinite=result.nonfinite)
-    no_effect = result.exact
+    no_effect = result.exact or set(result.idle) >= {build_intervention(change).text for change in changes}
+    idle = f"; {', '.join(result.idle)}: changed nothing" if result.idle else ""
+    effect = "it changed nothing in the replayed steps" if no_effect else judged.text + idle
     return Experiment(
         role="replay",
         changes=changes,
         outcome="" if no_effect else judged.outcome,
-        text=f"{changes_text(changes)}: {'it changed nothing in the replayed steps' if no_effect else judged.text}",
+        text=f"{changes_text(changes)}: {effect}",
         excess=judged.excess,
         from_step=result.from_step,
         steps=result.steps,

@@ -38,6 +38,16 @@ class ActiveChanges:
         return tuple(intervention.text for intervention in self._interventions)
 
     @property
+    def acted(self) -> frozenset[str]:
+        """Those of `texts` that have changed a batch or an update so far."""
+        return frozenset(intervention.text for intervention in self._interventions if intervention.acted)
+
+    @property
+    def act_while_driven(self) -> frozenset[str]:
+        """Those of `texts` that change batches or updates, and nothing before."""
+        return frozenset(intervention.text for intervention in (*self._batch_editors, *self._before_updates))
+
+    @property
     def reconfigures(self) -> bool:
         """Whether a change affects the config of the program, so that its batches may differ on purpose."""
         return any(_overrides(intervention, "configured") for intervention in self._interventions)
@@ -94,7 +104,8 @@ class ActiveChanges:
         def edited(step: int, batch: Batch) -> Batch:
             self.step, self.columns, result = step, {}, batch
             for intervention in self._batch_editors:
-                result = intervention.batch(program, self._context, result)
+                before, result = result, intervention.batch(program, self._context, result)
+                intervention.acted |= result is not before
             self.edited = result is not batch
             return result
 

@@ -93,12 +93,14 @@ def replayable_root(run: Run) -> Path:
 
 
 def _lineage_entry(recorded: RecordedRun, spec: ReplaySpec) -> Mapping[str, Any]:
-    """The entry `lineage` of run.json: where the run comes from. `phases` are all changes that were active in it."""
+    """The entry `lineage` of run.json: where the run comes from. `phases` are all changes that were active in it; the
+    rows of the first `inherited_attempts` attempts were trained by the parent."""
     change_sets = (*recorded.earlier_change_sets, ChangeSet(spec.from_step, spec.changes))
     return {
         "run": recorded.run.id,
         "from_step": spec.from_step,
         "reason": spec.reason,
+        "inherited_attempts": max((s.attempt for s in recorded.run.segments), default=-1) + 1,
         "changes": [str(change) for change in spec.changes],
         "phases": [as_json(change_set) for change_set in change_sets if change_set.changes],
     }

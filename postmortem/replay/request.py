@@ -12,12 +12,14 @@ from pathlib import Path
 
 from postmortem.arithmetic import Mode, arithmetic_of
 from postmortem.atomic import OUT, check_inside, saving
-from postmortem.change import Change
+from postmortem.change import Change, format_window
 from postmortem.diagnosis import Incident
 from postmortem.errors import PostmortemError, UnreadableInput, UsageError
-from postmortem.interventions import build_intervention
+from postmortem.interventions import ReplayContext, build_intervention
 from postmortem.pipeline import Examined, OpenRuns
+from postmortem.program import State
 from postmortem.replay.branch import REPLAYS, replayable_root
+from postmortem.replay.idle_changes import batches_text, idle_changes, idle_windows
 from postmortem.replay.spec import ReplaySpec, read_spec
 from postmortem.replay.start_checkpoint import find_checkpoint, newest_healthy
 from postmortem.replay.trust import trusted_program
@@ -100,18 +102,12 @@ def plan(request: ReplayRequest, runs: OpenRuns | None = None) -> ReplayPlan:
     recorded = RecordedRun(run, attempt)
     start, checkpoint = _find_start(request, recorded, incident)
     incident_ahead = incident if incident is not None and start <= incident.peak_step else None
-    changes, origin = _find_changes(request, recorded, incident_ahead, start)
     end = recorded.last_step + 1
-    until = request.until
-    if until is None:
-        suggested = (
-            end
-            if incident_ahead is None or incident_ahead.verification is None
-            else incident_ahead.verification.through_step + 1
-        )
-        until = min(suggested, end)
+    until = _until(request, incident_ahead, end)
     if not 0 <= start < until:
         raise UsageError(f"steps {start} to {until}: there is no step to drive; the run's last step is {end - 1}")
+    context = _planned_context(recorded, start, until)
+    changes, origin = _find_changes(request, context, incident_ahead)
     spec = ReplaySpec(
         run=str(request.run),
         out="",
@@ -128,6 +124,7 @@ def plan(request: ReplayRequest, runs: OpenRuns | None = None) -> ReplayPlan:
         announced=program,
     )
     start_checkpoint = find_checkpoint(recorded, spec)
+    _refuse_idle(changes, context)
     spec = replace(spec, out=str(request.out or replay_folder(request.run, spec)))
     with saving(Path(spec.out)):
         if request.out is not None and _is_taken(request.out, spec):
@@ -219,8 +216,16 @@ def healthy_start_step(recorded: RecordedRun, incident: Incident) -> int:
     return 0 if start is None else start.step
 
 
+def _until(request: ReplayRequest, incident: Incident | None, end: int) -> int:
+    """The step before which the replay ends: as asked for, or as the verification of the incident ahead needs it."""
+    if request.until is not None:
+        return request.until
+    verification = None if incident is None else incident.verification
+    return end if verification is None else min(verification.through_step + 1, end)
+
+
 def _find_changes(
-    request: ReplayRequest, recorded: RecordedRun, incident: Incident | None, start: int
+    request: ReplayRequest, context: ReplayContext, incident: Incident | None
 ) -> tuple[tuple[Change, ...], str]:
     """(changes, a note in parentheses that says where they come from)."""
     if request.changes is not None:
@@ -230,10 +235,34 @@ def _find_changes(
     incident_text = f"{plain(incident.kind, 60)} at step {incident.onset_step}"
     if incident.skip_window is None:
         return (), f" (no batch is suspected of the {incident_text}; `postmortem prove` tests the suspected causes)"
-    first, last = max(incident.skip_window[0], recorded.batch_index_at(start)), incident.skip_window[1]
+    first = max(incident.skip_window[0], context.recorded.batch_index_at(context.from_step))
+    last = incident.skip_window[1]
     if first >= last:
         return (), f" (the suspect batches of the {incident_text} come before the start)"
-    return (Change("skip", ((first, last),)),), f" (suggested for the {incident_text})"
+    skip = (Change("skip", ((first, last),)),)
+    if idle_changes(skip, context):
+        return (), f" (the suspect batches of the {incident_text} come after the last replayed step)"
+    return skip, f" (suggested for the {incident_text})"
+
+
+def _planned_context(recorded: RecordedRun, from_step: int, until: int) -> ReplayContext:
+    """What a change may read before anything is driven: no state of a checkpoint."""
+
+    def load(step: int) -> State:
+        raise UsageError(f"the state of step {step} is not read before the replay is driven")
+
+    return ReplayContext(recorded, from_step, until, load)
+
+
+def _refuse_idle(changes: tuple[Change, ...], context: ReplayContext) -> None:
+    """Raise UsageError for a change that cannot act in the replayed steps: its replay would look like a failed cure."""
+    idle = idle_changes(changes, context)
+    if idle:
+        others = [change for change in changes if build_intervention(change).text != idle[0].text]
+        raise UsageError(
+            f"{idle[0].text}: changes nothing in {batches_text(context, others)}: {idle[0].reason}. Choose another "
+            "value, or other steps with --from-step and --until"
+        )
 
 
 def _make_plan(run: Run, spec: ReplaySpec, checkpoint: Path | None, origin: str) -> ReplayPlan:
@@ -242,7 +271,17 @@ def _make_plan(run: Run, spec: ReplaySpec, checkpoint: Path | None, origin: str)
         ("change", f"{_changes_text(spec.changes)}{origin}"),
         ("bits", arithmetic_of(run.manifest.environment, spec.arithmetic, here=True).text),
     )
-    return ReplayPlan(spec, lines)
+    return ReplayPlan(spec, (*lines, *(("note", note) for note in _idle_notes(run, spec))))
+
+
+def _idle_notes(run: Run, spec: ReplaySpec) -> list[str]:
+    """What of the changes does nothing in the replayed steps: whole changes, or else single windows of batches."""
+    context = _planned_context(RecordedRun(run, spec.attempt), spec.from_step, spec.until)
+    idle = idle_changes(spec.changes, context)
+    if idle:
+        return [f"{each.text}: changes nothing in {batches_text(context)}: {each.reason}" for each in idle]
+    missed = ", ".join(map(format_window, idle_windows(spec.changes, context)))
+    return [f"batches {missed} are not among those of {batches_text(context, spec.changes)}"] if missed else []
 
 
 def _plan_text(run: Run, spec: ReplaySpec, checkpoint: Path | None) -> str:

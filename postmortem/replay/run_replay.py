@@ -34,6 +34,7 @@ from postmortem.replay.active_changes import ActiveChanges
 from postmortem.replay.branch import copy_parent_run
 from postmortem.replay.build_program import build_program, read_saved_state, resume_program, set_recorded_threads
 from postmortem.replay.comparison import ReplayComparison, describe_other_arithmetic
+from postmortem.replay.idle_changes import idle_changes
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.start_checkpoint import find_checkpoint
 from postmortem.replay.trust import load_factory, trusted_program
@@ -116,6 +117,7 @@ class _ReplayDriver:
         self._changes = ActiveChanges(spec.changes, self._context)
         self._comparison = ReplayComparison(recorded, spec.from_step, spec.until, ranks.world)
         self._first_step: float | None = None
+        self._acted = frozenset[str]()
 
     def run(self, checkpoint: Path | None) -> ReplayResult:
         """Drive from `checkpoint`, which is already in the new run."""
@@ -161,11 +163,19 @@ class _ReplayDriver:
             seconds=round(seconds, 3),
             computed_with=describe_arithmetic(),
             nonfinite=merged(nonfinite for _, nonfinite in ends),
+            idle=self._idle(),
         )
         if self._ranks.first:
             with saving(out):
                 write_text(out / RESULT_FILE, to_json(result))
         return result
+
+    def _idle(self) -> tuple[str, ...]:
+        """The changes that did nothing in the replayed steps, on any rank."""
+        acted = frozenset[str]().union(*self._ranks.run_on_all_ranks(lambda: self._acted))
+        known = {change.text for change in idle_changes(self._spec.changes, self._context)}
+        idle = known | (self._changes.act_while_driven - acted)
+        return tuple(text for text in self._changes.texts if text in idle)
 
     def _build(self, changes: ActiveChanges) -> Program:
         """A fresh program, built with `changes`."""
@@ -267,6 +277,7 @@ class _ReplayDriver:
             ) from error
         finally:
             changes.release()
+            self._acted |= changes.acted
 
     def _repeat_resume(
         self, program: Program, recorder: Recorder, step: int, recorded_parts: tuple[str, ...], changes: ActiveChanges

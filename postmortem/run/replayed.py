@@ -31,7 +31,7 @@ class ReplayResult:
     the rows that could be compared; `arithmetic` says what bits depend on and what differs from the run,
     `computed_with` what this replay computed with; `state` is a hash of the final state, `nonfinite` the number of its
     NaN and infinite elements by tensor, None if a version replayed that did not look; `startup_s` are the seconds from
-    the call to the first step.
+    the call to the first step. `idle` are those of `changes` that did nothing in the replayed steps.
     """
 
     out: str
@@ -49,6 +49,7 @@ class ReplayResult:
     seconds: float
     computed_with: str = ""
     nonfinite: Mapping[str, int] | None = None
+    idle: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:

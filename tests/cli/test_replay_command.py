@@ -233,3 +233,20 @@ class TestProbe:
     def test_a_long_window_shows_the_worst(self, probe: Call, tmp_path: Path, small: Path) -> None:
         _, out, _ = probe(small, "5:40", "--trust", "--out", tmp_path)
         assert "24 of 35 batches; the files contain all of them" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--skip", "312-512"), "--skip 312-512: expected --skip A:B[,C:D]"),
+        (("--skip", "312-512"), "batches 312 to 511 are 312:512"),
+        (("--skip", "200", "--until", "340"), "steps [300, 340), which consume batches [300, 340)"),
+        (("--skip", "5000:5200", "--until", "340"), "no batch of the change is among them"),
+        (("--change", "mask=200"), "mask the rare tokens of batches [200, 201): changes nothing in steps"),
+    ],
+)
+def test_a_change_that_does_nothing_ends_before_anything_is_driven(
+    call: Call, spike: Path, words: tuple[str, ...], said: str
+) -> None:
+    code, out, err = call(spike, *words)
+    assert (code, out) == (2, "") and said in err, err

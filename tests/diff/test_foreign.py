@@ -53,7 +53,7 @@ def test_a_spike_is_recovered_and_a_shift_is_not(tmp_path: Path) -> None:
     lasting[330:] += 0.2
     a = log(tmp_path / "a.csv", loss(1))
     d = diff_runs(a, log(tmp_path / "b.csv", spiked))
-    assert d.verdict == "recovered" and [(r.from_step, r.what) for r in d.b.recoveries] == [(300, "incident")]
+    assert d.verdict == "transient" and [(r.from_step, r.what) for r in d.b.recoveries] == [(300, "incident")]
     assert d.b.recoveries[0].back_step is not None and 330 <= d.b.recoveries[0].back_step <= 345
     assert diff_runs(a, log(tmp_path / "c.csv", lasting)).verdict == "lingering"
 

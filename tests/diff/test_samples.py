@@ -32,9 +32,9 @@ def test_the_recovered_run_tells_where_it_comes_from() -> None:
     [
         (CLEAN, CLEAN, "identical"),
         (CLEAN, RECOVERED, "recovered"),
-        (CLEAN, SPIKED, "recovered"),
+        (CLEAN, SPIKED, "transient"),
         ("clean-001", CLEAN, "equivalent"),
-        ("clean-001", "20-run-002", "recovered"),
+        ("clean-001", "20-run-002", "transient"),
         ("clean-001", "20-run-004", "different"),
     ],
 )
@@ -53,10 +53,10 @@ def test_the_spiked_run_parts_at_the_batch_of_the_spike_and_meets_its_twin_again
 
 def test_three_in_a_table() -> None:
     found = diff_many_runs([open_run(sample(name)) for name in (CLEAN, SPIKED, RECOVERED)])
-    assert found.verdicts == ("recovered", "recovered")
+    assert found.verdicts == ("transient", "recovered")
     lines = ["".join(span.text for span in line).rstrip() for line in render.summary(found, 80)]
     assert lines[2].split() == ["b", "verdict", "divergence", "incidents", "area", "end", "lost"]
-    assert lines[3].split()[:5] == [SPIKED, "recovered", "312", "other", "batch"]
+    assert lines[3].split()[:5] == [SPIKED, "transient", "312", "other", "batch"]
 
 
 def test_the_guide_shows_what_is_printed() -> None:
