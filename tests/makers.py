@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 STEPS = 500
 
@@ -48,6 +49,16 @@ def write_run(
     start = {"event": "run_start", "step": 0, "time": 1_780_000_000.0}
     (root / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in (start, *journal)))
     return root
+
+
+def write_checkpoints(root: Path, values: Mapping[int, float]) -> None:
+    """torch.save files of a model and its optimizer under rollback/; `values` maps steps to one of the weights."""
+    torch = pytest.importorskip("torch")
+    (root / "rollback").mkdir(exist_ok=True)
+    for step, value in values.items():
+        weight = torch.tensor([0.5, value])
+        state = {"model": {"w": weight}, "optimizer": {"state": {0: {"exp_avg": weight * 0}}, "param_groups": []}}
+        torch.save(state, root / "rollback" / f"step-{step:08d}.pt")
 
 
 def noise(scale: float, n: int = STEPS, seed: int = 0) -> np.ndarray:

@@ -17,7 +17,7 @@ import pytest
 from postmortem import diagnosis
 from postmortem.pipeline import diagnose
 from postmortem.sources import open_run
-from tests.makers import STEPS, healthy, healthy_batches, noise, worked_example, write_run
+from tests.makers import STEPS, healthy, healthy_batches, noise, worked_example, write_checkpoints, write_run
 
 
 def of(path: Path) -> diagnosis.Diagnosis:
@@ -205,7 +205,7 @@ def test_a_diagnosis_survives_its_json(cause: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("cause", ["nan_propagation", "empty_labels"])
 def test_what_never_recovers_reverts_to_a_checkpoint_from_before(cause: str, tmp_path: Path) -> None:
     root = make(cause, tmp_path / "run")
-    checkpoints(root, {200: 1.0, 290: 1.0, 400: 1.0})
+    write_checkpoints(root, {200: 1.0, 290: 1.0, 400: 1.0})
     worst = of(root).incidents[0]
     assert worst.outcome == "diverged"
     assert "290" in worst.checkpoint and not worst.passed_over
@@ -214,22 +214,12 @@ def test_what_never_recovers_reverts_to_a_checkpoint_from_before(cause: str, tmp
     assert "nan_propagation" in [h.cause for h in worst.hypotheses[:3]]
 
 
-def checkpoints(root: Path, values: dict[int, float]) -> None:
-    """torch.save files of a model and its optimizer; `values` maps steps to one of the weights."""
-    torch = pytest.importorskip("torch")
-    (root / "rollback").mkdir()
-    for step, value in values.items():
-        weight = torch.tensor([0.5, value])
-        state = {"model": {"w": weight}, "optimizer": {"state": {0: {"exp_avg": weight * 0}}, "param_groups": []}}
-        torch.save(state, root / "rollback" / f"step-{step:08d}.pt")
-
-
 class TestHealth:
     """No report proposes a checkpoint that nobody looked at."""
 
     def test_the_newest_finite_one_is_proposed_and_the_others_are_told(self, tmp_path: Path) -> None:
         root = make("nan_propagation", tmp_path / "run")
-        checkpoints(root, {200: 1.0, 250: math.nan, 290: math.nan})
+        write_checkpoints(root, {200: 1.0, 250: math.nan, 290: math.nan})
         worst = of(root).incidents[0]
         assert "200" in worst.checkpoint and worst.damaged_between == (200, 250)
         assert "step-00000290.pt is not finite: 1 element of model.w" in worst.passed_over
@@ -240,13 +230,13 @@ class TestHealth:
 
     def test_a_finite_incident_is_not_dated_by_a_broken_checkpoint(self, tmp_path: Path) -> None:
         root = worked_example(tmp_path / "run")
-        checkpoints(root, {200: 1.0, 250: math.nan})
+        write_checkpoints(root, {200: 1.0, 250: math.nan})
         worst = of(root).incidents[0]
         assert "200" in worst.checkpoint and worst.damaged_between is None and worst.skip_window[0] >= 300
 
     def test_none_is_healthy(self, tmp_path: Path) -> None:
         root = make("nan_propagation", tmp_path / "run")
-        checkpoints(root, {250: math.nan, 290: math.nan})
+        write_checkpoints(root, {250: math.nan, 290: math.nan})
         worst = of(root).incidents[0]
         assert worst.checkpoint == "" and worst.damaged_between is None and "290" in worst.passed_over
         assert any("from scratch" in change.text for change in worst.changes)
@@ -254,7 +244,7 @@ class TestHealth:
     def test_one_that_is_too_large_is_looked_at_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("postmortem.checkpoint.health.READ_LIMIT", 100)
         root = make("nan_propagation", tmp_path / "run")
-        checkpoints(root, {290: 1.0})
+        write_checkpoints(root, {290: 1.0})
         worst = of(root).incidents[0]
         assert worst.checkpoint == "" and "was not looked at" in worst.passed_over
         assert f"postmortem checkpoints {root}" in worst.passed_over

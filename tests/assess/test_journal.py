@@ -18,7 +18,7 @@ from postmortem.report import render
 from postmortem.run.journal import KINDS
 from postmortem.sources import open_run
 from tests.journals import AT, Journal, event, rolled_back, spike, worst
-from tests.makers import STEPS, healthy, write_run
+from tests.makers import STEPS, healthy, write_checkpoints, write_run
 from tests.samples import sample
 
 PAGE = (Path(__file__).parents[2] / "docs" / "run-format.md").read_text()
@@ -85,9 +85,7 @@ def test_an_event_is_told(name: str, tmp_path: Path) -> None:
     keys, expected = EVENTS[name]
     rows = rolled_back if name in SEEN_IN_ROWS else spike
     folder = rows(tmp_path / "run", [event(name, **keys)])
-    for step in (200, 340):
-        (folder / "rollback").mkdir(exist_ok=True)
-        (folder / "rollback" / f"step-{step:08d}.pt").write_bytes(b"x")
+    write_checkpoints(folder, {200: 1.0, 340: 1.0})
     if name == "checkpoint_deleted":
         (folder / "rollback" / "step-00000200.pt").unlink()
     assert expected in render(diagnose(open_run(folder))).replace("\\", "")

@@ -47,7 +47,7 @@ def test_a_draft_takes_up_the_proof_as_far_as_its_replays_are_there() -> None:
     """make.py left out the replays of the proof, and kept a single one."""
     drafted = pm.diagnose(WRITTEN / "run")
     proven = next(incident for incident in drafted.incidents if incident.proof)
-    assert drafted.verdict == proven.verdict == "supported" and "many tokens" in proven.root_cause
+    assert drafted.verdict == proven.verdict == "supported" and "rare tokens" in proven.root_cause
     assert proven.proof == "as proven on a day that the file does not name, replays gone (proof 4b45b123baca)"
     *arms, single = proven.experiments
     assert len(arms) == 8 and all(arm.unchecked == "replays gone" for arm in arms)
