@@ -78,6 +78,7 @@ def corpus() -> dict[str, Tree]:
         "proof": {"metrics.csv": _table(_rows()), "postmortem/proof.json": recorded["postmortem/proof.json"]},
         "jobs": {f"jobs/{k}": v for k, v in read_tree(WRITTEN / "jobs").items()},
         "diagnosis": diagnosis,
+        "looks": {**recorded, "postmortem/checkpoints.json": _LOOKS},
         "lessons": {"lessons.md": b"- 2026-01-01 \xc2\xb7 a \xc2\xb7 step 3 \xc2\xb7 text\r\n", **diagnosis},
         "policy": {"policy.yaml": _POLICY},
         "config": {"config.json": json.dumps(default_config(seed=1, steps=20)).encode()},
@@ -146,6 +147,17 @@ checkpoint:
 """
 
 
+_LOOKS = json.dumps(
+    {
+        "format": 1,
+        "checkpoints": {
+            f"rollback/step-{step:08d}.dcp": {"files": "0" * 32, "nonfinite": {"w": 1}, "problem": ""}
+            for step in (50, 100)
+        },
+    }
+).encode()
+
+
 def _lines(rows: Any) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
@@ -187,6 +199,12 @@ def _logs() -> dict[str, Tree]:
     }
 
 
+def _safetensors() -> bytes:
+    header = {"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}, "__metadata__": {"format": "pt"}}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(12)
+
+
 def _foreign_checkpoints() -> dict[str, Tree]:
     """What torch.save, a Hugging Face Trainer and Lightning leave, and pickles that want to run something."""
     import torch
@@ -198,7 +216,8 @@ def _foreign_checkpoints() -> dict[str, Tree]:
         torch.save(value, data, **options)
         return data.getvalue()
 
-    weights = {"layer.weight": torch.arange(12.0).reshape(3, 4), "layer.bias": torch.zeros(3)}
+    mask = torch.tensor([0.0, float("-inf")])
+    weights = {"layer.weight": torch.arange(12.0).reshape(3, 4), "layer.bias": torch.zeros(3), "mask": mask}
     moments = {"state": {0: {"exp_avg": torch.ones(12), "step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]}
     whole = {"state_dict": weights, "optimizer_states": [moments], "global_step": 3, "epoch": 0, "loops": {}}
     return {
@@ -206,6 +225,7 @@ def _foreign_checkpoints() -> dict[str, Tree]:
         "torch_legacy": {"checkpoint-3.pt": saved(whole, _use_new_zipfile_serialization=False)},
         "huggingface": {
             "pytorch_model.bin": saved(weights),
+            "model.safetensors": _safetensors(),
             "optimizer.pt": saved(moments),
             "scheduler.pt": saved({"last_epoch": 3}),
             "rng_state.pth": saved({"cpu": torch.zeros(8, dtype=torch.uint8)}),

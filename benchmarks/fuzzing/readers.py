@@ -17,6 +17,7 @@ from pathlib import Path
 from postmortem import diagnosis, report
 from postmortem.arithmetic import arithmetic_of
 from postmortem.checkpoint import inspection, inventory, manifest, readiness
+from postmortem.checkpoint.health import RunHealth
 from postmortem.checkpoint.policy import Policy
 from postmortem.diff import lineage, settings
 from postmortem.experiment.pool import read_finished
@@ -126,6 +127,13 @@ def _lab(folder: Path) -> object:
     return build_program(build, read_mapping(folder / "config.json"))
 
 
+def _health(folder: Path) -> object:
+    health = RunHealth(folder)
+    found = [health.of(checkpoint) for checkpoint in open_run(folder).checkpoints]
+    health.keep()
+    return found
+
+
 def _torch_file(folder: Path) -> object:
     return inspection.inspect(folder / "checkpoint-3.pt")
 
@@ -166,6 +174,8 @@ READERS = (
     Reader("checkpoints of a run", "recorded", _checkpoints, "rollback/* journal.jsonl latest", (OSError,)),
     Reader("checkpoints kept", "recorded", _retention, "rollback/* latest", (OSError,), 0.5),
     Reader("readiness", "recorded", lambda f: readiness.check_readiness(open_run(f)), "rollback/* *.json*", weight=0.5),
+    Reader("folder of a framework", "huggingface", inspection.inspect, weight=2),
+    Reader("looks at checkpoints", "looks", _health, "postmortem/checkpoints.json rollback/*", weight=0.5),
     Reader("foreign checkpoint", "huggingface torch_zip", check_foreign_checkpoint, "*", (OSError,), 2),
     Reader("recorder, reopened", "rows", _recorder, f"{_LOGS} *.json*", (OSError,), 0.3),
 )
