@@ -22,7 +22,7 @@ from postmortem.checkpoint.framework_folder import folder_layout, safetensors_la
 from postmortem.checkpoint.layout import METADATA, Layout, dcp_layout, open_part, torch_layout
 from postmortem.checkpoint.streaming import FileSpan, TensorBytes, is_mask, scan
 from postmortem.errors import UnreadableInput
-from postmortem.run.checkpoints import ROLES, file_sizes
+from postmortem.run.checkpoints import file_sizes, role_of, step_in_name
 from postmortem.run.places import Places
 from postmortem.text import plain
 
@@ -30,7 +30,6 @@ CONTENTS = ("model", "moments", "schedule", "loader", "rng", "scaler")
 """What may be in a checkpoint, in the order in which it is reported."""
 
 Progress = Callable[[int, int], None]
-_STEP = re.compile(r"(?:^|[-_.])(?:step|checkpoint|ckpt)[-_]?(\d{1,18})(?=\D|$)")
 _BLOCK = 2**20  # bytes that are looked at at once
 _STATE = re.compile(r"[/\\]state-\d+\.json\Z")
 _MODEL_TOPS = frozenset({"model", "module", "state_dict", "model_state_dict", "net", "params", "parameters", "weights"})
@@ -120,12 +119,6 @@ def inspect(
     return draft.result()
 
 
-def step_of(name: str) -> int | None:
-    """The step in the name of a checkpoint, also of a temporary one; None if the name has no step."""
-    match = _STEP.search(name)
-    return int(match[1]) if match else None
-
-
 def require_sound(path: str | Path, *, deep: bool = True, allow_nonfinite: bool = False) -> None:
     """Check a checkpoint before it is loaded.
 
@@ -176,12 +169,12 @@ class _Draft:
 
     def result(self) -> Inspection:
         manifest = self.manifest
-        folder, name = self.path.absolute().parent.name, self.path.name
+        name = self.path.name
         return Inspection(
             self.path,
             self.kind,
-            manifest.role if manifest else folder if folder in ROLES else "other",
-            manifest.step if manifest else step_of(name),
+            manifest.role if manifest else role_of(self.path),
+            manifest.step if manifest else step_in_name(name),
             self.complete and not name.startswith(".") and not name.endswith(".tmp"),
             sum(self.sizes.values()),
             manifest.contents if manifest else None,

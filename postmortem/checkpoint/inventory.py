@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from postmortem.checkpoint.inspection import Inspection, Progress, inspect, step_of
+from postmortem.checkpoint.inspection import Inspection, Progress, inspect
 from postmortem.errors import UnreadableInput
-from postmortem.run.checkpoints import LATEST, ROLES
+from postmortem.run.checkpoints import LATEST, ROLES, named_checkpoints, role_of, step_in_name
 from postmortem.run.journal import EventLog, read_journal
 from postmortem.run.manifest import inside
 from postmortem.run.places import Places
@@ -29,14 +29,14 @@ class PossibleCheckpoint:
     ) -> Inspection:
         """Inspect it, see `inspection.inspect`. A refused path has no kind."""
         if self.refused:
-            role = self.path.parent.name
-            return Inspection(self.path, "", role, step_of(self.path.name), False, 0, problems=(self.refused,))
+            role, step = role_of(self.path), step_in_name(self.path.name)
+            return Inspection(self.path, "", role, step, False, 0, problems=(self.refused,))
         return inspect(self.path, deep=deep, pieces=pieces, on_progress=on_progress)
 
 
 def possible_checkpoints(run: Path, journal: EventLog | None = None) -> list[PossibleCheckpoint]:
-    """The checkpoints under rollback/, recovery/ and best-k/ and those that the journal names; or `run` itself. The
-    journal is read unless it is given.
+    """What has the name of a checkpoint in `run`, see `named_checkpoints`, and what the journal names; or `run` itself.
+    The journal is read unless it is given.
 
     Raises:
         UnreadableInput: there is no checkpoint at all.
@@ -46,20 +46,20 @@ def possible_checkpoints(run: Path, journal: EventLog | None = None) -> list[Pos
     if run.is_file() or (run / ".metadata").exists() or any(run.glob("*.distcp")):
         return [PossibleCheckpoint(run, plain(run.name))]
     places = Places(run)
-    names = [f"{role}/{entry.name}" for role in ROLES for entry in _entries(run / role)]
     by_path: dict[str, PossibleCheckpoint] = {}
-    for name in dict.fromkeys((*names, *_journaled(run, places, journal))):
+    for name in dict.fromkeys((*named_checkpoints(run), *_journaled(run, places, journal))):
         target, checkpoint = _possible_checkpoint(run, name, places)
         if checkpoint is not None:
             by_path.setdefault(target, checkpoint)
     if not by_path:
         roles = ", ".join(f"{role}/" for role in ROLES)
         raise UnreadableInput(
-            f"has no checkpoints: nothing under {roles}, and journal.jsonl names none.",
+            f"has no checkpoints: nothing under {roles}, nothing named like recovery-00000500, and journal.jsonl names "
+            "none.",
             file=plain(run, 1000),
             hint="Give a run directory, or one checkpoint.",
         )
-    return sorted(by_path.values(), key=lambda checkpoint: (step_of(checkpoint.path.name) or 0, checkpoint.shown))
+    return sorted(by_path.values(), key=lambda checkpoint: (step_in_name(checkpoint.path.name) or 0, checkpoint.shown))
 
 
 def latest(run: Path) -> Path | None:
@@ -71,10 +71,6 @@ def latest(run: Path) -> Path | None:
         return inside(run, LATEST, LATEST)
     except UnreadableInput:
         return None
-
-
-def _entries(folder: Path) -> list[Path]:
-    return [entry for entry in sorted(folder.iterdir()) if step_of(entry.name) is not None] if folder.is_dir() else []
 
 
 def _journaled(run: Path, places: Places, journal: EventLog | None) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from postmortem.checkpoint import inspection
 from postmortem.errors import PostmortemError, UnreadableInput
 from postmortem.jsonio import read_object
+from postmortem.run.checkpoints import step_in_name
 from postmortem.run.journal import step_number
 from postmortem.text import plain
 
@@ -17,7 +17,6 @@ from postmortem.text import plain
 _PICKLES = ("pytorch_model*.bin", "adapter_model*.bin", "optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 _JSON = ("trainer_state.json", "config.json", "adapter_config.json", "*.index.json")  # what it reads besides
 _STATE = "trainer_state.json"
-_OF_STEP = re.compile(r"checkpoint-(\d{1,18})")
 _DEEPSPEED = ("global_step*", "zero_pp_rank_*", "*_optim_states.pt")
 
 
@@ -75,9 +74,9 @@ def _check_json(file: Path) -> None:
     keys = read_object(file)
     if file.name != _STATE:
         return
-    step, named = keys.get("global_step"), _OF_STEP.fullmatch(file.parent.name)
-    if step_number(step) is None or (named is not None and step != int(named[1])):
-        wanted = "a whole number" if named is None else named[1]
+    step, named = keys.get("global_step"), step_in_name(file.parent.name)
+    if step_number(step) is None or (named is not None and step != named):
+        wanted = "a whole number" if named is None else named
         raise UnreadableInput(f"damaged: global_step is {plain(step, 60)}, not {wanted}.", file=shown)
 
 

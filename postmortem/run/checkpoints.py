@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +18,13 @@ from postmortem.text import plain
 
 ROLES = ("rollback", "recovery", "best-k")
 LATEST = "latest"  # the link to the newest checkpoint
-_OWN_STEP = re.compile(r"(?:^|-)step-(\d{8,18})\.dcp$")
-_ANY_STEP = re.compile(r"(?:^|[-_])(?:step|checkpoint|ckpt)[-_]?(\d{1,18})(?=\D|$)")
+_ROLE = r"rollback|recovery|best[-_]k"
+_STEP = re.compile(rf"(?:^|[-_.])(?:step|checkpoint|ckpt|{_ROLE})[-_]?(\d{{1,18}})(?=\D|$)")
+# A role in a name at the top of a run. Without the word `step`, the number has eight digits: `rollback-2/` may be
+# the notes of a second attempt.
+_WITH_ROLE = re.compile(
+    rf"\.?({_ROLE})[-_](?:\d{{8,18}}|(?:\S*[-_.])?step[-_]?\d{{1,18}})(?:\.(?:dcp|pt|pth|ckpt|bin))?(?:\.tmp\S*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Checkpoint:
 
 
 def find_checkpoints(root: Path, journal: Sequence[Event]) -> tuple[tuple[Checkpoint, ...], list[str]]:
-    """(checkpoints by step, notes): those under rollback/, recovery/ and best-k/, and those that the journal names.
+    """(checkpoints by step, notes): what has the name of one, see `named_checkpoints`, and what the journal names.
 
     A path that does not exist any more was removed by retention and is left out, and so is a checkpoint that a resume
     from an earlier step set aside. The step is that of the file name, or of the journal's event.
@@ -50,16 +55,15 @@ def find_checkpoints(root: Path, journal: Sequence[Event]) -> tuple[tuple[Checkp
     by_path: dict[str, Checkpoint] = {}
     notes: list[str] = []
     for role in ROLES:
-        folder = root / role
-        if not folder.is_dir():
-            continue
-        inside(root, role, root.name or str(root))
-        for entry in sorted(folder.iterdir()):
-            target, exists = places.find(f"{role}/{entry.name}", f"{root.name}/{role}")
-            step = _step(entry.name)
-            if step is not None and exists:
-                with suppress(FileNotFoundError):  # the retention of a live run may be removing it
-                    by_path[target] = _checkpoint(role, step, entry)
+        if (root / role).is_dir():
+            inside(root, role, root.name or str(root))
+    for name in named_checkpoints(root):
+        target, exists = places.find(name, root.name or str(root))
+        path = root / name
+        step = None if path.name.startswith(".") else step_in_name(path.name)
+        if step is not None and exists:
+            with suppress(FileNotFoundError):  # the retention of a live run may be removing it
+                by_path[target] = _checkpoint(role_of(path), step, path)
     marks = _Marks(set(), set())
     for event in events_of(journal, "checkpoint", "resume"):
         if event.event == "checkpoint":
@@ -75,6 +79,34 @@ def find_checkpoints(root: Path, journal: Sequence[Event]) -> tuple[tuple[Checkp
         if path not in marks.set_aside
     ]
     return tuple(sorted(checkpoints, key=lambda c: (c.step, c.role, str(c.path)))), notes
+
+
+def named_checkpoints(root: Path) -> Iterator[str]:
+    """Paths in the run `root` of everything that has the name of a checkpoint, also of one that is being written: what
+    has a step in its name under rollback/, recovery/ and best-k/, and what has role and step in its name at the top of
+    the run (`recovery-00000500`, `rollback-00000100.dcp`). Sorted; nothing is looked at but the names."""
+    yield from (name for name in _names(root) if _WITH_ROLE.fullmatch(name))
+    for role in ROLES:
+        yield from (f"{role}/{name}" for name in _names(root / role) if step_in_name(name) is not None)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def step_in_name(name: str) -> int | None:
+    """The step in the name of a checkpoint, also of one that is being written; None if it has none. It is the last one:
+    the name of a best-K checkpoint begins with its metric, which may be called `step-3`."""
+    steps = _STEP.findall(name)
+    return int(steps[-1]) if steps else None
+
+
+def role_of(path: Path) -> str:
+    """The role of a checkpoint by its folder, or else by its name; "other" if neither says it."""
+    folder, named = path.absolute().parent.name, _WITH_ROLE.fullmatch(path.name)
+    if folder in ROLES:
+        return folder
+    return named[1].replace("_", "-") if named else "other"
 
 
 @dataclass(frozen=True)
@@ -116,18 +148,13 @@ def _add_journaled(event: Event, places: Places, by_path: dict[str, Checkpoint],
         return
     marks.add_checkpoint(target, event)
     checkpoint = Path(target)
-    step = event.step if event.step is not None else _step(checkpoint.name)
+    step = event.step if event.step is not None else step_in_name(checkpoint.name)
     if target in by_path or step is None or target == places.base:
         return
     role = event.keys.get("role")
+    shown = plain(role, 40) if isinstance(role, str) else role_of(checkpoint)
     with suppress(FileNotFoundError):
-        by_path[target] = _checkpoint(plain(role, 40) if isinstance(role, str) else "other", step, checkpoint)
-
-
-def _step(name: str) -> int | None:
-    """The step in a checkpoint's name; None where there is none, or where the name is that of a save in progress."""
-    match = None if name.startswith(".") else _OWN_STEP.search(name) or _ANY_STEP.search(name)
-    return int(match[1]) if match else None
+        by_path[target] = _checkpoint(shown, step, checkpoint)
 
 
 def _checkpoint(role: str, step: int, path: Path) -> Checkpoint:

@@ -203,6 +203,31 @@ def test_doctor(call: Call, run: Path) -> None:
     assert read["ready"] and read["target"] == "rollback/step-00000300.dcp" and read["lost_steps"] == 20
 
 
+@pytest.mark.parametrize("ending", ["", ".dcp"])
+def test_checkpoints_that_are_named_by_role_and_step(call: Call, tmp_path: Path, ending: str) -> None:
+    """As `dcp.save(state, checkpoint_id=f"runs/exp7/recovery-{step:08d}")` leaves them."""
+    pytest.importorskip("torch")
+    run = tmp_path / "run"
+    with RunWriter(run) as writer:
+        for step in range(320):
+            writer.log(step, {"loss": 1.0 if step != 310 else 9.0})
+    dcp(run / f"recovery-00000200{ending}")
+    dcp(run / f"rollback-00000300{ending}")
+    (run / f".rollback-00000310{ending}.tmp-9").mkdir()
+    code, out, _ = call("checkpoints", run, "--json")
+    named = [(row["path"], row["role"], row["step"], row["sound"]) for row in json.loads(out)["checkpoints"]]
+    assert code == 0 and named == [
+        (f"recovery-00000200{ending}", "recovery", 200, True),
+        (f"rollback-00000300{ending}", "rollback", 300, True),
+        (f".rollback-00000310{ending}.tmp-9", "rollback", 310, False),
+    ]
+    assert "unfinished" in call("checkpoints", run)[1]
+    read = json.loads(call("doctor", run, "--json")[1])
+    assert (read["target"], read["lost_steps"]) == (f"rollback-00000300{ending}", 20)
+    (incident,) = json.loads(call("draft", run, "--json")[1])["incidents"]
+    assert incident["checkpoint"] == f"rollback-00000300{ending}"
+
+
 def test_doctor_where_nothing_can_be_rolled_back(call: Call, run: Path) -> None:
     for role in ("rollback", "recovery"):
         (next((run / role).iterdir()) / ".metadata").unlink()

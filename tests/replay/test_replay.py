@@ -55,6 +55,11 @@ class TestNull:
         result = drive_as_recorded(sample(name), tmp_path / "out", step, end)
         assert result.exact and result.compared == end - step, result.differences
 
+    def test_from_a_checkpoint_that_is_named_by_role_and_step(self, tmp_path: Path, small: Path) -> None:
+        run = edited(small, tmp_path / "run", lambda manifest: None)
+        (run / "rollback" / "step-00000004.dcp").rename(run / "rollback-00000004")
+        assert drive(run, tmp_path / "out", 4, STEPS).exact
+
     def test_from_scratch(self, tmp_path: Path, small: Path) -> None:
         assert drive(small, tmp_path / "out", 0, STEPS).exact
 

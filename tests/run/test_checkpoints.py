@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from postmortem.run.checkpoints import find_checkpoints
+from postmortem.checkpoint.inspection import inspect
+from postmortem.run.checkpoints import find_checkpoints, named_checkpoints, role_of, step_in_name
 from postmortem.run.journal import Event
 
 
@@ -42,6 +43,44 @@ def test_foreign_names_are_read_as_ever(tmp_path: Path) -> None:
     assert [(c.role, c.step, c.complete) for c in checkpoints] == [
         *(("rollback", 7, False), ("mine", 8, True), ("recovery", 500, True), ("recovery", 600, False)),
     ]
+
+
+AT_THE_TOP = {
+    "recovery-00000500": ("recovery", 500),
+    "rollback-00000100.dcp": ("rollback", 100),
+    "rollback_00000100.pt": ("rollback", 100),
+    "best-k-00000450": ("best-k", 450),
+    "best_k-dev-loss-2.341-step-00450000.dcp": ("best-k", 450000),
+    "recovery-step-7.ckpt": ("recovery", 7),
+    "recovery-00000600.tmp": ("recovery", 600),
+    ".recovery-00000700.dcp.tmp-77": ("recovery", 700),
+}
+OTHERS = ("rollback-2", "recovery-notes-00000500", "recovery-00000500.log", "recovery", "step-00000300.dcp")
+
+
+def test_role_and_step_in_one_name_at_the_top_of_a_run(tmp_path: Path) -> None:
+    for name in (*AT_THE_TOP, *OTHERS):
+        make(tmp_path / name, ".metadata", "__0_0.distcp")
+    assert {Path(name).name for name in named_checkpoints(tmp_path)} == set(AT_THE_TOP)
+    checkpoints, _ = find_checkpoints(tmp_path, ())
+    complete = {c.path.name: (c.role, c.step) for c in checkpoints if c.complete}
+    assert complete == {name: known for name, known in AT_THE_TOP.items() if ".tmp" not in name}
+    assert [c.path.name for c in checkpoints if not c.complete] == ["recovery-00000600.tmp"]
+
+
+def test_a_role_in_the_name_counts_where_the_journal_gives_none(tmp_path: Path) -> None:
+    make(tmp_path / "saves" / "recovery-00000500", ".metadata")
+    journal = [Event("checkpoint", None, None, {"path": "saves/recovery-00000500"}, 1)]
+    assert [(c.role, c.step) for c in find_checkpoints(tmp_path, journal)[0]] == [("recovery", 500)]
+
+
+@pytest.mark.parametrize("name", [*AT_THE_TOP, "loss-step-3-2.341-step-00000450.dcp", "model.ckpt-12", "step-5"])
+def test_every_command_reads_the_same_step_and_role_in_a_name(tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / name, tmp_path / "best-k" / name):
+        make(path, ".metadata")
+        looked = inspect(path, deep=False)
+        assert (looked.step, looked.role) == (step_in_name(name), role_of(path)) and looked.step is not None
+    assert role_of(tmp_path / "best-k" / name) == "best-k"
 
 
 def saved(step: int, line: int, contents: str = "full") -> Event:
