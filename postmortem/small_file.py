@@ -2,13 +2,15 @@
 
 open_regular    a regular file, opened; a pipe, a device or a folder is refused at once and never waited for
 read_bytes      all of a small file; read_text the same as UTF-8
-parse_json      JSON text, parse_yaml YAML text: what both return is made of what JSON has, nested `DEEPEST` deep
+parse_json      JSON text, parse_yaml YAML, parse_toml TOML: what they return is made of what JSON has, nested `DEEPEST`
+                deep
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,8 +28,13 @@ DEEPEST = 100
 _MOST_MEMORY = 512 * 2**20  # bytes
 _MEMORY = {"{": 184, "[": 80, ",": 40}  # bytes that CPython takes for an object, a list, and one more item
 _LONG = 2**20  # characters from which counting is worth its time: shorter text cannot take more memory than there is
-_YAML_LIMIT = 2**20  # bytes; PyYAML reads some 0.1 to 2 MB a second
+_CONFIG_LIMIT = 2**20  # characters of YAML or TOML; PyYAML reads some 0.1 to 2 MB a second, tomllib about one
 _YAML_NODES = 100_000  # aliases counted as what they stand for
+
+
+_KEY = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+"""
+# A dotted TOML key of too many parts. tomllib keeps each of its beginnings: the memory is the square of its length.
+_DEEP_KEY = re.compile(rf"(?<![A-Za-z0-9_\\-])(?:{_KEY}\.[ \t]*+){{{DEEPEST}}}")
 
 
 class BeyondLimit(ValueError):
@@ -153,10 +160,7 @@ def parse_yaml(text: str) -> Any:
     """
     import yaml
 
-    if len(text) > _YAML_LIMIT:
-        raise BeyondLimit(
-            f"more than {_YAML_LIMIT >> 20} MiB of YAML; JSON is read at any size up to {LIMIT >> 20} MiB"
-        )
+    _check_length(text, "YAML")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_yaml(yaml.parse(text, Loader=loader))
@@ -167,6 +171,35 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"not YAML: a value that does not fit its tag ({error})") from error
     except RecursionError as error:
         raise BeyondLimit(f"nested more than {DEEPEST} levels deep") from error
+
+
+def parse_toml(text: str) -> Any:
+    """The TOML table in `text` as what JSON could hold: dates are text.
+
+    Raises:
+        ValueError: no TOML.
+        BeyondLimit: tables, lists or keys nested more than `DEEPEST` levels deep.
+    """
+    import tomllib
+
+    _check_length(text, "TOML")
+    if _DEEP_KEY.search(text):
+        raise BeyondLimit(f"nested more than {DEEPEST} levels deep")
+    try:
+        value = tomllib.loads(text)
+    except RecursionError as error:
+        raise BeyondLimit(f"nested more than {DEEPEST} levels deep") from error
+    except ValueError as error:
+        raise ValueError(f"not TOML: {error}") from error
+    _check_depth(value)
+    return _as_json(value)
+
+
+def _check_length(text: str, kind: str) -> None:
+    if len(text) > _CONFIG_LIMIT:
+        raise BeyondLimit(
+            f"more than {_CONFIG_LIMIT >> 20} MiB of {kind}; JSON is read at any size up to {LIMIT >> 20} MiB"
+        )
 
 
 def _check_yaml(events: Iterable[Any]) -> None:

@@ -24,7 +24,7 @@ from postmortem.jsonio import read_object
 from postmortem.replay.spec import read_spec
 from postmortem.run.journal import read_journal
 from postmortem.run.manifest import read_mapping
-from postmortem.small_file import DEEPEST, BeyondLimit, parse_json, parse_yaml, read_bytes, read_text
+from postmortem.small_file import DEEPEST, BeyondLimit, parse_json, parse_toml, parse_yaml, read_bytes, read_text
 from postmortem.sources import open_run
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "diagnosis": ("diagnosis.json", diagnosis.load),
     "spec of a replay": ("replay.json", read_spec),
     "manifest": ("run.yaml", read_mapping),
-    "policy": ("policy.yaml", Policy.from_yaml),
+    "policy": ("policy.yaml", Policy.from_file),
+    "policy, TOML": ("policy.toml", Policy.from_file),
     "journal": ("journal.jsonl", read_journal),
     "CSV": ("m.csv", open_run),
     "JSON": ("trainer_state.json", open_run),
@@ -178,6 +179,35 @@ def multiplied(first: str, next_: str) -> str:
 def test_hostile_yaml(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse_yaml(text)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a = " + nested(10_000, "list"), "nested more than 100 levels deep"),
+        ("a = " + "{a = " * 10_000 + "1" + "}" * 10_000, "nested more than 100 levels deep"),
+        ("a." * DEEPEST + "a = 1", "nested more than 100 levels deep"),
+        ("a." * 250_000 + "a = 1", "nested more than 100 levels deep"),
+        ("[" + "'a' . " * 50_000 + "a]", "nested more than 100 levels deep"),
+        ("x = {" + '"a"\t.' * 50_000 + "a = 1}", "nested more than 100 levels deep"),
+        ('"\\' * 500_000, "not TOML"),
+        ('"' * 1_000_000, "not TOML"),
+        ("a = '" + "x" * 2**20 + "'", "1 MiB of TOML"),
+        ("a = 1\na = 2", "not TOML: Cannot overwrite"),
+        ("a: 1", "not TOML"),
+        ("a = \0", "not TOML"),
+    ],
+)
+def test_hostile_toml(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_toml(text)
+
+
+def test_toml_becomes_what_json_has() -> None:
+    value = parse_toml("when = 2024-01-01\nbig = 1e400\n[a.b]\nlr = [0.1, 1]\n[[c]]\nx = true\n")
+    assert value == {"when": "2024-01-01", "big": float("inf"), "a": {"b": {"lr": [0.1, 1]}}, "c": [{"x": True}]}
+    assert parse_toml("a." * (DEEPEST - 1) + "a = 1")
 
 
 def test_yaml_becomes_what_json_has() -> None:

@@ -81,6 +81,7 @@ def corpus() -> dict[str, Tree]:
         "looks": {**recorded, "postmortem/checkpoints.json": _LOOKS},
         "lessons": {"lessons.md": b"- 2026-01-01 \xc2\xb7 a \xc2\xb7 step 3 \xc2\xb7 text\r\n", **diagnosis},
         "policy": {"policy.yaml": _POLICY},
+        "policy_toml": {"policy.toml": _POLICY_TOML},
         "config": {"config.json": json.dumps(default_config(seed=1, steps=20)).encode()},
         "lock": {".writer-0.lock": b'{"pid": 1, "host": "a", "since": 1.5, "attempt": 0}\n'},
         **_logs(),
@@ -144,6 +145,12 @@ checkpoint:
   best_k_direction: minimize
   rollback_contents: full
   retention: {rollback_keep: 5, recovery_keep: 3}
+"""
+_POLICY_TOML = b"""\
+[checkpoint]
+rollback_every = 100
+best_k_metric = "dev_loss"
+retention = {rollback_keep = 5, recovery_keep = 3}
 """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from postmortem.errors import UnreadableInput, UsageError
-from postmortem.small_file import parse_yaml, read_text
+from postmortem.small_file import parse_toml, parse_yaml, read_text
 from postmortem.text import plain
 
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
@@ -77,17 +77,19 @@ class Policy:
         return cls(**settings, **retention)
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> Policy:
-        """The policy in a YAML file, see `from_mapping`.
+    def from_file(cls, path: str | Path) -> Policy:
+        """The policy in a file, see `from_mapping`: TOML if it ends in .toml, else YAML (JSON is YAML, too).
 
         Raises:
-            UnreadableInput: the file cannot be read as YAML.
+            UnreadableInput: the file cannot be read as that.
             UsageError: it holds no mapping, or as `from_mapping`.
         """
+        path = Path(path)
+        kind, parse = ("TOML", parse_toml) if path.suffix.lower() == ".toml" else ("YAML", parse_yaml)
         try:
-            config: object = parse_yaml(read_text(Path(path)))
+            config: object = parse(read_text(path))
         except (OSError, ValueError) as error:
-            raise UnreadableInput(f"cannot be read as YAML ({plain(error, 120)}).", file=plain(path, 1000)) from error
+            raise UnreadableInput(f"cannot be read as {kind} ({plain(error, 120)}).", file=plain(path, 1000)) from error
         return cls.from_mapping(_mapping(plain(path, 200), config))
 
     def due(self, step: int) -> tuple[str, ...]:

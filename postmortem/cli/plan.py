@@ -29,7 +29,8 @@ def plan(
         float | None, typer.Option("--write-gbps", metavar="X", help="Gigabytes per second, all ranks together.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="The policy as YAML, under the key checkpoint.")
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The policy as YAML or TOML, under the key checkpoint."),
     ] = None,
     rollback_every: Annotated[
         int | None, typer.Option("--rollback-every", metavar="STEPS", help="Steps between rollback checkpoints.")
@@ -71,7 +72,7 @@ def plan(
         "recovery_keep": recovery_keep,
         "best_k": best_k,
     }
-    policy = Policy() if config is None else Policy.from_yaml(config)
+    policy = Policy() if config is None else Policy.from_file(config)
     policy = replace(policy, **{key: value for key, value in given.items() if value is not None})
     storage = make_plan(params, dtype, optimizer, policy, ranks=ranks, write_gb_per_s=write_gbps)
     if as_json:

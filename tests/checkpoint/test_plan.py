@@ -137,6 +137,7 @@ def test_the_guide_tells_the_same_figures() -> None:
 
 
 def test_the_guide_names_the_policy_that_is_the_default(tmp_path: Path) -> None:
-    block = DOCS.read_text("utf-8").split("```yaml\n")[1].split("```")[0]
-    (tmp_path / "policy.yaml").write_text(block)
-    assert Policy.from_yaml(tmp_path / "policy.yaml") == Policy()
+    for kind in ("yaml", "toml"):
+        file = tmp_path / f"policy.{kind}"
+        file.write_text(DOCS.read_text("utf-8").split(f"```{kind}\n")[1].split("```")[0])
+        assert Policy.from_file(file) == Policy()

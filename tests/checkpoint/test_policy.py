@@ -1,4 +1,4 @@
-"""The policy and its YAML."""
+"""The policy and its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from postmortem.checkpoint.policy import Policy
-from postmortem.errors import PostmortemError, UnreadableInput, UsageError
+from postmortem.errors import UnreadableInput, UsageError
 
 SEED = """\
 checkpoint:
@@ -28,9 +28,21 @@ checkpoint:
 def test_the_seeds_yaml_is_the_default(tmp_path: Path) -> None:
     file = tmp_path / "train.yaml"
     file.write_text(SEED)
-    assert Policy.from_yaml(file) == Policy()
+    assert Policy.from_file(file) == Policy()
     file.write_text(SEED.replace("100\n", "50\n").replace("_keep: 5", "_keep: 7") + "model: {width: 8}\n")
-    assert Policy.from_yaml(file) == Policy(rollback_every=50, rollback_keep=7)
+    assert Policy.from_file(file) == Policy(rollback_every=50, rollback_keep=7)
+
+
+def test_a_policy_in_toml_is_the_one_in_yaml(tmp_path: Path) -> None:
+    """The suffix decides, in any case of letters; other tables of the file are ignored."""
+    file = tmp_path / "train.TOML"
+    file.write_text(
+        '[model]\nwidth = 8\n[checkpoint]\nrollback_every = 50\nbest_k_metric = "dev_loss"\n'
+        "[checkpoint.retention]\nrollback_keep = 7\n"
+    )
+    assert Policy.from_file(file) == Policy(rollback_every=50, rollback_keep=7)
+    with pytest.raises(UnreadableInput, match="cannot be read as YAML"):
+        Policy.from_file(file.rename(tmp_path / "train.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -57,14 +69,24 @@ def test_what_is_off_is_named(config: dict[str, Any], said: str) -> None:
     assert said in str(refused.value) and "\x1b" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1\n", None])
-def test_a_file_that_is_none(tmp_path: Path, text: str | None) -> None:
-    file = tmp_path / "train.yaml"
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("train.yaml", "a: [", r"train\.yaml: cannot be read as YAML \("),
+        ("train.yaml", "- 1\n", r"train\.yaml: expected keys and values"),
+        ("train.yaml", None, r"train\.yaml: cannot be read as YAML \(.*No such file"),
+        ("train.toml", "checkpoint: 1", r"train\.toml: cannot be read as TOML \(not TOML: .*line 1"),
+        ("train.toml", "a." * 2000 + "a = 1", r"train\.toml: cannot be read as TOML \(nested more than 100 levels"),
+        ("train.toml", None, r"train\.toml: cannot be read as TOML \(.*No such file"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    file = tmp_path / name
     if text is not None:
         file.write_text(text)
-    with pytest.raises(PostmortemError) as refused:
-        Policy.from_yaml(file)
-    assert isinstance(refused.value, (UnreadableInput, UsageError)) and str(file) in str(refused.value)
+    with pytest.raises((UnreadableInput, UsageError), match=said) as refused:
+        Policy.from_file(file)
+    assert "\n" not in str(refused.value)
 
 
 def test_what_is_due() -> None:

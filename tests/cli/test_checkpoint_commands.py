@@ -179,6 +179,16 @@ def test_a_plan_of_another_policy(call: Call, tmp_path: Path) -> None:
     assert "a spike loses up to 50 steps before its onset, if it is noticed within 50 steps" in out
 
 
+def test_a_plan_of_a_policy_in_toml(call: Call, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[checkpoint]\nrollback_every = 50\n[checkpoint.retention]\nrollback_keep = 2\n")
+    code, out, _ = call("plan", "--params", "1e9", "--config", policy, "--json")
+    assert code == 0 and [json.loads(out)["roles"][0][key] for key in ("every", "keep")] == [50, 2]
+    policy.write_text("checkpoint = [\n")
+    code, out, err = call("plan", "--params", "1e9", "--config", policy)
+    assert (code, out, err.count("\n")) == (3, "", 1) and "policy.toml: cannot be read as TOML (not TOML:" in err
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
