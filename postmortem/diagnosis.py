@@ -143,12 +143,16 @@ class Hypothesis:
 @dataclass(frozen=True)
 class Remedy:
     """A remedy with its cost (`side_effect`); one that is not recommended, and why (`declined`); or one that was done
-    already, and how (`done`), by the journal."""
+    already, and how (`done`), by the journal.
+
+    `once`: it mends this run and prevents nothing in the next one, so that it teaches little.
+    """
 
     text: str
     side_effect: str = ""
     declined: str = ""
     done: str = ""
+    once: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from postmortem.assess.watchdog import quiet_reading, rollback, watchdog_rule
 from postmortem.assess.weighing import leading_cause, panel_verdict, rank_causes, weigh
 from postmortem.assess.wording import (
     cautious_remedies,
-    lesson_without_cause,
+    fact_without_cause,
+    lesson,
     passed_over,
     watch_advice,
     why_not_known,
@@ -178,6 +179,7 @@ def _incident(
     proven = proof is not None and bool(proof.cause)
     known = cause if cause is not None and (proven or verdict == "supported") else None
     expected = verification(case)
+    remedies = known.remedies(case, observed) if known else cautious_remedies(case, cause, window)
     return diagnosis.Incident(
         **shared_facts(case.incident),
         id=ident,
@@ -196,9 +198,9 @@ def _incident(
         root_cause=known.root_cause_sentence(case, observed) if known else "",
         not_known="" if known else why_not_known(case, ranked, proof.text if proof else ""),
         watch=watch_advice(case),
-        changes=known.remedies(case, observed) if known else cautious_remedies(case, cause, window),
+        changes=remedies,
         verification=expected,
-        lesson=known.lesson if known else lesson_without_cause(case, cause),
+        lesson=lesson(known.lesson if known else fact_without_cause(case, cause), remedies),
         skip_window=None if known is not None and known.suspect_batch_count is None else window,
         checkpoint=_relative(case.run, case.checkpoint.path) if case.checkpoint else "",
         passed_over=passed_over(case),

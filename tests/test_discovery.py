@@ -76,7 +76,7 @@ CAUSE = Cause(
     root_cause_sentence=lambda case, observed: "The boiler was too hot.",
     remedies=lambda case, observed: (Remedy("Open the valve."),),
     proof_text="Open the valve and drive again.",
-    lesson="Watch the valve.",
+    lesson="A closed valve heats the boiler",
     doc=__doc__,
 )
 '''

@@ -106,7 +106,7 @@ CAUSE = Cause(
     root_cause_sentence=lambda case, observed: "It was too hot.",
     remedies=lambda case, observed: (Remedy("Cool it.", "noise"),),
     proof_text="Replay on a cool machine.",
-    lesson="Cool it.",
+    lesson="Heat flips bits",
     predicts=lambda suspect: (Prediction((Change("skip", (suspect.window,)),), "cures"),),
     doc=__doc__,
 )

@@ -191,7 +191,8 @@ def test_the_textbook_case_of_each_cause_is_ranked_first(cause: str, tmp_path: P
     assert worst.hypotheses[0].cause == cause, [(h.cause, h.score) for h in worst.hypotheses[:4]]
     assert worst.verdict == "supported"
     assert worst.root_cause.endswith(".")
-    assert worst.changes
+    advised = [remedy.text.lower() for remedy in worst.changes if not remedy.declined]
+    assert worst.lesson.partition(": ")[2].lower() in advised
 
 
 @pytest.mark.parametrize("cause", CASES)
@@ -270,6 +271,8 @@ def test_loss_only_abstains(tmp_path: Path) -> None:
     assert d.verdict == "undecided"
     assert "Not known yet" in d.incidents[0].not_known
     assert d.incidents[0].root_cause == ""
+    assert "Log grad_norm, lr, batch_hash in the next run." in [remedy.text for remedy in d.incidents[0].changes]
+    assert d.incidents[0].lesson.endswith(": log grad_norm, lr, batch_hash in the next run.")
 
 
 def test_an_unresolved_spike_says_what_to_watch_for(tmp_path: Path) -> None:

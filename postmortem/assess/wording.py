@@ -53,23 +53,29 @@ def watch_advice(case: Case) -> str:
 
 def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Remedy, ...]:
     """§5 of the report without a root cause: remedies that do no harm, and why the others would be guesses."""
+    logged = _logging(case)
     if case.level("loss") is None and case.onset <= int(case.run.row_steps[0]):
         first = "Look at the initialization, the first batch and the dtype: no finite row precedes the incident."
-        return (Remedy(first, "none"), Remedy("Roll back or skip.", declined="there is no healthy state to return to"))
+        declined = Remedy("Roll back or skip.", declined="there is no healthy state to return to")
+        return (Remedy(first, "none", once=True), *logged, declined)
     if case.incident.outcome == "diverged":
         return (
-            roll_back(case, "replay it unchanged first"),
+            roll_back(case, "replay it unchanged first" if case.checkpoint else ""),
+            *logged,
             Remedy("Continue from here.", declined="the run does not recover by itself"),
         )
     guess = f" for “{cause.title}”" if cause else ""
     first = Remedy(
-        "Change nothing yet; run the replay of section 4 first.", "one replay from the checkpoint before the onset"
+        "Change nothing yet; run the replay of section 4 first.",
+        "one replay from the checkpoint before the onset",
+        once=True,
     )
     skipped = skip(case, window)
     if not skipped.done:
         skipped = replace(skipped, declined="a skip removes any spike that a batch causes, but does not show why")
     return (
         first,
+        *logged,
         skipped,
         Remedy(f"A remedy{guess}.", declined="the evidence is not sufficient yet"),
     )
@@ -85,10 +91,33 @@ def passed_over(case: Case) -> str:
     return f"{'; '.join(texts)}{more}{look}" if newer else ""
 
 
-def lesson_without_cause(case: Case, cause: Cause | None) -> str:
-    """§7 of the report without a root cause."""
-    absent = [c for c in DECISIVE if c not in case.run.columns]
-    if absent:
-        return f"An incident without {', '.join(absent[:3])} in the log cannot be explained: log them."
-    likely = f"; {cause.slug} is the first cause to test" if cause else ""
-    return f"The panels alone do not show the cause{likely}: replay before you change anything."
+def _logging(case: Case) -> tuple[Remedy, ...]:
+    """The remedy against not knowing: log what is missing."""
+    absent = ", ".join(_absent(case)[:3])
+    return (Remedy(f"Log {absent} in the next run.", "a few numbers in each row"),) if absent else ()
+
+
+def _absent(case: Case) -> list[str]:
+    return [column for column in DECISIVE if column not in case.run.columns]
+
+
+def fact_without_cause(case: Case, cause: Cause | None) -> str:
+    """What an incident teaches whose cause is unknown."""
+    if _absent(case):
+        return "What is not logged cannot explain an incident"
+    likely = f" ({cause.slug} is the first cause to test)" if cause else ""
+    return f"The panels alone do not show the cause{likely}"
+
+
+def lesson(fact: str, remedies: Sequence[Remedy]) -> str:
+    """§7 of the report: `fact`, and the first remedy of §5 that prevents it from happening again; where none does, the
+    first one that is recommended. So the lesson never advises what §5 does not contain, or refuses."""
+    advised = [remedy for remedy in remedies if not remedy.declined]
+    chosen = next((remedy for remedy in advised if not remedy.once), advised[0] if advised else None)
+    fact = fact.rstrip(".")
+    return f"{fact}." if chosen is None else f"{fact}: {_lower_first(chosen.text)}"
+
+
+def _lower_first(text: str) -> str:
+    """`text` within a sentence; a name in capitals, such as `LR`, stays."""
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

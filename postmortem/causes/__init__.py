@@ -50,7 +50,8 @@ class Cause:
     """One named cause. `prior` is its log-odds against `unknown` without any evidence.
 
     `root_cause_sentence` is §4 of the report, one sentence with its figures; `remedies` are §5 of the report (smallest
-    first, then those not recommended), `lesson` is §7 of the report. `proof_text` says which replay would prove the
+    first, then those not recommended). `lesson` is the fact that §7 of the report teaches, without a full stop; what to
+    do about it is added from the remedies, see `assess.wording.lesson`. `proof_text` says which replay would prove the
     cause. `rivals` are causes that predict the same panels. `suspect_batch_count` gives the number of suspect batches
     from the onset on, or None where it is not known; it is None itself where skipping batches is no remedy. `predicts`
     gives replays and their outcomes if this cause is the true one. `fix` gives the changes of a replay that contains

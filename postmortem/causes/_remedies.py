@@ -26,7 +26,7 @@ def skip(case: Case, window: tuple[int, int]) -> Remedy:
     else:
         cost = f"leaves out {count(batches, 'batch')} of data; the log does not say how many tokens a batch has"
     start = f" from the checkpoint at step {case.checkpoint.step}" if case.checkpoint else ""
-    return Remedy(f"Replay{start} without batches [{first}, {last}).", cost)
+    return Remedy(f"Replay{start} without batches [{first}, {last}).", cost, once=True)
 
 
 def _tokens(total: float) -> str:
@@ -37,8 +37,8 @@ def _tokens(total: float) -> str:
 
 def lower_rate(case: Case) -> Remedy:
     """Halve the peak learning rate."""
-    rate = case.level("lr")
-    rates = f" from {number(rate)} to {number(rate / 2)}" if rate else ""
+    halved = halved_peak_rate(case)
+    rates = f" from {number(halved[0])} to {number(halved[1])}" if halved else ""
     if done := case.response.lowered_rate():
         return Remedy("Lower the peak learning rate.", done=done)
     return Remedy(
@@ -63,7 +63,8 @@ def lower_clip(case: Case) -> Remedy:
     if current is not None and current <= threshold:
         percent = 100 * float(np.mean(finite > current))
         reason = (
-            f"it clips {number(percent)} % of the recorded steps already; a lower one would clip ordinary steps more"
+            f"it clips {number(percent)} % of the recorded steps already, and is no more than twice the usual norm of "
+            f"{number(usual)}: a lower one would clip ordinary steps"
         )
         return Remedy(f"Lower the clip threshold of {number(current)}.", declined=reason)
     return Remedy(
@@ -73,33 +74,57 @@ def lower_clip(case: Case) -> Remedy:
     )
 
 
-def roll_back(case: Case, next_action: str, *, complete: bool = False) -> Remedy:
+def roll_back(case: Case, next_action: str = "", *, complete: bool = False, lower_rate: bool = True) -> Remedy:
     """Go back to the newest checkpoint before the onset, then do `next_action`; with the steps that this loses.
 
     Where the run went back already, `next_action` remains, which no journal tells. `complete`: it is no more than to
     restore the whole state, which the journal tells.
+
+    Without such a checkpoint it is a restart, which meets the same incident again unless something is changed: so it is
+    one with a lower learning rate. `lower_rate` is False where the rate is not what is wrong.
     """
     if done := case.response.rolled_back(case.last_sound_step, complete=complete):
         if complete:
-            return Remedy(f"Go back to before step {case.onset}, and {next_action}.", done=done)
-        return Remedy(f"{next_action[:1].upper()}{next_action[1:]}; the run went back to before the onset already.")
+            return Remedy(f"Go back to before step {case.onset}, and {next_action}.", done=done, once=True)
+        action = next_action or "replay it unchanged first"
+        return Remedy(f"{action[:1].upper()}{action[1:]}; the run went back to before the onset already.", once=True)
     unknown = [checkpoint for checkpoint, health in case.passed_over if health.state == "not looked at"]
     if unknown and (case.checkpoint is None or case.checkpoint.step < unknown[0].step):
-        newest = unknown[0]
+        newest, action = unknown[0], f", and {next_action}" if next_action else ""
         return Remedy(
             f"Look at {plain(newest.path.name, 100)} (postmortem checkpoints RUN), the newest checkpoint from before "
-            f"the onset; if it is finite, revert to it, and {next_action}.",
+            f"the onset; if it is finite, revert to it{action}.",
             f"trains {count(int(case.run.row_steps[-1]) - newest.step + 1, 'step')} again",
+            once=True,
         )
     if case.checkpoint is None:
+        action = f" ({next_action})" if next_action else ""
+        rate = f", with {_lower_rate_text(case)}" if lower_rate else ""
         return Remedy(
-            f"Restart from scratch ({next_action}): there is no checkpoint from before the onset.",
+            f"Restart from scratch{action}{rate}: there is no checkpoint from before the onset.",
             f"loses {count(case.onset, 'step')}; write a rollback checkpoint every 100 steps next time",
+            once=True,
         )
     step = case.checkpoint.step
     lost = int(case.run.row_steps[-1]) - step + 1
+    action = f", and {next_action}" if next_action else ""
     return Remedy(
-        f"Revert to the checkpoint at step {step} (the state after {count(step, 'step')}, before step {step} runs), "
-        f"and {next_action}.",
+        f"Revert to the checkpoint at step {step} (the state after {count(step, 'step')}, before step {step} runs)"
+        f"{action}.",
         f"trains {count(lost, 'step')} again",
+        once=True,
     )
+
+
+def halved_peak_rate(case: Case) -> tuple[float, float] | None:
+    """(the highest learning rate up to the onset, half of it); None where no positive rate is logged."""
+    rates = case.series("lr")
+    used = np.empty(0) if rates is None else rates.value[(rates.step <= case.onset) & np.isfinite(rates.value)]
+    peak = float(used.max(initial=0.0))
+    return (peak, peak / 2) if peak > 0 else None
+
+
+def _lower_rate_text(case: Case) -> str:
+    rates = halved_peak_rate(case)
+    figures = "" if rates is None else f" of {number(rates[1])} instead of {number(rates[0])}"
+    return f"a lower peak learning rate{figures}"

@@ -85,6 +85,6 @@ CAUSE = Cause(
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
     proof_text="None is needed; a null replay would show the same departure and the same recovery.",
-    lesson="A departure that recovers at once and that no other panel shares needs no change.",
+    lesson="A departure that recovers at once and that no other panel shares does no lasting harm",
     doc=__doc__,
 )

@@ -23,7 +23,7 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
 
 def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
-        roll_back(case, "resume on another node"),
+        roll_back(case, "resume on another node", lower_rate=False),
         Remedy("Take the node out of use and run a memory test on it.", "one node less until it has passed"),
         Remedy("Skip the batch.", declined="no batch caused this"),
     )
@@ -58,10 +58,7 @@ CAUSE = Cause(
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
     proof_text="Null replay from the checkpoint before the incident, nothing changed: the incident does not appear.",
-    lesson=(
-        "A parameter that moves without an update points to hardware: hash the state, write checkpoints often, and "
-        "replace the node."
-    ),
+    lesson="A parameter that moves without an update points to hardware",
     predicts=lambda suspect: (Prediction((), "vanishes"),),
     fix=lambda suspect: (),
     doc=__doc__,

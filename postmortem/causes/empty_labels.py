@@ -25,7 +25,7 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
 def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     return (
         Remedy("Divide the summed loss by max(valid labels, 1).", "none for batches with a valid label"),
-        roll_back(case, "replay with this division"),
+        roll_back(case, "replay with this division", lower_rate=False),
         skip(case, case.batch_window(rows=1)),
         Remedy("Lower the learning rate.", declined="the NaN comes from a division, not from too large an update"),
     )
@@ -52,7 +52,7 @@ CAUSE = Cause(
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
     proof_text="Unmask the labels of that batch and change nothing else: the loss stays finite.",
-    lesson="Masking can remove all labels of a batch: divide by max(n, 1), and count valid labels per batch.",
+    lesson="Masking can remove all labels of a batch, whose mean loss is then 0/0",
     suspect_batch_count=lambda case, observed: 1,
     predicts=lambda suspect: (
         Prediction((Change("unmask", (suspect.window,)),), "finite"),

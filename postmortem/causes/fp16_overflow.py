@@ -58,10 +58,7 @@ CAUSE = Cause(
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
     proof_text="Replay the same batches from the same checkpoint in fp32: no overflow, no skipped step.",
-    lesson=(
-        "fp16 ends at 65,504: train in bf16, or log loss scale and activation maxima, and act when the scale is "
-        "halved repeatedly."
-    ),
+    lesson="fp16 ends at 65,504, and what is larger is infinite",
     predicts=lambda suspect: (
         Prediction((Change("precision", values=("fp32",)),), "cures"),
         Prediction((Change("replace", (suspect.window,)),), "persists"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from postmortem.case import Case
 from postmortem.causes import Cause, Observed
-from postmortem.causes._remedies import lower_clip, skip
+from postmortem.causes._remedies import skip
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number
@@ -48,10 +48,7 @@ def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
         Remedy(
             "Lower the clip threshold.", declined="it limits each update, but the model would still be trained on noise"
         ),
-        lower_clip(case)
-        if "grad_norm.spike" in observed
-        else Remedy("Lower the learning rate.", declined="the data is wrong, not the step size"),
-    )[:3]
+    )
 
 
 CAUSE = Cause(
@@ -97,10 +94,7 @@ CAUSE = Cause(
         "Replace the suspect shard by a sound one of the same length: the spike disappears. As a placebo, replace a "
         "shard elsewhere: the spike stays."
     ),
-    lesson=(
-        "An unpredictable shard trains nothing but noise; check the loss per source before a new source enters the "
-        "mixture."
-    ),
+    lesson="An unpredictable shard trains nothing but noise",
     rivals=("long_tail_tokens",),
     suspect_batch_count=_suspect_batch_count,
     predicts=lambda suspect: (

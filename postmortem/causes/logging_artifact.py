@@ -69,10 +69,7 @@ CAUSE = Cause(
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
     proof_text="Null replay: the point is normal. No intervention is needed.",
-    lesson=(
-        "If no other panel confirms a single departed point, the logger is wrong: check a second panel before you "
-        "touch the run."
-    ),
+    lesson="If no other panel confirms a single departed point, the log is wrong and not the run",
     predicts=lambda suspect: (Prediction((), "vanishes"),),
     fix=lambda suspect: (),
     doc=__doc__,

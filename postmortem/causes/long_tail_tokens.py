@@ -104,10 +104,7 @@ CAUSE = Cause(
         "Three replays: replace that batch by an ordinary one (the spike disappears), consume it at another step (the "
         "spike follows), mask only the rare tokens (the spike disappears)."
     ),
-    lesson=(
-        "One batch of rare tokens can dominate the gradient norm; stratify batches by token frequency, and clip near "
-        "the usual norm."
-    ),
+    lesson="One batch of rare tokens can dominate the gradient norm",
     rivals=("garbage_data",),
     suspect_batch_count=lambda case, observed: 1,
     predicts=lambda suspect: (

@@ -33,7 +33,7 @@ def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
             ),
             "none on the data",
         ),
-        roll_back(case, "replay with the smooth schedule"),
+        roll_back(case, "replay with the smooth schedule", lower_rate=False),
         Remedy(
             "Lower the peak learning rate.",
             declined="the level before and after the jump was fine; only the jump was not",
@@ -64,7 +64,7 @@ CAUSE = Cause(
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
     proof_text="Smooth only the learning rate, with the same data and the same state: the incident disappears.",
-    lesson="A schedule is code: assert lr against the step, above all at the end of warmup and at every resume.",
+    lesson="A schedule is code, and may be wrong like any code",
     predicts=lambda suspect: (
         Prediction((Change("lr-smooth", values=(suspect.jump,)),), "cures"),
         Prediction((Change("replace", (suspect.window,)),), "persists"),

@@ -77,7 +77,7 @@ CAUSE = Cause(
     proof_text=(
         "Halve the learning rate, with the same data: the spikes move or vanish, and do not stay with the batch."
     ),
-    lesson="Spikes that recur on different batches point to the learning rate: lower the peak or lengthen the warmup.",
+    lesson="Spikes that do not depend on one batch point to the learning rate",
     rivals=("stale_second_moment",),
     predicts=lambda suspect: (
         Prediction(tuple(Change("lr-scale", values=(factor,)) for factor in (0.5, 0.1, 0.02)), "cures", early=True),

@@ -87,10 +87,7 @@ CAUSE = Cause(
         "Replay from the last NaN-free checkpoint with nonfinite_count and update_rms logged at every step: the first "
         "step that counts a non-finite value, or whose update jumps, did the damage."
     ),
-    lesson=(
-        "Never apply an update whose gradient norm is not finite; write checkpoints often enough to have a NaN-free "
-        "state to return to."
-    ),
+    lesson="A NaN in a parameter never disappears by itself",
     suspect_batch_count=lambda case, observed: 1,
     predicts=lambda suspect: (
         Prediction((Change("drop-rows", (suspect.window,)),), "cures"),

@@ -45,7 +45,7 @@ def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     if incomplete and case.pieces_lost != frozenset({"optimizer"}):
         pieces = str(incomplete.figures["lost"])
     return (
-        roll_back(case, f"resume with {pieces} restored", complete=True),
+        roll_back(case, f"resume with {pieces} restored", complete=True, lower_rate=False),
         Remedy(
             "Assert after every load that the norms of the moments and the optimizer's step equal the saved ones.",
             "one norm over the moments at each resume",
@@ -105,8 +105,7 @@ CAUSE = Cause(
         "the rise disappears."
     ),
     lesson=(
-        "A resume is complete only if moments, step count, betas, schedule, loader and random state are restored: "
-        "assert them after every load."
+        "A resume is complete only if moments, step count, betas, schedule, loader and random state are restored"
     ),
     predicts=_predictions,
     fix=_repairs,

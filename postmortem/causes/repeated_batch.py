@@ -64,7 +64,7 @@ CAUSE = Cause(
     proof_text=(
         "Restore the loader's state and replay from the checkpoint before: neither the drop nor the jump appears."
     ),
-    lesson="A repeating loader looks like progress; log a hash of every batch, and alarm on the first repetition.",
+    lesson="A loader that repeats a batch looks like progress",
     predicts=lambda suspect: (Prediction((Change("distinct"),), "cures"),),
     fix=lambda suspect: (Change("distinct"),),
     doc=__doc__,

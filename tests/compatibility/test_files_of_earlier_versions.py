@@ -82,6 +82,8 @@ def test_a_diagnosis_is_written_again_as_it_was_read() -> None:
         assert {change.pop("done") for change in incident["changes"]} <= {""}, "a key that was added since"
         for experiment in incident["experiments"]:
             assert experiment.pop("unchecked") == "", "a key that was added since"
+        for remedy in incident["changes"]:
+            assert remedy.pop("once") is False, "a key that was added since"
     assert written == json.loads(file.read_text())
 
 
