@@ -11,11 +11,11 @@ README = ROOT / "README.md"
 SAMPLE = Path("sample_runs/19-spike-001")
 
 
-def copy_sample(folder: Path) -> None:
-    """Copy the sample run into `folder`, under its path in the repository, as it was committed: without what a reader's
+def copy_sample(folder: Path, sample: Path = SAMPLE) -> None:
+    """Copy a sample run into `folder`, under its path in the repository, as it was committed: without what a reader's
     own commands left beside it, such as a proof.
     """
-    shutil.copytree(ROOT / SAMPLE, folder / SAMPLE, ignore=shutil.ignore_patterns("postmortem"), symlinks=True)
+    shutil.copytree(ROOT / sample, folder / sample, ignore=shutil.ignore_patterns("postmortem"), symlinks=True)
 
 
 def environment(**more: str) -> dict[str, str]:

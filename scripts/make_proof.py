@@ -1,8 +1,10 @@
-"""Write README's four commands with their real output, or report whether it is stale (`--check`).
+"""Write README's four commands with their real output and the notebook that they keep, or report whether these are
+stale (`--check`).
 
-The commands run on a copy of a sample run, one after another, as a reader would run them. Seconds are left out of the
-comparison. The commands compute as the sample run did. On a machine that cannot, figures differ in their last digits:
-then only the commands, the verdict, the batch and the checks that pass are compared.
+The commands run on a copy of a sample run, one after another, as a reader would run them. A draft of another run adds a
+suspicion to the notebook. Seconds are left out of the comparison. The commands compute as the sample run did. On a
+machine that cannot, figures differ in their last digits: then only the commands, the verdict, the batch, the checks
+that pass and the headings of the notebook are compared.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from _readme import README, SAMPLE, between_markers, copy_sample, environment
 
+SUSPECTED = Path("sample_runs/20-run-002")
 NULL = SAMPLE / "postmortem/replays/prove-312/R0/replayed.json"
 COMMANDS = (
     f"postmortem draft {SAMPLE}",
@@ -25,24 +28,37 @@ COMMANDS = (
     f"postmortem verify {SAMPLE}/postmortem/diagnosis.json",
 )
 _WIDTH = "100"
+_MARK = re.compile(r" <!-- (run|lesson) .*? -->")
 _TIMES = re.compile(r"\d[\d.]* s\b")
 
 
-def outputs() -> tuple[str, list[str]]:
-    """(the commands and what they print, as Markdown; how this machine's arithmetic differs from the run's)."""
-    blocks: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        copy_sample(Path(folder))
-        for command in COMMANDS:
-            words = [sys.executable, "-m", *command.split()]
-            process = subprocess.run(
-                words, cwd=folder, env=environment(COLUMNS=_WIDTH), capture_output=True, text=True, check=False
-            )
-            if process.returncode:
-                raise SystemExit(f"{command}: exit {process.returncode}\n{process.stderr}")
-            blocks.append(f"$ {command}\n{_in_order(process.stdout)}")
-        arithmetic: list[str] = json.loads((Path(folder) / NULL).read_text("utf-8"))["arithmetic"]
-    return "```console\n" + "\n".join(blocks) + "```", arithmetic
+def outputs() -> tuple[dict[str, str], list[str]]:
+    """(block of README → its text, how this machine's arithmetic differs from the run's)."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_sample(folder)
+        copy_sample(folder, SUSPECTED)
+        printed = [f"$ {command}\n{_in_order(_output(command, folder))}" for command in COMMANDS]
+        _output(f"postmortem draft {SUSPECTED}", folder)
+        notebook = (folder / "lessons.md").read_text("utf-8")
+        arithmetic: list[str] = json.loads((folder / NULL).read_text("utf-8"))["arithmetic"]
+    return {"proof": "```console\n" + "\n".join(printed) + "```", "notebook": _as_shown(notebook)}, arithmetic
+
+
+def _output(command: str, folder: Path) -> str:
+    words = [sys.executable, "-m", *command.split()]
+    process = subprocess.run(
+        words, cwd=folder, env=environment(COLUMNS=_WIDTH), capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        raise SystemExit(f"{command}: exit {process.returncode}\n{process.stderr}")
+    return process.stdout
+
+
+def _as_shown(notebook: str) -> str:
+    """The notebook as a Markdown viewer shows it, as a quotation; its links would lead nowhere here."""
+    text = re.sub(r"\[report\]\([^)]*\)", "report", _MARK.sub("", notebook)).rstrip()
+    return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
 
 
 def _in_order(text: str) -> str:
@@ -59,7 +75,7 @@ def _compared(text: str, *, exact: bool) -> list[str]:
     lines = _TIMES.sub("… s", text).splitlines()
     if exact:
         return lines
-    return [re.sub(r"[\d.]+", "…", line) for line in lines if re.match(r"\$ |verdict|found|pass|FAIL", line)]
+    return [re.sub(r"[\d.]+", "…", line) for line in lines if re.match(r"\$ |verdict|found|pass|FAIL|> #", line)]
 
 
 def main() -> None:
@@ -67,13 +83,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README is stale")
     check: bool = parser.parse_args().check
-    before, committed, after = between_markers(README.read_text(), "proof")
     fresh, arithmetic = outputs()
+    readme, stale = README.read_text("utf-8"), list[str]()
+    for block, text in fresh.items():
+        before, committed, after = between_markers(readme, block)
+        readme = f"{before}{text}{after}"
+        if _compared(committed, exact=not arithmetic) != _compared(text, exact=not arithmetic):
+            stale.append(f"README.md: the block {block} differs:\n{text}")
     if not check:
-        README.write_text(f"{before}{fresh}{after}")
+        README.write_text(readme, "utf-8")
         print("written")
-    elif _compared(committed, exact=not arithmetic) != _compared(fresh, exact=not arithmetic):
-        sys.exit(f"README.md: the output of the four commands differs:\n{fresh}\nWrite it with: make proof")
+    elif stale:
+        sys.exit("\n".join((*stale, "Write it with: make proof")))
     else:
         print(f"fresh, by verdicts: the arithmetic differs ({'; '.join(arithmetic)})" if arithmetic else "fresh")
 

@@ -80,6 +80,7 @@ def corpus() -> dict[str, Tree]:
         "diagnosis": diagnosis,
         "looks": {**recorded, "postmortem/checkpoints.json": _LOOKS},
         "lessons": {"lessons.md": b"- 2026-01-01 \xc2\xb7 a \xc2\xb7 step 3 \xc2\xb7 text\r\n", **diagnosis},
+        "lessons_with_marks": {"lessons.md": _LESSONS, **diagnosis},
         "policy": {"policy.yaml": _POLICY},
         "policy_toml": {"policy.toml": _POLICY_TOML},
         "config": {"config.json": json.dumps(default_config(seed=1, steps=20)).encode()},
@@ -136,6 +137,21 @@ _JOURNAL = (
     {"event": "config_change", "step": 70, "key": "lr", "old": 1.0, "new": 2.0},
     {"event": "environment_change", "step": 70, "changed": {"torch": ["2.8", "2.9"]}},
 )
+_LESSONS = b"""\
+# Lessons
+
+## Confirmed
+
+### a (2026-01-01) <!-- run a/b a -->
+
+- **Step 3, confirmed.** One. Two. ([report](a/report.md)) <!-- lesson 0123456789ab confirmed 109876543210 -->
+
+## Suspected
+
+### a <!-- run b a -->
+
+- **Step 3, supported.** One. <!-- lesson 0123456789ac supported 000000000000 -->
+"""
 _POLICY = b"""\
 checkpoint:
   rollback_every: 100

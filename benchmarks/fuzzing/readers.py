@@ -81,7 +81,7 @@ def _environment(folder: Path) -> object:
 def _lessons(folder: Path) -> object:
     book = folder / "lessons.md"
     report.check_lessons(book)
-    return report.add_lesson(diagnosis.load(folder / "diagnosis.json"), book)
+    return report.add_lesson(diagnosis.load(folder / "diagnosis.json"), book, run=folder)
 
 
 def _locked(folder: Path) -> object:
@@ -164,7 +164,7 @@ READERS = (
     Reader("replay result", "replay", _result),
     Reader("policy", "policy", lambda f: Policy.from_file(f / "policy.yaml")),
     Reader("policy, TOML", "policy_toml", lambda f: Policy.from_file(f / "policy.toml")),
-    Reader("lessons", "lessons", _lessons, "lessons.md"),
+    Reader("lessons", "lessons*", _lessons, "lessons.md"),
     Reader("writer's lock", "lock", _locked),
     Reader("lab config", "config", _lab, allowed=(OSError,)),
     Reader("checkpoint", "dcp", lambda f: inspection.inspect(f, deep=False), weight=3),
@@ -182,6 +182,7 @@ READERS = (
 )
 
 EXEMPT = {
+    "atomic.py:append": "appends to what resume_test writes",
     "api.py:_opened": "calls open_run, as the commands do",
     "arithmetic.py:_processor_flags": "reads /proc/cpuinfo",
     "atomic.py:_remove_if_abandoned": "opens what a killed writer left, to lock it",

@@ -35,7 +35,7 @@ def _tokens(total: float) -> str:
     return f"{amount} {'token' if total == 1 else 'tokens'}"
 
 
-def lower_rate(case: Case) -> Remedy:
+def halve_rate(case: Case) -> Remedy:
     """Halve the peak learning rate."""
     halved = halved_peak_rate(case)
     rates = f" from {number(halved[0])} to {number(halved[1])}" if halved else ""
@@ -99,7 +99,7 @@ def roll_back(case: Case, next_action: str = "", *, complete: bool = False, lowe
         )
     if case.checkpoint is None:
         action = f" ({next_action})" if next_action else ""
-        rate = f", with {_lower_rate_text(case)}" if lower_rate else ""
+        rate = f", with {_lower_rate(case)}" if lower_rate else ""
         return Remedy(
             f"Restart from scratch{action}{rate}: there is no checkpoint from before the onset.",
             f"loses {count(case.onset, 'step')}; write a rollback checkpoint every 100 steps next time",
@@ -124,7 +124,7 @@ def halved_peak_rate(case: Case) -> tuple[float, float] | None:
     return (peak, peak / 2) if peak > 0 else None
 
 
-def _lower_rate_text(case: Case) -> str:
+def _lower_rate(case: Case) -> str:
     rates = halved_peak_rate(case)
     figures = "" if rates is None else f" of {number(rates[1])} instead of {number(rates[0])}"
     return f"a lower peak learning rate{figures}"

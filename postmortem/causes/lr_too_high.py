@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from postmortem.case import Case
 from postmortem.causes import Cause, Observed
-from postmortem.causes._remedies import lower_clip, lower_rate
+from postmortem.causes._remedies import halve_rate, lower_clip
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number
@@ -28,7 +28,7 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
 def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     reason = "the incidents recur on other batches" if "loss.recurring" in observed else "no batch stands out"
     return (
-        lower_rate(case),
+        halve_rate(case),
         lower_clip(case),
         Remedy("Skip the batches.", declined=reason),
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from postmortem.atomic import real_path
+from postmortem.cli._lessons import LessonsOption, UndecidedOption, open_notebook
 from postmortem.cli._options import AtOption, IncidentOption, MapOption, parse_map
 from postmortem.cli._output import display_path, print_lines, print_location
 from postmortem.cli._terminal import encodes, stage, text_width
@@ -18,8 +19,6 @@ from postmortem.errors import CheckFailed, UsageError
 if TYPE_CHECKING:
     from postmortem.diagnosis import Incident
     from postmortem.run import Run
-
-LESSONS = Path("lessons.md")
 
 
 class Mode(StrEnum):
@@ -59,9 +58,8 @@ def draft(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where the report goes [default: RUN/postmortem].")
     ] = None,
-    lessons: Annotated[
-        Path | None, typer.Option("--lessons", metavar="PATH", help="Append the lesson here [default: ./lessons.md].")
-    ] = None,
+    lessons: LessonsOption = None,
+    undecided: UndecidedOption = False,
     no_text: Annotated[
         bool, typer.Option("--no-text", help="Leave training text out of the report: it may be private.")
     ] = False,
@@ -73,9 +71,9 @@ def draft(
 ) -> None:
     """Find what went wrong in a run, and draft its post-mortem.
 
-    Writes report.md, diagnosis.json and panel pictures, and appends the lesson
-    to lessons.md. A later draft replaces only what an earlier draft wrote, and
-    keeps the section "Notes".
+    Writes report.md, diagnosis.json and panel pictures, and enters the lesson
+    in lessons.md. A later draft replaces only what an earlier draft wrote, and
+    keeps the section "Notes" and every line of lessons.md that you edited.
 
     \b
     Examples:
@@ -97,10 +95,7 @@ def draft(
         search = watchdog_mode(mode.value, ratio=ratio, sustain=sustain, history=history)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
-    book = lessons or (None if as_json else LESSONS)
-    own_book = None if lessons else _run_around(LESSONS, run)  # a stranger's run may be the current directory
-    if book:
-        report.check_lessons(book, within=own_book)
+    notebook = open_notebook(lessons, run, undecided=undecided, as_json=as_json)
     with stage(f"Reading {run}"):
         opened = open_run(run, mapping, source)
     with stage("Looking for incidents"):
@@ -115,7 +110,7 @@ def draft(
             written = report.write_report(diagnosis, folder, draw=draw_panel, incident=number, within=within)
             if within is not None:
                 health_in(opened).keep()
-    added = book is not None and report.add_lesson(diagnosis, book, incident=number, report=written, within=own_book)
+    entered = notebook is not None and notebook.enter(diagnosis, opened.path, number, written)
     if as_json:
         typer.echo(report.to_bytes(diagnosis), nl=False)
     else:
@@ -124,8 +119,8 @@ def draft(
         typer.echo()
     if written:
         print_location("report", display_path(written), err=as_json)
-    if book and added:
-        print_location("lesson", display_path(book), err=as_json)
+    if notebook and entered:
+        print_location("lesson", display_path(notebook.path), err=as_json)
     chosen = next((each for each in diagnosis.incidents if each.id == number), None)
     command = (
         "" if as_json or chosen is None else _next_command(run, opened, chosen, written, numbered=mode is Mode.all)
@@ -134,13 +129,6 @@ def draft(
         print_location("next", command)
     if check and diagnosis.incidents:
         raise CheckFailed
-
-
-def _run_around(file: Path, run: Path) -> Path | None:
-    """The directory of `run` if `file` is in it, else None."""
-    from postmortem.atomic import real_path
-
-    return run if real_path(file.absolute().parent).is_relative_to(real_path(run)) else None
 
 
 def _next_command(path: Path, run: Run, incident: Incident, written: Path | None, *, numbered: bool) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from postmortem.cli._lessons import LessonsOption, Notebook, UndecidedOption, open_notebook
 from postmortem.cli._options import (
     ArithmeticOption,
     FirstIncidentOption,
@@ -50,6 +51,8 @@ def prove(
     program: ProgramOption = None,
     trust: TrustOption = False,
     arithmetic: ArithmeticOption = None,
+    lessons: LessonsOption = None,
+    undecided: UndecidedOption = False,
     as_json: JsonOption = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless a cause is confirmed.")] = False,
 ) -> None:
@@ -59,8 +62,9 @@ def prove(
     cured. Then come the change that each hypothesis names, placebos of the same
     size, and the suspect data in another state. A cause is confirmed only if
     its own replays have the predicted outcomes, no placebo cures, and its
-    rivals fail. An interrupted experiment continues where it stopped. In a run
-    from somebody else, --fresh drives the replays that came with it again.
+    rivals fail. The incident's line in lessons.md follows the verdict. An
+    interrupted experiment continues where it stopped. In a run from somebody
+    else, --fresh drives the replays that came with it again.
 
     \b
     Examples:
@@ -100,10 +104,11 @@ def prove(
         from postmortem.experiment.redraft import check_keepable
 
         check_keepable(run, experiment.target)
+        notebook = open_notebook(lessons, run, undecided=undecided, as_json=as_json)
         if collect is None:
             _take_over_finished(target, fresh=fresh, quiet=as_json)
         proof = dated(_drive(experiment, quiet=as_json))
-        drafted = _keep(run, experiment.target, proof, as_json=as_json)
+        drafted = _keep(run, experiment.target, proof, notebook, as_json=as_json)
         if check and not proof.verdict == drafted == "confirmed":
             raise CheckFailed
 
@@ -187,14 +192,16 @@ def _take_over_finished(target: ExperimentTarget, *, fresh: bool, quiet: bool) -
         print_labeled("reused", f"{count(finished, 'finished replay')}; --fresh drives them again")
 
 
-def _keep(run: Path, target: ExperimentTarget, proof: Proof, *, as_json: bool) -> str:
-    """Keep the proof, draft the report with it, and print the verdict; the verdict of the draft."""
+def _keep(run: Path, target: ExperimentTarget, proof: Proof, notebook: Notebook | None, *, as_json: bool) -> str:
+    """Keep the proof, draft the report with it, enter the lesson, and print the verdict; the verdict of the draft."""
     from postmortem.experiment.redraft import keep_proof
     from postmortem.jsonio import as_json as to_json
     from postmortem.proof.stored_proofs import proof_hash
 
     with stage("Drawing and writing the report"):
-        written, incident = keep_proof(run, target, proof)
+        redraft = keep_proof(run, target, proof)
+    incident = redraft.incident
+    entered = notebook is not None and notebook.enter(redraft.diagnosis, run, incident.id, redraft.report)
     steps = sum(experiment.steps for experiment in proof.experiments)
     if as_json:
         print_json({**to_json(proof), "hash": proof_hash(proof), "replays": len(proof.experiments), "steps": steps})
@@ -203,10 +210,12 @@ def _keep(run: Path, target: ExperimentTarget, proof: Proof, *, as_json: bool) -
     if incident.verdict != proof.verdict:
         doubt = incident.proof or "its notes say why"
         print_labeled("note", plain(f"the draft says {incident.verdict.replace('_', ' ')}: {doubt}", 1000))
-    print_location("report", display_path(written))
+    print_location("report", display_path(redraft.report))
+    if notebook and entered:
+        print_location("lesson", display_path(notebook.path))
     if incident.remedy:
         option = "" if incident.id == 1 else f" --incident {incident.id}"
-        diagnosis = display_path(written.parent / "diagnosis.json")
+        diagnosis = display_path(redraft.report.parent / "diagnosis.json")
         print_location("next", f"postmortem verify {diagnosis}{option}{target.options}")
     return incident.verdict
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from postmortem import report
 from postmortem.atomic import check_inside
-from postmortem.diagnosis import Experiment, Incident
+from postmortem.diagnosis import Diagnosis, Experiment, Incident
 from postmortem.experiment.finished import bring_in
 from postmortem.experiment.record_outcome import record_outcome
 from postmortem.experiment.target import ExperimentTarget
@@ -18,12 +19,22 @@ from postmortem.replay.spec import ReplaySpec
 from postmortem.run.replayed import ReplayResult
 
 
-def redraft(run: Path, proof: Proof, runs: OpenRuns) -> tuple[Path, Incident]:
-    """Write the report on the incident that `proof` is about; (path of the report, the incident as it says now)."""
+@dataclass(frozen=True)
+class Redraft:
+    """A report that was drafted again, and the incident as it says now."""
+
+    report: Path
+    diagnosis: Diagnosis
+    incident: Incident
+
+
+def redraft(run: Path, proof: Proof, runs: OpenRuns) -> Redraft:
+    """Write the report on the incident that `proof` is about."""
     diagnosis = runs.examined(run).diagnosis()
     incident = next(incident for incident in diagnosis.incidents if incident.key == proof.incident)
     out, within = report.default_out(run), report.run_folder(run)
-    return report.write_report(diagnosis, out, draw=draw_panel, incident=incident.id, within=within), incident
+    written = report.write_report(diagnosis, out, draw=draw_panel, incident=incident.id, within=within)
+    return Redraft(written, diagnosis, incident)
 
 
 def check_keepable(run: Path, target: ExperimentTarget) -> None:
@@ -33,7 +44,7 @@ def check_keepable(run: Path, target: ExperimentTarget) -> None:
     report.check_report(report.default_out(run), within=report.run_folder(run))
 
 
-def keep_proof(run: Path, target: ExperimentTarget, proof: Proof) -> tuple[Path, Incident]:
+def keep_proof(run: Path, target: ExperimentTarget, proof: Proof) -> Redraft:
     """Keep a proof and its replays beside its run, and draft the report with it: see `redraft`. Raises CannotWrite."""
     root = replayable_root(target.run)
     proof = bring_in(target, proof)

@@ -69,6 +69,16 @@ def test_the_watchdog_takes_its_settings_and_ends_with_the_rollback_that_it_asks
         assert (code, out) == (2, "") and said in err
 
 
+def test_an_undecided_incident_is_no_lesson_unless_asked_for(call: Call, tmp_path: Path) -> None:
+    losses = [2.0 + 0.01 * (step % 7) + 3.0 * (step == 300) for step in range(400)]
+    (tmp_path / "m.csv").write_text("step,loss\n" + "".join(f"{n},{loss}\n" for n, loss in enumerate(losses)))
+    code, out, _ = call("draft", "m.csv")
+    assert code == 0 and "undecided" in out and "lesson " not in out and not (tmp_path / "lessons.md").exists()
+    assert call("draft", "m.csv", "--undecided")[1].splitlines()[-1] == "lesson  lessons.md"
+    assert "### m <!-- run m.csv m -->\n\n- **Step 300, undecided.** " in (tmp_path / "lessons.md").read_text("utf-8")
+    assert "lesson " not in call("draft", "m.csv")[1]
+
+
 def test_draft_ends_with_the_command_that_tests_the_cause_and_then_the_remedy(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,31 @@ class TestProve:
         again = (proved_run / "postmortem" / "report.md").read_text()
         assert "**Verdict: confirmed**" in again and "| R3     | move batches" in again
 
+    def test_the_line_in_the_notebook_follows_the_verdict(
+        self, call: Call, driver: Driver, run: Path, proved: tuple[Path, str], tmp_path: Path
+    ) -> None:
+        book = tmp_path / "lessons.md"
+        assert call("draft", "run", "--undecided")[0] == 0
+        assert "## Confirmed" not in book.read_text("utf-8") and "- **Step 110, " in book.read_text("utf-8")
+        copytree(proved[0] / "postmortem" / "replays", run / "postmortem" / "replays")
+        other = tmp_path / "other.md"
+        assert call("prove", "run", "--trust", "--json", "--lessons", other)[0] == 0
+        code, out, _ = call("prove", "run", "--trust")
+        assert code == 0 and "\nlesson  lessons.md\n" in out and not driver.driven
+        for text in (book.read_text("utf-8"), other.read_text("utf-8")):
+            assert text.startswith("# Lessons\n\n## Confirmed\n\n### run") and "Suspected" not in text
+            assert text.count("- **Step 110, confirmed.** ") == text.count("- **Step 110, ") == 1
+            assert "([report](run/postmortem/report.md)) <!-- " in text
+        assert "lesson " not in call("prove", "run", "--trust")[1]
+        assert "lesson " not in call("draft", "run")[1]
+
+    def test_a_notebook_that_cannot_be_written_stops_before_anything_is_driven(
+        self, call: Call, driver: Driver, run: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "lessons.md").mkdir()
+        code, _, err = call("prove", "run", "--trust")
+        assert code == 2 and "lessons.md: is a directory" in err and not driver.driven
+
     def test_what_is_printed_fits_eighty_columns(
         self, call: Call, driver: Driver, proved_run: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

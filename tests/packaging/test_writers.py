@@ -13,6 +13,7 @@ WRITERS = {
     "checkpoint/retention.py": "removes checkpoints of the run that the user's loop records, and moves `latest`",
     "checkpoint/writing.py": "streams a checkpoint of that run, all ranks together",
     "cli/_faults.py": "opens the null device in place of a stream that is gone",
+    "exclusive.py": "makes the empty file whose lock gives the turn",
     "experiment/fork_server.py": "writes to a pipe, and opens the file that takes a child's messages",
     "experiment/pool.py": "has temporary files of its own in the system's folder for them",
     "frameworks/huggingface/replay.py": "moves what the framework saved, in the folder of a replay",
