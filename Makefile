@@ -95,7 +95,7 @@ types: .venv/dev ## Check the package's types, strictly
 	@$(BIN)/basedpyright --pythonpath $(PY)
 
 .PHONY: docs
-docs: .venv/core ## Write the generated pages: causes, the sample report, README's excerpt
+docs: .venv/core ## Write the generated pages: causes, requirements, the sample report, README's excerpt
 	@$(PY) scripts/make_docs.py
 
 .PHONY: docs-check

@@ -2,6 +2,7 @@
 
     docs/causes/*.md      from each cause's docstring
     docs/observations.md  from what panels declare, and the weights that causes give
+    docs/requirements.md  from docs/requirements.toml
     docs/sample-report/   `postmortem draft sample_runs/19-spike-001`
     README.md             the excerpt of that report, between its markers
 
@@ -21,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 from _readme import README, ROOT, SAMPLE, between_markers, copy_sample, environment
+from _requirements import DATA, PAGE, read_requirements, requirements_page
 
 from postmortem.causes import causes
 from postmortem.panels import panels
@@ -140,6 +142,7 @@ def main() -> None:
         fresh = Path(folder) / "report"
         draft_sample(fresh)
         pages = cause_pages() | {OBSERVATIONS: observations_page()}
+        pages[PAGE] = _generated(requirements_page(read_requirements()), str(DATA))
         text = excerpt((fresh / "report.md").read_text())
         pages[README.relative_to(ROOT)] = with_excerpt(README.read_text(), text)
         stale = stale_pages(pages) + stale_report(fresh)
