@@ -104,9 +104,7 @@ CAUSE = Cause(
         "Resume from the same checkpoint with the moments (or what else was lost) restored and nothing else changed: "
         "the rise disappears."
     ),
-    lesson=(
-        "A resume is complete only if moments, step count, betas, schedule, loader and random state are restored"
-    ),
+    lesson=("A resume is complete only if moments, step count, betas, schedule, loader and random state are restored"),
     predicts=_predictions,
     fix=_repairs,
     doc=__doc__,
