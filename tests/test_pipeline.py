@@ -226,8 +226,7 @@ class TestHealth:
         assert "step-00000290.pt is not finite: 1 element of model.w" in worst.passed_over
         assert any("step 200" in change.text for change in worst.changes)
         (shown,) = [e for e in worst.evidence if e.observation == "state.nonfinite_checkpoint"]
-        assert "steps 200 to 249" in shown.text and shown.weights["nan_propagation"] > 0
-        assert worst.skip_window == (200, 250)
+        assert "steps 200 to 249" in shown.text and worst.skip_window == (200, 250)
 
     def test_a_finite_incident_is_not_dated_by_a_broken_checkpoint(self, tmp_path: Path) -> None:
         root = worked_example(tmp_path / "run")
@@ -247,8 +246,7 @@ class TestHealth:
         root = make("nan_propagation", tmp_path / "run")
         write_checkpoints(root, {290: 1.0})
         worst = of(root).incidents[0]
-        assert worst.checkpoint == "" and "was not looked at" in worst.passed_over
-        assert f"postmortem checkpoints {root}" in worst.passed_over
+        assert "was not looked at" in worst.passed_over and f"postmortem checkpoints {root}" in worst.passed_over
         assert any("Look at step-00000290.pt" in change.text for change in worst.changes)
 
 

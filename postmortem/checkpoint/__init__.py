@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from postmortem.checkpoint._journal import CheckpointWarning, Journal
+from postmortem.checkpoint._journal import CheckpointWarning, Journal, NotFinite
 from postmortem.checkpoint.policy import Policy
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "CheckpointWarning",
     "Checkpointer",
     "Journal",
+    "NotFinite",
     "Policy",
     "Resumed",
     "Stateful",

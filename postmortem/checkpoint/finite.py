@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from postmortem.checkpoint.inspection import trained
 from postmortem.checkpoint.streaming import is_mask
 
 
 def nonfinite_in(state: Any) -> dict[str, int]:
-    """Dotted name → number of NaN and infinite elements, for the tensors and arrays in a nested state that have any.
+    """Dotted name → number of NaN and infinite elements, for the parameters and moments in a nested state that have
+    any, see `inspection.trained`.
 
     Of a DTensor, the elements of this rank count. Attention masks, which are −∞ on purpose, are left out: they are in
     the model, and no optimizer has moments of them.
     """
     tensors = {".".join(path): tensor for path, tensor in _tensors(state, ())}
     counts = {name: number for name, tensor in tensors.items() if (number := _count(tensor))}
-    return {name: n for name, n in counts.items() if not (_without_moments(name, tensors) and _is_mask(tensors[name]))}
+    broken = trained(counts, tensors) if counts else ()
+    return {name: counts[name] for name in broken if not (_without_moments(name, tensors) and _is_mask(tensors[name]))}
 
 
 def merged(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

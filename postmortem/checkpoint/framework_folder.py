@@ -55,14 +55,14 @@ def folder_layout(folder: Path, files: list[Path]) -> Layout:
     for file in (*files, *sharded):
         try:
             places.find(file.name, folder.name)
-            one = _one_layout(file)
+            part = _one_layout(file)
         except UnreadableInput as error:
             layout.problems.append(str(error))
             continue
-        layout.tensors |= {f"{file.stem}.{name}" for name in one.tensors}
-        layout.others |= {f"{file.stem}.{name}" for name in one.others}
-        layout.problems += one.problems
-        for path, spans in one.pieces.items():
+        layout.tensors |= {f"{file.stem}.{name}" for name in part.tensors}
+        layout.others |= {f"{file.stem}.{name}" for name in part.others}
+        layout.problems += part.problems
+        for path, spans in part.pieces.items():
             layout.pieces[path] = [_renamed(span, file.stem) for span in spans]
     return layout
 

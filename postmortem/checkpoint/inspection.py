@@ -53,10 +53,10 @@ class Inspection:
 
     kind: "postmortem", "dcp", "framework" or "torch". declared: "full" or "parameters", if the checkpoint says so.
     contents: which of `CONTENTS` are inside. optimizer: whether there is any state of one, also without moments.
-    tensors: how many. nonfinite: tensor → number of NaN and infinite elements, for tensors that have any; None if the
-    tensors were not read. recorded: the same, as the save recorded it. checksums: "ok", "wrong: <file>", "absent" or
-    "not read" (also if the tables are refused). discarded: why a resume set it aside. problems: everything that is
-    wrong, one sentence each.
+    tensors: how many. nonfinite: tensor → number of NaN and infinite elements, for parameters and moments that have
+    any; None if the tensors were not read. recorded: the same, as the save recorded it. checksums: "ok",
+    "wrong: <file>", "absent" or "not read" (also if the tables are refused). discarded: why a resume set it aside.
+    problems: everything that is wrong, one sentence each.
     """
 
     path: Path
@@ -200,6 +200,19 @@ def contents_of(tensors: Iterable[str], others: Iterable[str]) -> tuple[str, ...
     return tuple(content for content in CONTENTS if content in contents)
 
 
+def trained(tensors: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Those of `tensors` that training changes: parameters and moments. `names` are all names in the state. What a
+    callback or a loader keeps may be infinite on purpose, such as the best score so far."""
+    has_model = any(name.partition(".")[0].lower() in _MODEL_TOPS for name in names)
+    contents = {name: _content(name, tensor=True) for name in tensors}
+    return {
+        name
+        for name, content in contents.items()
+        if content in ("moments", "optimizer")
+        or (content == "model" and (not has_model or name.partition(".")[0].lower() in _MODEL_TOPS))
+    }
+
+
 @lru_cache(maxsize=4096)  # the checkpoints of a run have the same names
 def _content(name: str, *, tensor: bool) -> str | None:
     """What one entry is part of: the first known section of its name decides."""
@@ -318,8 +331,9 @@ def _read(draft: _Draft, on_progress: Progress) -> None:
             draft.add_problem(f"{name}: damaged: its SHA-256 is not what {manifests.NAME} says")
         if result.wrong or (digest is not None and result.sha256 != digest.sha256):
             wrong.append(name)
-    found = {name: n for name, n in sorted(nonfinite.items()) if not _is_stored_mask(draft, pieces, name)}
-    draft.nonfinite = found if draft.tables else None
+    broken = {name: nonfinite[name] for name in sorted(trained(nonfinite, draft.layout.tensors | draft.sections))}
+    broken = {name: count for name, count in broken.items() if not _is_stored_mask(draft, pieces, name)}
+    draft.nonfinite = broken if draft.tables else None
     checked = bool(resolved) or any(piece.crc is not None for spans in pieces.values() for piece in spans)
     if wrong or draft.tables:
         draft.checksums = f"wrong: {plain(wrong[0])}" if wrong else "ok" if checked else "absent"

@@ -18,6 +18,7 @@ from postmortem.checkpoint import _dcp
 from postmortem.checkpoint import manifest as manifests
 from postmortem.checkpoint.document import inline_nonfinite
 from postmortem.checkpoint.finite import merged, nonfinite_in
+from postmortem.checkpoint.inspection import trained
 from postmortem.checkpoint.manifest import CheckpointManifest
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.retention import temporary
@@ -85,7 +86,8 @@ def _write_own(staged: Staged, folder: Path, ranks: Ranks, hashes: Hashes) -> _R
         sync(stream.fileno())
     written = [file, *folder.glob(f"__{ranks.rank}_*"), *([folder / ".metadata"] if ranks.first else [])]
     digests = {path.name: manifests.digest(path) for path in sorted(written)}
-    nonfinite = nonfinite_in(staged.tensors) | inline_nonfinite(staged.document)
+    inline = inline_nonfinite(staged.document)
+    nonfinite = nonfinite_in(staged.tensors) | {name: inline[name] for name in trained(inline, staged.document)}
     return _Report(digests, dict(hashes(staged.local)), nonfinite)
 
 

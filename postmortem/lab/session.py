@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from postmortem.atomic import make_folder, names_in, remove_folder, saving, write_text
-from postmortem.checkpoint import Checkpointer, Policy
+from postmortem.checkpoint import Checkpointer, NotFinite, Policy
 from postmortem.checkpoint.retention import step_name
 from postmortem.errors import UsageError
 from postmortem.jsonio import read_object, strict_json
@@ -79,11 +80,13 @@ class _Session:
         """One process's part of the run. Provenance is left out: the command was not that of a training."""
         config = self._spec.config
         with (
+            warnings.catch_warnings(),
             Recorder(
                 self._out, config=config, manifest=manifest, token_ids="never", provenance=False, on_error="raise"
             ) as self.recorder,
             Checkpointer(self.recorder, program, self._policy, asynchronous=False) as self.checkpointer,
         ):
+            warnings.simplefilter("ignore", NotFinite)  # a fault may ask for that
             yield
 
     def drive(self, program: LabProgram, until: int) -> None:

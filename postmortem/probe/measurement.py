@@ -116,14 +116,14 @@ def probe_batches(
     indices = (*range(*window), *range(*reference))
     measured, states = 0, list[StateProbe]()
     for step in chosen_steps:
-        path = find_checkpoint(recorded, ReplaySpec(str(run.path), "", step, step + 1))
+        path = find_checkpoint(recorded, ReplaySpec(str(run.path), "", step, step + 1), finite=False)
         active = [
             change for phase in recorded.earlier_change_sets if phase.from_step <= step for change in phase.changes
         ]
         changes = ActiveChanges(active, ReplayContext(recorded, step, step + 1, lambda _: {}))
         model = build_program(factory, changes.configured(recorded.config))
         if path is not None:
-            model.load_state_dict(read_saved_state(path, ranks.rank, model))
+            model.load_state_dict(read_saved_state(path, ranks.rank, model, allow_nonfinite=True))
             if isinstance(model, Placeable):
                 model.place(step, recorded.batch_index_at(step))
         edit = changes.edit(model)

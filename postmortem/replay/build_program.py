@@ -65,16 +65,16 @@ def resume_program(
         program.place(step, index)
 
 
-def read_saved_state(checkpoint: Path, rank: int, program: Program) -> State:
+def read_saved_state(checkpoint: Path, rank: int, program: Program, *, allow_nonfinite: bool = False) -> State:
     """The state that `rank` restores from a checkpoint, sharded like the fresh `program`.
 
     Raises:
-        UnreadableInput: the checkpoint is damaged, or not safe to load.
+        UnreadableInput: the checkpoint is damaged, not finite, or not safe to load.
     """
     if not _is_our_checkpoint(checkpoint) and isinstance(program, FrameworkCheckpoints):
         program.restore(checkpoint)
         return program.state_dict()
-    inspection.require_sound(checkpoint)
+    inspection.require_sound(checkpoint, allow_nonfinite=allow_nonfinite)
     return read_state(checkpoint, rank=rank, like=program.state_dict())
 
 

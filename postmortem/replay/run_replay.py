@@ -20,8 +20,8 @@ from typing import Any
 from postmortem.arithmetic import describe_arithmetic
 from postmortem.atomic import saving, write_text
 from postmortem.change import Change
-from postmortem.checkpoint import Checkpointer, CheckpointWarning, Policy
-from postmortem.checkpoint.checkpointer import TRAINING_GOES_ON, NotFinite
+from postmortem.checkpoint import Checkpointer, CheckpointWarning, NotFinite, Policy
+from postmortem.checkpoint.checkpointer import TRAINING_GOES_ON
 from postmortem.checkpoint.finite import merged, nonfinite_in
 from postmortem.checkpoint.ranks import Ranks
 from postmortem.checkpoint.resume import missing_parts

@@ -13,8 +13,9 @@ from postmortem.run.recorded import RecordedRun
 from postmortem.text import plain
 
 
-def find_checkpoint(recorded: RecordedRun, spec: ReplaySpec) -> Path | None:
-    """The directory of the checkpoint to start from; None for the fresh program of step 0.
+def find_checkpoint(recorded: RecordedRun, spec: ReplaySpec, *, finite: bool = True) -> Path | None:
+    """The directory of the checkpoint to start from; None for the fresh program of step 0. Without `finite` it may have
+    NaN or infinite elements.
 
     Raises:
         UsageError: the run has no such checkpoint, or it is not finite; the message lists those that can be used.
@@ -23,14 +24,15 @@ def find_checkpoint(recorded: RecordedRun, spec: ReplaySpec) -> Path | None:
     if spec.checkpoint is not None:
         for checkpoint in run.checkpoints:
             if run.root is not None and real_path(checkpoint.path) == real_path(run.root / spec.checkpoint):
-                return _finite(recorded, checkpoint).path
+                return (_finite(recorded, checkpoint) if finite else checkpoint).path
         raise UsageError(f"{plain(spec.checkpoint, 300)}: the run has no such checkpoint; {_available(recorded)}")
     if spec.from_step == 0:
         return None
     candidates = [checkpoint for checkpoint in usable_checkpoints(recorded) if checkpoint.step == spec.from_step]
     if not candidates:
         raise UsageError(f"the run has no complete checkpoint of step {spec.from_step}; {_available(recorded)}")
-    return _finite(recorded, min(candidates, key=lambda checkpoint: checkpoint.parameters_only)).path
+    checkpoint = min(candidates, key=lambda checkpoint: checkpoint.parameters_only)
+    return (_finite(recorded, checkpoint) if finite else checkpoint).path
 
 
 def _finite(recorded: RecordedRun, checkpoint: Checkpoint) -> Checkpoint:

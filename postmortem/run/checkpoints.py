@@ -57,6 +57,9 @@ def find_checkpoints(root: Path, journal: Sequence[Event]) -> tuple[tuple[Checkp
     for role in ROLES:
         if (root / role).is_dir():
             inside(root, role, root.name or str(root))
+            for name in _names(root / role):  # no checkpoint, but nothing in a run leads outside it
+                if step_in_name(name) is None:
+                    places.find(f"{role}/{name}", f"{root.name}/{role}")
     for name in named_checkpoints(root):
         target, exists = places.find(name, root.name or str(root))
         path = root / name

@@ -16,7 +16,7 @@ from postmortem.causes import Cause, causes
 from postmortem.causes._remedies import lower_clip, roll_back
 from postmortem.diagnosis import Remedy
 from postmortem.sources import open_run
-from tests.makers import STEPS, healthy, worked_example, write_run
+from tests.makers import STEPS, healthy, worked_example, write_checkpoints, write_run
 
 SMALL = {"a", "an", "the", "and", "or", "of", "in", "to", "with", "from", "it", "is", "at"}
 ADVICE = {
@@ -33,8 +33,7 @@ def case_of(run: Path) -> Case:
 
 
 def saved(run: Path) -> Path:
-    (run / "rollback").mkdir()
-    (run / "rollback" / "step-00000200.pt").write_bytes(b"x")
+    write_checkpoints(run, {200: 1.0})
     return run
 
 

@@ -81,6 +81,14 @@ def test_an_attention_mask_is_no_damage(write: Any, tmp_path: Path) -> None:
     assert health_of(tmp_path / "nan", write(tmp_path / "nan", values)).state == "not finite"
 
 
+def test_what_a_callback_keeps_may_be_infinite(tmp_path: Path) -> None:
+    """Lightning's ModelCheckpoint begins with an infinite best score."""
+    values = state()
+    values = {"state_dict": values["model"], "optimizer_states": [values["optimizer"]]}
+    values["callbacks"] = {"ModelCheckpoint{'monitor': None}": {"best": torch.tensor(float("inf"))}}
+    assert health_of(tmp_path, torch_file(tmp_path, values)).healthy
+
+
 def test_parameters_alone_are_finite_but_not_healthy(tmp_path: Path) -> None:
     found = health_of(tmp_path, torch_file(tmp_path, {"model": state()["model"]}))
     assert found.state == "finite" and not found.healthy and "resets the optimizer" in found.text

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from postmortem.checkpoint import Policy
+from postmortem.checkpoint.health import health_in
 from postmortem.errors import CannotWrite, UnreadableInput, UsageError
 from postmortem.lab import make_run
 from postmortem.lab.program import build
@@ -29,7 +30,13 @@ from tests.samples import NAMES, sample
 
 pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 SHORT = 40  # steps after a checkpoint
-HELD = [(name, one.step) for name in NAMES for one in usable_checkpoints(RecordedRun(open_run(sample(name))))]
+RECORDED = [(name, RecordedRun(open_run(sample(name)))) for name in NAMES]
+HELD = [
+    (name, one.step)
+    for name, recorded in RECORDED
+    for one in usable_checkpoints(recorded)
+    if health_in(recorded.run).of(one).healthy
+]
 
 
 @pytest.fixture(scope="module")
