@@ -4,7 +4,7 @@ this batch holds."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -142,43 +142,61 @@ def _pairs(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, tuple[Steps, 
     """(steps, distinct samples of each, (row, sample, token) of every token of these samples, each once) of the rows
     nearest the onset. A sample that comes again, by its id or else by its tokens, has the same number."""
     names = case.labels("sample_ids")
-    number_of: dict[object, int] = {}
-    sizes: dict[int, int] = {}
-    parts: list[tuple[int, int, Steps]] = []
+    corpus = _Corpus()
+    numbers: dict[int, list[int]] = {}
     left = MOST_TOKENS
     for index in np.argsort(np.abs(labels.step - case.onset), kind="stable").tolist():
-        step = int(labels.step[index])
-        samples = list(_samples(labels.value[index]))
-        left -= sum(tokens.size for tokens in samples)
+        step, samples = int(labels.step[index]), _samples(labels.value[index])
+        left -= sum(map(len, samples))
         if left < 0:
             break
         ids = _list(names.at(step)) if names is not None else []
-        keys = [str(i) for i in ids] if len(ids) == len(samples) else [tokens.tobytes() for tokens in samples]
-        distinct = dict(zip(keys, samples, strict=True))
-        sizes[step] = len(distinct)
-        parts += [(step, number_of.setdefault(key, len(number_of)), np.unique(t)) for key, t in distinct.items()]
-    steps = np.sort(np.asarray(list(sizes), np.int64))
-    lengths = [tokens.size for _, _, tokens in parts]
-    row = np.searchsorted(steps, np.asarray([step for step, _, _ in parts], np.int64))
-    sample = np.asarray([number for _, number, _ in parts], np.int64)
-    token = np.concatenate([np.empty(0, np.int64), *(tokens for _, _, tokens in parts)])
-    return (
-        steps,
-        np.asarray([sizes[step] for step in steps.tolist()], np.int64),
-        (np.repeat(row, lengths), np.repeat(sample, lengths), token),
-    )
+        keys = map(str, ids) if len(ids) == len(samples) else [None] * len(samples)
+        present = {corpus.number(tokens, key) for tokens, key in zip(samples, keys, strict=True)}
+        numbers[step] = sorted(number for number in present if number is not None)
+    steps = np.sort(np.asarray(list(numbers), np.int64))
+    sizes = np.asarray([len(numbers[step]) for step in steps.tolist()], np.int64)
+    sample = np.asarray([number for step in steps.tolist() for number in numbers[step]], np.int64)
+    tokens = [corpus.tokens[number] for number in sample.tolist()]
+    lengths = np.asarray([each.size for each in tokens], np.int64)
+    row = np.repeat(np.arange(steps.size), sizes)
+    token = np.concatenate([np.empty(0, np.int64), *tokens])
+    return steps, sizes, (np.repeat(row, lengths), np.repeat(sample, lengths), token)
 
 
-def _samples(value: object) -> Iterator[Steps]:
-    """The samples of one cell, int64[n] each: a list of lists, or one list; whatever else is in it is left out."""
+class _Corpus:
+    """Numbers the distinct samples; `tokens` are the distinct tokens of each, int64[n], sorted."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Steps] = []
+        self._numbers: dict[object, int | None] = {}
+
+    def number(self, row: Sequence[object], key: str | None) -> int | None:
+        """The number of a sample, by its `key` or else by its tokens; None if it has other things than tokens in it.
+        One that is known by its key is not looked at again: an epoch has the same samples as the one before."""
+        if key is not None and key in self._numbers:
+            return self._numbers[key]
+        tokens = _tokens(row)
+        place: object = key if key is not None else None if tokens is None else tokens.tobytes()
+        if place not in self._numbers:
+            self._numbers[place] = None if tokens is None else len(self.tokens)
+            self.tokens += [] if tokens is None else [np.unique(tokens)]
+        return self._numbers[place]
+
+
+def _samples(value: object) -> list[Sequence[object]]:
+    """The samples of one cell: a list of lists, or one list."""
     rows = _list(value)
-    for row in rows if rows and _list(rows[0]) else [rows]:
-        try:
-            tokens = np.asarray(row)
-        except ValueError:
-            continue
-        if tokens.ndim == 1 and tokens.size and tokens.dtype.kind in "iu":
-            yield tokens.astype(np.int64)
+    return [_list(row) for row in rows] if rows and _list(rows[0]) else [rows]
+
+
+def _tokens(row: Sequence[object]) -> Steps | None:
+    """The tokens of a sample, int64[n]; None where it has anything else in it, or nothing."""
+    try:
+        tokens = np.asarray(row)
+    except ValueError:
+        return None
+    return tokens.astype(np.int64) if tokens.ndim == 1 and tokens.size and tokens.dtype.kind in "iu" else None
 
 
 def _list(value: object) -> list[object]:
