@@ -57,7 +57,8 @@ def record_run(
     if stop is not None:
         program = build(spec.config)
         with session.attempt(program, {}):
-            session.checkpointer.resume(out / ROLE / step_name(stop.step), parts=stop.restored)
+            at = out / ROLE / step_name(stop.step)  # a fault may have made its numbers infinite before it
+            session.checkpointer.resume(at, parts=stop.restored, allow_nonfinite=True)
             session.drive(program, spec.steps)
             session.finish()
     with saving(truth):

@@ -14,7 +14,8 @@ import pytest
 
 from postmortem import lab
 from postmortem.errors import MissingExtra, UsageError
-from postmortem.lab.faults import all_faults
+from postmortem.lab.fault_plan import make_spec
+from postmortem.lab.faults import all_faults, find_fault
 from postmortem.lab.program import build
 from postmortem.lab.run_equality import differences
 from postmortem.program import next_index
@@ -155,6 +156,15 @@ def test_nan_propagation_begins_with_a_finite_loss(tmp_path: Path) -> None:
     assert math.isfinite(norms[AT - 1])
     assert math.isnan(norms[AT])
     assert all(math.isnan(losses[step]) for step in range(AT + 1, STEPS))
+
+
+def test_a_run_whose_numbers_are_gone_can_be_stopped_and_resumed(tmp_path: Path) -> None:
+    """The checkpoint has NaN in it, as the run that ends there has."""
+    steps, at = 400, 60
+    specs = (make_spec(find_fault("nan_propagation"), seed=seed, at=at, steps=steps) for seed in range(1000))
+    spec = next(spec for spec in specs if spec.stop is not None and spec.stop.step > at)
+    out = lab.make_run(tmp_path / "out", fault="nan_propagation", seed=spec.seed, at=at, steps=steps)
+    assert spec.stop is not None and [s.first_step for s in open_run(out).segments] == [0, spec.stop.step]
 
 
 def test_fp16_overflows_in_earnest_and_fp32_does_not_notice(tmp_path: Path) -> None:
