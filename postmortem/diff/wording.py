@@ -174,9 +174,9 @@ def _recovery(recovery: Recovery) -> str:
         return f"{event}: never returned to the level of the other run"
     steps = recovery.back_step - recovery.from_step
     if not steps:
-        return f"{event}: recovered immediately"
+        return f"{event}: at the level of the other run at once"
     time = "" if recovery.hours is None else f", {_duration(recovery.hours * 3600)}"
-    return f"{event}: recovered after {count(steps, 'step')}{time}"
+    return f"{event}: back at the level of the other run after {count(steps, 'step')}{time}"
 
 
 def _gap(gap: Gap) -> str:
@@ -226,7 +226,7 @@ def _incident(incident: DiffIncident) -> str:
         end = (
             f"settles at another level at step {recovery}"
             if incident.outcome == "lingering"
-            else f"recovered at step {recovery}"
+            else f"over at step {recovery}"
         )
     attempt = f" in rolled-back attempt {incident.attempt}" if incident.discarded else ""
     return f"{name} at step {incident.onset_step}{attempt}, peak {incident.peak_step}, {end}"
