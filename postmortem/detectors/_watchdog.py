@@ -6,7 +6,7 @@ mended at any values:
 
 - Its minimum contained the row that was judged, and one easy batch lowered it and raised the alarm for hundreds of
   rows. The baseline is the median of the rows before.
-- It began to count with `start or step`, and step 0 is false, so that a stretch from step 0 never began.
+- It began to count with `start or step`, and step 0 is false, so that a stretch from step 0 was dated to step 1.
 - `nan > x` is false, so that a NaN ended the stretch and was never reported. A value that is not finite counts as high,
   needs no baseline, and no `sustain` rows either if it lasts to the end of the log.
 - It judged nothing before it had 1,000 rows. Here, a baseline needs `MIN_ROWS`, or `history` if that is less.
