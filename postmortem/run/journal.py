@@ -125,11 +125,11 @@ class EventLog(Sequence[Event]):
         """
         wanted = np.zeros(256, np.bool_)
         wanted[[_CODES[name] for name in names] or [_OTHER]] = True
-        return wanted[np.array(self._codes, np.uint8)]
+        return wanted[np.frombuffer(self._codes, np.uint8)]
 
     def numbers(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """(step, attempt, target) of each event, int64[n] each; -1 where an event has none."""
-        steps, attempts, targets = (np.array(a, np.int64) for a in (self._steps, self._attempts, self._targets))
+        """(step, attempt, target) of each event, int64[n] each, not to be changed; -1 where an event has none."""
+        steps, attempts, targets = (np.frombuffer(a, np.int64) for a in (self._steps, self._attempts, self._targets))
         return steps, attempts, targets
 
     def of(self, *names: str) -> Iterator[Event]:

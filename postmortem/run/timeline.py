@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,9 +116,7 @@ class Timeline:
         """
         step, own, target = self._journal.numbers()
         position = np.arange(step.size)
-        starts = np.array([-1, *(start for start, _ in self._begun)], np.int64)
-        first_attempt = min(self._first_steps, default=0)
-        begun = np.array([first_attempt, *(attempt for _, attempt in self._begun)], np.int64)
+        starts, begun = (np.frombuffer(numbers, np.int64) for numbers in self._begun)
         latest = np.searchsorted(starts, position, side="right") - 1
         attempt = np.where(own == _NONE, begun[latest], own)
         step = np.where(target == _NONE, step, target)
@@ -129,11 +128,14 @@ class Timeline:
         return attempt, step
 
     @cached_property
-    def _begun(self) -> list[tuple[int, int]]:
-        """(position, attempt) of each event that begins an attempt. Where a journal names no attempts, a rollback or
-        resume to the first step of a later attempt began that one; two of one name began two."""
+    def _begun(self) -> tuple[array[int], array[int]]:
+        """(position, attempt) of each event that begins an attempt, after (-1, the first attempt).
+
+        Where a journal names no attempts, a rollback or resume to the first step of a later attempt began that one; two
+        of one name began two.
+        """
         current = min(self._first_steps, default=0)
-        begun: list[tuple[int, int]] = []
+        starts, begun = array("q", [-1]), array("q", [current])
         seen: set[str] = set()
         for position in self._journal.positions(*_BEGINNINGS):
             name, attempt = self._journal.name(position), self._journal.attempt(position)
@@ -146,8 +148,9 @@ class Timeline:
             if attempt is not None and attempt != current:
                 current, seen = attempt, set()
             seen.add(name)
-            begun.append((position, current))
-        return begun
+            starts.append(position)
+            begun.append(current)
+        return starts, begun
 
 
 def ended_badly(event: Event) -> bool:
