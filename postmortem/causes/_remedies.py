@@ -69,8 +69,8 @@ def lower_clip(case: Case) -> Remedy:
         return Remedy(f"Lower the clip threshold of {number(current)}.", declined=reason)
     return Remedy(
         f"Lower the clip threshold {change}to {number(threshold)} (twice the usual pre-clip norm of {number(usual)}).",
-        f"would have clipped {number(share)} % of the {finite.size:,} recorded steps; it limits the damage of the "
-        "update, not the loss of the batch itself",
+        f"would have clipped {number(share)} % of the {finite.size:,} recorded steps; it bounds what one batch "
+        "adds to the optimizer's moments; Adam's update does not shrink in proportion",
     )
 
 
