@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -60,8 +61,13 @@ _INTERRUPTED = (
     (*POSTMORTEM, "prove", SPIKE),
 )
 INTERRUPTS = {"interrupt at start": 50, "interrupt at work": 50}
-EARLY = ("before Python handles signals: died of SIGINT, no line", "in Python's own start: its traceback")
-"""What comes before the first line of ours, about 15 ms after the start: nothing here can change it."""
+EARLY = (
+    "before Python handles signals: died of SIGINT, no line",
+    "in Python's own start: its traceback",
+    "while Python opens our first module: its traceback",
+)
+"""What comes before the first line that can handle it, about 15 ms after the start: nothing here can change it."""
+_LATER_MODULES = re.compile(rf"{re.escape(str(ROOT / 'postmortem'))}/(?!__init__\.py|__main__\.py)")
 
 
 @dataclass(frozen=True)
@@ -250,6 +256,8 @@ def _kind_of_end(ended: int, text: str) -> str:
         return EARLY[0]
     if "KeyboardInterrupt" in text and str(ROOT / "postmortem") not in text:
         return EARLY[1]
+    if "KeyboardInterrupt" in text and not _LATER_MODULES.search(text) and "in main" not in text:
+        return EARLY[2]
     return f"exit {ended}: {text.strip()[-200:]}"
 
 
