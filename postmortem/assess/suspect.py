@@ -34,7 +34,8 @@ def suspect_window(case: Case, cause: Cause | None, observed: Observed) -> Windo
     """
     count = cause.suspect_batch_count(case, observed) if cause and cause.suspect_batch_count else None
     first, last = case.batch_window(count)
-    return first - (first > 0 and _may_be_written_before(case)), last
+    before = case.damaged_between is None and _may_be_written_before(case)  # else the checkpoints show when
+    return first - (first > 0 and before), last
 
 
 def _may_be_written_before(case: Case) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from weakref import WeakKeyDictionary
 
 from postmortem.atomic import make_folder, saving, write_text
-from postmortem.checkpoint.inspection import Inspection, Progress, inspect, nonfinite_text
+from postmortem.checkpoint.inspection import Inspection, inspect, nonfinite_text
 from postmortem.checkpoint.plan import readable_size
 from postmortem.errors import CannotWrite, UnreadableInput
 from postmortem.jsonio import read_record, strict_json
@@ -25,6 +25,7 @@ from postmortem.run.manifest import inside
 from postmortem.text import plain
 
 KEPT = "postmortem/checkpoints.json"
+FORMAT = 1  # of that file
 READ_LIMIT = 256 * 2**20
 """Bytes of checkpoints that a draft reads: less than a second. What is larger waits for `postmortem checkpoints`."""
 
@@ -34,10 +35,11 @@ State = Literal["finite", "not finite", "unreadable", "not looked at"]
 @dataclass(frozen=True)
 class Health:
     """What is known of one checkpoint. nonfinite: tensor → number of NaN and infinite elements. source: "recorded" at
-    the save, "looked at", or "" where nothing is known. parameters_only: restoring it resets the optimizer."""
+    the save, "kept" from an earlier look, "looked at" now, or "" where nothing is known. parameters_only: restoring it
+    resets the optimizer."""
 
     state: State
-    source: Literal["recorded", "looked at", ""] = ""
+    source: Literal["recorded", "kept", "looked at", ""] = ""
     nonfinite: Mapping[str, int] = field(default_factory=dict[str, int])
     problem: str = ""
     parameters_only: bool = False
@@ -86,13 +88,13 @@ class RunHealth:
         self._looks = dict(_read_looks(root))
         self._new = False
 
-    def of(self, checkpoint: Checkpoint, *, whole: bool = False, on_progress: Progress | None = None) -> Health:
-        """The health of `checkpoint`; with `whole` it is looked at whatever its size is, if nothing is recorded."""
+    def of(self, checkpoint: Checkpoint, *, whole: bool = False) -> Health:
+        """The health of `checkpoint`. With `whole` it is looked at whatever its size is, unless its save recorded it:
+        what is kept beside the run comes with the run, and a command that loads a checkpoint does not rely on it."""
         known = self._known.get(checkpoint.path)
-        if known is None or (whole and known.state == "not looked at"):
-            known = self._find(checkpoint.path, checkpoint.size_bytes, whole, on_progress)
-            if checkpoint.parameters_only and not known.parameters_only:
-                known = Health(known.state, known.source, known.nonfinite, known.problem, parameters_only=True)
+        if known is None or (whole and known.source in ("kept", "")):
+            known = self._find(checkpoint.path, checkpoint.size_bytes, whole)
+            known = replace(known, parameters_only=known.parameters_only or checkpoint.parameters_only)
             self._known[checkpoint.path] = known
         return known
 
@@ -108,22 +110,21 @@ class RunHealth:
             return
         with suppress(CannotWrite), saving(self._root / KEPT, within=self._root, option=""):
             make_folder((self._root / KEPT).parent)
-            write_text(self._root / KEPT, strict_json(_Looks(1, self._looks), sort_keys=True))
+            write_text(self._root / KEPT, strict_json(_Looks(FORMAT, self._looks), sort_keys=True))
         self._new = False
 
-    def _find(self, path: Path, size: int, whole: bool, on_progress: Progress | None) -> Health:
+    def _find(self, path: Path, size: int, whole: bool) -> Health:
         files, kept = _files_hash(path), self._looks.get(self._name(path))
-        if kept is not None and kept.files == files:
-            return _health(kept.nonfinite, kept.problem, "looked at", kept.parameters_only)
+        if kept is not None and kept.files == files and not whole:
+            return _health(kept.nonfinite, kept.problem, "kept", kept.parameters_only)
         quick = inspect(path, deep=False, pieces=False)
         if quick.recorded is not None and quick.sound:
             return _health(quick.recorded, "", "recorded", _has_parameters_only(quick))
-        if quick.complete and not quick.problems and size > self._left and not whole:
-            return Health("not looked at", problem=f"it has {readable_size(size)}; a draft reads up to "
-                          f"{readable_size(READ_LIMIT)}", parameters_only=_has_parameters_only(quick))  # fmt: skip
+        if quick.sound and size > self._left and not whole:
+            reason = f"it has {readable_size(size)}; a draft reads up to {readable_size(READ_LIMIT)}"
+            return Health("not looked at", problem=reason, parameters_only=_has_parameters_only(quick))
         self._left -= min(size, self._left)
-        looked = inspect(path, on_progress=on_progress or (lambda done, total: None))
-        return self._remember(looked, files)
+        return self._remember(inspect(path), files)
 
     def _remember(self, inspection: Inspection, files: str) -> Health:
         problem = "" if inspection.sound else next(iter(inspection.problems), "the save was cut short")
@@ -149,7 +150,7 @@ def health_in(run: Run) -> RunHealth:
 
 
 def _health(
-    nonfinite: Mapping[str, int], problem: str, source: Literal["recorded", "looked at"], parameters_only: bool
+    nonfinite: Mapping[str, int], problem: str, source: Literal["recorded", "kept", "looked at"], parameters_only: bool
 ) -> Health:
     state: State = "unreadable" if problem else "not finite" if nonfinite else "finite"
     return Health(state, source, nonfinite, problem, parameters_only)
@@ -175,5 +176,6 @@ def _read_looks(root: Path | None) -> Mapping[str, _Look]:
     """What earlier commands found out; nothing where the file is not ours, or cannot be read."""
     with suppress(OSError, UnreadableInput):
         if root is not None:
-            return read_record(_Looks, inside(root, KEPT, root.name), "the looks at checkpoints").checkpoints
+            looks = read_record(_Looks, inside(root, KEPT, root.name), "the looks at checkpoints")
+            return looks.checkpoints if looks.format == FORMAT else {}
     return {}

@@ -38,11 +38,6 @@ _PIECES: Mapping[str, frozenset[str]] = {
 }
 
 
-def skipped_windows_of(event: Event) -> tuple[Window, ...]:
-    """The windows of batches that a rollback skips."""
-    return parse_windows(event.keys.get("skip"))
-
-
 def parse_windows(value: object) -> tuple[Window, ...]:
     """`[[312, 512]]` or `[312, 512]` as windows [first, last); anything else is left out."""
     if not isinstance(value, (list, tuple)):

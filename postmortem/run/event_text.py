@@ -211,7 +211,7 @@ _PHRASES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "checkpoint": _with_path("checkpoint{} saved"),
     "checkpoint_deleted": _with_path("checkpoint{} deleted"),
     "checkpoint_failed": _with_path("the save of checkpoint{} failed"),
-    "checkpoint_refused": _with_path("checkpoint{} was damaged and not used"),
+    "checkpoint_refused": _with_path("checkpoint{} was refused"),
     "retention_failed": _with_path("old checkpoint{} could not be removed"),
     "best_k_refused": _best_k_refused,
     "incident": _incident,

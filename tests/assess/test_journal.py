@@ -40,7 +40,7 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"role": "rollback", "path": "rollback/step-00000345.pt", "reason": "No space left"},
         "the save of checkpoint rollback/step-00000345.pt failed: No space left",
     ),
-    "checkpoint_refused": ({"path": "rollback/x.pt", "reason": "torn"}, "checkpoint rollback/x.pt was damaged"),
+    "checkpoint_refused": ({"path": "rollback/x.pt", "reason": "torn"}, "checkpoint rollback/x.pt was refused: torn"),
     "retention_failed": ({"reason": "read-only"}, "old checkpoint could not be removed: read-only"),
     "best_k_refused": ({"metric": "dev_loss", "value": "NaN"}, "the value NaN of dev_loss ranked no checkpoint"),
     "incident": ({"kind": "loss", "value": 7.5}, "the training noticed “loss” (7.5)"),

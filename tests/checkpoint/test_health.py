@@ -127,7 +127,25 @@ def test_a_look_is_kept_until_the_files_change(tmp_path: Path, monkeypatch: pyte
     assert health_of(tmp_path, path).state == "not looked at"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 1, "checkpoints": {"a": 3}}', "\0", '{"format": 1}'])
+def test_what_loads_a_checkpoint_does_not_rely_on_a_kept_look(tmp_path: Path) -> None:
+    """A stranger's run may bring a look that says the opposite, of files with the same names, sizes and times."""
+    path = torch_file(tmp_path, poisoned(state()))
+    honest = RunHealth(tmp_path)
+    honest.of(checkpoint(tmp_path, path))
+    honest.keep()
+    looks = json.loads((tmp_path / health.KEPT).read_text())
+    looks["checkpoints"]["rollback/step-00000010.pt"]["nonfinite"] = {}
+    (tmp_path / health.KEPT).write_text(json.dumps(looks))
+    known, same = RunHealth(tmp_path), checkpoint(tmp_path, path)
+    assert (known.of(same).state, known.of(same).source) == ("finite", "kept")
+    assert known.of(same, whole=True).state == "not finite"
+    assert known.of(same).state == "not finite", "and it is known from then on"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"format": 2, "checkpoints": {}}', "", "[]", '{"format": 1, "checkpoints": {"a": 3}}', "\0", '{"format": 1}'],
+)
 def test_a_kept_file_that_is_not_ours_is_ignored_and_replaced(content: str, tmp_path: Path) -> None:
     path = torch_file(tmp_path, state())
     (tmp_path / "postmortem").mkdir()
