@@ -126,6 +126,7 @@ samples-check: .venv/test ## Check that training the sample runs again gives the
 .PHONY: bench
 bench: .venv/bench ## Measure drafting and detection, and update docs/benchmarks.md (minutes)
 	@$(PY) benchmarks/detectors.py --write
+	@$(PY) benchmarks/public_cases.py --write
 	@$(PY) benchmarks/draft_sample.py --write
 	@$(PY) benchmarks/draft_vs_tensorboard.py --write
 	@$(PY) benchmarks/runs_diff.py --write
