@@ -33,12 +33,14 @@ from postmortem.detectors._model import (
     Stream,
     Telemetry,
 )
+from postmortem.detectors._screen import FEWEST_LOSS_ROWS
 from postmortem.detectors._watchdog import Closest, Mode, Watchdog, watchdog_mode, watchdog_of
 from postmortem.discovery import discover, mistake
 from postmortem.incident import Kind
 
 __all__ = [
     "DIVERGED",
+    "FEWEST_LOSS_ROWS",
     "LINGERING",
     "RECOVERED",
     "SETTLE_ROWS",

@@ -17,6 +17,9 @@ CENTER_ROWS, NOISE_ROWS, TAIL_ROWS, MIN_ROWS = 48, 96, 1024, 12
 """Rows of past for the baseline, for its noise, for its tail; and the fewest that are enough for a verdict. A median of
 48 rows follows a falling loss closely, and a 16 % quantile of 96 rows is off by 0.15 sigma (standard error)."""
 
+FEWEST_LOSS_ROWS = MIN_ROWS + 1
+"""The fewest finite rows of a loss of which the last one can be judged against its own past."""
+
 REACH_ROWS = TAIL_ROWS + CENTER_ROWS
 """Rows of past that an exact verdict on one row needs."""
 
