@@ -73,7 +73,8 @@ def trace_course(y: Values, center: float, scale: float, unit: float) -> Course:
 
     Recovered: back in the band of 2.5 sigma, and it stays there without a shift beyond noise. Lingering: settled at a
     higher level. Diverged: a rise by half or more that never came down. Unresolved: the log ends within SETTLE_ROWS of
-    the peak, before the column is back.
+    the peak, before the column is back, and was not up by half for as many rows either: what still rises after them
+    needs no later peak to be called diverged.
     """
     rows = y[:HORIZON_ROWS]
     band = BAND_SIGMAS * scale
@@ -96,7 +97,9 @@ def trace_course(y: Values, center: float, scale: float, unit: float) -> Course:
     log_ends = y.size <= HORIZON_ROWS
     level = float(np.median(rows[-max(10, rows.size // 4) :]))
     decays = level - center < _DECAY_SHARE * (top - _PEAK_SIGMAS * scale - center)
-    if log_ends and rows.size - 1 - first_top < SETTLE_ROWS:
+    low = np.flatnonzero(soon - center < _LARGE_LOG * unit)
+    rows_up = rows.size - 1 - (int(low[-1]) if low.size else -1)
+    if log_ends and rows.size - 1 - first_top < SETTLE_ROWS and (decays or rows_up < SETTLE_ROWS):
         peak = int(np.argmax(rows))
         return Course(peak, None, None, UNRESOLVED, _abrupt(rows, peak, center), decays, rows.size)
     if level - center >= max(_LARGE_LOG * unit, 0.5 * (top - center)):

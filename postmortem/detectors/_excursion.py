@@ -30,11 +30,10 @@ from postmortem.incident import Kind
 _LOOK_AHEAD_ROWS = REACH_ROWS
 """Rows after an excursion whose baseline would still contain it; they are screened again without it."""
 
-LOSS_KINDS = (
-    Kind("loss_spike", "loss spike", measures="loss"),
-    Kind("level_shift", "level shift", measures="loss"),
-    Kind("divergence", "divergence", measures="loss"),
-)
+LOSS_SPIKE = Kind("loss_spike", "loss spike", measures="loss")
+LEVEL_SHIFT = Kind("level_shift", "level shift", measures="loss")
+DIVERGENCE = Kind("divergence", "divergence", measures="loss")
+LOSS_KINDS = (LOSS_SPIKE, LEVEL_SHIFT, DIVERGENCE)
 """What an excursion of the loss may turn out to be, whichever rule found it."""
 
 _COARSE_ROWS = REACH_ROWS + 7 * TAIL_BLOCK

@@ -9,6 +9,7 @@ from threading import Lock
 from postmortem.detectors import Alarm, Row, live
 
 _DETECTORS = (
+    "early_rise",
     "loss_spike",
     "loss_cusum",
     "grad_norm_spike",

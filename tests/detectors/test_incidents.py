@@ -89,6 +89,14 @@ def test_a_log_that_ends_after_the_peak_is_unresolved() -> None:
     assert (incident.onset_step, incident.outcome, incident.recovery_step) == (580, "unresolved", None)
 
 
+@pytest.mark.parametrize(("rows", "outcome"), [(30, "unresolved"), (120, "diverged")])
+def test_a_loss_that_still_rises_diverged_once_it_was_up_by_half_for_long(rows: int, outcome: str) -> None:
+    loss = decline(600)
+    loss[600 - rows :] += np.minimum(np.linspace(0.5, 8, rows), 0.1 + 0.3 * np.arange(rows))
+    incident = only(telemetry(loss=loss))
+    assert (incident.outcome, incident.recovery_step) == (outcome, None)
+
+
 def test_every_tenth_step_makes_the_onset_an_interval() -> None:
     loss, norm = decline(600), calm_norm(600)
     loss[400:420] += 1.5 * np.exp(-np.arange(20) / 5)
