@@ -1,20 +1,24 @@
 """A loss that goes blank, or exactly zero, while the run goes on: several loggers write NaN that way.
 
-Where the gradient norm stays finite all the time, the logger may be the reason: such a stretch is unresolved.
+A loss of exactly zero counts where it stood clearly above the log's rounding before, or beside a gradient norm that is
+not finite or stands still (a filter of the trainer writes zero for NaN). Where the gradient norm is alive all the time,
+the logger may be the reason: such a stretch is unresolved, or lingers where it is long.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._model import (
     DIVERGED,
+    LINGERING,
     RECOVERED,
+    SETTLE_ROWS,
     UNRESOLVED,
     Alarm,
     Detector,
@@ -24,6 +28,7 @@ from postmortem.detectors._model import (
     Telemetry,
     as_float,
 )
+from postmortem.detectors._rounding import rounding
 from postmortem.incident import Kind, Outcome
 from postmortem.series import Series
 
@@ -40,6 +45,12 @@ ZERO_ROWS, PAST_ROWS = 3, 12
 
 _ZERO_SHARE = 0.01
 """A loss that fell below 1 % of its median before it was zero got there by itself."""
+
+_ROUNDING_TIMES = 10.0
+"""And so may one that was below ten units of the log's last digit: a loss of 0.0003 is soon 0.0000."""
+
+_STILL_ROWS = 10
+"""Rows in which a gradient norm is the same to the bit where it stands still."""
 
 _MEDIAN_ROWS, _RATE_ROWS, _AFTER_ROWS = 50, 100, 20
 """Rows before a gap for the baseline and for the rate of losses, and rows after it for the level where it settled."""
@@ -62,20 +73,52 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
 def _zero_stretch(t: Telemetry, loss: Series) -> Iterator[Finding]:
     (nonzero,) = np.nonzero(loss.value)
     first = int(nonzero[-1]) + 1 if nonzero.size else 0
-    past = loss.value[max(first - _MEDIAN_ROWS, 0) : first]
-    if len(loss) - first < ZERO_ROWS or not _went_to_zero(past, first):
+    zeros, past = len(loss) - first, loss.value[max(first - _MEDIAN_ROWS, 0) : first]
+    if zeros < ZERO_ROWS:
         return
-    baseline = float(np.median(past))
-    onset, last = int(loss.step[first]), int(loss.step[first - 1])
-    outcome = UNRESOLVED if _gradient_finite(t, onset, int(loss.step[-1])) else DIVERGED
-    yield _finding((last, onset), None, baseline, None, outcome, {"zeros": float(len(loss) - first)})
+    onset, norms = int(loss.step[first]), _Norms()
+    for value in _gradient_norms(t, onset, int(t.row_steps[-1])).tolist():
+        norms.add(value)
+    if not (_went_to_zero(past, first) or norms.dead):
+        return
+    baseline = float(np.median(past)) if first >= PAST_ROWS else float("nan")
+    outcome = DIVERGED if not norms.alive else UNRESOLVED if zeros < SETTLE_ROWS else LINGERING
+    last = int(loss.step[first - 1]) if first else onset
+    yield _finding((last, onset), None, baseline, None, outcome, {"zeros": float(zeros)})
 
 
-def _gradient_finite(t: Telemetry, first: int, last: int) -> bool:
-    """Whether the gradient norm was logged in the stretch, and finite in all of it."""
+def _gradient_norms(t: Telemetry, first: int, last: int) -> Values:
+    """The gradient norms of steps `first` to `last`."""
     norm = t.series("grad_norm")
-    inside = None if norm is None else norm.window(first, last + 1)
-    return inside is not None and len(inside) >= ZERO_ROWS and bool(np.isfinite(inside.value).all())
+    return np.zeros(0) if norm is None else norm.window(first, last + 1).value
+
+
+@dataclass
+class _Norms:
+    """The gradient norms of a stretch: how many, how many of them finite, and how many as the first one is."""
+
+    rows: int = 0
+    finite: int = 0
+    same: int = 0
+    first: float = 0.0
+
+    def add(self, value: float) -> None:
+        """The norm of one more row."""
+        self.first = value if not self.rows else self.first
+        self.rows += 1
+        self.finite += value - value == 0.0
+        self.same += value == self.first
+
+    @property
+    def dead(self) -> bool:
+        """Whether none is finite, or all are the same. Zero is no sign: the loss of a solved task has no gradient."""
+        still = self.same == self.rows >= _STILL_ROWS and self.first != 0.0
+        return self.rows >= ZERO_ROWS and (self.finite == 0 or still)
+
+    @property
+    def alive(self) -> bool:
+        """Whether all are finite, and they move."""
+        return self.rows >= ZERO_ROWS and self.finite == self.rows > self.same
 
 
 def _finding(
@@ -122,7 +165,8 @@ def _blank_stretches(t: Telemetry, loss: Series) -> Iterator[Finding]:
         if not finite.size or not np.isfinite(loss.value[i]):
             continue
         onset, last = int(t.row_steps[first]), int(loss.step[i])
-        calm = not back and _gradient_finite(t, onset, int(t.row_steps[-1]))
+        norms = _gradient_norms(t, onset, int(t.row_steps[-1]))
+        calm = not back and norms.size >= ZERO_ROWS and bool(np.isfinite(norms).all())
         yield _finding(
             (last, onset),
             int(loss.step[i + 1]) if back else None,
@@ -145,7 +189,7 @@ def _went_to_zero(past: Values, rows: int) -> bool:
     """Whether a loss that is zero now may be lost, after `rows` rows, the last of which are `past`."""
     if rows < PAST_ROWS or not (past > 0).all():
         return False
-    return bool(past[-1] >= _ZERO_SHARE * np.median(past))
+    return bool(past[-1] >= max(_ZERO_SHARE * np.median(past), _ROUNDING_TIMES * rounding(past)))
 
 
 class _Stream(Stream):
@@ -160,6 +204,7 @@ class _Stream(Stream):
         self._step = self._blank_onset = self._zero_onset = -1
         self._blank_alarm: Alarm | None = None
         self._zero_alarm: Alarm | None = None
+        self._zero_norms, self._went_to_zero = _Norms(), False
         self._ended_gaps: list[tuple[int, Alarm]] = []  # (rows, alarm) of gaps that may be usual ones
 
     def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
@@ -169,16 +214,8 @@ class _Stream(Stream):
             return ()
         blank = self._blank - (step == self._step)
         before, self._step = self._step, step
-        if loss is not None:
-            return self._logged(step, loss, blank, before)
-        if self._steps:
-            self._blank += 1
-            if self._blank == 1:
-                self._blank_onset = step
-            if self._blank_alarm is None and self._blank >= MIN_ROWS and self._is_gap(step):
-                self._blank_alarm = self._alarm(self._blank_onset, step)
-                return (self._blank_alarm,)
-        return ()
+        alarms = self._blank_row(step) if loss is None else self._logged(step, loss, blank, before)
+        return [*alarms, *self._zero_changes(step, as_float(row.get("grad_norm")))] if self._zeros else alarms
 
     def end(self, step: int) -> Sequence[Alarm]:
         """What changes because `step` was the last row."""
@@ -201,6 +238,27 @@ class _Stream(Stream):
         self._past.extend(past)
         self._rows, self._gaps, self._step = min(rows, len(past)), gaps, step - 1
 
+    def _blank_row(self, step: int) -> Sequence[Alarm]:
+        if self._steps:
+            self._blank += 1
+            if self._blank == 1:
+                self._blank_onset = step
+            if self._blank_alarm is None and self._blank >= MIN_ROWS and self._is_gap(step):
+                self._blank_alarm = self._alarm(self._blank_onset, step)
+                return (self._blank_alarm,)
+        return ()
+
+    def _zero_changes(self, step: int, norm: float | None) -> Sequence[Alarm]:
+        """What changes with a row in a stretch of zeros."""
+        if norm is not None:
+            self._zero_norms.add(norm)
+        suspected = self._zeros >= ZERO_ROWS and (self._went_to_zero or self._zero_norms.dead)
+        before, self._zero_alarm = self._zero_alarm, self._zero_alarm if suspected else None
+        if suspected and before is None:
+            self._zero_alarm = self._alarm(self._zero_onset, step)
+            return (self._zero_alarm,)
+        return () if suspected or before is None else (replace(before, step=step, state="withdrawn"),)
+
     def _logged(self, step: int, loss: float, blank: int, before: int) -> Sequence[Alarm]:
         alarms: list[Alarm] = []
         self._blank = 0
@@ -218,10 +276,8 @@ class _Stream(Stream):
         if loss == 0.0:
             self._zeros += 1
             if self._zeros == 1:
-                self._zero_onset = step
-            if self._zeros == ZERO_ROWS and _went_to_zero(np.array(self._past), self._rows):
-                self._zero_alarm = self._alarm(self._zero_onset, step)
-                alarms.append(self._zero_alarm)
+                self._zero_onset, self._zero_norms = step, _Norms()
+                self._went_to_zero = _went_to_zero(np.array(self._past), self._rows)
             return alarms
         if self._zeros:
             if self._zero_alarm is not None:
