@@ -1,0 +1,78 @@
+"""Training that does nothing, and all that only looks like it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from postmortem.detectors import find_incidents
+from tests.detectors.helpers import calm_norm, decline, findings, only, telemetry
+from tests.detectors.test_columns import SCHEDULES, schedule
+
+ROWS = 200
+
+
+def _flat(seed: int = 0, sigma: float = 0.05) -> np.ndarray:
+    return 12 + sigma * np.random.default_rng(seed).standard_normal(ROWS)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"lr": np.zeros(ROWS)},
+        {"grad_norm": np.zeros(ROWS)},
+        {"lr": np.zeros(ROWS), "grad_norm": np.zeros(ROWS)},
+        {"skipped": np.ones(ROWS)},
+        {"skipped": np.arange(1.0, ROWS + 1)},
+        {"labels": {"param_hash": ["c0ffee"] * ROWS}},
+    ],
+    ids=str,
+)
+def test_a_run_that_no_update_changes(columns: dict[str, Any]) -> None:
+    incident = only(telemetry(loss=_flat(), **columns))
+    assert (incident.kind, incident.onset_step, incident.outcome) == ("no_training", 0, "diverged")
+    assert {f.column for f in incident.findings} == set(columns.get("labels", columns))
+
+
+@pytest.mark.parametrize("first", [0, 40])
+def test_a_loss_that_is_the_same_to_the_bit(first: int) -> None:
+    loss = decline(ROWS)
+    loss[first:] = 2.302585
+    assert [f.onset_step for f in findings(telemetry(loss=loss), "no_training")] == [first]
+
+
+@pytest.mark.parametrize("column", ["lr", "grad_norm"])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_column_that_was_never_measured_is_none(column: str, seed: int) -> None:
+    """A rate of 1e-5 that is logged as 0.0000, a gradient norm of 0.000 throughout."""
+    assert find_incidents(telemetry(loss=decline(ROWS, seed), **{column: np.zeros(ROWS)})) == ()
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_schedules_with_rows_of_zero_are_none(kind: str) -> None:
+    lr = schedule(kind, 2000)
+    lr[-100:] = 0.0 if kind in ("cosine", "linear") else lr[-100:]
+    assert not findings(telemetry(loss=12 + decline(2000), lr=lr), "no_training")
+
+
+def test_layers_that_are_frozen_for_a_while_are_none() -> None:
+    norm = calm_norm(ROWS)
+    norm[:50] = 0.0
+    assert not findings(telemetry(loss=_flat(), grad_norm=norm), "no_training")
+
+
+@pytest.mark.parametrize("decimals", [1, 2])
+def test_a_loss_that_its_rounding_hides_is_not_frozen(decimals: int) -> None:
+    loss = np.round(0.3 * np.exp(-np.arange(400) / 40) + 0.01, decimals)
+    assert not findings(telemetry(loss=loss), "no_training")
+
+
+def test_a_loss_that_is_logged_again_until_there_is_a_new_one_is_not_frozen() -> None:
+    assert not findings(telemetry(loss=np.repeat(decline(20), 25)), "no_training")
+
+
+def test_a_signed_loss_cannot_tell() -> None:
+    rng = np.random.default_rng(0)
+    assert not findings(telemetry(loss=0.01 * rng.standard_normal(ROWS), lr=np.zeros(ROWS)), "no_training")
