@@ -119,4 +119,5 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
         return None if whole is None else (whole.step, whole.value)
 
     rows = run.steps(attempt=attempt)
-    return Telemetry(series, run.columns, rows if first is None else rows[rows >= first], labels, restarts)
+    ranks = run.ranks if len(run.ranks) > 1 else ()
+    return Telemetry(series, run.columns, rows if first is None else rows[rows >= first], labels, restarts, ranks)

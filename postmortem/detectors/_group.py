@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, DetectedIncident, Finding, Telemetry
+from postmortem.incident import Role
 
 LEAD_ROWS, CAUSE_LEAD_ROWS = 8, 50
 """Rows by which a symptom may move ahead of the loss (papers report 1 to 8 steps), and a cause (optimizer, schedule,
@@ -18,6 +19,9 @@ _USUAL_ROWS = 48
 
 _TIERS = {RECOVERED: 2, LINGERING: 3, UNRESOLVED: 4, DIVERGED: 5}
 _FATAL, _FATAL_SUSPECTED, _FATAL_UNRESOLVED, _FATAL_LOSS_RECOVERED, _FATAL_RECOVERED = 5.99, 4.9, 2.5, 3.5, 1.9
+_ROLES_ON_LOSS: tuple[Role, ...] = ("fatal", "cause", "symptom", "minor")
+"""Of findings on the loss, one that says why it moved comes before one that says that it did."""
+
 _MINOR, _SYMPTOM_TIER, _SIZE_SHARE = 0.5, 1, 0.98
 """Severities, without a unit (see `DetectedIncident`): the tier of an excursion by its outcome; of a non-finite column
 for good, suspected, or recovered; of a minor kind; of another column alone. A size adds less than one tier."""
@@ -104,15 +108,15 @@ def _same_loss_event(group: _Group, f: Finding) -> bool:
 
 
 def primary(findings: Sequence[Finding]) -> Finding:
-    """The finding that gives the incident its peak, recovery and outcome: a non-finite loss, else the loss excursion
-    with the worst outcome, else the first finding that may open an incident."""
+    """The finding that gives the incident its peak, recovery and outcome: a non-finite loss, else what the loss shows
+    of a cause, the loss excursion with the worst outcome, else the first finding that may open an incident."""
     order = (RECOVERED, UNRESOLVED, LINGERING, DIVERGED)
     fatal = [f for f in findings if f.role == "fatal" and f.outcome != RECOVERED]
     if fatal:
         return min(fatal, key=lambda f: (f.column != "loss", f.onset_step))
     loss = [f for f in findings if is_core(f)]
     if loss:
-        return min(loss, key=lambda f: (f.role != "fatal", -order.index(f.outcome), f.onset_step))
+        return min(loss, key=lambda f: (_ROLES_ON_LOSS.index(f.role), -order.index(f.outcome), f.onset_step))
     opening = [f for f in findings if f.opens] or list(findings)
     return min(opening, key=lambda f: (f.role == "minor", f.onset_step))
 
@@ -174,6 +178,6 @@ def _severity(f: Finding) -> float:
     if f.role == "minor":
         return _MINOR
     size = _SIZE_SHARE * float(1 - np.exp(-abs(f.figures.get("height", 1.0))))
-    if is_core(f):
+    if is_core(f) or f.column == "eval_loss":
         return _TIERS[f.outcome] + size
     return (_TIERS[RECOVERED if f.outcome == RECOVERED else LINGERING] if f.role == "cause" else _SYMPTOM_TIER) + size

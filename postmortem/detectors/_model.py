@@ -32,7 +32,7 @@ class Telemetry:
 
     `series(name)` and `labels(name)` are None where the column was never logged. `row_steps` is int64[n], strictly
     increasing: every row that was written, also rows without a loss. `restarts` are the first steps of the resumed
-    attempts.
+    attempts. `ranks` are those that were logged, where there are several: `<name>/rank<r>` is the column of one rank.
     """
 
     series: Callable[[str], Series | None]
@@ -40,6 +40,7 @@ class Telemetry:
     row_steps: NDArray[np.int64]
     labels: Callable[[str], LabelArrays | None]
     restarts: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

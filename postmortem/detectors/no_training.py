@@ -1,8 +1,9 @@
 """Training that does nothing: no update changes the parameters, or nothing that is logged of them changes.
 
-A rate or a gradient norm of exactly zero in every row, every update skipped, or one and the same hash of the parameters
-say so. Columns that were never measured hold such values, too, and so does a rate that was rounded to 0.0000: so the
-loss must not be learning (of one that is not positive, as in RL, nobody can tell). A rate that is zero in its first row, or in the last ones, is a schedule.
+A rate or a gradient norm of exactly zero in every row, every update skipped, or one and the same hash of the
+parameters say so. Columns that were never measured hold such values, too, and so does a rate that was rounded to
+0.0000: so the loss must not be learning (of one that is not positive, as in RL, nobody can tell). A rate that is zero
+in its first row, or in the last ones, is a schedule.
 
 A loss that is the same to the bit says so by itself, where the log's rounding leaves room for noise.
 """

@@ -17,6 +17,7 @@ def telemetry(
     every: int = 1,
     labels: Mapping[str, Iterable[object]] | None = None,
     restarts: tuple[int, ...] = (),
+    ranks: tuple[int, ...] = (),
     **columns: ArrayLike,
 ) -> Telemetry:
     """Columns that start at step 0, a row every `every` steps; a `/` in a name is written as `__`."""
@@ -32,7 +33,7 @@ def telemetry(
         objects[:] = listed
         label_arrays[name] = (np.arange(len(listed), dtype=np.int64) * every, objects)
     steps = [s.step for s in series.values()] + [k[0] for k in label_arrays.values()]
-    return Telemetry(series.get, tuple(series), max(steps, key=len), label_arrays.get, restarts)
+    return Telemetry(series.get, tuple(series), max(steps, key=len), label_arrays.get, restarts, ranks)
 
 
 def any_values(most: int) -> st.SearchStrategy[list[float]]:

@@ -50,7 +50,7 @@ def test_a_detector_works_row_by_row_or_says_why_not(detector: Detector) -> None
 
 def test_the_columns_that_are_logged_at_each_step_are_monitored_live() -> None:
     read = {"loss_spike", "loss_cusum", "grad_norm_spike", "grad_norm_shift", "lr_discontinuity", "loss_scale"}
-    assert read | {"early_rise", "update_rms", "non_finite", "suspected_non_finite"} == set(LIVE)
+    assert read | {"early_rise", "eval_loss_rise", "update_rms", "non_finite", "suspected_non_finite"} == set(LIVE)
 
 
 @heavy

@@ -47,7 +47,8 @@ def test_a_loss_that_is_the_same_to_the_bit(first: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_a_column_that_was_never_measured_is_none(column: str, seed: int) -> None:
     """A rate of 1e-5 that is logged as 0.0000, a gradient norm of 0.000 throughout."""
-    assert find_incidents(telemetry(loss=decline(ROWS, seed), **{column: np.zeros(ROWS)})) == ()
+    columns: dict[str, Any] = {column: np.zeros(ROWS)}
+    assert find_incidents(telemetry(loss=decline(ROWS, seed), **columns)) == ()
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

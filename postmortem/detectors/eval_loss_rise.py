@@ -1,0 +1,137 @@
+"""An evaluation loss that leaves its past: it rises by half and more from one evaluation to the next.
+
+Evaluations are few, so that noise is read from what the last ones rose, not from quantiles. Overfitting raises this
+loss by a little in each evaluation: it is a choice of when to stop, no incident. So one step must exceed half of the
+level, 0.3 nats, and four times the largest rise of the evaluations before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postmortem.detectors._model import (
+    DIVERGED,
+    RECOVERED,
+    UNRESOLVED,
+    Alarm,
+    Detector,
+    Finding,
+    Row,
+    Stream,
+    Telemetry,
+    onset_interval,
+)
+from postmortem.detectors._recent import RecentRows
+from postmortem.incident import Kind
+
+COLUMN = "eval_loss"
+MIN_ROWS, PAST_ROWS, LEVEL_ROWS = 3, 20, 4
+"""The fewest evaluations before a rise, the most whose rises count, and those whose highest it must exceed."""
+
+FACTOR, LEAST_RISE, TIMES = 1.5, 0.3, 4.0
+"""The least factor, nats per token, and multiple of the largest earlier rise."""
+
+BACK_SHARE = 0.25
+"""The loss is back where at most a quarter of the rise is left."""
+
+SURE_ROWS = 5
+"""Evaluations from the rise on, none of which is back, that make it diverged."""
+
+KIND = Kind("eval_loss_rise", "evaluation-loss rise")
+
+Values = NDArray[np.float64]
+
+
+def _detect(t: Telemetry) -> Iterator[Finding]:
+    column = t.series(COLUMN)
+    if column is None:
+        return
+    finite = np.isfinite(column.value)
+    step, loss = column.step[finite], column.value[finite]
+    row = MIN_ROWS
+    while row < loss.size:
+        past = loss[max(row - PAST_ROWS, 0) : row]
+        if not _rises(past, loss[row]):
+            row += 1
+            continue
+        level = _level(past)
+        back = np.flatnonzero(loss[row:] <= level + BACK_SHARE * (loss[row] - level))
+        end = row + int(back[0]) if back.size else loss.size
+        yield _finding(step, loss, row, end)
+        row = end + 1
+
+
+def _rises(past: Values, loss: float) -> bool:
+    """Whether an evaluation leaves those before it, float64[n]."""
+    if past.size < MIN_ROWS:
+        return False
+    top = float(past[-LEVEL_ROWS:].max())
+    usual = float(np.max(np.diff(past), initial=0.0))
+    return top > 0 and loss >= FACTOR * top and loss - top >= max(LEAST_RISE, TIMES * usual)
+
+
+def _level(past: Values) -> float:
+    """The level before a rise."""
+    return float(np.median(past[-LEVEL_ROWS:]))
+
+
+def _finding(step: NDArray[np.int64], loss: Values, row: int, end: int) -> Finding:
+    """The rise at `row`; `end` is the row that is back, or the number of rows."""
+    past = loss[max(row - PAST_ROWS, 0) : row]
+    level, peak, back = _level(past), row + int(np.argmax(loss[row:end])), end < loss.size
+    usual = float(np.max(np.diff(past), initial=0.0))
+    return Finding(
+        detector="eval_loss_rise",
+        kind=KIND.slug,
+        column=COLUMN,
+        onset_step=int(step[row]),
+        onset_interval=onset_interval(step, row),
+        peak_step=int(step[peak]),
+        recovery_step=int(step[end]) if back else None,
+        peak=float(loss[peak]),
+        baseline=level,
+        scale=usual,
+        score=float(loss[peak] - level) / usual if usual else float("inf"),
+        settled=None if back else float(np.median(loss[row:])),
+        outcome=RECOVERED if back else DIVERGED if end - row >= SURE_ROWS else UNRESOLVED,
+        figures={"height": float(np.log(loss[peak] / level)), "ratio": float(loss[peak]) / level},
+    )
+
+
+class _Stream(Stream):
+    """The last evaluations. A rise is settled at once: later ones do not change its kind."""
+
+    def __init__(self) -> None:
+        self._rows = RecentRows()
+        self._back_below = -np.inf  # while the loss is up: where it is back
+        self._onset = -1
+
+    def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
+        """What changes with the row of `step`."""
+        past = np.array(self._rows.values[-PAST_ROWS:])
+        loss = self._rows.add(step, row.get(COLUMN))
+        if loss is None:
+            return ()
+        self._rows.drop_first(max(len(self._rows.values) - PAST_ROWS, 0))
+        if self._onset >= 0:
+            self._onset = -1 if loss <= self._back_below else self._onset
+            return ()
+        if not _rises(past, loss):
+            return ()
+        self._onset, self._back_below = step, _level(past) + BACK_SHARE * (loss - _level(past))
+        return (Alarm("eval_loss_rise", KIND.slug, COLUMN, step, step, state="settled"),)
+
+    def end(self, step: int) -> Sequence[Alarm]:
+        """Nothing: each evaluation decides."""
+        return ()
+
+    def rewind_to(self, step: int) -> None:
+        """Forget the rows from `step` on."""
+        self._rows.rewind(step)
+        self._onset = self._onset if self._onset < step else -1
+
+
+DETECTOR = Detector("eval_loss_rise", (KIND,), _detect, _Stream)
