@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from postmortem.case import Case, Observation
+from postmortem.detectors import Finding
 from postmortem.panels import Panel
 from postmortem.panels._journal import OBSERVES, measure_journal
-from postmortem.text import plain
+from postmortem.text import number, plain
+
+_FINDINGS = ("reinitialization", "rank_difference", "no_training")
+"""Kinds of findings that this panel puts into words."""
 
 
 def _measure(case: Case) -> list[Observation]:
     observations = measure_journal(case)
     observations += _sibling_step(case)
     observations += _saved_damage(case)
+    observations += _began_anew(case)
+    observations += _ranks_differ(case)
+    observations += _nothing_trained(case)
     hashes = case.labels("param_hash")
     near = (
         []
@@ -54,6 +61,62 @@ def _saved_damage(case: Case) -> Iterator[Observation]:
     yield Observation("state.nonfinite_checkpoint", text, step=between[1], figures=figures)
 
 
+def _began_anew(case: Case) -> Iterator[Observation]:
+    """Whether loss and rate of the first row come again within the log: a model and a schedule that begin anew."""
+    f = _first_finding(case, "reinitialization")
+    if f is None:
+        return
+    keys = ("loss", "first_loss", "lr", "first_lr", "first_step")
+    loss, first_loss, lr, first_lr, first_step = (f.figures[key] for key in keys)
+    text = (
+        f"the run began anew at step {f.onset_step}: the loss is {number(loss)} ({number(first_loss)} at step "
+        f"{first_step:.0f}), the rate {number(lr)} ({number(first_lr)} at step {first_step:.0f})"
+    )
+    yield Observation("state.reinitialized", text, "loss", f.onset_step, {key: f.figures[key] for key in keys})
+
+
+def _ranks_differ(case: Case) -> Iterator[Observation]:
+    """From which step on ranks differ that agreed before."""
+    for name in ("param_hash", "loss_scale"):
+        f = _first_finding(case, "rank_difference", name)
+        if f is None:
+            continue
+        rank, other = f"{f.figures['rank']:.0f}", f"{f.figures['other_rank']:.0f}"
+        until = "" if f.recovery_step is None else f" until step {f.recovery_step}"
+        text = (
+            f"{name} differs between the ranks from step {f.onset_step} on{until}: rank {rank} is not equal to rank "
+            f"{other}, and they were equal before"
+        )
+        yield Observation("state.ranks_differ", text, f.column, f.onset_step, dict(f.figures))
+
+
+def _nothing_trained(case: Case) -> Iterator[Observation]:
+    """What shows that no update changes anything, in one sentence."""
+    found = [f for f in case.incident.findings if f.kind == "no_training"]
+    said: list[str] = []
+    for f in found:
+        rows = f"{f.figures['rows']:.0f} rows"
+        said.append(
+            {
+                "skipped": f"skipped marks the update of all {rows}",
+                "param_hash": f"param_hash is the same in all {rows}",
+                "loss": f"loss does not change by a digit in {rows}, from step {f.onset_step} on",
+            }.get(f.column, f"{f.column} is 0 in all {rows}")
+        )
+    if found:
+        text = f"nothing is trained: {', and '.join(said)}"
+        figures = {"rows": max(f.figures["rows"] for f in found)}
+        yield Observation("state.not_training", text, found[0].column, found[0].onset_step, figures)
+
+
+def _first_finding(case: Case, kind: str, column: str = "") -> Finding | None:
+    """The incident's first finding of a kind, on a column or one rank's part of it where `column` says so."""
+    return next(
+        (f for f in case.incident.findings if f.kind == kind and (not column or f.column.startswith(f"{column}/"))),
+        None,
+    )
+
+
 PANEL = Panel(
     12,
     "state_identity",
@@ -67,11 +130,15 @@ PANEL = Panel(
         or case.resume is not None
         or case.sibling is not None
         or case.damaged_between is not None
+        or any(f.kind in _FINDINGS for f in case.incident.findings)
     ),
     observes=(
         *OBSERVES,
         "state.frozen",
         "state.baseline_same_step",
         "state.nonfinite_checkpoint",
+        "state.reinitialized",
+        "state.ranks_differ",
+        "state.not_training",
     ),
 )
