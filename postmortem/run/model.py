@@ -72,7 +72,8 @@ class Run:
 
     `columns` are the canonical names with at least one logged value, `other_columns` the log's names without a known
     meaning (they can be read, too). `row_steps` are all steps of the effective history that have a metrics row, with or
-    without a loss.
+    without a loss. `smoothed` are the canonical names of columns that the log itself smoothed, such as a running mean
+    of the loss: a spike of one row stands lower and longer in them than it was.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Run:
         self._series: dict[tuple[str, int | None], Series | None] = {}
         self._labels: dict[tuple[str, int | None], LabelSeries | None] = {}
         self.row_steps: Steps = self._view(0, None).row_steps
+        self.smoothed: frozenset[str] = metrics.names.smoothed
         self._logged_names = tuple(
             frozenset(n for n in log.names.logged_as if _any_logged(log, n)) for log in self._logs
         )

@@ -17,11 +17,12 @@ _SEPARATORS = re.compile(r"[\s\-.]+")
 @dataclass(frozen=True)
 class Names:
     """`logged_as` maps canonical name → the log's own name, for every column with a known meaning; `unknown` are the
-    others, unchanged."""
+    others, unchanged. `smoothed` are canonical names of columns that the log itself smoothed."""
 
     logged_as: Mapping[str, str]
     unknown: tuple[str, ...]
     notes: tuple[str, ...]
+    smoothed: frozenset[str] = frozenset()
 
 
 def normal(name: str) -> str:
