@@ -1,7 +1,9 @@
 """The canonical columns: their names, units, and the names that other tools give them.
 
 A name that ends in `/<…>` is a family: one column per layer, group or rank. Aliases are in the form that
-`naming.normal` returns, in order of preference: where a log has two of them, the first wins.
+`naming.normal` returns, in order of preference: where a log has two of them, the first wins. Prefixes such as `train/`
+need no alias of their own (`naming.bare`), losses are also known by their words (`loss_names`), and `pattern` covers
+names with a part that the log chose, such as that of an optimizer.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ class Column:
     unit: str
     meaning: str
     aliases: tuple[str, ...] = ()
+    pattern: str = ""
     label: bool = False
 
     @property
@@ -34,13 +37,10 @@ _ALL = (
         "nats per token",
         "train loss of the row's batch, measured before the update",
         (
-            "train_loss", "training_loss", "train/loss", "training/loss", "loss/train", "losses/train", "lm_loss",
-            "train/lm_loss", "loss/lm", "train_loss_step", "train/loss_step", "train_loss/step", "loss_step",
-            "actor/loss",
-            "train/total_loss", "total_loss", "train_lm_loss", "train/train_loss", "metrics/loss", "metrics/train/loss",
-            "train/ce_loss", "ce_loss", "train/cross_entropy_loss", "cross_entropy_loss", "train/crossentropyloss",
-            "loss_metrics/global_avg_loss", "loss_metrics/global_avg", "train/ctc_loss", "ctc_loss", "train/nll_loss",
-            "nll_loss", "trainloss", "tloss", "cost",
+            "train_loss", "training_loss", "train/loss", "training/loss", "loss/train", "losses/train",
+            "train_loss_step", "train/loss_step", "train_loss/step", "loss_step", "actor/loss", "train/total_loss",
+            "total_loss", "train/train_loss", "metrics/loss", "metrics/train/loss", "loss_metrics/global_avg_loss",
+            "loss_metrics/global_avg", "trainloss", "tloss", "cost",
         ),
     ),
     Column(
@@ -63,8 +63,12 @@ _ALL = (
             "learning_rate", "train/learning_rate", "train/lr", "training/lr", "optim/lr", "optim/learning_rate",
             "optimizer/lr", "lr/group0", "lr_group0", "lr_adamw", "lr_adam", "lr_sgd", "lr_adamw/pg1", "lr_adam/pg1",
             "lr_sgd/pg1", "learning_rate/group_0", "optim/learning_rate_group0", "actor/lr", "metrics/lr",
-            "metrics/learning_rate", "lr/0", "learningrate",
+            "metrics/learning_rate", "lr/0", "learningrate", "current_lr", "lr/unet", "lr/pg0", "x/lr0",
         ),
+        # of one optimizer or group: lr-Lion, lr-AdamW/pg1, lr-Adam-1, lr/group0, x/lr0, LR (group 0)
+        r"(?:.*/)?(?:lr|learning_rate)(?:_(?!(?:scale|mult|multiplier|factor|decay|momentum|ratio|schedule|scheduler|"
+        r"warmup|min|max|init|initial|base|end|final|range|patience|steps?|type|policy)(?![a-z]))[a-z0-9]+)?"
+        r"(?:[/_]?\(?(?:group|pg|param_group)?_?\d+\)?)?",
     ),
     Column(
         "grad_norm",
@@ -76,7 +80,9 @@ _ALL = (
             "optim/grad_norm", "optim/total_grad_norm", "optim/global_grad_norm", "grad/norm", "grads/norm",
             "gradients/norm", "grad_norm/total", "grad_norm/global", "grad_norm/all", "grad_2.0_norm_total",
             "grad_2_norm_total", "actor/grad_norm", "metrics/grad_norm", "l2_norm/grad/global", "gradnorm", "norm",
+            "grad/norm/total", "total_norm", "global_norm",
         ),
+        r"(?:global_|total_|l2_)?(?:grads?|gradients?)[/_](?:l2_)?norm(?:[/_](?:total|global|all))?",
     ),
     Column("grad_norm_clipped", "L2 norm", "norm of the gradient after clipping",
            ("clipped_grad_norm", "grad_norm_postclip", "grad_norm_post_clip", "grad_norm_after_clip",
@@ -88,7 +94,7 @@ _ALL = (
     Column("act_max/<layer>", "1", "largest magnitude in one layer's output"),
     Column("param_norm", "L2 norm", "norm of all parameters after the update",
            ("params_norm", "parameter_norm", "weight_norm", "train/param_norm", "train/params_norm", "optim/param_norm",
-            "params_norm/all", "params_l2_norm", "metrics/param_norm")),
+            "params_norm/all", "params_l2_norm", "metrics/param_norm", "params/norm/total", "l2_norm/param/global")),
     Column("param_norm/<group>", "L2 norm", "norm of one group of parameters after the update"),
     Column("update_rms", "1", "root mean square of the update, divided by the learning rate",
            ("train/update_rms", "optim/update_rms")),
@@ -140,7 +146,8 @@ _ALL = (
     Column("tokens_per_s", "tokens/s", "training throughput",
            ("tokens_per_sec", "tokens_per_second", "tok_per_s", "tok/s", "tok/sec", "tokens/s", "tokens/sec", "tps",
             "train/tokens_per_s", "train/tokens_per_sec", "train/tokens_per_second", "perf/tokens_per_sec",
-            "throughput/tokens_per_sec", "throughput/device/tokens_per_sec", "throughput(tps)", "throughput")),
+            "throughput/tokens_per_sec", "throughput/device/tokens_per_sec", "throughput(tps)", "throughput",
+            "tokens_per_second_per_gpu")),
     Column("step_time_s", "s", "wall time of one step",
            ("step_time", "iter_time", "iteration_time", "time_per_step", "sec_per_step", "seconds_per_step",
             "train/step_time", "perf/step_time", "time_metrics/end_to_end(s)", "elapsed_time_per_iteration_s")),
@@ -154,9 +161,13 @@ KEYS = ("attempt", "step", "rank")
 STEP_ALIASES = (
     "step", "global_step", "_step", "trainer/global_step", "train/global_step", "train/step", "training/step",
     "iteration", "iter", "iterations", "it", "steps", "iter_num", "train_step", "training_step", "train_steps",
-    "current_step", "num_steps", "n_steps", "update", "updates", "num_updates", "global_steps", "step_num", "batch_num",
-    "train/iteration", "train/iter", "optimizer/step", "trainer/step",
+    "current_step", "current_steps", "global_step/max_steps", "num_updates", "num_steps", "n_steps", "update",
+    "updates", "global_steps", "step_num", "batch_num", "train/iteration", "train/iter", "optimizer/step",
+    "trainer/step", "iters", "n_iter", "num_iter", "step_count", "timestep", "timesteps", "num_timesteps", "total_timesteps",
+    "time/total_timesteps", "time/batch", "batch",
 )  # fmt: skip
+EPOCH_ALIASES = ("epoch", "epochs", "epoch_num", "current_epoch", "cur_epoch", "time/epoch")
+"""Names of the number of the epoch: the steps of a log that counts nothing else."""
 
 # A column of only this value was never measured: tr1-13B logged grad norm 0.000 throughout, Megatron prints −1.0.
 PLACEHOLDERS: Mapping[str, float] = MappingProxyType(
