@@ -163,8 +163,8 @@ STEP_ALIASES = (
     "iteration", "iter", "iterations", "it", "steps", "iter_num", "train_step", "training_step", "train_steps",
     "current_step", "current_steps", "global_step/max_steps", "num_updates", "num_steps", "n_steps", "update",
     "updates", "global_steps", "step_num", "batch_num", "train/iteration", "train/iter", "optimizer/step",
-    "trainer/step", "iters", "n_iter", "num_iter", "step_count", "timestep", "timesteps", "num_timesteps", "total_timesteps",
-    "time/total_timesteps", "time/batch", "batch",
+    "trainer/step", "iters", "n_iter", "num_iter", "step_count", "timestep", "timesteps", "num_timesteps",
+    "total_timesteps", "time/total_timesteps", "time/batch", "batch",
 )  # fmt: skip
 EPOCH_ALIASES = ("epoch", "epochs", "epoch_num", "current_epoch", "cur_epoch", "time/epoch")
 """Names of the number of the epoch: the steps of a log that counts nothing else."""

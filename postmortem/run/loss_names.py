@@ -1,8 +1,8 @@
 """What the name of a column says about a loss: train or evaluation, the whole or a part, smoothed or not.
 
 A name is read as a set of words, so that `train/loss`, `Loss_train` and `reduced_train_loss` are one thing. Words that
-only say where or over what a loss was taken are left out; what then remains beside "loss" says which part of the loss it
-is: `box` in `train/box_loss`.
+only say where or over what a loss was taken are left out; what then remains beside "loss" says which part of the loss
+it is: `box` in `train/box_loss`.
 """
 
 from __future__ import annotations

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from postmortem.run.naming import is_label
 from postmortem.run.rows import Chunk
-from postmortem.run.values import Cells, LabelCells, Mask, Numbers, Objects
+from postmortem.run.spellings import Spelled, read_spelled
+from postmortem.run.values import Cells, LabelCells, Mask, Numbers, Objects, is_spelled
+from postmortem.text import count, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,51 @@ def _bounds_of(cells: Cells) -> Bounds:
     return Bounds(cells.nulls, float(finite.min()), float(finite.max())) if finite.size else Bounds(cells.nulls)
 
 
-def table_of(chunks: Sequence[Chunk], display_name: str, notes: Sequence[str] = ()) -> Table:
-    """A table of rows in memory."""
-    return Table(display_name, tuple(memory_part(chunk) for chunk in chunks), tuple(notes))
+def table_of(
+    chunks: Sequence[Chunk], display_name: str, notes: Sequence[str] = (), labels: frozenset[str] = frozenset()
+) -> Table:
+    """A table of rows in memory, with the columns of `read_spelled` as numbers; `labels` are columns that stay text."""
+    names = dict.fromkeys(name for chunk in chunks for name, cells in chunk.columns.items() if _has_spelled(cells))
+    cells = {name: _cells_of_column(chunks, name) for name in names if name not in labels and not is_label(name)}
+    read = {name: read_spelled(column) for name, column in cells.items()}
+    if any(column is not None and column.decimal for column in read.values()):
+        read = {name: column or read_spelled(cells[name], decimal=True) for name, column in read.items()}
+    columns = {name: column for name, column in read.items() if column is not None}
+    ends = np.cumsum([chunk.rows for chunk in chunks]).tolist()
+    parts = [
+        memory_part(Chunk(chunk.rows, {**chunk.columns, **_rows_of(columns, end - chunk.rows, end)}))
+        for chunk, end in zip(chunks, ends, strict=True)
+    ]
+    spelled = [
+        f"{display_name}: column {plain(name, 60)} is {plain(column.how, 60)}: read as numbers"
+        + (f", {count(column.dropped, 'cell')} that is no number as not logged" if column.dropped else "")
+        for name, column in columns.items()
+    ]
+    return Table(display_name, tuple(parts), (*notes, *spelled))
+
+
+def _has_spelled(cells: Cells) -> bool:
+    return isinstance(cells, LabelCells) and any(map(is_spelled, cells.value))
+
+
+def _cells_of_column(chunks: Sequence[Chunk], name: str) -> list[object]:
+    """All cells of a column: text, numbers, or None where not logged."""
+    cells: list[object] = []
+    for chunk in chunks:
+        column = chunk.columns.get(name)
+        if column is None:
+            cells += [None] * chunk.rows
+        elif isinstance(column, Numbers) and column.logged is not None:
+            cells += [v if logged else None for v, logged in zip(column.value.tolist(), column.logged, strict=True)]
+        else:
+            cells += column.value.tolist()
+    return cells
+
+
+def _rows_of(columns: Mapping[str, Spelled], first: int, end: int) -> dict[str, Cells]:
+    """The columns of rows first <= row < end."""
+    found: dict[str, Cells] = {}
+    for name, column in columns.items():
+        logged = column.numbers.logged
+        found[name] = Numbers(column.numbers.value[first:end], None if logged is None else logged[first:end])
+    return found

@@ -5,12 +5,15 @@ Text becomes numbers only here, so that null and NaN are the same in every forma
     blank, None, null, N/A, NA, <NA>, -      → null: not logged
     NaN, nan, ±inf, ±Infinity (any case)     → non-finite: a measurement
     anything else that `float` reads         → that number
+
+Decimal commas and the like (`is_spelled`) stay text here: only the whole column says which number they are.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -25,6 +28,8 @@ Objects = NDArray[np.object_]
 NULL_TOKENS = frozenset({"", "none", "null", "n/a", "na", "<na>", "-"})
 _LONGEST_NULL = max(map(len, NULL_TOKENS))
 _LONGEST_NUMBER = 4_096  # characters; more digits than that are no measurement
+_SPELLED = re.compile(r"[-+]?\d+(?:,\d+)+(?:\.\d*)?(?:[eE][-+]?\d+)?|\d+\s*/\s*\d+")
+_LONGEST_SPELLED = 100  # characters
 _NON_FINITE: Mapping[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -62,6 +67,13 @@ def is_null(text: str) -> bool:
     return len(stripped) <= _LONGEST_NULL and stripped.lower() in NULL_TOKENS
 
 
+def is_spelled(value: object) -> bool:
+    """Whether a cell is a number with commas, or a count of a whole: `2,31`, `1,200`, `12/900`."""
+    if not isinstance(value, str) or ("," not in value and "/" not in value) or len(value) > _LONGEST_SPELLED:
+        return False
+    return _SPELLED.fullmatch(value.strip()) is not None
+
+
 def parse_number(value: object) -> float | None:
     """`value`, a number or text, as a float, or None where it means "not logged".
 
@@ -85,8 +97,9 @@ def parse_number(value: object) -> float | None:
 def cells_of(values: Sequence[object], *, label: bool) -> tuple[Cells, int]:
     """(one column of Python values as cells, the number of cells that were dropped as unreadable).
 
-    A column becomes `Numbers` where at least half of its logged cells can be read as numbers. With `label`, text that
-    looks like numbers stays text: a hash of digits is no number.
+    A column becomes `Numbers` where at least half of its logged cells can be read as numbers, and none is in a spelling
+    that only the whole column tells. With `label`, text that looks like numbers stays text: a hash of digits is no
+    number.
     """
     if not label:
         numbers, dropped = _numbers(values)
@@ -113,6 +126,8 @@ def _numbers(values: Sequence[object]) -> tuple[Numbers | None, int]:
         try:
             read = parse_number(value)
         except ValueError:
+            if is_spelled(value):
+                return None, 0
             dropped += 1
             continue
         if read is not None:

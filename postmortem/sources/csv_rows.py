@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ _MOST_NOTES = 20  # about the names in a header
 _BLOCK = 8 * 2**20  # bytes
 _LINE_LIMIT = 8 * 2**20  # bytes of a line that is still read
 _BLANK = b" \t\r\n\xef\xbb\xbf"
+_QUOTED = re.compile('"[^"]*"')
 _BLANK_TEXT = " \t\r\n"
 _NULLS = [token for word in sorted(NULL_TOKENS) for token in {word, word.upper(), word.capitalize()}]
 
@@ -44,7 +46,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
         text = header.decode("utf-8-sig", errors="replace")
         if not text.strip():
             raise UnreadableInput("has no header and no rows.", file=name)
-        delimiter = max(",;\t", key=text.count)
+        delimiter = max(",;\t", key=_QUOTED.sub("", text).count)
         if '"' not in text:
             _check_columns(text.count(delimiter) + 1, name, header_line)
         names = _names(_fields(text, delimiter), name, header_line, notes)
@@ -63,7 +65,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
         bare = b"\r" in header.rstrip(b"\r\n")
         problem = "its lines end in bare carriage returns." if bare else "has a header and no rows."
         raise UnreadableInput(problem, file=name, hint="Convert them to \\n." if bare else "")
-    return table_of(reader.chunks, name, [*notes, *reader.notes(name, ended=ended)])
+    return table_of(reader.chunks, name, [*notes, *reader.notes(name, ended=ended)], labels)
 
 
 @dataclass

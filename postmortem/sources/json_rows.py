@@ -59,7 +59,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     if collector.rows < len(entries):
         skipped = len(entries) - collector.rows
         notes.append(f"{name}: skipped {count(skipped, 'entry that is no object', 'entries that are no objects')}")
-    return table_of(collector.chunks, name, notes)
+    return table_of(collector.chunks, name, notes, labels)
 
 
 SOURCE = row_source(

@@ -18,7 +18,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
         UnreadableInput: not UTF-8, or no line is a JSON object.
     """
     chunks, notes = read_jsonl(path, display_name(path), strict_text=True, labels=labels)
-    return table_of(chunks, display_name(path), notes)
+    return table_of(chunks, display_name(path), notes, labels)
 
 
 SOURCE = row_source("jsonl", "JSON lines (.jsonl, .ndjson)", by_ending(".jsonl", ".ndjson"), read_table)

@@ -195,6 +195,13 @@ def test_a_csv_without_a_last_line_end_may_be_torn(tmp_path: Path) -> None:
 
 
 def test_text_where_a_number_belongs_is_noted(tmp_path: Path) -> None:
-    rows = "step;train/loss;source\n" + "".join(f"{t};2,{t};a\n" for t in range(5))
-    run = _noted(write(tmp_path, "x.csv", rows), "x.csv: train/loss contains text where loss is a number, as in '2,0'")
+    rows = "step;train/loss;source\n" + "".join(f"{t};{9 - t},234;a\n" for t in range(5))
+    text = "x.csv: train/loss contains text where loss is a number, as in '9,234'"
+    run = _noted(write(tmp_path, "x.csv", rows), text)
     assert run.columns == ("source",) and len(run.notes) == 1
+
+
+def test_decimal_commas_are_numbers(tmp_path: Path) -> None:
+    rows = "step;train/loss;lr\n" + "".join(f"{t};2,{t}5;1,5e-0{9 - t}\n" for t in range(5))
+    run = _noted(write(tmp_path, "x.csv", rows), "column train/loss is written with decimal commas (2,05)")
+    assert losses(run) == {t: float(f"2.{t}5") for t in range(5)} and run.columns == ("loss", "lr")
