@@ -124,7 +124,7 @@ def assign_columns(
     steps = tuple(dict.fromkeys([*filter(None, [logged_as.get("step")]), *choices["step"]]))
     for canonical, candidates in choices.items():
         columns = [name for name in dict.fromkeys(candidates) if name not in used]
-        if canonical not in logged_as and len(columns) > 1:
+        if canonical not in logged_as and len(columns) > 1 and canonical != "step":
             notes.append(
                 f"{file}: {canonical} is read from column {plain(columns[0], 60)}, not {name_list(columns[1:])}"
             )

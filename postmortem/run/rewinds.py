@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ def attempts_of(
 
     Only rows that log the anchor column (the loss) decide: a late eval row is no rewind. A backward jump starts a new
     attempt where the stretch after it repeats earlier steps with different values; and only where such jumps are few
-    for the number of rows, because shuffled rows and interleaved writers jump all the time.
+    for the number of rows, or all lead to the first step, because shuffled rows and interleaved writers jump all the
+    time.
     `targets` are steps to which the run went back by its journal: jumps to them always count.
     """
     rows = np.flatnonzero(logged)
@@ -47,7 +48,9 @@ def attempts_of(
     expected = np.zeros(jumps.size, np.bool_)
     for target in targets:
         expected |= (landings >= target) & (landings - target <= stride)
-    few = jumps.size <= max(_ALWAYS_FEW, s.size * _JUMPS_PER_ROW) and (jumps.size + 1) * _ROWS_PER_STRETCH <= s.size
+    restarts = landings <= s[0]
+    few = bool(restarts.all()) or jumps.size <= max(_ALWAYS_FEW, s.size * _JUMPS_PER_ROW)
+    few = few and (jumps.size + 1) * _ROWS_PER_STRETCH <= s.size
     if not few and not expected.all():
         note = (
             f"{display_name}: {jumps.size} backward jumps in {s.size} rows look like shuffled rows or several writers, "
@@ -72,13 +75,26 @@ def attempts_of(
             )
     for start in starts:
         attempt[start:] += 1
-    if starts:
-        where = ", ".join(str(int(step[start])) for start in starts[:5]) + (", …" if len(starts) > 5 else "")
+    landed = [int(step[start]) for start in starts]
+    notes += _restarts([to for to in landed if to <= s[0]], [to for to in landed if to > s[0]], display_name)
+    return attempt, notes
+
+
+def _restarts(anew: Sequence[int], resumed: Sequence[int], display_name: str) -> list[str]:
+    """Notes on the steps at which the log begins anew, and on those at which it was resumed."""
+    notes: list[str] = []
+    if anew:
         notes.append(
-            f"{display_name}: the steps run backward to {where}: read as {count(len(starts), 'resume')}; "
+            f"{display_name}: the steps begin again at {anew[0]}: read as {count(len(anew), 'restart')}, each of which "
+            "sets aside what was logged before it; no attempt is logged"
+        )
+    if resumed:
+        where = ", ".join(map(str, resumed[:5])) + (", …" if len(resumed) > 5 else "")
+        notes.append(
+            f"{display_name}: the steps run backward to {where}: read as {count(len(resumed), 'resume')}; "
             "no attempt is logged"
         )
-    return attempt, notes
+    return notes
 
 
 def _earlier_rows(step: Steps) -> Steps:

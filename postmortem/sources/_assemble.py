@@ -129,8 +129,9 @@ def _log(rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], jour
     table = rows.table
     names = assign_columns(table.names, manifest.columns, mapping, table.display_name, rows.canonical_names(mapping))
     declared = {mapping.get("step"), *(name for name, canonical in manifest.columns.items() if canonical == "step")}
-    derived = rows.derived_steps() if declared.isdisjoint(table.names) else None
-    keys, key_notes = read_keys(table, names, rewind_targets(journal), derived)
+    is_declared = not declared.isdisjoint(table.names)
+    derived = None if is_declared else rows.derived_steps()
+    names, keys, key_notes = read_keys(table, names, rewind_targets(journal), derived, declared=is_declared)
     silent = _placeholders(table, names)
     notes += [*table.notes, *names.notes, *key_notes]
     notes += [

@@ -9,31 +9,53 @@ import numpy as np
 from postmortem.errors import UnreadableInput
 from postmortem.run.columns import KEYS
 from postmortem.run.history import RowKeys
-from postmortem.run.naming import Names, is_label, name_list
+from postmortem.run.naming import Names, is_label
 from postmortem.run.rewinds import attempts_of
 from postmortem.run.table import Table
 from postmortem.run.values import Mask, Numbers
 from postmortem.series import Steps, Values
+from postmortem.sources._several_runs import refuse_several_runs
 from postmortem.sources._source import DerivedSteps
+from postmortem.sources._steps import StepColumn, step_column, through_epochs, through_rounds
 from postmortem.text import count, plain
+
+_FEW_ROWS, _FEW_SHARE = 2, 0.1
+"""Rows that may repeat a step with other values, as after a crash; more are rows of several runs."""
 
 
 def read_keys(
-    table: Table, names: Names, targets: Collection[int], derived: DerivedSteps | None = None
-) -> tuple[RowKeys, list[str]]:
-    """(keys of the rows that have a step, notes). `targets` are steps to which the run went back by its journal.
+    table: Table,
+    names: Names,
+    targets: Collection[int],
+    derived: DerivedSteps | None = None,
+    *,
+    declared: bool = False,
+) -> tuple[Names, RowKeys, list[str]]:
+    """(the names with the column that counts steps, keys of the rows that have a step, notes).
 
-    `derived` are steps by the rule of the log's format, instead of those in the step column.
+    `targets` are steps to which the run went back by its journal, `derived` are steps by the rule of the log's format,
+    and `declared` says that --map or run.json name the step column.
 
     Raises:
-        UnreadableInput: no step column, or no row with a usable step.
+        UnreadableInput: no step column, no row with a usable step, or rows of several runs.
     """
-    step, rows, notes = _steps(table, names, derived)
+    names, column = step_column(table, names, derived, declared=declared)
+    step, rows, notes = _usable(table, column)
     rank = _whole_numbers(table, names, "rank", rows)
     attempt = _whole_numbers(table, names, "attempt", rows)
-    if "attempt" in names.logged_as or bool((step[1:] > step[:-1]).all()):
-        return RowKeys(step, attempt, rank, rows), notes
+    attempts_logged = "attempt" in names.logged_as
+    if bool((step[1:] > step[:-1]).all()):
+        if not attempts_logged:
+            refuse_several_runs(table, names, step, rows, np.ones(step.size, np.bool_))
+        return names, RowKeys(step, attempt, rank, rows), notes
     anchor, logged = _anchor(table, names, rows, step.size)
+    counted = _through_all(table, names, step, rows, anchor, logged, alone=not attempts_logged and not targets)
+    if counted is not None:
+        step, how = counted
+        notes.append(f"{table.display_name}: its steps are {how}")
+    if attempts_logged:
+        return names, RowKeys(step, attempt, rank, rows), notes
+    refuse_several_runs(table, names, step, rows, logged if rank is None else logged & (rank == rank.min()))
     attempts = np.zeros(step.size, np.int64)
     ranks = np.zeros(step.size, np.int64) if rank is None else rank
     for r in np.unique(ranks):
@@ -42,35 +64,46 @@ def read_keys(
             step[of_rank], anchor[of_rank], logged[of_rank], targets, table.display_name
         )
         notes += [note for note in rank_notes if note not in notes]
-    repeated = _repeated(attempts[logged], step[logged], ranks[logged])
+    repeated, other = _repeated(anchor[logged], attempts[logged], step[logged], ranks[logged])
+    if other > max(_FEW_ROWS, logged.sum() * _FEW_SHARE):
+        raise UnreadableInput(
+            f"{other:,} of {int(logged.sum()):,} rows have a step that another row has already, with other values: "
+            "rows of several runs, or of several writers.",
+            file=table.display_name,
+            hint="Give the rows of one of them in a file of their own, or name the column that tells them apart: "
+            "--map rank=<column> for ranks, --map attempt=<column> for restarts.",
+        )
     if repeated:
         notes.append(
             f"{table.display_name}: {count(repeated, 'row')} repeat{'s' if repeated == 1 else ''} a step of the same "
             "attempt: for each column, the value that was written last is kept"
         )
-    return RowKeys(step, attempts if attempts.any() else None, rank, rows), notes
+    return names, RowKeys(step, attempts if attempts.any() else None, rank, rows), notes
 
 
-def _steps(table: Table, names: Names, derived: DerivedSteps | None) -> tuple[Steps, Steps | None, list[str]]:
-    column = names.logged_as.get("step")
-    if column is None and derived is None:
-        if not table.names:
-            raise UnreadableInput("has no rows.", file=table.display_name)
-        raise UnreadableInput(
-            f"no step column. Its columns: {name_list(table.names)}.",
-            file=table.display_name,
-            hint="Name the column that counts steps: --map step=<column>",
-        )
+def _through_all(
+    table: Table, names: Names, step: Steps, rows: Steps | None, anchor: Values, logged: Mask, *, alone: bool
+) -> tuple[Steps, str] | None:
+    """(steps counted through epochs or rounds in which the logged ones begin again, how); None where they do not.
+
+    `alone` says that neither a column nor a journal tells of attempts."""
+    column = plain(names.logged_as.get("step", "step"), 60)
+    epoch = table.numbers(names.epoch) if names.epoch is not None else None
+    if epoch is not None:
+        value = epoch.value if epoch.logged is None else np.where(epoch.logged, epoch.value, np.nan)
+        counted = through_epochs(step, value if rows is None else value[rows], logged)
+        if counted is not None:
+            return counted[0], counted[1].format(epoch=plain(names.epoch, 60), step=column)
+    counted = through_rounds(step, anchor, logged) if alone and "rank" not in names.logged_as else None
+    return None if counted is None else (counted[0], counted[1].format(step=column))
+
+
+def _usable(table: Table, column: StepColumn) -> tuple[Steps, Steps | None, list[str]]:
+    """(step int64[n] of the rows that have a usable one, those rows, notes)."""
     if not table.rows:
         raise UnreadableInput("has no rows.", file=table.display_name)
-    where = f"column {plain(column, 60)}"
-    notes: list[str] = []
-    if derived is not None:
-        read, where = derived.steps, "the steps of its format"
-        notes = [f"{table.display_name}: its steps are {plain(derived.how, 200)}"]
-    elif (read := table.numbers(str(column))) is None:
-        raise UnreadableInput(f"{where} has no step numbers.", file=table.display_name)
-    values, logged = read.value, read.logged
+    where, notes = column.where, list(column.notes)
+    values, logged = column.numbers.value, column.numbers.logged
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(values) & (values >= 0) & (values < 2.0**63) & (np.floor(values) == values)
     if logged is not None:
@@ -129,10 +162,12 @@ def _anchor(table: Table, names: Names, rows: Steps | None, size: int) -> tuple[
     return (values, logged) if rows is None else (values[rows], logged[rows])
 
 
-def _repeated(*keys: Steps) -> int:
-    """The number of rows whose keys are those of another row before them."""
+def _repeated(values: Values, *keys: Steps) -> tuple[int, int]:
+    """(the number of rows whose keys are those of another row before them, that of those with another value)."""
     order = np.lexsort(keys)
     same = np.ones(max(order.size - 1, 0), np.bool_)
     for key in keys:
         same &= key[order[1:]] == key[order[:-1]]
-    return int(same.sum())
+    before, after = values[order[:-1]], values[order[1:]]
+    other = (before != after) & ~(np.isnan(before) & np.isnan(after))
+    return int(same.sum()), int((same & other).sum())

@@ -73,8 +73,8 @@ def test_text_that_is_not_utf8_names_the_line(tmp_path: Path, name: str) -> None
 
 
 def test_no_step_column_lists_the_columns(tmp_path: Path) -> None:
-    path = write(tmp_path, "x.csv", f"epoch,{ESCAPE}evil,loss\n1,2,3\n")
-    message = str(_refused(path, "no step column", "epoch", "--map step="))
+    path = write(tmp_path, "x.csv", f"moment,{ESCAPE}evil,loss\n1,2,3\n")
+    message = str(_refused(path, "no step column", "moment", "--map step="))
     assert "\x1b" not in message
 
 
