@@ -54,7 +54,8 @@ class LossName:
 
 def loss_name(name: str) -> LossName | None:
     """The name as one of a train or evaluation loss; None where it names something else, or a term that is added."""
-    text = re.sub(r"cross[\s_\-.]*entropy", "crossentropy", name.lower())
+    metric = name.rsplit(" - ", 1)[-1]  # W&B's exports put the name of the run before it
+    text = re.sub(r"cross[\s_\-.]*entropy", "crossentropy", metric.lower())
     words = frozenset(_WORD.findall(_LOSS.sub(" loss ", text).replace("_", " ")))
     if words.isdisjoint({"loss", *_WITHOUT_LOSS}) or words & (_NO_LOSS | _ADDED):
         return None

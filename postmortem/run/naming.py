@@ -38,6 +38,10 @@ class Names:
     epoch: str | None = None
     losses: tuple[str, ...] = ()
 
+    def noting(self, *notes: str) -> Names:
+        """The same names with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def reading(self, canonical: str, name: str, *notes: str) -> Names:
         """The same names with `canonical` read from the column `name`, and notes on it."""
         before = self.logged_as.get(canonical)

@@ -18,6 +18,7 @@ from postmortem.run.table import Table
 from postmortem.sources._caveats import caveats
 from postmortem.sources._files import display_name, require_file
 from postmortem.sources._keys import read_keys
+from postmortem.sources._losses import with_guessed_loss
 from postmortem.sources._source import Candidate, CanonicalNames, DerivedSteps, FormatMatch, Source, SourceTable
 from postmortem.text import plain
 
@@ -69,11 +70,8 @@ def assemble(
     table = metrics.table
     _check_mapping(mapping, table, () if batches is None else batches.table.names)
     log = _log(metrics, manifest, mapping, journal, all_notes)
-    if "loss" not in log.names.logged_as:
-        all_notes.append(
-            f"{table.display_name}: no loss column among {name_list(table.names)}: the other panels are used "
-            "without it (--map loss=<column> names one)"
-        )
+    if "loss" not in log.names.logged_as and not log.names.losses:
+        all_notes.append(_no_loss(table, log.names))
     batch_log = None
     if batches is not None and batches.table.rows:
         batch_log = _log(batches, manifest, mapping, journal, all_notes)
@@ -91,6 +89,16 @@ def assemble(
     )
     run.notes = (*run.notes, *caveats(run, table.display_name))
     return run
+
+
+def _no_loss(table: Table, names: Names) -> str:
+    """A note that no column is a loss; `--map` names the only one that could be it, where there is only one."""
+    unknown = [name for name in names.unknown if table.numbers(name) is not None]
+    column = plain(unknown[0], 60) if len(unknown) == 1 else "<column>"
+    return (
+        f"{table.display_name}: no loss column among {name_list(table.names)}: the other panels are used without it "
+        f"(--map loss={column} {'would say that it is one' if len(unknown) == 1 else 'names one'})"
+    )
 
 
 def _files_beside(root: Path | None) -> tuple[Manifest, EventLog, list[str]]:
@@ -128,6 +136,7 @@ def _log(rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], jour
     """One table with names and keys; appends to `notes`."""
     table = rows.table
     names = assign_columns(table.names, manifest.columns, mapping, table.display_name, rows.canonical_names(mapping))
+    names = with_guessed_loss(table, names)
     declared = {mapping.get("step"), *(name for name, canonical in manifest.columns.items() if canonical == "step")}
     is_declared = not declared.isdisjoint(table.names)
     derived = None if is_declared else rows.derived_steps()
@@ -161,17 +170,22 @@ def _text_for_numbers(table: Table, names: Names) -> list[tuple[str, str, str]]:
 
 
 def _placeholders(table: Table, names: Names) -> list[str]:
-    """The canonical names of columns that contain their placeholder only."""
-    silent: list[str] = []
-    for name, value in PLACEHOLDERS.items():
-        column = names.logged_as.get(name)
-        bounds = None if column is None else table.bounds(column)
-        if column is None or (bounds is not None and (bounds.low != value or bounds.high != value)):
-            continue
-        read = table.numbers(column)
-        if read is None:
-            continue
-        values = read.value if read.logged is None else read.value[read.logged]
-        if values.size and bool(np.all(values == value)):
-            silent.append(name)
+    """The canonical names of columns that contain their placeholder only.
+
+    A norm of 0 is a measurement where the rate is 0 in every row, too, or the loss is the same: nothing is trained.
+    """
+    silent = [name for name, value in PLACEHOLDERS.items() if _constant(table, names, name) == value]
+    if "grad_norm" in silent and (_constant(table, names, "lr") == 0 or _constant(table, names, "loss") is not None):
+        silent = [name for name in silent if PLACEHOLDERS[name] != 0]
     return silent
+
+
+def _constant(table: Table, names: Names, name: str) -> float | None:
+    """The one value of all rows that log a column, two or more; None where they differ or are not finite."""
+    column = names.logged_as.get(name)
+    bounds = None if column is None else table.bounds(column)
+    if column is None or (bounds is not None and bounds.low != bounds.high):
+        return None
+    read = table.numbers(column)
+    values = np.zeros(0) if read is None else read.value if read.logged is None else read.value[read.logged]
+    return float(values[0]) if values.size > 1 and bool(np.all(values == values[0])) else None

@@ -18,8 +18,8 @@ _LEVEL = 5
 """Rows whose median is the level of the loss, before and after its steps begin again."""
 
 _CLEARLY = 2
-"""Times nearer that the loss of a round must begin to where the round before began than to where that one ended, so that
-the training began anew and not only the count of its steps."""
+"""Times nearer that the loss of a round must begin to where the round before it began than to where that one ended, for
+the training to have begun anew and not only the count of its steps."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,11 +102,18 @@ def test_no_loss_column(tmp_path: Path) -> None:
 
 
 def test_placeholders_are_missing_panels(tmp_path: Path) -> None:
-    data = "step,loss,grad_norm,loss_scale\n" + "".join(f"{t},1,0.000,-1.0\n" for t in range(5))
+    data = "step,loss,grad_norm,loss_scale\n" + "".join(f"{t},{9 - t},0.000,-1.0\n" for t in range(5))
     run = _noted(write(tmp_path, "x.csv", data), "grad_norm is 0 in every row", "loss_scale is -1 in every row")
     assert run.columns == ("loss",) and run.series("grad_norm") is None
     data = "step,loss,grad_norm\n0,1,0\n1,1,NaN\n2,1,0\n"
     assert "grad_norm" in open_run(write(tmp_path, "y.csv", data)).columns
+
+
+def test_a_gradient_of_0_is_measured_where_nothing_is_trained(tmp_path: Path) -> None:
+    for name, slope, lr in (("a.csv", 1, 0.0), ("b.csv", 0, 0.1)):
+        rows = "".join(f"{t},{9 - slope * t},{lr},0.0,-1\n" for t in range(5))
+        run = open_run(write(tmp_path, name, "step,loss,lr,grad_norm,loss_scale\n" + rows))
+        assert run.columns == ("loss", "lr", "grad_norm")
 
 
 def test_bom_crlf_and_odd_headers(tmp_path: Path) -> None:
