@@ -139,22 +139,24 @@ def through_epochs(step: Steps, epoch: Values, trained: Mask) -> tuple[Steps, st
 
 
 def through_rounds(step: Steps, loss: Values, trained: Mask) -> tuple[Steps, str] | None:
-    """(steps counted through all rounds int64[n], how) where the step begins again after each round of the same length,
-    and the loss does not begin anew; None where not. `loss` is float64[n]."""
+    """(steps counted through all rounds int64[n], how) where the step begins again and again, and the loss does not.
+
+    None where the loss begins anew with the step, or where it does not tell and the rounds are not all of one length.
+    `loss` is float64[n], and `trained` are the rows that log it.
+    """
     rows = np.flatnonzero(trained)
     s, values = step[rows], loss[rows]
     jumps = np.flatnonzero(s[1:] < s[:-1]) + 1
-    if jumps.size < 2 or (s[jumps] != s[0]).any() or np.ptp(s[jumps - 1]) > 0 or s[-1] > s[jumps[0] - 1]:
+    if not jumps.size or (s[jumps] != s[0]).any():
         return None
+    before = np.array([np.median(values[max(j - _LEVEL, 0) : j]) for j in jumps.tolist()])
+    begins = np.array([np.median(values[j : j + _LEVEL]) for j in (0, *jumps.tolist())])
     with np.errstate(invalid="ignore"):
-        levels = [
-            (np.median(values[max(j - _LEVEL, 0) : j]), np.median(values[j : j + _LEVEL])) for j in jumps.tolist()
-        ]
-        before, after = np.array(levels).T
-        begun = np.append(np.median(values[:_LEVEL]), after[:-1])
-        if _CLEARLY * np.nansum(np.abs(after - begun)) < np.nansum(np.abs(after - before)):
-            return None
-    length = int(s[jumps[0] - 1] - s[0]) + _stride(s)
+        moved, anew = np.nansum(np.abs(begins[1:] - before)), np.nansum(np.abs(np.diff(begins)))
+    of_one_length = jumps.size > 1 and np.ptp(s[jumps - 1]) == 0 and s[-1] <= s[jumps[0] - 1]
+    if _CLEARLY * anew < moved or not (of_one_length or _CLEARLY * moved < anew):
+        return None
+    length = int(s.max() - s[0]) + _stride(s)
     of_round = np.searchsorted(rows[jumps], np.arange(step.size), side="right")
     steps = of_round * length + np.minimum(step, s.max())
     return steps, f"{length} × the round + {{step}}, which begins again after each round while the loss goes on"

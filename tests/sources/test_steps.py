@@ -116,6 +116,14 @@ def test_rounds_without_a_number_are_one_run_where_the_loss_goes_on(tmp_path: Pa
     assert run.row_steps.tolist() == list(range(57)) and "10 × the round + step" in "".join(run.notes)
 
 
+def test_rounds_of_unequal_length_are_told_by_the_loss(tmp_path: Path) -> None:
+    steps = [i for size in (30, 33, 28, 31) for i in range(size)]
+    rows: list[Row] = [{"step": s, "loss": round(9 - row / 20, 4)} for row, s in enumerate(steps)]
+    run = _read(tmp_path, rows)
+    _one_run(run, rows)
+    assert run.row_steps[29:31].tolist() == [29, 33] and "33 × the round + step" in "".join(run.notes)
+
+
 def test_restarts_are_kept_apart_where_the_loss_begins_anew(tmp_path: Path) -> None:
     run = _read(tmp_path, [{"step": t, "loss": _loss(t) + run} for run in range(5) for t in range(20)])
     assert [(s.first_step, s.discarded) for s in run.segments] == [(0, True)] * 4 + [(0, False)]
