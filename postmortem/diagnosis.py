@@ -237,6 +237,7 @@ class WatchdogRule:
     text: str
     passed: str = ""
 
+    checkpoint_seen: bool = True  # False: no checkpoint is known, and the step is where one would have to be
 
 @dataclass(frozen=True)
 class Incident(Occurrence):

@@ -47,6 +47,7 @@ def rollback(case: Case, watchdog: Watchdog) -> Rollback:
 def quiet_reading(reading: PanelReading, rule: WatchdogRule) -> PanelReading:
     """What a panel shows of a run in which the watchdog found nothing: it looked at the loss and at nothing else."""
     if reading.slug == LOSS:
+        checkpoint_seen=any(checkpoint.complete for checkpoint in case.run.checkpoints),
         return reading if reading.silent else replace(reading, summary=rule.passed)
     reason = reading.silent or "logged, but the watchdog looks at the loss only"
     return replace(

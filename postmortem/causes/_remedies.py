@@ -80,8 +80,9 @@ def roll_back(case: Case, next_action: str = "", *, complete: bool = False, lowe
     Where the run went back already, `next_action` remains, which no journal tells. `complete`: it is no more than to
     restore the whole state, which the journal tells.
 
-    Without such a checkpoint it is a restart, which meets the same incident again unless something is changed: so it is
-    one with a lower learning rate. `lower_rate` is False where the rate is not what is wrong.
+    Without such a checkpoint in the folder of the run it is a restart, which meets the same incident again unless
+    something is changed: so it is one with a lower learning rate. `lower_rate` is False where the rate is not what is
+    wrong. A log without a folder shows no checkpoints: there may be one.
     """
     if done := case.response.rolled_back(case.last_sound_step, complete=complete):
         if complete:
@@ -95,6 +96,14 @@ def roll_back(case: Case, next_action: str = "", *, complete: bool = False, lowe
             f"Look at {plain(newest.path.name, 100)} (postmortem checkpoints RUN), the newest checkpoint from before "
             f"the onset; if it is finite, revert to it{action}.",
             f"trains {count(int(case.run.row_steps[-1]) - newest.step + 1, 'step')} again",
+            once=True,
+        )
+    if case.checkpoint is None and case.run.root is None:  # a log alone: checkpoints may be anywhere
+        action = f", and {next_action}" if next_action else ""
+        return Remedy(
+            f"Go back to your last checkpoint from before step {case.last_sound_step + 1} (none is visible to this "
+            f"log){action}.",
+            "trains the steps since that checkpoint again",
             once=True,
         )
     if case.checkpoint is None:

@@ -43,6 +43,8 @@ def kind(incident: Incident) -> str:
 
 def rollback(asked: Rollback) -> str:
     """What the watchdog asks for: where to go back to, which batches to skip, and the reason to write down."""
+    if not asked.checkpoint_seen:
+        target += " (no checkpoint is visible to this log: use your last one from before that step)"
     first, last = asked.skip
     target = f"roll back to step {asked.rollback_to_step}"
     if asked.rollback_to_step is None:
