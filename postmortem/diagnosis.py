@@ -318,6 +318,7 @@ class Diagnosis:
     incidents: tuple[Incident, ...]
     notes: tuple[str, ...]
     quiet_panels: tuple[
+    resume_attempts: tuple[int, ...] = ()  # the attempt that each of `resumes` began
         PanelReading, ...
     ] = ()  # only without incidents: what was checked, and what could not be checked
     watchdog: WatchdogRule | None = None  # the rule by which incidents were searched; None: every detector searched

@@ -25,6 +25,7 @@ def run_facts(run: Run) -> RunFacts:
     steps = run.row_steps
     manifest = run.manifest
     timeline = Timeline(run.journal, run.segments)
+    resumes = _resumes(run, timeline)
     return RunFacts(
         run_id=plain(run.id),
         source=run.source,
@@ -36,7 +37,8 @@ def run_facts(run: Run) -> RunFacts:
         dtype=plain(manifest.dtype or "", 20),
         world_size=manifest.world_size,
         date=_date(run),
-        resumes=_resumes(run, timeline),
+        resumes=tuple(text for text, _ in resumes),
+        resume_attempts=tuple(attempt for _, attempt in resumes),
         segments=tuple(_segment(s.attempt, s.first_step, s.last_step, s.discarded) for s in run.segments),
         checkpoints=tuple(f"{c.role} step {c.step}" + ("" if c.complete else " (incomplete)") for c in run.checkpoints),
         columns=tuple(plain(name, 80) for name in run.columns),
@@ -44,11 +46,12 @@ def run_facts(run: Run) -> RunFacts:
     )
 
 
-def _resumes(run: Run, timeline: Timeline) -> tuple[str, ...]:
-    """Every resume and rollback of the journal, or else of the rows: step, checkpoint, and what was not restored."""
+def _resumes(run: Run, timeline: Timeline) -> list[tuple[str, int]]:
+    """Every resume and rollback of the journal, or else of the rows: (step, checkpoint, and what was not restored; the
+    attempt that it began)."""
     rewinds = (entry for entry in timeline.of("rollback", "resume") if entry.step is not None)
-    texts = tuple(action.text for action in actions(rewinds))
-    return texts or tuple(f"resumed from step {s.first_step}" for s in run.segments[1:])
+    journaled = [(action.text, action.attempt) for action in actions(rewinds)]
+    return journaled or [(f"resumed from step {s.first_step}", s.attempt) for s in run.segments[1:]]
 
 
 def _events(timeline: Timeline) -> tuple[str, ...]:

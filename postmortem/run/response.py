@@ -19,11 +19,12 @@ _CHANGES = ("lr_reduction", "config_change", "data_change")
 @dataclass(frozen=True)
 class Action:
     """One thing that was done: a phrase with its step, its events (a rollback and the resume that carried it out are
-    one), and the step at which it took effect."""
+    one), the step at which it took effect, and the attempt in which it did: the one that a rollback or resume began."""
 
     text: str
     events: tuple[Event, ...]
     step: int | None
+    attempt: int
 
     @property
     def skipped(self) -> tuple[Window, ...]:
@@ -110,7 +111,7 @@ def actions(entries: Iterable[TimelineEvent]) -> Iterator[Action]:
         elif entry.name == "resume":
             yield _rewind(None, entry)
         else:
-            yield Action(dated(entry.event, entry.step), (entry.event,), entry.step)
+            yield Action(dated(entry.event, entry.step), (entry.event,), entry.step, entry.attempt)
     if pending is not None:
         yield _rewind(pending, None)
 
@@ -119,7 +120,7 @@ def _rewind(rollback: TimelineEvent | None, resume: TimelineEvent | None) -> Act
     entries = [entry for entry in (rollback, resume) if entry is not None]
     events = tuple(entry.event for entry in entries)
     text = rewind_text(None if rollback is None else rollback.event, None if resume is None else resume.event)
-    return Action(text, events, entries[0].step)
+    return Action(text, events, entries[0].step, entries[0].attempt)
 
 
 def _changes(event: Event, about: str) -> bool:
