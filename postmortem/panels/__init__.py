@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from postmortem.case import Case, Observation
+from postmortem.detectors import FEWEST_LOSS_ROWS
 from postmortem.diagnosis import PanelReading, Trace
 from postmortem.discovery import discover, mistake
 from postmortem.panels._batch_tokens import concentrated_token as concentrated_token
@@ -104,12 +105,16 @@ class Panel:
         reason = self._why_silent(run, logged)
         if reason:
             return replace(blank, silent=reason, would_tell=self.would_tell)
-        names = ", ".join(logged[:MAX_TRACES]) + (
-            f" and {len(logged) - MAX_TRACES} more" if len(logged) > MAX_TRACES else ""
-        )
+        rows = {name: len(column) for name in logged if (column := run.series(name) or run.labels(name)) is not None}
+        few = [f"{plain(name, 60)} ({count(n, 'row')})" for name, n in rows.items() if n < FEWEST_LOSS_ROWS]
+        too_few = f"too few rows to judge: {_listed(few)}" if few else ""
+        judged = [name for name in logged if rows.get(name, 0) >= FEWEST_LOSS_ROWS]
+        if not judged:
+            return replace(blank, silent=too_few or "no value is logged", would_tell=self.would_tell)
         drawn = [(n, s) for n in logged[:MAX_TRACES] if "/" not in n and (s := run.series(n)) is not None]
         traces = tuple(Trace(n, *_thin(s, keep=()), run.origin(n)) for n, s in drawn)
-        return replace(blank, summary=f"nothing unusual in {names}", traces=traces)
+        summary = "; ".join(filter(None, (f"nothing unusual in {_listed(judged)}", too_few)))
+        return replace(blank, summary=summary, traces=traces)
 
     def _why_silent(self, run: Run, logged: list[str]) -> str:
         """The reason why there is nothing to measure in the `logged` columns; "" where there is something."""
@@ -142,6 +147,11 @@ def _expand(run: Run, column: str) -> tuple[str, ...]:
     if column.endswith("*"):
         return tuple(name for name in run.columns if name.startswith(column[:-1]))
     return (column,) if column in run.columns or column in run.other_columns else ()
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_TRACES} more" if len(names) > MAX_TRACES else ""
+    return ", ".join(names[:MAX_TRACES]) + more
 
 
 def _traces(case: Case, names: list[str]) -> tuple[Trace, ...]:
