@@ -322,6 +322,7 @@ class Diagnosis:
         PanelReading, ...
     ] = ()  # only without incidents: what was checked, and what could not be checked
     watchdog: WatchdogRule | None = None  # the rule by which incidents were searched; None: every detector searched
+    found: int = 0  # incidents that the detectors found; `incidents` are the worst of them, and one that was asked for
 
     def __repr__(self) -> str:
         many = len(self.incidents) > 1

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from postmortem.report.lessons import add_lesson, check_lessons
 from postmortem.report.render import formats, render
-from postmortem.report.select import select_id
+from postmortem.report.select import IncidentChoice, select_id
 from postmortem.report.summary import summarize
 from postmortem.report.write import DIAGNOSIS, check_report, default_out, run_folder, to_bytes, write_report
 
 __all__ = [
     "DIAGNOSIS",
+    "IncidentChoice",
     "add_lesson",
     "check_lessons",
     "check_report",

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import UsageError
-from postmortem.text import plain
+from postmortem.incident import Occurrence
+from postmortem.text import count, plain
 
-NEAR = 50  # steps: `--at 300` means the incident that began at 312
+NEAR = 50  # rows: `--at 300` means the incident that began at 312
+_LISTED = 20  # incidents that a message lists
+_Incident = TypeVar("_Incident", bound=Occurrence)
+
+
+@dataclass(frozen=True)
+class IncidentChoice:
+    """The incident that is asked for: by its number, or by a step; neither is the worst."""
+
+    number: int | None = None
+    at: int | None = None
+
+
+WORST = IncidentChoice()
+
+
+def incident_at(incidents: Iterable[_Incident], step: int, row_step: int) -> _Incident | None:
+    """The incident that contains `step`, or else began at most NEAR rows away from it, a row every `row_step` steps:
+    the nearest, of two that are equally near the first. None where there is none."""
+    candidates = tuple(incidents)
+    around = [i for i in candidates if _first(i) <= step <= _last(i)]
+    near = around or [i for i in candidates if abs(i.onset_step - step) <= NEAR * row_step]
+    return min(near, key=lambda i: abs(i.onset_step - step), default=None)
 
 
 def select_id(diagnosis: Diagnosis, *, number: int | None = None, at: int | None = None) -> int | None:
@@ -22,11 +49,10 @@ def select_id(diagnosis: Diagnosis, *, number: int | None = None, at: int | None
             raise UsageError(f"There is no incident {number}: {_incident_list(diagnosis)}")
         return number
     if at is not None:
-        around = [i for i in incidents if _first(i) <= at <= _last(i)]
-        near = around or [i for i in incidents if abs(i.onset_step - at) <= NEAR]
-        if not near:
-            raise UsageError(f"No incident at step {at} or within {NEAR} steps of it: {_incident_list(diagnosis)}")
-        return min(near, key=lambda i: abs(i.onset_step - at)).id
+        found = incident_at(incidents, at, diagnosis.run.log_every or 1)
+        if found is None:
+            raise UsageError(f"No incident at step {at} or within {NEAR} rows of it: {_incident_list(diagnosis)}")
+        return found.id
     return incidents[0].id if incidents else None
 
 
@@ -36,11 +62,11 @@ def select_incident(diagnosis: Diagnosis, number: int | None) -> Incident | None
     return next((i for i in diagnosis.incidents if i.id == selected), None)
 
 
-def _first(incident: Incident) -> int:
+def _first(incident: Occurrence) -> int:
     return incident.onset_interval[0] + 1 if incident.onset_interval else incident.onset_step
 
 
-def _last(incident: Incident) -> int:
+def _last(incident: Occurrence) -> int:
     return max(incident.peak_step, incident.recovery_step or incident.peak_step)
 
 
@@ -48,4 +74,6 @@ def _incident_list(diagnosis: Diagnosis) -> str:
     if not diagnosis.incidents:
         return "the run has no incident."
     each = [f"{i.id} ({plain(i.kind)} at step {i.onset_step})" for i in diagnosis.incidents]
-    return "there are " + ", ".join(each) + "." if len(each) > 1 else f"there is only {each[0]}."
+    rest = max(diagnosis.found, len(each)) - len(each[:_LISTED])
+    more = f" and {count(rest, 'other')}" if rest else ""
+    return f"there are {', '.join(each[:_LISTED])}{more}." if len(each) > 1 else f"there is only {each[0]}."

@@ -23,7 +23,7 @@ def test_a_step_within_the_onset_interval() -> None:
 
 
 def test_what_is_not_there_is_said() -> None:
-    with pytest.raises(UsageError, match=r"within 50 steps of it: there are 1 .* step 312"):
+    with pytest.raises(UsageError, match=r"within 50 rows of it: there are 1 .* step 312"):
         select_id(several(), at=1500)
     with pytest.raises(UsageError, match="the run has no incident"):
         select_id(clean(), number=1)
