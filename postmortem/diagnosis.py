@@ -24,7 +24,10 @@ UNKNOWN = "unknown"
 MEAN_ROWS = 50  # a fixed run is judged by the mean of its loss over as many rows: single rows are too noisy
 STRONG, MODERATE = 0.8, 0.4  # shares from which a hypothesis is called so
 
-Verdict = Literal["no_incident", "undecided", "supported", "confirmed", "refuted", "interaction", "not_reproducible"]
+Verdict = Literal[
+    "no_incident", "not_judged", "undecided", "supported", "confirmed", "refuted", "interaction", "not_reproducible"
+]
+OF_RUNS: tuple[Verdict, ...] = ("no_incident", "not_judged")  # verdicts of a run without incidents, and of no incident
 Strength = Literal["strong", "moderate", "weak"]
 Figure = float | int | str | None
 
@@ -214,6 +217,16 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class OtherColumn:
+    """A column without a known meaning that left its baseline in an incident: its farthest `value`, at `step`."""
+
+    column: str
+    step: int
+    value: float
+    baseline: float
+
+
+@dataclass(frozen=True)
 class Rollback:
     """What the watchdog asks for: go back to the state of `rollback_to_step`, the newest checkpoint at least `margin`
     steps before the onset (None where none is that old; the step itself where no checkpoint is known), and skip
@@ -224,6 +237,7 @@ class Rollback:
     skip: tuple[int, int]
     reason: str
     margin: int
+    checkpoint_seen: bool = True  # False: no checkpoint is known, and the step is where one would have to be
 
 
 @dataclass(frozen=True)
@@ -237,7 +251,6 @@ class WatchdogRule:
     text: str
     passed: str = ""
 
-    checkpoint_seen: bool = True  # False: no checkpoint is known, and the step is where one would have to be
 
 @dataclass(frozen=True)
 class Incident(Occurrence):
@@ -272,6 +285,7 @@ class Incident(Occurrence):
     since: str = ""  # what the rows after that show: whether it came back, and where the loss is
     skipped: str = ""  # how the batches of `skip_window` were left out already, "" where they were not
     rollback: Rollback | None = None  # only in mode "watchdog"
+    other_moved: tuple[OtherColumn, ...] = ()  # what else moved, in columns that no panel reads; the farthest first
 
     def __repr__(self) -> str:
         lead = f"; leading hypothesis {plain(self.hypotheses[0].cause, 40)}" if self.hypotheses else ""
@@ -304,6 +318,7 @@ class RunFacts:
     checkpoints: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     events: tuple[str, ...] = ()  # what else the journal says of the run, oldest first
+    resume_attempts: tuple[int, ...] = ()  # the attempt that each of `resumes` began
 
 
 @dataclass(frozen=True)
@@ -318,10 +333,11 @@ class Diagnosis:
     incidents: tuple[Incident, ...]
     notes: tuple[str, ...]
     quiet_panels: tuple[
-    resume_attempts: tuple[int, ...] = ()  # the attempt that each of `resumes` began
         PanelReading, ...
     ] = ()  # only without incidents: what was checked, and what could not be checked
     watchdog: WatchdogRule | None = None  # the rule by which incidents were searched; None: every detector searched
+    not_judged: tuple[str, ...] = ()  # why the absence of incidents says nothing: parts of sentences
+    not_covered: tuple[str, ...] = ()  # what the verdict no_incident does not cover: parts of sentences
     found: int = 0  # incidents that the detectors found; `incidents` are the worst of them, and one that was asked for
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,8 @@ import numpy as np
 from postmortem import diagnosis
 from postmortem.assess.aftermath import aftermath
 from postmortem.assess.detection import detect
+from postmortem.assess.judged import not_covered, why_not_judged
+from postmortem.assess.other_columns import other_columns_moved
 from postmortem.assess.run_facts import run_facts
 from postmortem.assess.samples import samples
 from postmortem.assess.suspect import suspect_for, suspect_window
@@ -29,28 +31,38 @@ from postmortem.assess.wording import (
 )
 from postmortem.case import Case, Observation, Sibling
 from postmortem.causes import causes
-from postmortem.detectors import Mode, Watchdog, watchdog_of
+from postmortem.detectors import DetectedIncident, Mode, Watchdog, watchdog_of
 from postmortem.diagnosis import Diagnosis, Evidence, Hypothesis, PanelReading, Signal
 from postmortem.errors import UnreadableInput
+from postmortem.incident import IncidentKey
 from postmortem.incident import facts as shared_facts
 from postmortem.panels import panels
 from postmortem.proof.check import CheckedProof, check_proof
 from postmortem.proof.stored_proofs import Proof, load_proofs
+from postmortem.report.select import WORST, IncidentChoice, incident_at
 from postmortem.run import Run
 from postmortem.sources import open_run
 from postmortem.text import plain, relative_path
 from postmortem.version import __version__
 
-MAX_INCIDENTS = 20  # diagnosed in full; in a run with more, incidents recur, and the notes say so
+MAX_INCIDENTS = 20  # diagnosed in full unasked; in a run with more, incidents recur, and the notes say so
 
 
-def diagnose(run: Run, *, text: bool = True, mode: Mode = "all", baseline: Run | None = None) -> Diagnosis:
+def diagnose(
+    run: Run,
+    *,
+    text: bool = True,
+    mode: Mode = "all",
+    baseline: Run | None = None,
+    asked: IncidentChoice = WORST,
+) -> Diagnosis:
     """The diagnosis of `run`; `text=False` keeps the text of samples out of it (private data).
 
     In mode "watchdog", or with a `Watchdog` of other settings, only a loss that stays above its rolling baseline is an
     incident. `baseline` is another run: what happened there at the same batch or step is evidence for data or state.
+    The incident that is `asked` for is in it wherever it ranks among the others.
     """
-    return Examined(run, text=text, mode=mode, baseline=baseline).diagnosis()
+    return Examined(run, text=text, mode=mode, baseline=baseline).diagnosis(asked)
 
 
 class Examined:
@@ -70,56 +82,87 @@ class Examined:
         self._watchdog = watchdog_of(mode)
         self._checked: dict[Proof, CheckedProof] = {}
 
-    @cached_property
-    @np.errstate(all="ignore")  # a log may contain any float: what overflows is a finding, not a warning on stderr
-    def _weighed(self) -> tuple[_Weighed, ...]:
-        incidents = detect(self.run, self._mode)
-        sibling = None if self._baseline is None else Sibling(self._baseline, detect(self._baseline, self._mode))
-        worst = incidents[:MAX_INCIDENTS]
-        return tuple(_weigh(Case(self.run, incident, incidents, self._text, sibling)) for incident in worst)
+        self._weighed: dict[int, _Weighed] = {}
 
-    @np.errstate(all="ignore")
-    def diagnosis(self, *, proven: bool = True) -> Diagnosis:
+    def _weigh(self, number: int) -> _Weighed:
+        """The incident with this number, weighed once."""
+        if number not in self._weighed:
+            case = Case(self.run, self._found[number - 1], self._found, self._text, self._sibling)
+            self._weighed[number] = _weigh(case)
+        return self._weighed[number]
+
+    @cached_property
+    def _found(self) -> tuple[DetectedIncident, ...]:
+        """All incidents, the worst first: the number of an incident is its place here, counted from 1."""
+        return detect(self.run, self._mode)
+
+    @cached_property
+    def _sibling(self) -> Sibling | None:
+        return None if self._baseline is None else Sibling(self._baseline, detect(self._baseline, self._mode))
+
+    def _numbers(self, asked: IncidentChoice, proven: Collection[IncidentKey], row_step: int) -> list[int]:
+        """The numbers of the incidents that are diagnosed: of the worst, of the one asked for, and of the proven."""
+        at = None if asked.at is None else incident_at(self._found, asked.at, row_step)
+        return [
+            n
+            for n, incident in enumerate(self._found, 1)
+            if n <= MAX_INCIDENTS or n == asked.number or incident is at or incident.key in proven
+        ]
+
+    @np.errstate(all="ignore")  # a log may contain any float: what overflows is a finding, not a warning on stderr
+    def diagnosis(self, asked: IncidentChoice = WORST, *, proven: bool = True) -> Diagnosis:
         """The diagnosis of the run, with the proofs that are stored beside it at this time, as far as their replays
-        bear them out; without them, what the panels say."""
-        run, notes = self.run, self.run.notes
-        incidents = tuple(_incident(weighed, n, None, self._watchdog) for n, weighed in enumerate(self._weighed, 1))
-        if proven:
-            incidents, more = self._with_proofs(incidents)
-            notes = (*notes, *more)
-        detected = len(detect(run, self._mode))
-        if detected > MAX_INCIDENTS:
-            notes = (*notes, f"{detected} incidents were found; the {MAX_INCIDENTS} worst are diagnosed in full")
-        overall = incidents[0].verdict if incidents else "no_incident"
-        rule = None if self._watchdog is None else watchdog_rule(run, self._watchdog, has_incident=bool(incidents))
+        bear them out; without them, what the panels say. The incident that is `asked` for is in it wherever it ranks.
+        """
+        run, facts = self.run, run_facts(self.run)
+        proofs, more_notes = self._proofs() if proven else ({}, [])
+        incidents: list[diagnosis.Incident] = []
+        for n in self._numbers(asked, proofs.keys(), facts.log_every or 1):
+            incident = _incident(self._weigh(n), n, None, self._watchdog)
+            if incident.key in proofs:
+                checked = self._check(proofs[incident.key], incident)
+                incident = _incident(self._weigh(n), n, checked, self._watchdog)
+                more_notes += [checked.note] if checked.note else []
+            incidents.append(incident)
+        if len(self._found) > MAX_INCIDENTS:
+            others = f"the {MAX_INCIDENTS} worst are diagnosed in full, and any other by --incident N or --at STEP"
+            more_notes.append(f"{len(self._found)} incidents were found; {others}")
+        if self._watchdog is None:
+            rule, not_judged = None, () if incidents else why_not_judged(run)
+        else:
+            rule, not_judged = watchdog_rule(run, self._watchdog, has_incident=bool(incidents))
+        overall = incidents[0].verdict if incidents else "not_judged" if not_judged else "no_incident"
         quiet = () if incidents else tuple(panel.quiet(run) for panel in panels())
         if rule is not None:
             quiet = tuple(quiet_reading(reading, rule) for reading in quiet)
         tool = f"postmortem {__version__}"
         return Diagnosis(
-            diagnosis.SCHEMA_VERSION, tool, plain(run.id), overall, run_facts(run), incidents, notes, quiet, rule
+            diagnosis.SCHEMA_VERSION,
+            tool,
+            plain(run.id),
+            overall,
+            facts,
+            tuple(incidents),
+            (*run.notes, *more_notes),
+            quiet,
+            rule,
+            not_judged=not_judged,
+            not_covered=not_covered(run) if overall == "no_incident" and rule is None else (),
+            found=len(self._found),
         )
 
-    def _with_proofs(
-        self, incidents: tuple[diagnosis.Incident, ...]
-    ) -> tuple[tuple[diagnosis.Incident, ...], list[str]]:
-        """(the incidents with what replays have shown of them, notes about proofs that show nothing)."""
+    def _proofs(self) -> tuple[dict[IncidentKey, Proof], list[str]]:
+        """(the stored proofs by their incidents, notes about what cannot be read)."""
         try:
-            proofs = {proof.incident: proof for proof in load_proofs(self.run)}
+            return {proof.incident: proof for proof in load_proofs(self.run)}, []
         except UnreadableInput as error:
-            return incidents, [str(error)]
-        shown, notes = list(incidents), list[str]()
-        for n, (weighed, incident) in enumerate(zip(self._weighed, incidents, strict=True)):
-            if incident.key in proofs:
-                checked = self._check(proofs[incident.key], incident)
-                shown[n] = _incident(weighed, incident.id, checked, self._watchdog)
-                notes += [checked.note] if checked.note else []
-        return tuple(shown), notes
+            return {}, [str(error)]
 
     def _check(self, proof: Proof, incident: diagnosis.Incident) -> CheckedProof:
         if proof not in self._checked:
             if self._baseline is not None:  # the experiment was designed without a sibling
-                alone = Examined(self.run, text=self._text, mode=self._mode).diagnosis(proven=False)
+                without = Examined(self.run, text=self._text, mode=self._mode)
+                alone = without.diagnosis(IncidentChoice(incident.id), proven=False)
                 incident = next(same for same in alone.incidents if same.key == incident.key)
             self._checked[proof] = check_proof(self.run, incident, proof, self._open)
         return self._checked[proof]
@@ -213,6 +256,7 @@ def _incident(
         since=aftermath(case, expected),
         skipped=case.response.skipped(window),
         rollback=None if watchdog is None else rollback(case, watchdog),
+        other_moved=other_columns_moved(case),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from postmortem.assess.detection import closest_to_incident, detect
+from postmortem.assess.judged import no_loss
 from postmortem.case import Case
 from postmortem.detectors import Closest, Watchdog
 from postmortem.diagnosis import PanelReading, Rollback, WatchdogRule
@@ -15,15 +16,20 @@ from postmortem.text import count, number, plain, times
 LOSS = "loss"  # the slug of the one panel whose column the watchdog looks at
 
 
-def watchdog_rule(run: Run, watchdog: Watchdog, *, has_incident: bool) -> WatchdogRule:
-    """The rule that searched `run`, in words and figures; with the reason why it found nothing, if it has no
-    incident."""
+def watchdog_rule(run: Run, watchdog: Watchdog, *, has_incident: bool) -> tuple[WatchdogRule, tuple[str, ...]]:
+    """(the rule that searched `run`, in words and figures, with the reason why it found nothing, if it has no incident;
+    why it could not judge the run, if so)."""
     text = (
         f"a loss above {number(watchdog.ratio)}× the median of the last {count(watchdog.history, 'row')}, or not "
         f"finite, for {count(watchdog.sustain, 'row')}"
     )
-    passed = "" if has_incident else _why_none(watchdog, closest_to_incident(run, watchdog)) + _seen_by_all(run)
-    return WatchdogRule(watchdog.ratio, watchdog.sustain, watchdog.history, text, passed)
+    passed, not_judged = "", ()
+    if not has_incident:
+        seen = closest_to_incident(run, watchdog)
+        not_judged = _why_not_judged(run, watchdog, seen)
+        reason = _why_none(watchdog, seen) if seen is not None and not not_judged else "; ".join(not_judged)
+        passed = reason + _seen_by_all(run)
+    return WatchdogRule(watchdog.ratio, watchdog.sustain, watchdog.history, text, passed), not_judged
 
 
 def rollback(case: Case, watchdog: Watchdog) -> Rollback:
@@ -41,13 +47,13 @@ def rollback(case: Case, watchdog: Watchdog) -> Rollback:
         skip=(first, first + watchdog.skip),
         reason=f"{case.incident.kind}_sustained",
         margin=watchdog.margin,
+        checkpoint_seen=any(checkpoint.complete for checkpoint in case.run.checkpoints),
     )
 
 
 def quiet_reading(reading: PanelReading, rule: WatchdogRule) -> PanelReading:
     """What a panel shows of a run in which the watchdog found nothing: it looked at the loss and at nothing else."""
     if reading.slug == LOSS:
-        checkpoint_seen=any(checkpoint.complete for checkpoint in case.run.checkpoints),
         return reading if reading.silent else replace(reading, summary=rule.passed)
     reason = reading.silent or "logged, but the watchdog looks at the loss only"
     return replace(
@@ -55,15 +61,18 @@ def quiet_reading(reading: PanelReading, rule: WatchdogRule) -> PanelReading:
     )
 
 
-def _why_none(watchdog: Watchdog, seen: Closest | None) -> str:
-    """Why the rule found no incident, as a part of a sentence that does not say more than was looked at."""
+def _why_not_judged(run: Run, watchdog: Watchdog, seen: Closest | None) -> tuple[str, ...]:
+    """Why the rule could judge no row, as a part of a sentence; () where it judged one."""
     if seen is None:
-        return "no loss is logged, and the watchdog looks at nothing else"
-    if not seen.judged:
-        return (
-            f"too few rows of loss for the watchdog's baseline ({seen.rows}, and it needs {watchdog.min_rows}): only "
-            "values that are not finite could be detected"
-        )
+        return (f"the watchdog looks at the train loss only: {no_loss(run, 'none')}",)
+    if seen.judged:
+        return ()
+    rows = f"{seen.rows}, and it needs {watchdog.min_rows}"
+    return (f"too few rows of loss for the watchdog's baseline ({rows}): only values that are not finite are found",)
+
+
+def _why_none(watchdog: Watchdog, seen: Closest) -> str:
+    """Why the rule found no incident, as a part of a sentence that does not say more than was looked at."""
     ratio = f"its ratio of {number(watchdog.ratio)}"
     highest = f"the watchdog lets the loss pass: {times(seen.ratio)} its rolling median at step {seen.step} is"
     if not seen.longest:

@@ -12,12 +12,13 @@ import typer
 from postmortem.atomic import real_path
 from postmortem.cli._lessons import LessonsOption, UndecidedOption, open_notebook
 from postmortem.cli._options import AtOption, IncidentOption, MapOption, parse_map
-from postmortem.cli._output import display_path, print_lines, print_location
+from postmortem.cli._output import display_path, print_labeled, print_lines, print_location
 from postmortem.cli._terminal import encodes, stage, text_width
 from postmortem.errors import CheckFailed, UsageError
+from postmortem.text import plain
 
 if TYPE_CHECKING:
-    from postmortem.diagnosis import Incident
+    from postmortem.diagnosis import Diagnosis, Incident
     from postmortem.run import Run
 
 
@@ -67,7 +68,9 @@ def draft(
         bool,
         typer.Option("--json", help="Print the diagnosis as JSON; write only what --out and --lessons name."),
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if there is an incident.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if there is an incident, or the run could not be judged.")
+    ] = False,
 ) -> None:
     """Find what went wrong in a run, and draft its post-mortem.
 
@@ -100,7 +103,8 @@ def draft(
         opened = open_run(run, mapping, source)
     with stage("Looking for incidents"):
         sibling = None if baseline is None else open_run(baseline)
-        diagnosis = diagnose(opened, text=not no_text, mode=search, baseline=sibling)
+        asked = report.IncidentChoice(incident, at)
+        diagnosis = diagnose(opened, text=not no_text, mode=search, baseline=sibling, asked=asked)
     number = report.select_id(diagnosis, number=incident, at=at)
     folder = out or (None if as_json else report.default_out(opened.path))
     written = None
@@ -127,7 +131,15 @@ def draft(
     )
     if command:
         print_location("next", command)
-    if check and diagnosis.incidents:
+    if check:
+        _check(diagnosis, as_json=as_json)
+
+
+def _check(diagnosis: Diagnosis, *, as_json: bool) -> None:
+    """Raise CheckFailed unless the run was judged and has no incident; say why where the summary does not."""
+    if as_json and diagnosis.not_judged:
+        print_labeled("check", plain(f"failed, not judged: {'; '.join(diagnosis.not_judged)}", 1000), err=True)
+    if diagnosis.verdict != "no_incident":
         raise CheckFailed
 
 

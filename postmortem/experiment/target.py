@@ -22,7 +22,7 @@ from postmortem.replay.branch import REPLAYS, replayable_root
 from postmortem.replay.request import healthy_start_step
 from postmortem.replay.spec import ReplaySpec
 from postmortem.replay.trust import NamedProgram, trusted_program
-from postmortem.report import select_id
+from postmortem.report import IncidentChoice, select_id
 from postmortem.run import Run
 from postmortem.run.recorded import RecordedRun
 from postmortem.series import Steps
@@ -157,7 +157,7 @@ def find_target(
     opened = runs.run(run)
     root = replayable_root(opened)
     announced = trusted_program(opened.manifest.program, program, trust=trusted)
-    diagnosis = runs.examined(run).diagnosis(proven=proven)
+    diagnosis = runs.examined(run).diagnosis(IncidentChoice(incident), proven=proven)
     number = select_id(diagnosis, number=incident, at=None)
     selected = next((candidate for candidate in diagnosis.incidents if candidate.id == number), None)
     if selected is None:

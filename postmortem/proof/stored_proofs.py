@@ -13,7 +13,7 @@ from pathlib import Path
 from postmortem.atomic import make_folder, saving, write_text
 from postmortem.causes import causes
 from postmortem.change import Change
-from postmortem.diagnosis import Experiment, Verdict
+from postmortem.diagnosis import OF_RUNS, Experiment, Verdict
 from postmortem.errors import UnreadableInput
 from postmortem.incident import IncidentKey
 from postmortem.jsonio import read_record, strict_json
@@ -41,7 +41,7 @@ class Proof:
     def __post_init__(self) -> None:
         if not _DATE.fullmatch(self.date):
             raise ValueError(f"the date {self.date!r}")
-        if self.verdict == "no_incident" or (self.verdict == "confirmed" and not self.cause):
+        if self.verdict in OF_RUNS or (self.verdict == "confirmed" and not self.cause):
             raise ValueError(f"the verdict {self.verdict} of {self.cause or 'no cause'}")
         if self.cause and self.verdict not in ("confirmed", "not_reproducible"):
             raise ValueError(f"the cause {self.cause} of a verdict that names none")

@@ -23,7 +23,7 @@ from postmortem.replay.idle_changes import batches_text, idle_changes, idle_wind
 from postmortem.replay.spec import ReplaySpec, read_spec
 from postmortem.replay.start_checkpoint import find_checkpoint, newest_healthy
 from postmortem.replay.trust import trusted_program
-from postmortem.report import select_id
+from postmortem.report import IncidentChoice, select_id
 from postmortem.run import Run
 from postmortem.run.manifest import manifest_file, read_manifest
 from postmortem.run.recorded import RecordedRun
@@ -182,7 +182,7 @@ def _is_taken(out: Path, spec: ReplaySpec) -> bool:
 
 def _find_incident(examined: Examined, number: int | None) -> Incident | None:
     """The incident with that number, or the worst one; None if there is none."""
-    diagnosis = examined.diagnosis()
+    diagnosis = examined.diagnosis(IncidentChoice(number))
     chosen = select_id(diagnosis, number=number, at=None)
     return next((incident for incident in diagnosis.incidents if incident.id == chosen), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from string import ascii_lowercase
 
 from postmortem.diagnosis import (
@@ -45,7 +46,7 @@ COUNTS_STRONGLY = -3.0  # … and strongly so: even then other observations can 
 LISTED = 3  # hypotheses listed in full, at least; more only with a share of LISTED_SHARE, up to LISTED_MOST
 LISTED_SHARE = 0.03
 LISTED_MOST = 6
-RESUMES = 3  # the newest resumes are listed, the others counted
+RESUMES = 3  # resumes before an incident, the newest, and after it, the first, are listed; the others are counted
 EVENTS = 20  # further events of the journal that are listed; the rest is in diagnosis.json
 NOTES = 12  # notes of the reader that are listed; the rest is in diagnosis.json
 
@@ -62,6 +63,7 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
     run = diagnosis.run
     verdict = diagnosis.verdict if shown is None else shown.verdict
     quiet = diagnosis.quiet_panels if shown is None else ()
+    resumes, later = _resumes(run, shown)
     return ReportView(
         title=wording.title(shown),
         date=run.date or "undated",
@@ -70,8 +72,10 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
         verdict_words=wording.verdict_words(verdict),
         verdict_means=wording.verdict_means(diagnosis, shown),
         rule="" if diagnosis.watchdog is None else diagnosis.watchdog.text,
-        resumes=run.resumes[-RESUMES:],
-        earlier_resumes=max(0, len(run.resumes) - RESUMES),
+        resumes=resumes[-RESUMES:],
+        earlier_resumes=max(0, len(resumes) - RESUMES),
+        later_resumes=later[:RESUMES],
+        more_later_resumes=max(0, len(later) - RESUMES),
         source=run.source,
         extent=_extent(run),
         seed=NOT_RECORDED if run.seed is None else run.seed,
@@ -86,10 +90,21 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
         other_incidents=tuple(
             OtherIncident(i.id, wording.kind(i), wording.onset(i)) for i in diagnosis.incidents if i is not shown
         ),
+        found=max(diagnosis.found, len(diagnosis.incidents)),
         incident=None if shown is None else _incident(shown, run.log_every or 1),
         looked_at=tuple(_panel(p, p.summary or WITHIN) for p in quiet if not p.silent),
         not_there=tuple(_panel(p, p.silent) for p in quiet if p.silent),
+        not_covered=diagnosis.not_covered if shown is None else (),
     )
+
+
+def _resumes(run: RunFacts, shown: Incident | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the resumes that led to the incident, those of later attempts): a resume belongs to the attempt that it began.
+    Where a file does not say which, all of them led to it."""
+    if shown is None or len(run.resume_attempts) != len(run.resumes):
+        return run.resumes, ()
+    later = [attempt > shown.attempt for attempt in run.resume_attempts]
+    return tuple(compress(run.resumes, (not after for after in later))), tuple(compress(run.resumes, later))
 
 
 def _extent(run: RunFacts) -> str:
@@ -156,6 +171,7 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
         moved=tuple(_panel(p, p.summary) for p in readable if p.moved or p.slug == "loss"),
         calm=tuple(_panel(p, p.summary or WITHIN) for p in readable if not p.moved and p.slug != "loss"),
         silent=tuple(_panel(p, p.silent) for p in incident.panels if p.silent),
+        other_moved=wording.other_moved(incident.other_moved),
         samples=tuple(map(_sample, incident.samples)),
         marked=any(token.marked for sample in incident.samples for token in sample.tokens),
         root_cause=incident.root_cause or incident.not_known or "Not known yet: the evidence favors no cause.",

@@ -10,14 +10,15 @@ from postmortem.report.select import select_incident
 from postmortem.report.view import HypothesisView, IncidentView, OtherIncident, ReportView
 from postmortem.report.wording import LIMIT
 from postmortem.terminal_layout import Line, Span, in_ascii, table, wrap
-from postmortem.text import plain
+from postmortem.text import count, plain
 
 BAR = 16  # characters of a hypothesis' bar at probability 1
 MOST_BARS = 4
+MOST_LISTED = 5  # other incidents, and notes
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-VERDICT_STYLES = {"no_incident": "bold green", "undecided": "bold yellow"}
+VERDICT_STYLES = {"no_incident": "bold green", "not_judged": "bold yellow", "undecided": "bold yellow"}
 STRENGTH_STYLES = {"strong": "bold", "moderate": "", "weak": "dim"}
 
 
@@ -39,21 +40,33 @@ def lines(report: ReportView, *, width: int | None = None, unicode: bool = True)
     summary = wrap(head, width, hang=2)
     if report.resumes:
         summary += wrap(_newest_resume(report), width)
-    incident = report.incident
-    if incident is not None:
-        summary += [*wrap(plain(incident.summary, LIMIT), width), (), *wrap(_path(incident), width, hang=2)]
-        bars = (*incident.hypotheses, *incident.others)[:MOST_BARS]
-        if bars:
-            summary += [(), *table([_bar(hypothesis, unicode) for hypothesis in bars], width)]
-        if incident.since:
-            summary += [(), *wrap(plain(incident.since, LIMIT), width)]
-        if incident.rollback:
-            summary += [(), *wrap(f"Watchdog: {incident.rollback}", width)]
-        if incident.watch:
-            summary += [(), *wrap(f"Watch: {plain(incident.watch, LIMIT)}", width)]
-        if report.other_incidents:
-            summary += [(), *wrap(_others(report.other_incidents), width)]
+    if report.not_covered:
+        summary += wrap((Span(f"Not covered: {plain('; '.join(report.not_covered), LIMIT)}.", "dim"),), width)
+    if report.incident is not None:
+        summary += _incident_lines(report, report.incident, width, unicode)
+    if report.other_incidents:
+        summary += [(), *wrap(_others(report.other_incidents, report.found - 1), width)]
+    if report.notes:
+        summary += [(), *_notes(report, width)]
     return tuple(summary if unicode else map(in_ascii, summary))
+
+
+def _incident_lines(report: ReportView, incident: IncidentView, width: int | None, unicode: bool) -> list[Line]:
+    """What happened in the incident, when and why, and what became of it: each part after an empty line."""
+    lines = wrap(plain(incident.summary, LIMIT), width)
+    if report.later_resumes:
+        lines += wrap(_first_later_resume(report), width)
+    lines += [(), *wrap(_path(incident), width, hang=2)]
+    bars = (*incident.hypotheses, *incident.others)[:MOST_BARS]
+    if bars:
+        lines += [(), *table([_bar(hypothesis, unicode) for hypothesis in bars], width)]
+    parts = (
+        plain(incident.other_moved, LIMIT),
+        plain(incident.since, LIMIT),
+        incident.rollback and f"Watchdog: {incident.rollback}",
+        incident.watch and f"Watch: {plain(incident.watch, LIMIT)}",
+    )
+    return lines + [line for part in parts if part for line in [(), *wrap(part, width)]]
 
 
 def _newest_resume(report: ReportView) -> str:
@@ -61,6 +74,12 @@ def _newest_resume(report: ReportView) -> str:
     earlier = report.earlier_resumes + len(report.resumes) - 1
     more = f", and {earlier} before" if earlier > 0 else ""
     return plain(report.resumes[-1], 300) + more
+
+
+def _first_later_resume(report: ReportView) -> str:
+    """How the run went on from an incident of an earlier attempt."""
+    others = report.more_later_resumes + len(report.later_resumes) - 1
+    return f"later {plain(report.later_resumes[0], 300)}" + (f", and {others} after it" if others else "")
 
 
 def _path(incident: IncidentView) -> Line:
@@ -91,7 +110,14 @@ def _bar(hypothesis: HypothesisView, unicode: bool) -> tuple[Span, ...]:
     )
 
 
-def _others(others: Sequence[OtherIncident]) -> str:
-    listed = [f"{i.id} ({plain(i.kind, 60)}, step {i.onset})" for i in others]
-    more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""
-    return f"Other incidents, by --incident: {', '.join(listed[:5])}{more}."
+def _others(others: Sequence[OtherIncident], found: int) -> str:
+    listed = [f"{i.id} ({plain(i.kind, 60)}, step {i.onset})" for i in others[:MOST_LISTED]]
+    more = f", and {found - len(listed)} more" if found > len(listed) else ""
+    return f"Other incidents, by --incident: {', '.join(listed)}{more}."
+
+
+def _notes(report: ReportView, width: int | None) -> list[Line]:
+    """What was noticed while reading the log: it may change what the verdict is worth."""
+    told, rest = report.notes[:MOST_LISTED], len(report.notes[MOST_LISTED:]) + report.more_notes
+    notes = [plain(note, LIMIT) for note in told] + ([f"and {count(rest, 'more note')} in the report"] if rest else [])
+    return [line for note in notes for line in wrap((Span(note, "dim"),), width, head=(Span("- ", "dim"),))]

@@ -156,6 +156,7 @@ class IncidentView:
     moved: tuple[PanelView, ...]  # and the loss: the panels that are drawn
     calm: tuple[PanelView, ...]
     silent: tuple[PanelView, ...]
+    other_moved: str  # what moved in columns without a known meaning, as a sentence; "" where nothing did
     samples: tuple[SampleView, ...]
     marked: bool  # whether any piece of these samples is marked
     root_cause: str  # or why it is unknown
@@ -196,8 +197,10 @@ class ReportView:
     verdict_words: str
     verdict_means: str
     rule: str  # what counts as an incident, if a watchdog searched; "" if every detector did
-    resumes: tuple[str, ...]  # the newest, oldest first
+    resumes: tuple[str, ...]  # that the incident, or a run without one, comes after: the newest, oldest first
     earlier_resumes: int
+    later_resumes: tuple[str, ...]  # of later attempts than that of the incident: the first ones
+    more_later_resumes: int
     source: str
     extent: str  # rows, steps, and how often there is a row
     seed: Figure
@@ -210,6 +213,8 @@ class ReportView:
     more_notes: int
     incidents: ReportTable  # worst first
     other_incidents: tuple[OtherIncident, ...]
+    found: int  # incidents of the run, also those that are not among these
     incident: IncidentView | None
     looked_at: tuple[PanelView, ...]
     not_there: tuple[PanelView, ...]  # panels that had no data to check
+    not_covered: tuple[str, ...]  # what of the others the verdict does not cover

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from postmortem.diagnosis import MODERATE, STRONG, Diagnosis, Figure, Incident, Rollback
+from postmortem.diagnosis import MODERATE, STRONG, Diagnosis, Figure, Incident, OtherColumn, Rollback, Verdict
 from postmortem.text import count, plain
 
 LIMIT = 1000  # characters; a whole sentence may hold several names
 
-VERDICTS = {
+VERDICTS: Mapping[Verdict, str] = {
     "no_incident": "nothing in the log departs from its own baseline",
+    "not_judged": "the log does not show whether the run is sound",
     "undecided": "the panels do not point to one cause",
     "supported": "the panels support one cause; only a replay can confirm it",
     "confirmed": "a replay confirmed the cause",
@@ -21,16 +22,13 @@ VERDICTS = {
     "not_reproducible": "a replay did not reproduce the incident",
 }
 
-FEWEST_ROWS = 12  # with fewer, no detector has a baseline: only non-finite values and empty batches are found
-
 
 def verdict_means(diagnosis: Diagnosis, incident: Incident | None) -> str:
     """What the verdict means for the run, or for one incident, as part of a sentence."""
-    rows = diagnosis.run.rows
     if incident is None and diagnosis.watchdog is not None:
         return plain(diagnosis.watchdog.passed, LIMIT)
-    if incident is None and rows <= FEWEST_ROWS:
-        return f"too few rows for a baseline ({rows}): only non-finite values could be detected, and there are none"
+    if incident is None and diagnosis.not_judged:
+        return plain("; ".join(diagnosis.not_judged), LIMIT)
     if incident is not None and incident.verdict == "supported" and incident.proof:
         return f"{plain(incident.proof, LIMIT)}; only a new proof can confirm it"
     return VERDICTS[diagnosis.verdict if incident is None else incident.verdict]
@@ -43,15 +41,21 @@ def kind(incident: Incident) -> str:
 
 def rollback(asked: Rollback) -> str:
     """What the watchdog asks for: where to go back to, which batches to skip, and the reason to write down."""
-    if not asked.checkpoint_seen:
-        target += " (no checkpoint is visible to this log: use your last one from before that step)"
     first, last = asked.skip
     target = f"roll back to step {asked.rollback_to_step}"
+    if not asked.checkpoint_seen:
+        target += " (no checkpoint is visible to this log: use your last one from before that step)"
     if asked.rollback_to_step is None:
         target = f"start from scratch, because no checkpoint is {count(asked.margin, 'step')} older than the onset"
     return (
         f"{target}, and skip {count(asked.skip_batches, 'batch')}, [{first}, {last}); reason: {plain(asked.reason, 60)}"
     )
+
+
+def other_moved(columns: Sequence[OtherColumn]) -> str:
+    """What moved in columns without a known meaning, as a sentence; "" where nothing did."""
+    each = [f"{plain(c.column, 60)} from {figure_text(c.baseline)} to {figure_text(c.value)}" for c in columns]
+    return f"Not understood, but moved in the incident: {', '.join(each)}." if each else ""
 
 
 def figure_text(value: Figure) -> str:

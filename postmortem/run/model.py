@@ -70,10 +70,10 @@ class Log:
 class Run:
     """A run that was read: immutable; each column is read when it is first used.
 
-    `columns` are the canonical names with at least one logged value, `other_columns` the log's names without a known
-    meaning (they can be read, too). `row_steps` are all steps of the effective history that have a metrics row, with or
-    without a loss. `smoothed` are the canonical names of columns that the log itself smoothed, such as a running mean
-    of the loss: a spike of one row stands lower and longer in them than it was.
+    `columns` are the canonical names with at least one logged value, `blank_columns` those without one, `other_columns`
+    the log's names without a known meaning (they can be read, too). `row_steps` are all steps of the effective history
+    that have a metrics row, with or without a loss. `smoothed` are the canonical names of columns that the log itself
+    smoothed, such as a running mean of the loss: a spike of one row stands lower and longer in them than it was.
     """
 
     def __init__(
@@ -107,6 +107,8 @@ class Run:
         logged = {name for names in self._logged_names for name in names}
         per_rank = {f"loss/rank{r}" for r in self.ranks} if len(self.ranks) > 1 and "loss" in logged else set[str]()
         self.columns: tuple[str, ...] = tuple(sorted(logged | per_rank, key=canonical_order))
+        known = {name for log in self._logs for name in log.names.logged_as}
+        self.blank_columns: tuple[str, ...] = tuple(sorted(known - logged - _KEY_NAMES, key=canonical_order))
         self.other_columns: tuple[str, ...] = tuple(sorted({n for log in self._logs for n in log.names.unknown}))
 
     def __repr__(self) -> str:

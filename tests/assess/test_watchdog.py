@@ -77,7 +77,10 @@ def test_a_spike_that_the_rule_lets_pass_is_not_called_quiet(
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"lr": np.linspace(1e-3, 1e-4, 300)}, "no loss is logged, and the watchdog looks at nothing else"),
+        (
+            {"lr": np.linspace(1e-3, 1e-4, 300)},
+            "the watchdog looks at the train loss only: none was recognized among lr: log the loss in each row",
+        ),
         (
             {"loss": np.linspace(3.0, 2.9, 60)},
             "too few rows of loss for the watchdog's baseline (60,",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from postmortem.report import summarize
+from postmortem.diagnosis import OtherColumn
+from postmortem.report import render, summarize
 from postmortem.terminal_layout import Line, joined
 from tests.report.factory import CASES, clean, hostile, nan, several, spike
 
@@ -52,14 +54,47 @@ def test_nothing_is_cut_off() -> None:
     assert "x" * 150 in text(summarize(named))[0]
 
 
-def test_too_few_rows_are_no_clean_bill() -> None:
-    short = clean()
-    short = replace(short, run=replace(short.run, rows=2))
-    (line,) = text(summarize(short))
-    assert line == (
-        "clean-000  no incident: too few rows for a baseline (2): only non-finite values could be detected, and "
-        "there are none"
+def test_what_was_not_judged_is_no_clean_bill() -> None:
+    reasons = ("no loss was recognized among a, b; name it: --map loss=a", "kl is NaN from step 9 to its end")
+    short = replace(clean(), verdict="not_judged", not_judged=reasons)
+    assert text(summarize(short)) == [f"clean-000  not judged: {'; '.join(reasons)}"]
+
+
+def test_what_the_verdict_does_not_cover_is_beside_it() -> None:
+    lines = text(summarize(replace(clean(), not_covered=("eval_loss has only 3 rows",))))
+    assert lines[1:] == ["Not covered: eval_loss has only 3 rows."]
+    case = spike()
+    moved = replace(
+        case.incidents[0], other_moved=(OtherColumn("kl", 312, 0.4, 0.03), OtherColumn("r", 313, math.nan, 1))
     )
+    told = "Not understood, but moved in the incident: kl from 0.03 to 0.4, r from 1 to NaN."
+    case = replace(case, incidents=(moved,))
+    assert told in text(summarize(case)) and told in render(case).partition("## 3.")[2].partition("## 4.")[0]
+
+
+def test_notes_of_the_reader_reach_the_terminal() -> None:
+    noted = replace(clean(), notes=tuple(f"log.csv: note {n}" for n in range(8)))
+    assert text(summarize(noted))[1:] == [
+        "",
+        *(f"- log.csv: note {n}" for n in range(5)),
+        "- and 3 more notes in the report",
+    ]
+    assert text(summarize(replace(noted, notes=noted.notes[:5])))[-1] == "- log.csv: note 4"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "before", "later"),
+    [(0, "a", "later b, and 1 after it"), (1, "b, and 1 before", "later c"), (2, "c, and 2 before", "")],
+)
+def test_a_resume_belongs_to_the_attempt_that_it_began(attempt: int, before: str, later: str) -> None:
+    case = spike()
+    run = replace(case.run, resumes=("a", "b", "c"), resume_attempts=(0, 1, 2))
+    lines = text(summarize(replace(case, run=run, incidents=(replace(case.incidents[0], attempt=attempt),))))
+    incident = lines.index(
+        "The loss rose from 2.31 to 5.84 within two steps of step 312 and settled at 3.40 by step 360."
+    )
+    assert lines[incident + 1] == later
+    assert lines[incident - 1] == before
 
 
 def test_what_was_rolled_back_did_not_just_end() -> None:
