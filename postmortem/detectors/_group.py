@@ -136,7 +136,7 @@ def _incident(t: Telemetry, findings: list[Finding]) -> DetectedIncident:
         kind=main.kind,
         onset_step=first.onset_step,
         onset_interval=first.onset_interval,
-        peak_step=main.peak_step,
+        peak_step=_peak_step(t, main, ordered),
         recovery_step=main.recovery_step,
         outcome=main.outcome,
         severity=max(_severity(f) for f in ordered if f.opens or f is main),
@@ -146,6 +146,19 @@ def _incident(t: Telemetry, findings: list[Finding]) -> DetectedIncident:
         findings=ordered,
         title=_title(main),
     )
+
+
+def _peak_step(t: Telemetry, main: Finding, findings: Sequence[Finding]) -> int:
+    """The highest row of a loss excursion from its onset until it settles, or to the last row: further than one rule
+    follows it, and whichever rule found it. Other findings have the peak that they say."""
+    loss = t.series(main.column)
+    if loss is None or not is_core(main) or main.role == "fatal" or not main.peak > main.baseline:
+        return main.peak_step
+    lasting = main.recovery_step is None and main.outcome in (DIVERGED, UNRESOLVED)
+    first = min(f.onset_step for f in findings if is_core(f))
+    rows = loss.window(first, int(loss.step[-1]) + 1 if lasting else main.recovery_step or main.peak_step + 1)
+    finite = np.isfinite(rows.value)
+    return int(rows.step[np.argmax(np.where(finite, rows.value, -np.inf))]) if finite.any() else main.peak_step
 
 
 def _title(main: Finding) -> str:
