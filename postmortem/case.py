@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,14 +11,14 @@ from typing import cast
 import numpy as np
 
 from postmortem.checkpoint.health import Health, health_in
-from postmortem.detectors import DetectedIncident
+from postmortem.detectors import DetectedIncident, Finding
 from postmortem.diagnosis import Figure
 from postmortem.run import Checkpoint, LabelSeries, Run
 from postmortem.run.event_meaning import not_restored, piece_kind
 from postmortem.run.response import Response, response
 from postmortem.run.timeline import Timeline, TimelineEvent
 from postmortem.series import Series
-from postmortem.stats import robust_sigma
+from postmortem.stats import EMA_ROWS, noise_sigma, recent_level, robust_sigma, rounding_sigma
 from postmortem.text import plain
 
 BASELINE_ROWS = 100  # rows of a baseline: enough for a robust sigma, few enough to be local
@@ -27,6 +28,7 @@ SPARSE_BASELINE_ROWS = 20  # rows of the baseline of a column that is logged too
 RELATIVE_FLOOR = 0.01  # the least scale of a column that hardly varies: 1 % of its level
 MOVED_Z = 6.0  # robust z from which a column has moved
 MOVED_BEYOND = 1.5  # and the least multiple of the largest departure in the baseline
+SEVERAL = 3.0  # a multiple of the baseline that is never called flat, however noisy the baseline is
 RESUME_ROWS = 10  # rows before the onset in which a resume may matter
 AFTER_ROWS = 200  # rows after an incident in which what was done about it, and whether that worked, is looked for
 TINY = 1e-300  # instead of 0 in a logarithm or a quotient
@@ -59,11 +61,30 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Level:
+    """The level of a column before the incident, in the column's own unit, and the last row that it is from.
+
+    `averaged`: it is an exponential moving average; else the median of the last rows (see `stats.recent_level`).
+    `positive`: clearly so, above the noise of the rows before, none of which is negative.
+    """
+
+    value: float
+    averaged: bool
+    step: int
+    positive: bool
+
+    def ratio(self, value: float) -> float:
+        """`value` as a multiple of the level; NaN where one of them is not positive: it has no meaning there."""
+        return value / self.value if self.positive and value >= 0 else math.nan
+
+
+@dataclass(frozen=True)
 class Departure:
     """The largest departure of a column from its own baseline within the incident's span.
 
     `z` is the robust z-score (signed; on the logarithm where the column is positive), `ratio` is value ÷ baseline (NaN
-    where the baseline is not positive), `first_step` the first row beyond MOVED_Z in the same direction.
+    where the baseline is not clearly positive), `first_step` the first row beyond MOVED_Z in the same direction,
+    `lowest` and `highest` the extremes of the baseline.
     """
 
     column: str
@@ -74,11 +95,19 @@ class Departure:
     ratio: float
     first_step: int
     beyond: float  # |departure| ÷ the largest departure within the baseline, same scale
+    lowest: float
+    highest: float
 
     @property
     def moved(self) -> bool:
         """Whether it is far outside the noise, and larger than every departure in the baseline itself."""
         return abs(self.z) >= MOVED_Z and self.beyond >= MOVED_BEYOND
+
+    @property
+    def flat(self) -> bool:
+        """Whether it is small. A large one in a baseline that is as noisy is neither flat nor moved."""
+        small = abs(self.z) < MOVED_Z if math.isnan(self.ratio) else 1 / SEVERAL < self.ratio < SEVERAL
+        return small and not self.moved
 
 
 @dataclass(frozen=True)
@@ -164,6 +193,25 @@ class Case:
         return self.incident.onset_step
 
     @cached_property
+    def primary(self) -> Finding:
+        """The finding that gave the incident its kind, its recovery and its outcome."""
+        incident = self.incident
+        same = (f for f in incident.findings if f.kind == incident.kind and f.recovery_step == incident.recovery_step)
+        return next((f for f in same if f.outcome == incident.outcome), incident.findings[0])
+
+    def before(self, name: str = "loss") -> Level | None:
+        """The level of `name` at its last finite row before the onset; None where there is no such row."""
+        series = self.series(name)
+        past = None if series is None else series.window(self.unaffected_from(4 * EMA_ROWS), self.onset)
+        finite = np.zeros(0, bool) if past is None else np.isfinite(past.value)
+        if past is None or not finite.any():
+            return None
+        value = past.value[finite][-BASELINE_ROWS:]
+        level, averaged = recent_level(past.value[finite])
+        noise = max(noise_sigma(value) if value.size > 1 else 0.0, rounding_sigma(value))
+        return Level(level, averaged, int(past.step[finite][-1]), bool((value >= 0).all()) and level > noise)
+
+    @cached_property
     def baseline_start(self) -> int:
         """The first step of the baseline: no earlier incident affects it or later ones."""
         return self.unaffected_from(BASELINE_ROWS + 1)
@@ -215,7 +263,10 @@ class Case:
         inside = None if series is None else series.window(*(span or self.span))
         if before is None or inside is None or not len(inside):
             return None
-        positive = bool((before.value > 0).all())
+        level, spread = float(np.median(before.value)), robust_sigma(before.value)
+        last_place = rounding_sigma(np.concatenate((before.value, inside.value[np.isfinite(inside.value)])))
+        positive = bool((before.value > 0).all()) and level > last_place
+        has_ratio = bool((before.value >= 0).all()) and level > max(spread, last_place)
 
         def scaled(values: np.ndarray) -> np.ndarray:
             return np.log(np.maximum(values, TINY)) if positive else values
@@ -223,14 +274,13 @@ class Case:
         center = float(np.median(scaled(before.value)))
         residual = scaled(before.value) - center
         floor = RELATIVE_FLOOR if positive else RELATIVE_FLOOR * max(abs(center), float(np.abs(residual).max()), TINY)
-        scale = max(robust_sigma(residual, 0.0), floor)
+        scale = max(robust_sigma(residual, 0.0), floor, last_place / level if positive else last_place)
         with np.errstate(invalid="ignore"):
             z = (scaled(inside.value) - center) / scale
         z = np.where(np.isfinite(inside.value), z, np.inf * (sign or 1))
         worst = int(np.argmax(np.abs(z) if sign == 0 else sign * z))
         same_way = np.sign(z) == np.sign(z[worst])
         first = int(np.argmax(same_way & (np.abs(z) >= min(MOVED_Z, abs(z[worst])))))
-        level = float(np.median(before.value))
         widest = max(float(np.abs(residual).max()), scale)
         agrees = sign == 0 or sign * float(z[worst]) > 0  # else nothing departed in the direction of `sign`
         return Departure(
@@ -239,9 +289,11 @@ class Case:
             int(inside.step[worst]),
             level,
             float(z[worst]),
-            float(inside.value[worst]) / level if level > 0 else float("nan"),
+            float(inside.value[worst]) / level if has_ratio and inside.value[worst] >= 0 else float("nan"),
             int(inside.step[first]),
             abs(float(z[worst])) * scale / widest if agrees else 0.0,
+            float(before.value.min()),
+            float(before.value.max()),
         )
 
     @cached_property

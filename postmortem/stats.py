@@ -23,3 +23,44 @@ def noise_sigma(values: NDArray[np.floating]) -> float:
     trend, in their unit. Differences remove the trend, and those of independent values scatter √2 times as far as the
     values themselves (von Neumann 1941)."""
     return SIGMA_PER_MAD * float(np.median(np.abs(np.diff(values)))) / math.sqrt(2)
+
+
+EMA_ROWS = 50
+"""Rows of the exponential moving average that tells the level of a column; its weights fall by 2 / (rows + 1) a row."""
+
+LATEST_ROWS, NEAR_ROWS = 10, 20
+"""The last rows, whose range the average must be near; and those that say which rows before them are outliers."""
+
+OUTLIER_SIGMAS = 6.0
+"""Robust sigmas of these rows beyond which a row counts only as far as that."""
+
+
+def recent_level(values: NDArray[np.floating]) -> tuple[float, bool]:
+    """(the level of finite `values` at their end, float[n] with n ≥ 1, in their unit; whether it is their average).
+
+    It is an exponential moving average of the rows, which neither an outlier nor an earlier spike moves: they are
+    clipped. Where the rows fell too fast for it, so that it is further from the median of the last ten rows than these
+    are from each other, it is that median.
+    """
+    near, latest = values[-NEAR_ROWS:], values[-LATEST_ROWS:]
+    middle, reach = float(np.median(near)), OUTLIER_SIGMAS * robust_sigma(near)
+    weights = (1 - 2 / (EMA_ROWS + 1)) ** np.arange(values.size - 1, -1, -1.0)
+    average = float(np.average(np.clip(values, middle - reach, middle + reach), weights=weights))
+    level = float(np.median(latest))
+    # Values that do not differ have a mean that may differ in its last bit.
+    is_near = abs(average - level) <= max(float(np.ptp(latest)), 1e-9 * abs(level))
+    return (average, True) if is_near else (level, False)
+
+
+MOST_PLACES = 6
+"""Decimal places from which a log is taken to write a number as it was computed."""
+
+
+def rounding_sigma(values: NDArray[np.floating]) -> float:
+    """The standard deviation of the rounding error with which finite `values`, float[n], were written: 1/√12 of the
+    unit of their last decimal place; 0 where they have more than six of them."""
+    for places in range(MOST_PLACES + 1):
+        scaled = values * 10.0**places
+        if (np.abs(scaled - np.rint(scaled)) <= 1e-9 * np.maximum(np.abs(scaled), 1.0)).all():
+            return 10.0**-places / math.sqrt(12)
+    return 0.0

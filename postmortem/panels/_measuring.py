@@ -6,7 +6,9 @@ reports it as what it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,6 +38,54 @@ def finite_departure(case: Case, name: str, span: tuple[int, int] | None = None,
     return d if d is not None and (d.moved or (broken is None and not over)) else None
 
 
+DROP_ROWS = 60  # how far after the onset a drop is searched: a stuck loader lowers the loss for tens of steps
+
+
+def loss_rise(case: Case, column: str = "loss") -> Departure | None:
+    """The highest row of a loss in the incident, measured from its level before: the peak of the incident itself where
+    that is one of this loss. None where there is no baseline, or the loss is not finite."""
+    found = [f.peak_step + 1 for f in case.incident.findings if f.column == column]
+    span = (case.span[0], max(case.span[1], *found)) if found else case.span
+    if case.primary.column == column:
+        span = (case.primary.onset_step, max(case.incident.peak_step, case.primary.onset_step) + 1)
+    return _from_level(case, finite_departure(case, column, span, sign=1))
+
+
+def loss_drop(case: Case) -> Departure | None:
+    """The lowest row of the loss after the onset, measured from its level before."""
+    span = (case.onset, case.onset + DROP_ROWS * case.row_step)
+    return _from_level(case, finite_departure(case, "loss", span, sign=-1))
+
+
+def _from_level(case: Case, d: Departure | None) -> Departure | None:
+    """A departure of a loss, measured from the same level before the incident in every section of the report."""
+    level = None if d is None else case.before(d.column)
+    if d is None or level is None:
+        return d
+    return replace(d, baseline=level.value, ratio=level.ratio(d.value))
+
+
+def furthest_loss(case: Case, column: str = "loss") -> tuple[int, float] | None:
+    """(step, value) of the row of a loss that is furthest from its level before the incident, the same in every section
+    of the report; of its highest row around the incident where it did not depart. None where none is logged there."""
+    series, incident = case.series(column), case.incident
+    if series is None:
+        return None
+    if case.primary.column == column:
+        value = series.at(incident.peak_step)
+        return None if value is None else (incident.peak_step, value)
+    if (broken := first_nonfinite(case, column)) is not None and broken >= case.onset:
+        return broken, float(series.value[series.step == broken][0])
+    up, down = loss_rise(case, column), loss_drop(case) if column == "loss" else None
+    departed = [d for d in (up, down) if d is not None and (d.moved or (d is up and d.z > 0 and case.loss_moved()))]
+    if departed:
+        furthest = max(departed, key=lambda d: abs(d.z))
+        return furthest.step, furthest.value
+    near = series.window(case.onset, max(incident.peak_step, case.onset) + 3 * case.row_step)
+    highest = int(np.argmax(near.value)) if len(near) else -1
+    return (int(near.step[highest]), float(near.value[highest])) if len(near) else None
+
+
 def first_nonfinite(case: Case, name: str, span: tuple[int, int] | None = None) -> int | None:
     """The first step in `span` (default: the incident's) where the column is not finite."""
     series = case.series(name)
@@ -56,8 +106,28 @@ def incident_rows(case: Case, series: Series) -> Series:
 
 def departure_text(d: Departure) -> str:
     """`grad_norm 47.2 at step 312, baseline 0.6 (79×)`."""
-    factor = f" ({times(d.ratio)})" if d.ratio == d.ratio and abs(d.ratio) != float("inf") else ""
+    factor = f" ({times(d.ratio)})" if math.isfinite(d.ratio) else ""
     return f"{plain(d.column, 60)} {grouped(d.value)} at step {d.step}, baseline {grouped(d.baseline)}{factor}"
+
+
+def unclear_text(d: Departure) -> str:
+    """What to say of a departure that is not flat, though nothing is made of it."""
+    if d.moved:
+        return departure_text(d)
+    between = f"between {grouped(d.lowest)} and {grouped(d.highest)}"
+    return f"{departure_text(d)}, where the rows before lie {between}: they vary too much to call it a departure"
+
+
+def unless_flat(*departures: Departure | None) -> Departure | None:
+    """The first departure that is not flat; None where all are."""
+    return next((d for d in departures if d is not None and not d.flat), None)
+
+
+def old_level_text(case: Case, settled: float | None) -> str:
+    """` of 2.31`, the level of the loss before; "" where the loss did not settle above it: then the row-by-row level
+    that the detector follows differs."""
+    level = case.before()
+    return "" if level is None or (settled is not None and settled <= level.value) else f" of {number(level.value)}"
 
 
 def column_names(names: Iterable[str]) -> str:
@@ -74,8 +144,9 @@ def grouped(value: float) -> str:
 
 
 def departure_figures(d: Departure) -> dict[str, float]:
-    """The figures in `departure_text`, for the JSON."""
-    return {"value": d.value, "baseline": d.baseline, "ratio": d.ratio, "z": d.z, "first_step": d.first_step}
+    """The figures in `departure_text` and `unclear_text`, for the JSON."""
+    figures = {"value": d.value, "baseline": d.baseline, "ratio": d.ratio, "z": d.z, "first_step": d.first_step}
+    return figures if d.moved or d.flat else {**figures, "lowest": d.lowest, "highest": d.highest}
 
 
 def moving_order(moved: list[Departure]) -> str:

@@ -11,17 +11,19 @@ from postmortem.panels._measuring import (
     moved_columns,
 )
 
+LEAST_SHARE = 0.05  # of the units, that must have died
+
 
 def _measure(case: Case) -> list[Observation]:
     moved, columns = moved_columns(case, case.family("dead_frac/"), sign=1)
     if not columns:
         return []
-    moved = [d for d in moved if d.value - d.baseline > 0.05]
-    if not moved:
-        text = f"no more dead units than before: {column_names(columns)}"
+    many = [d for d in moved if d.value - d.baseline > LEAST_SHARE]
+    if not many:
+        text = f"{'hardly' if moved else 'no'} more dead units than before: {column_names(columns)}"
         return [Observation("dead_units.flat", text, columns[0], case.onset, moved=False)]
-    text = departure_text(moved[0])
-    return [Observation("dead_units.moved", text, moved[0].column, moved[0].step, departure_figures(moved[0]))]
+    text = departure_text(many[0])
+    return [Observation("dead_units.moved", text, many[0].column, many[0].step, departure_figures(many[0]))]
 
 
 PANEL = Panel(

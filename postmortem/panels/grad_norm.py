@@ -13,6 +13,8 @@ from postmortem.panels._measuring import (
     first_nonfinite,
     moved_columns,
     moving_order,
+    unclear_text,
+    unless_flat,
 )
 from postmortem.text import count, number, plain, times
 
@@ -26,12 +28,14 @@ def _measure(case: Case) -> list[Observation]:
     up, down = finite_departure(case, "grad_norm", sign=1), finite_departure(case, "grad_norm", sign=-1)
     if up is None:
         return []
-    if up.moved and up.ratio >= 1.5:
+    if up.moved and not up.ratio < 1.5:
         return _rise(case, up)
     if down and down.moved and down.ratio <= 0.6:
         return [_observed("grad_norm.drop", f"falls: {departure_text(down)}", down)]
     if up.z >= RAISED_Z and up.beyond > 1 and up.ratio >= 1.5:
         return [_observed("grad_norm.raised", f"raised, but hardly more than its noise: {departure_text(up)}", up)]
+    if (unclear := unless_flat(up, down)) is not None:
+        return [_observed("grad_norm.unclear", unclear_text(unclear), unclear)]
     return [_observed("grad_norm.flat", f"did not move: {departure_text(up)}", up, moved=False)]
 
 
@@ -98,6 +102,7 @@ PANEL = Panel(
         "grad_norm.drop",
         "grad_norm.raised",
         "grad_norm.flat",
+        "grad_norm.unclear",
         "grad_norm.spike",
         "grad_norm.clipped",
         "grad_norm.leads",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from postmortem.case import BASELINE_ROWS, Case, Observation
@@ -21,9 +23,10 @@ def _measure(case: Case) -> list[Observation]:
     jump = _jump_in_incident(case) or _jump_before(case, series)
     if jump is not None:
         ratio = _ratio(jump)
+        factor = f" ({times(ratio)})" if math.isfinite(ratio) else ""
         text = (
             f"lr jumps to {number(jump.peak)} at step {jump.onset_step}, where its trend predicts "
-            f"{number(jump.baseline)} ({times(ratio)})"
+            f"{number(jump.baseline)}{factor}"
         )
         figures = {"value": jump.peak, "baseline": jump.baseline, "ratio": ratio}
         return [Observation("lr.jump", text, "lr", jump.onset_step, figures)]

@@ -8,7 +8,10 @@ from postmortem.panels._measuring import (
     column_names,
     departure_figures,
     departure_text,
+    finite_departure,
     moved_columns,
+    unclear_text,
+    unless_flat,
 )
 
 
@@ -18,6 +21,9 @@ def _measure(case: Case) -> list[Observation]:
     if not columns:
         return []
     if not moved:
+        if (unclear := unless_flat(*(finite_departure(case, name) for name in columns))) is not None:
+            figures = departure_figures(unclear)
+            return [Observation("logits.unclear", unclear_text(unclear), unclear.column, unclear.step, figures)]
         text = f"{column_names(columns)} did not move"
         return [Observation("logits.flat", text, columns[0], case.onset, moved=False)]
     first = moved[0]
@@ -41,6 +47,7 @@ PANEL = Panel(
     "whether attention saturated or log Z drifted: log max_attention_logit, attention_entropy/<layer> and log_z",
     observes=(
         "logits.flat",
+        "logits.unclear",
         "logits.moved",
         "logits.nonfinite",
     ),

@@ -7,14 +7,20 @@ import math
 import numpy as np
 
 from postmortem.case import Case, Departure, Observation
+from postmortem.detectors import RECOVERED
 from postmortem.panels import Panel
 from postmortem.panels._measuring import (
     QUANTILES,
     departure_figures,
     departure_text,
-    finite_departure,
+    loss_drop,
+    loss_rise,
+    old_level_text,
     token_share_of_rise,
+    unclear_text,
+    unless_flat,
 )
+from postmortem.series import Series
 from postmortem.text import count, number
 
 # Columns that a real change of the loss moves in the same row or the next; other code than that of the loss computes
@@ -26,36 +32,64 @@ WITNESSES = (
     "adam_m_norm",
     "max_output_logit",
 )
-DROP_ROWS = 60  # how far after the onset a drop is searched: a stuck loader lowers the loss for tens of steps
+NORMAL_SHARE = 0.25  # of the height of a spike: a row below it is normal beside it
 
 
 def _measure(case: Case) -> list[Observation]:
+    return _train_loss(case) + _eval_loss(case)
+
+
+def _train_loss(case: Case) -> list[Observation]:
     series = case.series("loss")
     if series is None:
         return []
+    suspected = next((f for f in case.incident.findings if f.suspected), None)
+    if case.incident.suspected and suspected is not None:
+        value = "exactly 0 (some loggers write NaN so)" if "zeros" in suspected.figures else "blank"
+        step = suspected.onset_step
+        text = f"the loss is {value} from step {step} on while the run continues: suspected non-finite, not proven"
+        return [Observation("loss.suspected_nonfinite", text, "loss", step)]
     broken = series.window(case.onset, case.span[1])
-    if case.incident.suspected:
-        zero = any("zeros" in f.figures for f in case.incident.findings)
-        value = "exactly 0 (some loggers write NaN so)" if zero else "blank"
-        text = (
-            f"the loss is {value} from step {case.onset} on while the run continues: suspected non-finite, not proven"
-        )
-        return [Observation("loss.suspected_nonfinite", text, "loss", case.onset)]
     if len(broken) and not np.isfinite(broken.value).all():
         return [_nonfinite(case)]
     observations: list[Observation] = []
-    up, down = case.departure("loss", sign=1), _drop(case)
+    up, down = loss_rise(case), loss_drop(case)
     if up is None:
         return []
     if case.loss_moved() and up.z > 0:
         observations += _rise(case, up)
     elif not (down and down.moved):
-        text = f"did not move: {departure_text(up)}"
-        observations.append(Observation("loss.flat", text, "loss", up.step, departure_figures(up), moved=False))
+        observations.append(_unmoved(up, down))
     if down and down.moved:
         text = f"the loss fell below its baseline: {departure_text(down)}"
         observations.append(Observation("loss.drop", text, "loss", down.step, departure_figures(down)))
     return observations
+
+
+def _unmoved(up: Departure, down: Departure | None) -> Observation:
+    """That no finding is on the loss, and whether it was flat."""
+    d = unless_flat(up, down) or up
+    if d.moved:
+        text = f"raised, but too little or too briefly for an incident of its own: {departure_text(d)}"
+    else:
+        text = f"did not move: {departure_text(d)}" if d.flat else unclear_text(d)
+    slug = "loss.flat" if d.flat else "loss.raised" if d.moved else "loss.unclear"
+    return Observation(slug, text, "loss", d.step, departure_figures(d), moved=not d.flat)
+
+
+def _eval_loss(case: Case) -> list[Observation]:
+    """Whether the evaluation loss rose: alone, or with the train loss."""
+    up = loss_rise(case, "eval_loss")
+    if up is None:
+        return []
+    if up.moved or (up.z > 0 and case.primary.column == "eval_loss"):
+        slug, train = "loss.eval_follows" if case.loss_moved() else "loss.eval_rise", case.departure("loss")
+        calm = ", while the loss did not move" if train is not None and train.flat and not case.loss_moved() else ""
+        return [Observation(slug, f"{departure_text(up)}{calm}", "eval_loss", up.step, departure_figures(up))]
+    if not up.flat:
+        return []
+    text = f"eval_loss did not move: {departure_text(up)}"
+    return [Observation("loss.eval_calm", text, "eval_loss", up.step, departure_figures(up), moved=False)]
 
 
 def _nonfinite(case: Case) -> Observation:
@@ -84,7 +118,9 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
             (f.settled for f in case.incident.findings if f.column == "loss" and f.settled is not None), None
         )
         level = "" if settled is None or case.incident.recovery_step is None else f", and settles at {number(settled)}"
-        text = f"the loss does not return to its old level of {number(up.baseline)}{level}: {case.incident.outcome}"
+        text = (
+            f"the loss does not return to its old level{old_level_text(case, settled)}{level}: {case.incident.outcome}"
+        )
         slug = "loss.stays_up" if case.incident.outcome == "lingering" else "loss.diverges"
         observations.append(Observation(slug, text, "loss", case.incident.recovery_step or up.step))
     peers = [i for i in case.incidents if i is not case.incident and any(f.column == "loss" for f in i.findings)]
@@ -101,11 +137,10 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
         elif up.value < 0.75 * uniform:
             text = f"the loss peaks at {number(up.value)}, well below ln V = {number(uniform)}"
             observations.append(Observation("loss.below_uniform", text, "loss", up.step, figures, moved=False))
-    values = series.window(up.step, up.step + 6 * case.row_step).value
-    if values.size >= 3 and (values[1:] < up.baseline + 0.25 * (up.value - up.baseline)).all():
+    if _one_row(case, series, up):
         text = "the loss is abnormal in one row only; the next one is normal"
         observations.append(Observation("loss.one_row", text, "loss", up.step))
-    witnesses = {name: d.moved for name in WITNESSES if (d := case.departure(name)) is not None}
+    witnesses = {name: not d.flat for name in WITNESSES if (d := case.departure(name)) is not None}
     share = token_share_of_rise(case)
     if share is not None:
         at_onset = [case.departure(name, (case.onset, case.onset + 1)) for name in QUANTILES]
@@ -120,8 +155,13 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
     return observations
 
 
-def _drop(case: Case) -> Departure | None:
-    return finite_departure(case, "loss", (case.onset, case.onset + DROP_ROWS * case.row_step), sign=-1)
+def _one_row(case: Case, series: Series, up: Departure) -> bool:
+    """Whether the loss is settled again in the row after the peak, and stays so in the next few."""
+    after = series.step > up.step
+    step, value = series.step[after][:5], series.value[after][:5]
+    settled = {f.recovery_step for f in case.incident.findings if f.column == "loss"}
+    normal = value < up.baseline + NORMAL_SHARE * (up.value - up.baseline)
+    return case.incident.outcome == RECOVERED and step.size >= 2 and int(step[0]) in settled and bool(normal.all())
 
 
 PANEL = Panel(
@@ -135,6 +175,8 @@ PANEL = Panel(
     observes=(
         "loss.suspected_nonfinite",
         "loss.flat",
+        "loss.unclear",
+        "loss.raised",
         "loss.drop",
         "loss.never_finite",
         "loss.stays_nonfinite",
@@ -147,6 +189,9 @@ PANEL = Panel(
         "loss.below_uniform",
         "loss.one_row",
         "loss.alone",
+        "loss.eval_rise",
+        "loss.eval_follows",
+        "loss.eval_calm",
         "loss.eval_nonfinite",
     ),
     nonfinite="loss.eval_nonfinite",

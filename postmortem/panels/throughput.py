@@ -9,6 +9,7 @@ from postmortem.panels._measuring import (
     departure_text,
     finite_departure,
     moved_columns,
+    unclear_text,
 )
 from postmortem.text import count
 
@@ -26,8 +27,10 @@ def _measure(case: Case) -> list[Observation]:
     time = finite_departure(case, "step_time_s", sign=1)
     if time is not None:
         slow = time.moved and time.ratio >= 2
-        slug, text = "throughput.slow" if slow else "throughput.flat", departure_text(time)
-        observations.append(Observation(slug, text, "step_time_s", time.step, departure_figures(time), moved=slow))
+        unclear = not time.moved and not time.flat
+        slug = "throughput.slow" if slow else "throughput.unclear" if unclear else "throughput.flat"
+        text, figures = unclear_text(time) if unclear else departure_text(time), departure_figures(time)
+        observations.append(Observation(slug, text, "step_time_s", time.step, figures, moved=slow or unclear))
     return observations
 
 
@@ -43,6 +46,7 @@ PANEL = Panel(
         "ranks.several",
         "throughput.slow",
         "throughput.flat",
+        "throughput.unclear",
         "throughput.nonfinite",
     ),
     nonfinite="throughput.nonfinite",

@@ -14,6 +14,8 @@ from postmortem.panels._measuring import (
     departure_text,
     finite_departure,
     token_share_of_rise,
+    unclear_text,
+    unless_flat,
 )
 from postmortem.text import number
 
@@ -40,6 +42,9 @@ def _measure(case: Case) -> list[Observation]:
         return [Observation("token_loss.disagrees", text, tail.column, share[1], figures, moved=False)]
     agrees = share is not None and share[0] >= AGREES
     if not agrees and not any(d.moved for d in departures):
+        if (unclear := unless_flat(tail, *departures)) is not None:
+            text, figures = unclear_text(unclear), departure_figures(unclear)
+            return [Observation("token_loss.unclear", text, unclear.column, unclear.step, figures)]
         text = f"did not move: {departure_text(tail)}"
         return [Observation("token_loss.flat", text, tail.column, tail.step, departure_figures(tail), moved=False)]
     # The batch of the onset made the gradient; the rows after it are computed with damaged parameters.
@@ -129,6 +134,7 @@ PANEL = Panel(
     observes=(
         "token_loss.disagrees",
         "token_loss.flat",
+        "token_loss.unclear",
         "token_loss.whole",
         "token_loss.tail",
         "token_loss.lower",

@@ -12,6 +12,7 @@ from postmortem.panels._measuring import (
     departure_text,
     finite_departure,
     first_nonfinite,
+    unclear_text,
 )
 from postmortem.series import Series
 from postmortem.text import count, number, plain, times
@@ -61,6 +62,9 @@ def _update(case: Case) -> list[Observation]:
     if update is None:
         return []
     large, small = update.moved and update.ratio >= 1.4, update.moved and update.ratio <= 0.7
+    if not update.moved and not update.flat:
+        text, figures = unclear_text(update), departure_figures(update)
+        return [Observation("update.unclear", text, "update_rms", update.step, figures)]
     slug = "update.large" if large else "update.small" if small else "update.flat"
     text, figures = departure_text(update), departure_figures(update)
     return [Observation(slug, text, "update_rms", update.step, figures, moved=large or small)]
@@ -166,6 +170,7 @@ PANEL = Panel(
         "update.large",
         "update.small",
         "update.flat",
+        "update.unclear",
         "weights.jump",
         "weights.unprovoked_jump",
         "weights.jump_alone",
