@@ -18,7 +18,7 @@ from postmortem.run.event_meaning import not_restored, piece_kind
 from postmortem.run.response import Response, response
 from postmortem.run.timeline import Timeline, TimelineEvent
 from postmortem.series import Series
-from postmortem.stats import EMA_ROWS, noise_sigma, recent_level, robust_sigma, rounding_sigma
+from postmortem.stats import EMA_ROWS, LATEST_ROWS, noise_sigma, recent_level, robust_sigma, rounding_sigma
 from postmortem.text import plain
 
 BASELINE_ROWS = 100  # rows of a baseline: enough for a robust sigma, few enough to be local
@@ -64,12 +64,13 @@ class Observation:
 class Level:
     """The level of a column before the incident, in the column's own unit, and the last row that it is from.
 
-    `averaged`: it is an exponential moving average; else the median of the last rows (see `stats.recent_level`).
+    `averaged`: it is an exponential moving average; else the median of the last `rows` (see `stats.recent_level`).
     `positive`: clearly so, above the noise of the rows before, none of which is negative.
     """
 
     value: float
     averaged: bool
+    rows: int
     step: int
     positive: bool
 
@@ -104,10 +105,14 @@ class Departure:
         return abs(self.z) >= MOVED_Z and self.beyond >= MOVED_BEYOND
 
     @property
+    def several(self) -> bool:
+        """Whether it is several times its baseline, or one several times as small; six sigmas where no ratio tells."""
+        return abs(self.z) >= MOVED_Z if math.isnan(self.ratio) else not 1 / SEVERAL < self.ratio < SEVERAL
+
+    @property
     def flat(self) -> bool:
-        """Whether it is small. A large one in a baseline that is as noisy is neither flat nor moved."""
-        small = abs(self.z) < MOVED_Z if math.isnan(self.ratio) else 1 / SEVERAL < self.ratio < SEVERAL
-        return small and not self.moved
+        """Whether the column stood still. A large departure from a noisy baseline is neither flat nor moved."""
+        return not self.moved and not self.several
 
 
 @dataclass(frozen=True)
@@ -196,8 +201,12 @@ class Case:
     def primary(self) -> Finding:
         """The finding that gave the incident its kind, its recovery and its outcome."""
         incident = self.incident
-        same = (f for f in incident.findings if f.kind == incident.kind and f.recovery_step == incident.recovery_step)
-        return next((f for f in same if f.outcome == incident.outcome), incident.findings[0])
+
+        def unlike(f: Finding) -> tuple[bool, ...]:
+            other = f.outcome != incident.outcome or f.recovery_step != incident.recovery_step
+            return f.kind != incident.kind, other, f.column != "loss", f.peak_step != incident.peak_step
+
+        return min(incident.findings, key=unlike)
 
     def before(self, name: str = "loss") -> Level | None:
         """The level of `name` at its last finite row before the onset; None where there is no such row."""
@@ -208,8 +217,9 @@ class Case:
             return None
         value = past.value[finite][-BASELINE_ROWS:]
         level, averaged = recent_level(past.value[finite])
+        rows = min(EMA_ROWS if averaged else LATEST_ROWS, value.size)
         noise = max(noise_sigma(value) if value.size > 1 else 0.0, rounding_sigma(value))
-        return Level(level, averaged, int(past.step[finite][-1]), bool((value >= 0).all()) and level > noise)
+        return Level(level, averaged, rows, int(past.step[finite][-1]), bool((value >= 0).all()) and level > noise)
 
     @cached_property
     def baseline_start(self) -> int:
@@ -263,10 +273,10 @@ class Case:
         inside = None if series is None else series.window(*(span or self.span))
         if before is None or inside is None or not len(inside):
             return None
-        level, spread = float(np.median(before.value)), robust_sigma(before.value)
+        level = float(np.median(before.value))
         last_place = rounding_sigma(np.concatenate((before.value, inside.value[np.isfinite(inside.value)])))
         positive = bool((before.value > 0).all()) and level > last_place
-        has_ratio = bool((before.value >= 0).all()) and level > max(spread, last_place)
+        has_ratio = positive or (bool((before.value >= 0).all()) and level > max(noise_sigma(before.value), last_place))
 
         def scaled(values: np.ndarray) -> np.ndarray:
             return np.log(np.maximum(values, TINY)) if positive else values

@@ -28,28 +28,30 @@ def noise_sigma(values: NDArray[np.floating]) -> float:
 EMA_ROWS = 50
 """Rows of the exponential moving average that tells the level of a column; its weights fall by 2 / (rows + 1) a row."""
 
-LATEST_ROWS, NEAR_ROWS = 10, 20
-"""The last rows, whose range the average must be near; and those that say which rows before them are outliers."""
+LATEST_ROWS = 10
+"""The last rows, from which the average must not be far to tell their level."""
 
 OUTLIER_SIGMAS = 6.0
-"""Robust sigmas of these rows beyond which a row counts only as far as that."""
+"""Robust sigmas from the median of all rows beyond which a row counts only as far as that."""
 
 
 def recent_level(values: NDArray[np.floating]) -> tuple[float, bool]:
     """(the level of finite `values` at their end, float[n] with n ≥ 1, in their unit; whether it is their average).
 
-    It is an exponential moving average of the rows, which neither an outlier nor an earlier spike moves: they are
-    clipped. Where the rows fell too fast for it, so that it is further from the median of the last ten rows than these
-    are from each other, it is that median.
+    It is an exponential moving average, which outliers do not move: they are clipped. Where there are fewer rows than
+    it averages, or they changed so fast that it is further outside the last ten rows than these are apart, it is the
+    median of these.
     """
-    near, latest = values[-NEAR_ROWS:], values[-LATEST_ROWS:]
-    middle, reach = float(np.median(near)), OUTLIER_SIGMAS * robust_sigma(near)
+    latest = values[-LATEST_ROWS:]
+    if values.size < EMA_ROWS:
+        return float(np.median(latest)), False
+    middle, reach = float(np.median(values)), OUTLIER_SIGMAS * robust_sigma(values)
     weights = (1 - 2 / (EMA_ROWS + 1)) ** np.arange(values.size - 1, -1, -1.0)
     average = float(np.average(np.clip(values, middle - reach, middle + reach), weights=weights))
-    level = float(np.median(latest))
-    # Values that do not differ have a mean that may differ in its last bit.
-    is_near = abs(average - level) <= max(float(np.ptp(latest)), 1e-9 * abs(level))
-    return (average, True) if is_near else (level, False)
+    apart = float(np.ptp(latest)) + 1e-9 * abs(average)  # the mean of equal values may differ in its last bit
+    if float(latest.min()) - apart <= average <= float(latest.max()) + apart:
+        return average, True
+    return float(np.median(latest)), False
 
 
 MOST_PLACES = 6

@@ -11,13 +11,12 @@ import numpy as np
 from postmortem.case import Case
 from postmortem.detectors import kinds
 from postmortem.diagnosis import Symptom
-from postmortem.panels import concentrated_token, rare_tokens
+from postmortem.panels import concentrated_token, furthest_loss, old_level_text, rare_tokens
 from postmortem.series import Series
+from postmortem.stats import EMA_ROWS
 from postmortem.text import count, number, plain, times
 
-EMA_ROWS = 50  # the template's pre-spike loss is a 50-step exponential moving average
 RECOVERY_ROWS = 50  # the template takes the recovery loss 50 steps after the peak
-_UNMOVED = "the loss did not move"
 
 
 def symptoms(case: Case) -> tuple[Symptom, ...]:
@@ -30,19 +29,15 @@ def _noun(case: Case) -> str:
 
 
 def loss_before(case: Case) -> float | None:
-    """The loss before the incident: a 50-row EMA at the last finite row before the onset."""
-    series = case.series("loss")
-    if series is None:
-        return None
-    past = series.window(case.unaffected_from(4 * EMA_ROWS), case.onset)
-    value = past.value[np.isfinite(past.value)]
-    if not value.size:
-        return None
-    # Closed form of y[t] = y[t-1] + 2/(n+1) (x[t] - y[t-1]) with y[0] = x[0].
-    decay = 1 - 2 / (EMA_ROWS + 1)
-    weight = decay ** np.arange(value.size - 1, -1, -1.0)
-    weight[1:] *= 1 - decay
-    return float(weight @ value)
+    """The loss before the incident: a 50-row EMA at the last finite row before the onset, or the median of the last
+    rows where they fell too fast for it."""
+    level = case.before()
+    return None if level is None else level.value
+
+
+def told_loss(case: Case) -> str:
+    """The loss that the symptoms tell of: the evaluation loss where the incident is one of it."""
+    return "eval_loss" if case.primary.column == "eval_loss" else "loss"
 
 
 def _onset(case: Case) -> Symptom:
@@ -55,71 +50,87 @@ def _onset(case: Case) -> Symptom:
 
 
 def _before(case: Case) -> Symptom:
-    level = loss_before(case)
-    label = f"pre-{_noun(case).removeprefix('the ')} loss ({EMA_ROWS}-{'step' if case.row_step == 1 else 'row'} EMA)"
+    column, label = told_loss(case), f"pre-{_noun(case).removeprefix('the ')} {told_loss(case)}"
+    unit, level = "step" if case.row_step == 1 else "row", case.before(column)
     if level is None:
-        return Symptom("pre_spike_loss", label, missing=_no_loss(case, "there is no finite loss before the onset"))
-    series = case.series("loss")
-    assert series is not None
-    last = int(series.step[(series.step < case.onset) & np.isfinite(series.value)][-1])
-    return Symptom("pre_spike_loss", label, level, last, _origin(case, "loss"))
+        reason = _no_loss(case, "there is no finite loss before the onset")
+        return Symptom("pre_spike_loss", f"{label} ({EMA_ROWS}-{unit} EMA)", missing=reason)
+    measure = f"{EMA_ROWS}-{unit} EMA" if level.averaged else f"median of the last {count(level.rows, 'row')}"
+    return Symptom("pre_spike_loss", f"{label} ({measure})", level.value, level.step, _origin(case, column))
 
 
 def _peak(case: Case) -> Symptom:
-    series, label = case.series("loss"), "peak loss"
+    column = told_loss(case)
+    label, series = f"peak {column}", case.series(column)
     if series is None:
         return Symptom("peak_loss", label, missing=_no_loss(case, ""))
-    step = case.incident.peak_step
-    value = series.at(step)
-    if value is None or kinds()[case.incident.kind].measures != "loss":
-        near = series.window(case.onset, max(step, case.onset) + 3 * case.row_step)
-        if not len(near):
-            reason = (
-                "the loss is blank: suspected non-finite"
-                if case.incident.suspected
-                else "the loss was not logged there"
-            )
-            return Symptom("peak_loss", label, step=step, missing=reason)
-        worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
-        step, value = int(near.step[worst]), float(near.value[worst])
-    text = "" if _loss_state(case) != _UNMOVED else f"{number(value)} ({_UNMOVED})"
-    return Symptom("peak_loss", label, value, step, _origin(case, "loss"), text)
+    if case.incident.suspected and case.primary.column == column:
+        return _suspected_peak(case, series, label)
+    furthest = furthest_loss(case, column)
+    if furthest is None:
+        return Symptom("peak_loss", label, step=case.incident.peak_step, missing=f"the {column} was not logged there")
+    step, value = furthest
+    level, state = case.before(column), _loss_state(case)
+    if level is not None and value < level.value and not state:
+        label = f"lowest {column}"
+    text = f"{number(value)} ({state})" if state else ""
+    return Symptom("peak_loss", label, value, step, _origin(case, column), text)
+
+
+def _suspected_peak(case: Case, series: Series, label: str) -> Symptom:
+    """The highest loss before it went blank or exactly 0, which is no value of a loss."""
+    step = case.primary.onset_step
+    earlier = series.window(case.onset, step)
+    highest = int(np.argmax(earlier.value)) if len(earlier) else -1
+    before = (
+        f"; the highest before is {number(float(earlier.value[highest]))} at step {int(earlier.step[highest])}"
+        if len(earlier)
+        else ""
+    )
+    reason = f"the loss is {_lost(case)} from step {step} on: suspected non-finite{before}"
+    return Symptom("peak_loss", label, step=case.incident.peak_step, missing=reason)
+
+
+def _lost(case: Case) -> str:
+    """How a suspected non-finite loss looks."""
+    return "exactly 0" if any("zeros" in f.figures for f in case.incident.findings if f.suspected) else "blank"
 
 
 def _recovery(case: Case) -> Symptom:
-    series, incident = case.series("loss"), case.incident
-    label, key = "recovery loss", "recovery_loss"
+    column, incident = told_loss(case), case.incident
+    series, label, key = case.series(column), f"recovery {column}", "recovery_loss"
     if series is None:
         return Symptom(key, label, missing=_no_loss(case, ""))
-    if incident.suspected:
-        return Symptom(key, label, "did not recover", missing="", text="did not recover (the loss stays blank)")
-    last = float(series.value[-1])
+    if incident.suspected and incident.recovery_step is None:
+        return Symptom(key, label, "did not recover", text=f"did not recover (the loss stays {_lost(case)})")
+    origin, last = _origin(case, column), float(series.value[-1])
     if incident.recovery_step is None and not math.isfinite(last):
-        return Symptom(
-            key, label, math.nan, int(series.step[-1]), _origin(case, "loss"), "did not recover (NaN to the last row)"
-        )
+        text = f"did not recover ({number(last)} in the last row)"
+        return Symptom(key, label, last, int(series.step[-1]), origin, text)
     if incident.recovery_step is not None:
         value = series.at(incident.recovery_step)
         if value is not None:
             reason = _why_lingering(case)
             text = f"{number(value)} ({reason})" if reason else ""
-            return Symptom(key, label, value, incident.recovery_step, _origin(case, "loss"), text)
+            return Symptom(key, label, value, incident.recovery_step, origin, text)
     later = _after_peak(case, series)
     if not len(later):
         return Symptom(key, label, missing="the log ends at the peak")
     value, step = float(later.value[-1]), int(later.step[-1])
     word = "did not recover" if incident.outcome == "diverged" else "not settled yet"
-    return Symptom(key, label, value, step, _origin(case, "loss"), f"{word}: {number(value)} at step {step}")
+    return Symptom(key, label, value, step, origin, f"{word}: {number(value)} at step {step}")
 
 
 def _why_lingering(case: Case) -> str:
     """Why an incident lingers although it has a recovery step: it settles, but not where it was; "" for others."""
-    incident = case.incident
+    incident, settled = case.incident, case.primary
     if incident.outcome != "lingering" or incident.recovery_step is None:
         return ""
-    settled = next((f for f in incident.findings if f.recovery_step == incident.recovery_step), incident.findings[0])
-    name = "the loss" if settled.column == "loss" else plain(settled.column, 40)
-    level = f" of {number(settled.baseline)}" if math.isfinite(settled.baseline) else ""
+    name, level = plain(settled.column, 40), ""
+    if settled.column == "loss":
+        name, level = "the loss", old_level_text(case, settled.settled)
+    elif math.isfinite(settled.baseline):
+        level = f" of {number(settled.baseline)}"
     return f"lingering: {name} settles at step {incident.recovery_step}, but not at its old level{level}"
 
 
@@ -130,8 +141,9 @@ def _after_peak(case: Case, series: Series) -> Series:
 
 
 def _later(case: Case) -> Symptom:
-    series, key = case.series("loss"), "loss_after_peak"
-    label = f"loss {RECOVERY_ROWS} {'steps' if case.row_step == 1 else 'rows'} after the peak"
+    column, key = told_loss(case), "loss_after_peak"
+    series = case.series(column)
+    label = f"{column} {RECOVERY_ROWS} {'steps' if case.row_step == 1 else 'rows'} after the peak"
     if series is None:
         return Symptom(key, label, missing=_no_loss(case, ""))
     last = case.incident.peak_step + RECOVERY_ROWS * case.row_step
@@ -144,7 +156,7 @@ def _later(case: Case) -> Symptom:
     if not len(later):
         return Symptom(key, label, step=last, missing="the loss was not logged there")
     value, step = float(later.value[-1]), int(later.step[-1])
-    return Symptom(key, label, value, step, _origin(case, "loss"))
+    return Symptom(key, label, value, step, _origin(case, column))
 
 
 def _grad_norm(case: Case) -> Symptom:
@@ -259,32 +271,66 @@ _SYMPTOMS: tuple[Callable[[Case], Symptom], ...] = (
 
 
 def _loss_state(case: Case) -> str:
-    """Why an incident has no loss to tell of: none is logged, or it did not move; "" where it moved, or has no baseline
-    by which to judge."""
+    """What to say of the train loss of an incident that is one of another column: it is not logged, or did not move;
+    "" where it moved, or has no baseline by which to judge."""
     if case.series("loss") is None:
         return "no loss is logged"
-    return _UNMOVED if case.departure("loss") is not None and not case.loss_departed() else ""
+    departure = case.departure("loss")
+    if departure is None or case.loss_departed():
+        return ""
+    return "the loss did not move" if departure.flat else "the loss varies too much before to say whether it moved"
 
 
 def summary(case: Case) -> str:
     """The incident with its figures in one line."""
-    incident, level = case.incident, loss_before(case)
+    incident, main = case.incident, case.primary
     onset = (
         f"step {case.onset}"
         if incident.onset_interval is None
         else f"steps {incident.onset_interval[0] + 1}–{incident.onset_interval[1]}"
     )
-    peak = _peak(case)
-    outcome = "rolled back later" if incident.discarded else _why_lingering(case) or incident.outcome
     kind = plain(incident.title, 60)
-    if not case.loss_moved():
-        finding, loss = incident.findings[0], _loss_state(case)
-        end = f"; {loss}" if loss else f", {outcome}"
-        if kinds()[finding.kind].measures == "nothing":
-            return f"{kind} at {onset}{end}"
-        baseline = f"{number(finding.baseline)} → " if math.isfinite(finding.baseline) else ""
-        return f"{kind} at {onset}: {plain(finding.column, 40)} {baseline}{number(finding.peak)}{end}"
-    if level is None or not isinstance(peak.value, float):
-        return f"{kind} at {onset}, {outcome}"
-    ratio = f" ({times(peak.value / level)})" if level > 0 and math.isfinite(peak.value / level) else ""
-    return f"loss {number(level)} → {number(peak.value)}{ratio}, onset at {onset}, {outcome}"
+    outcome = ", rolled back later" if incident.discarded else f", {_why_lingering(case) or incident.outcome}"
+    if incident.suspected and main.column == "loss":
+        level = case.before()
+        before = f", {number(level.value)} before" if level is not None else ""
+        return f"{kind} at {onset}: {_lost(case)} {_stretch(case)}{before}{outcome}"
+    if main.column == "loss":
+        return f"{_loss_change(case) or kind}, onset at {onset}{outcome}"
+    figures = f": {_change(case)}" if kinds()[main.kind].measures != "nothing" else ""
+    loss = _loss_state(case) or (_loss_change(case) if told_loss(case) == "loss" else "")
+    return f"{kind} at {onset}{figures}{outcome}{'; ' if loss else ''}{loss}"
+
+
+def _stretch(case: Case) -> str:
+    """From where to where a loss is blank or exactly 0, and in how many rows."""
+    first, back, series = case.primary.onset_step, case.incident.recovery_step, case.series("loss")
+    logged = case.run.row_steps if series is None or _lost(case) == "blank" else series.step
+    rows = int(((logged >= first) & (logged < (back or math.inf))).sum())
+    end = "to the last row" if back is None else f"until step {back}"
+    return f"from step {first} {end} ({count(rows, 'row')})"
+
+
+def _loss_change(case: Case) -> str:
+    """`loss 2.31 → 5.84 (2.5×)`; "" where one of the two is not known."""
+    level, furthest = case.before(), furthest_loss(case)
+    return (
+        ""
+        if level is None or furthest is None
+        else f"loss {_arrow(level.value, furthest[1], level.ratio(furthest[1]))}"
+    )
+
+
+def _change(case: Case) -> str:
+    """The same of the column that the incident is one of, as its detector or the symptoms measured it."""
+    main = case.primary
+    name, value = plain(main.column, 40), main.peak
+    level, furthest = case.before(main.column), furthest_loss(case, main.column)
+    if told_loss(case) == main.column and level is not None and furthest is not None:
+        return f"{name} {_arrow(level.value, furthest[1], level.ratio(furthest[1]))}"
+    return f"{name} {_arrow(main.baseline, value, math.nan)}"
+
+
+def _arrow(before: float, after: float, ratio: float) -> str:
+    start = f"{number(before)} → " if math.isfinite(before) else ""
+    return f"{start}{number(after)}{f' ({times(ratio)})' if math.isfinite(ratio) else ''}"

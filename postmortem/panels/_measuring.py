@@ -44,8 +44,7 @@ DROP_ROWS = 60  # how far after the onset a drop is searched: a stuck loader low
 def loss_rise(case: Case, column: str = "loss") -> Departure | None:
     """The highest row of a loss in the incident, measured from its level before: the peak of the incident itself where
     that is one of this loss. None where there is no baseline, or the loss is not finite."""
-    found = [f.peak_step + 1 for f in case.incident.findings if f.column == column]
-    span = (case.span[0], max(case.span[1], *found)) if found else case.span
+    span = case.span
     if case.primary.column == column:
         span = (case.primary.onset_step, max(case.incident.peak_step, case.primary.onset_step) + 1)
     return _from_level(case, finite_departure(case, column, span, sign=1))
@@ -111,16 +110,14 @@ def departure_text(d: Departure) -> str:
 
 
 def unclear_text(d: Departure) -> str:
-    """What to say of a departure that is not flat, though nothing is made of it."""
-    if d.moved:
-        return departure_text(d)
+    """What to say of a departure that is large, but not `moved`, and so not `flat` either."""
     between = f"between {grouped(d.lowest)} and {grouped(d.highest)}"
     return f"{departure_text(d)}, where the rows before lie {between}: they vary too much to call it a departure"
 
 
-def unless_flat(*departures: Departure | None) -> Departure | None:
-    """The first departure that is not flat; None where all are."""
-    return next((d for d in departures if d is not None and not d.flat), None)
+def unclear(*departures: Departure | None) -> Departure | None:
+    """The first departure that is neither moved nor flat; None where there is none."""
+    return next((d for d in departures if d is not None and not d.moved and not d.flat), None)
 
 
 def old_level_text(case: Case, settled: float | None) -> str:
@@ -143,9 +140,10 @@ def grouped(value: float) -> str:
     return f"{int(text):,}" if text.removeprefix("-").isdigit() else text
 
 
-def departure_figures(d: Departure) -> dict[str, float]:
+def departure_figures(d: Departure) -> dict[str, float | None]:
     """The figures in `departure_text` and `unclear_text`, for the JSON."""
-    figures = {"value": d.value, "baseline": d.baseline, "ratio": d.ratio, "z": d.z, "first_step": d.first_step}
+    ratio = None if math.isnan(d.ratio) else d.ratio
+    figures = {"value": d.value, "baseline": d.baseline, "ratio": ratio, "z": d.z, "first_step": d.first_step}
     return figures if d.moved or d.flat else {**figures, "lowest": d.lowest, "highest": d.highest}
 
 

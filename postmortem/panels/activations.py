@@ -11,8 +11,8 @@ from postmortem.panels._measuring import (
     finite_departure,
     moved_columns,
     moving_order,
+    unclear,
     unclear_text,
-    unless_flat,
 )
 
 HALF_MAX = 65504.0  # largest finite IEEE half
@@ -24,9 +24,9 @@ def _measure(case: Case) -> list[Observation]:
         return []
     moved = [d for d in moved if not d.ratio < 1.3]
     if not moved:
-        if (unclear := unless_flat(*(finite_departure(case, name) for name in columns))) is not None:
-            figures = departure_figures(unclear)
-            return [Observation("activations.unclear", unclear_text(unclear), unclear.column, unclear.step, figures)]
+        if (large := unclear(*(finite_departure(case, name) for name in columns))) is not None:
+            figures = departure_figures(large)
+            return [Observation("activations.unclear", unclear_text(large), large.column, large.step, figures)]
         text = f"{column_names(columns)} did not move"
         return [Observation("activations.flat", text, columns[0], case.onset, moved=False)]
     largest = max(moved, key=lambda d: d.ratio)

@@ -13,8 +13,8 @@ from postmortem.panels._measuring import (
     first_nonfinite,
     moved_columns,
     moving_order,
+    unclear,
     unclear_text,
-    unless_flat,
 )
 from postmortem.text import count, number, plain, times
 
@@ -34,8 +34,8 @@ def _measure(case: Case) -> list[Observation]:
         return [_observed("grad_norm.drop", f"falls: {departure_text(down)}", down)]
     if up.z >= RAISED_Z and up.beyond > 1 and up.ratio >= 1.5:
         return [_observed("grad_norm.raised", f"raised, but hardly more than its noise: {departure_text(up)}", up)]
-    if (unclear := unless_flat(up, down)) is not None:
-        return [_observed("grad_norm.unclear", unclear_text(unclear), unclear)]
+    if (large := unclear(up, down)) is not None:
+        return [_observed("grad_norm.unclear", unclear_text(large), large)]
     return [_observed("grad_norm.flat", f"did not move: {departure_text(up)}", up, moved=False)]
 
 

@@ -10,8 +10,8 @@ from postmortem.panels._measuring import (
     departure_text,
     finite_departure,
     moved_columns,
+    unclear,
     unclear_text,
-    unless_flat,
 )
 
 
@@ -21,9 +21,9 @@ def _measure(case: Case) -> list[Observation]:
     if not columns:
         return []
     if not moved:
-        if (unclear := unless_flat(*(finite_departure(case, name) for name in columns))) is not None:
-            figures = departure_figures(unclear)
-            return [Observation("logits.unclear", unclear_text(unclear), unclear.column, unclear.step, figures)]
+        if (large := unclear(*(finite_departure(case, name) for name in columns))) is not None:
+            figures = departure_figures(large)
+            return [Observation("logits.unclear", unclear_text(large), large.column, large.step, figures)]
         text = f"{column_names(columns)} did not move"
         return [Observation("logits.flat", text, columns[0], case.onset, moved=False)]
     first = moved[0]

@@ -17,8 +17,8 @@ from postmortem.panels._measuring import (
     loss_rise,
     old_level_text,
     token_share_of_rise,
+    unclear,
     unclear_text,
-    unless_flat,
 )
 from postmortem.series import Series
 from postmortem.text import count, number
@@ -32,6 +32,7 @@ WITNESSES = (
     "adam_m_norm",
     "max_output_logit",
 )
+CALM_RATIO = 1.5  # of an evaluation loss to its level before: from here on it is not called calm
 NORMAL_SHARE = 0.25  # of the height of a spike: a row below it is normal beside it
 
 
@@ -68,13 +69,14 @@ def _train_loss(case: Case) -> list[Observation]:
 
 def _unmoved(up: Departure, down: Departure | None) -> Observation:
     """That no finding is on the loss, and whether it was flat."""
-    d = unless_flat(up, down) or up
-    if d.moved:
-        text = f"raised, but too little or too briefly for an incident of its own: {departure_text(d)}"
-    else:
-        text = f"did not move: {departure_text(d)}" if d.flat else unclear_text(d)
-    slug = "loss.flat" if d.flat else "loss.raised" if d.moved else "loss.unclear"
-    return Observation(slug, text, "loss", d.step, departure_figures(d), moved=not d.flat)
+    if up.moved:
+        text = f"raised, but too little or too briefly for an incident of its own: {departure_text(up)}"
+        return Observation("loss.raised", text, "loss", up.step, departure_figures(up))
+    if (large := unclear(up, down)) is not None:
+        return Observation("loss.unclear", unclear_text(large), "loss", large.step, departure_figures(large))
+    return Observation(
+        "loss.flat", f"did not move: {departure_text(up)}", "loss", up.step, departure_figures(up), moved=False
+    )
 
 
 def _eval_loss(case: Case) -> list[Observation]:
@@ -86,7 +88,7 @@ def _eval_loss(case: Case) -> list[Observation]:
         slug, train = "loss.eval_follows" if case.loss_moved() else "loss.eval_rise", case.departure("loss")
         calm = ", while the loss did not move" if train is not None and train.flat and not case.loss_moved() else ""
         return [Observation(slug, f"{departure_text(up)}{calm}", "eval_loss", up.step, departure_figures(up))]
-    if not up.flat:
+    if not up.flat or up.ratio >= CALM_RATIO:
         return []
     text = f"eval_loss did not move: {departure_text(up)}"
     return [Observation("loss.eval_calm", text, "eval_loss", up.step, departure_figures(up), moved=False)]

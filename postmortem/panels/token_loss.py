@@ -14,8 +14,8 @@ from postmortem.panels._measuring import (
     departure_text,
     finite_departure,
     token_share_of_rise,
+    unclear,
     unclear_text,
-    unless_flat,
 )
 from postmortem.text import number
 
@@ -42,9 +42,9 @@ def _measure(case: Case) -> list[Observation]:
         return [Observation("token_loss.disagrees", text, tail.column, share[1], figures, moved=False)]
     agrees = share is not None and share[0] >= AGREES
     if not agrees and not any(d.moved for d in departures):
-        if (unclear := unless_flat(tail, *departures)) is not None:
-            text, figures = unclear_text(unclear), departure_figures(unclear)
-            return [Observation("token_loss.unclear", text, unclear.column, unclear.step, figures)]
+        if (large := unclear(tail, *departures)) is not None:
+            text, figures = unclear_text(large), departure_figures(large)
+            return [Observation("token_loss.unclear", text, large.column, large.step, figures)]
         text = f"did not move: {departure_text(tail)}"
         return [Observation("token_loss.flat", text, tail.column, tail.step, departure_figures(tail), moved=False)]
     # The batch of the onset made the gradient; the rows after it are computed with damaged parameters.

@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_logged_did_not_stay_still(tmp_path: Path) -> None:
     del columns["loss"]
     columns["grad_norm"][300:] = np.nan
     found = worst(write_run(tmp_path / "run", columns))
-    assert found.summary == "non-finite grad_norm at step 300: grad_norm 0.5796 → NaN; no loss is logged"
+    assert found.summary == "non-finite grad_norm at step 300: grad_norm 0.5796 → NaN, diverged; no loss is logged"
     assert all("did not move" not in s.text for s in found.symptoms)
 
 
@@ -70,11 +70,11 @@ def test_a_loss_that_is_not_logged_did_not_stay_still(tmp_path: Path) -> None:
 def test_the_loss_before_is_an_exponential_mean_of_fifty_rows(tmp_path: Path, every: int) -> None:
     loss = 2.0 + 3.0 * np.exp(-np.arange(STEPS) / 80) + noise(0.02)
     loss[300:] += 4.0
-    mean = float(loss[100])
+    mean = float(loss[100])  # its own weight is 1/3000 by the onset; the tool starts from no single row
     for value in loss[101:300]:
         mean += 2 / 51 * (float(value) - mean)
     run = write_run(tmp_path / "run", {"loss": loss}, steps=np.arange(STEPS) * every)
     before = symptom(worst(run), "pre_spike_loss")
-    assert before.value == pytest.approx(mean, abs=1e-4) and before.step == 299 * every
+    assert before.value == pytest.approx(mean, abs=5e-4) and before.step == 299 * every
     assert f"50-{'step' if every == 1 else 'row'} EMA" in before.label
     assert abs(mean - float(loss[250:300].mean())) > 0.002, "a plain mean of fifty rows is another figure"
