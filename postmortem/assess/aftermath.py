@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from postmortem.assess.verification import highest_mean
 from postmortem.case import MIN_CLEAN_ROWS, Case
 from postmortem.detectors import DetectedIncident
@@ -43,6 +45,8 @@ def _loss_after(case: Case, expected: Verification, attempt: int | None, last: i
     rows, worst = highest_mean(case.run.series("loss", attempt=attempt), case.onset, last)
     if worst is None or expected.baseline_loss is None or expected.epsilon is None:
         return f"{absent[:1].upper()}{absent[1:]}; no loss can be compared with that before it."
+    if not math.isfinite(worst):
+        return f"The rollback worked in part: {absent}, but the loss is not finite in the rows after it."
     limit = expected.baseline_loss + expected.epsilon
     figures = f"its {rows}-row mean is at most {number(worst)}, the limit {number(limit)}"
     if not worst <= limit:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from postmortem.case import Case
-from postmortem.detectors import kinds
+from postmortem.detectors import SETTLE_ROWS, kinds
 from postmortem.diagnosis import Symptom
 from postmortem.panels import concentrated_token, furthest_loss, old_level_text, rare_tokens
 from postmortem.series import Series
@@ -87,11 +87,11 @@ def _suspected_peak(case: Case, series: Series, label: str) -> Symptom:
         if len(earlier)
         else ""
     )
-    reason = f"the loss is {_lost(case)} from step {step} on: suspected non-finite{before}"
+    reason = f"the loss is {lost_as(case)} from step {step} on: suspected non-finite{before}"
     return Symptom("peak_loss", label, step=case.incident.peak_step, missing=reason)
 
 
-def _lost(case: Case) -> str:
+def lost_as(case: Case) -> str:
     """How a suspected non-finite loss looks."""
     return "exactly 0" if any("zeros" in f.figures for f in case.incident.findings if f.suspected) else "blank"
 
@@ -102,7 +102,7 @@ def _recovery(case: Case) -> Symptom:
     if series is None:
         return Symptom(key, label, missing=_no_loss(case, ""))
     if incident.suspected and incident.recovery_step is None:
-        return Symptom(key, label, "did not recover", text=f"did not recover (the loss stays {_lost(case)})")
+        return Symptom(key, label, "did not recover", text=f"did not recover (the loss stays {lost_as(case)})")
     origin, last = _origin(case, column), float(series.value[-1])
     if incident.recovery_step is None and not math.isfinite(last):
         text = f"did not recover ({number(last)} in the last row)"
@@ -292,9 +292,12 @@ def summary(case: Case) -> str:
     kind = plain(incident.title, 60)
     outcome = ", rolled back later" if incident.discarded else f", {_why_lingering(case) or incident.outcome}"
     if incident.suspected and main.column == "loss":
-        level = case.before()
+        level, rows = case.before(), rows_lost(case)
         before = f", {number(level.value)} before" if level is not None else ""
-        return f"{kind} at {onset}: {_lost(case)} {_stretch(case)}{before}{outcome}"
+        end = "to the last row" if incident.recovery_step is None else f"until step {incident.recovery_step}"
+        is_long = incident.outcome == "unresolved" and not incident.discarded and rows >= SETTLE_ROWS
+        stretch = f"{lost_as(case)} from step {main.onset_step} {end} ({count(rows, 'row')})"
+        return f"{kind} at {onset}: {stretch}{before}{'' if is_long else outcome}"
     if main.column == "loss":
         return f"{_loss_change(case) or kind}, onset at {onset}{outcome}"
     figures = f": {_change(case)}" if kinds()[main.kind].measures != "nothing" else ""
@@ -302,13 +305,11 @@ def summary(case: Case) -> str:
     return f"{kind} at {onset}{figures}{outcome}{'; ' if loss else ''}{loss}"
 
 
-def _stretch(case: Case) -> str:
-    """From where to where a loss is blank or exactly 0, and in how many rows."""
+def rows_lost(case: Case) -> int:
+    """In how many rows a suspected non-finite loss is blank or exactly 0."""
     first, back, series = case.primary.onset_step, case.incident.recovery_step, case.series("loss")
-    logged = case.run.row_steps if series is None or _lost(case) == "blank" else series.step
-    rows = int(((logged >= first) & (logged < (back or math.inf))).sum())
-    end = "to the last row" if back is None else f"until step {back}"
-    return f"from step {first} {end} ({count(rows, 'row')})"
+    logged = case.run.row_steps if series is None or lost_as(case) == "blank" else series.step
+    return int(((logged >= first) & (logged < (back or math.inf))).sum())
 
 
 def _loss_change(case: Case) -> str:

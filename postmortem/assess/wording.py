@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from postmortem.assess.symptoms import loss_before
+from postmortem.assess.symptoms import lost_as, rows_lost
 from postmortem.case import Case
 from postmortem.causes import Cause, causes, roll_back, skip
+from postmortem.detectors import SETTLE_ROWS
 from postmortem.diagnosis import Hypothesis, Remedy
-from postmortem.stats import robust_sigma
-from postmortem.text import number, plain
+from postmortem.panels import furthest_loss
+from postmortem.stats import noise_sigma
+from postmortem.text import count, number, plain
 
 PASSED_OVER = 3  # checkpoints whose state is told
 CLOSE = 0.5  # a rival with at least this share of the best cause's probability is named as well
@@ -38,16 +41,37 @@ def watch_advice(case: Case) -> str:
     """For an unresolved incident: the level to watch for, and when to roll back at once; "" for any other."""
     if case.incident.outcome != "unresolved" or case.incident.discarded:
         return ""
-    level, past = loss_before(case), case.baseline("loss")
-    if level is None or past is None:
-        return "The log ends too soon to judge. If the next rows have no finite loss, roll back at once."
-    limit, worst = number(level + 2 * robust_sigma(past.value)), case.departure("loss", sign=1)
-    rise = f"rises above {number(worst.value)} again" if worst is not None else "rises further"
-    target = f" to step {case.checkpoint.step}" if case.checkpoint else ""
+    back = f"Roll back{f' to step {case.checkpoint.step}' if case.checkpoint else ''} at once"
+    column = case.primary.column
+    series, level, past = case.series(column), case.before(column), case.baseline(column)
+    name = "the loss" if column == "loss" else plain(column, 60)
+    if case.incident.suspected:
+        rows = rows_lost(case)
+        if rows >= SETTLE_ROWS:
+            return f"The loss is {lost_as(case)} in the last {count(rows, 'row')}: wait for no more of them. {back}."
+        return f"A loss that is neither blank nor exactly 0 should come back in the next rows. {back} if it does not."
+    if series is None or level is None or past is None:
+        return f"The log ends too soon to judge. {back} if the next rows have no finite loss."
+    if not math.isfinite(last := float(series.value[-1])):
+        return f"The log ends too soon to judge. {back} if {name} does not become finite again."
+    furthest = furthest_loss(case, column)
+    peak = case.primary.peak if furthest is None else furthest[1]
+    return f"The log ends too soon after the peak to judge. {_watch(case, name, level.value, peak, last, back)}"
+
+
+def _watch(case: Case, name: str, level: float, peak: float, last: float, back: str) -> str:
+    """What the next rows of a column should show, in which direction it departed, and a reason to roll back."""
+    past, name = case.baseline(case.primary.column), f"{name[:1].upper()}{name[1:]}" if name[:4] == "the " else name
+    sign, side, beyond, move = (1, "below", "above", "rises") if peak >= level else (-1, "above", "below", "falls")
+    limit = level + sign * 2 * (0.0 if past is None else noise_sigma(past.value))
+    bound = f"{number(limit)} (its level before the incident {'plus' if sign > 0 else 'minus'} two sigmas)"
+    if sign * last < sign * limit:
+        stay = f"{name} is {side} {bound} in its last row, and should stay there"
+        return f"{stay}. {back} if it {move} {beyond} {number(limit)} again, or becomes NaN."
+    further = f"{move} {beyond} {number(peak)} again" if math.isfinite(peak) else f"{move} further"
     return (
-        f"The log ends too soon after the peak to judge. The loss should fall below {limit} (its level before the "
-        f"incident plus two sigmas). Roll back{target} at once if it {rise}, becomes NaN, or is still above {limit} "
-        "after 50 more rows."
+        f"{name} should {'fall' if sign > 0 else 'rise'} {side} {bound}. {back} if it {further}, becomes NaN, or is "
+        f"still {beyond} {number(limit)} after 50 more rows."
     )
 
 

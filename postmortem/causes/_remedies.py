@@ -80,9 +80,9 @@ def roll_back(case: Case, next_action: str = "", *, complete: bool = False, lowe
     Where the run went back already, `next_action` remains, which no journal tells. `complete`: it is no more than to
     restore the whole state, which the journal tells.
 
-    Without such a checkpoint in the folder of the run it is a restart, which meets the same incident again unless
-    something is changed: so it is one with a lower learning rate. `lower_rate` is False where the rate is not what is
-    wrong. A log without a folder shows no checkpoints: there may be one.
+    Where no checkpoint of the run is known at all, it is the last one that its people have. Where those that are known
+    are no help, it is a restart, which meets the same incident again unless something is changed: so it is
+    one with a lower learning rate. `lower_rate` is False where the rate is not what is wrong.
     """
     if done := case.response.rolled_back(case.last_sound_step, complete=complete):
         if complete:
@@ -98,15 +98,14 @@ def roll_back(case: Case, next_action: str = "", *, complete: bool = False, lowe
             f"trains {count(int(case.run.row_steps[-1]) - newest.step + 1, 'step')} again",
             once=True,
         )
-    if case.checkpoint is None and case.run.root is None:  # a log alone: checkpoints may be anywhere
-        action = f", and {next_action}" if next_action else ""
-        return Remedy(
-            f"Go back to your last checkpoint from before step {case.last_sound_step + 1} (none is visible to this "
-            f"log){action}.",
-            "trains the steps since that checkpoint again",
-            once=True,
-        )
     if case.checkpoint is None:
+        if not case.run.checkpoints:  # so none of them was looked at, wherever they are
+            action = f", and {next_action}" if next_action else ""
+            return Remedy(
+                f"Use your last checkpoint from before step {case.onset}{action}: none is visible to this log.",
+                "trains the steps since then again",
+                once=True,
+            )
         action = f" ({next_action})" if next_action else ""
         rate = f", with {_lower_rate(case)}" if lower_rate else ""
         return Remedy(

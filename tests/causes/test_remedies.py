@@ -127,13 +127,29 @@ def test_clipping_is_advised_or_refused_by_the_steps_of_the_run(tmp_path: Path) 
     )
 
 
+def too_late(run: Path) -> Path:
+    write_checkpoints(run, {400: 1.0})
+    return run
+
+
+def test_where_no_checkpoint_is_known_it_is_the_last_of_the_user(tmp_path: Path) -> None:
+    """A log that names no checkpoint does not show that there is none."""
+    remedy = roll_back(case_of(diverged(tmp_path / "run")), "replay with this check")
+    assert remedy.text == (
+        "Use your last checkpoint from before step 300, and replay with this check: none is visible to this log."
+    )
+    assert "scratch" not in remedy.text + remedy.side_effect
+
+
 class TestRestart:
-    """Where no checkpoint precedes the damage."""
+    """Where the checkpoints of the run do not reach back before the damage."""
 
     def test_names_half_of_the_highest_rate_so_far(self, tmp_path: Path) -> None:
         rates = np.linspace(1e-5, 4e-3, STEPS)
         rates[:100], rates[50], rates[400] = 2e-3, np.inf, 1.0
-        remedy = roll_back(case_of(diverged(tmp_path / "run", lr=np.minimum(rates, 3e-3))), "replay with this check")
+        remedy = roll_back(
+            case_of(too_late(diverged(tmp_path / "run", lr=np.minimum(rates, 3e-3)))), "replay with this check"
+        )
         assert remedy.text == (
             "Restart from scratch (replay with this check), with a lower peak learning rate of 0.0015 instead of "
             "0.003: there is no checkpoint from before the onset."
@@ -141,7 +157,7 @@ class TestRestart:
 
     @pytest.mark.parametrize("rates", [{}, {"lr": np.zeros(STEPS)}, {"lr": np.full(STEPS, np.nan)}])
     def test_without_a_rate_in_the_log_there_is_no_figure(self, tmp_path: Path, rates: dict[str, np.ndarray]) -> None:
-        remedy = roll_back(case_of(diverged(tmp_path / "run", **rates)))
+        remedy = roll_back(case_of(too_late(diverged(tmp_path / "run", **rates))))
         assert remedy.text.startswith("Restart from scratch, with a lower peak learning rate: there is no checkpoint")
 
     def test_with_a_checkpoint_there_is_none(self, tmp_path: Path) -> None:
@@ -149,7 +165,7 @@ class TestRestart:
         assert text.startswith("Revert to the checkpoint at step 200") and "learning rate" not in text
 
     def test_causes_that_do_not_concern_the_rate_do_not_change_it(self, tmp_path: Path) -> None:
-        case = case_of(diverged(tmp_path / "run", lr=np.full(STEPS, 3e-4)))
+        case = case_of(too_late(diverged(tmp_path / "run", lr=np.full(STEPS, 3e-4))))
         restarts = {
             cause.slug: remedy.text
             for cause in causes()
