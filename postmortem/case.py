@@ -18,7 +18,7 @@ from postmortem.run.event_meaning import not_restored, piece_kind
 from postmortem.run.response import Response, response
 from postmortem.run.timeline import Timeline, TimelineEvent
 from postmortem.series import Series
-from postmortem.stats import EMA_ROWS, LATEST_ROWS, noise_sigma, recent_level, robust_sigma, rounding_sigma
+from postmortem.stats import EMA_ROWS, Level, noise_sigma, recent_level, robust_sigma, rounding_sigma
 from postmortem.text import plain
 
 BASELINE_ROWS = 100  # rows of a baseline: enough for a robust sigma, few enough to be local
@@ -58,25 +58,6 @@ class Observation:
         """
         value = self.figures[key]
         return float("nan") if value is None else float(value)
-
-
-@dataclass(frozen=True)
-class Level:
-    """The level of a column before the incident, in the column's own unit, and the last row that it is from.
-
-    `averaged`: it is an exponential moving average; else the median of the last `rows` (see `stats.recent_level`).
-    `positive`: clearly so, above the noise of the rows before, none of which is negative.
-    """
-
-    value: float
-    averaged: bool
-    rows: int
-    step: int
-    positive: bool
-
-    def ratio(self, value: float) -> float:
-        """`value` as a multiple of the level; NaN where one of them is not positive: it has no meaning there."""
-        return value / self.value if self.positive and value >= 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -211,15 +192,9 @@ class Case:
     def before(self, name: str = "loss") -> Level | None:
         """The level of `name` at its last finite row before the onset; None where there is no such row."""
         series = self.series(name)
-        past = None if series is None else series.window(self.unaffected_from(4 * EMA_ROWS), self.onset)
-        finite = np.zeros(0, bool) if past is None else np.isfinite(past.value)
-        if past is None or not finite.any():
-            return None
-        value = past.value[finite][-BASELINE_ROWS:]
-        level, averaged = recent_level(past.value[finite])
-        rows = min(EMA_ROWS if averaged else LATEST_ROWS, value.size)
-        noise = max(noise_sigma(value) if value.size > 1 else 0.0, rounding_sigma(value))
-        return Level(level, averaged, rows, int(past.step[finite][-1]), bool((value >= 0).all()) and level > noise)
+        past = None if series is None else series.window(self.unaffected_from(4 * EMA_ROWS), self.onset).value
+        finite = np.empty(0) if past is None else past[np.isfinite(past)]
+        return recent_level(finite) if finite.size else None
 
     @cached_property
     def baseline_start(self) -> int:

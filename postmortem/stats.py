@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +36,47 @@ OUTLIER_SIGMAS = 6.0
 """Robust sigmas from the median of all rows beyond which a row counts only as far as that."""
 
 
-def recent_level(values: NDArray[np.floating]) -> tuple[float, bool]:
-    """(the level of finite `values` at their end, float[n] with n ≥ 1, in their unit; whether it is their average).
+@dataclass(frozen=True)
+class Level:
+    """The level of a column at its last row, in its own unit.
+
+    `averaged`: it is an exponential moving average; else the median of the last `rows`. `positive`: clearly so, above
+    the noise of the rows, none of which is negative.
+    """
+
+    value: float
+    averaged: bool
+    rows: int
+    positive: bool
+
+    def ratio(self, value: float) -> float:
+        """`value` as a multiple of the level; NaN where one of them is not positive: it has no meaning there."""
+        return value / self.value if self.positive and value >= 0 else math.nan
+
+
+def recent_level(values: NDArray[np.floating]) -> Level:
+    """The level of finite `values`, float[n] with n ≥ 1, at their end.
 
     It is an exponential moving average, which outliers do not move: they are clipped. Where there are fewer rows than
     it averages, or they changed so fast that it is further outside the last ten rows than these are apart, it is the
     median of these.
     """
-    latest = values[-LATEST_ROWS:]
-    if values.size < EMA_ROWS:
-        return float(np.median(latest)), False
-    middle, reach = float(np.median(values)), OUTLIER_SIGMAS * robust_sigma(values)
-    weights = (1 - 2 / (EMA_ROWS + 1)) ** np.arange(values.size - 1, -1, -1.0)
-    average = float(np.average(np.clip(values, middle - reach, middle + reach), weights=weights))
+    latest, recent = values[-LATEST_ROWS:], values[-2 * EMA_ROWS :]
+    noise = max(noise_sigma(recent) if recent.size > 1 else 0.0, rounding_sigma(recent))
+    lowest = float(recent.min())
+    average = _average(values) if values.size >= EMA_ROWS else math.nan
     apart = float(np.ptp(latest)) + 1e-9 * abs(average)  # the mean of equal values may differ in its last bit
     if float(latest.min()) - apart <= average <= float(latest.max()) + apart:
-        return average, True
-    return float(np.median(latest)), False
+        return Level(average, True, EMA_ROWS, lowest >= 0 and average > noise)
+    level = float(np.median(latest))
+    return Level(level, False, latest.size, lowest >= 0 and level > noise)
+
+
+def _average(values: NDArray[np.floating]) -> float:
+    """The exponential moving average of `values` at their end; what is far from their median counts only as far."""
+    middle, reach = float(np.median(values)), OUTLIER_SIGMAS * robust_sigma(values)
+    weights = (1 - 2 / (EMA_ROWS + 1)) ** np.arange(values.size - 1, -1, -1.0)
+    return float(np.average(np.clip(values, middle - reach, middle + reach), weights=weights))
 
 
 MOST_PLACES = 6

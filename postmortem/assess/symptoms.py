@@ -56,7 +56,10 @@ def _before(case: Case) -> Symptom:
         reason = _no_loss(case, "there is no finite loss before the onset")
         return Symptom("pre_spike_loss", f"{label} ({EMA_ROWS}-{unit} EMA)", missing=reason)
     measure = f"{EMA_ROWS}-{unit} EMA" if level.averaged else f"median of the last {count(level.rows, 'row')}"
-    return Symptom("pre_spike_loss", f"{label} ({measure})", level.value, level.step, _origin(case, column))
+    series = case.series(column)
+    assert series is not None
+    last = int(series.step[(series.step < case.onset) & np.isfinite(series.value)][-1])
+    return Symptom("pre_spike_loss", f"{label} ({measure})", level.value, last, _origin(case, column))
 
 
 def _peak(case: Case) -> Symptom:
