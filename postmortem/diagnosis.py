@@ -158,22 +158,30 @@ class Remedy:
     once: bool = False
 
 
+Relation = Literal["<", "<=", ">", ">=", "finite", "absent"]
+
+
 @dataclass(frozen=True)
 class VerificationCheck:
-    """One figure that a fixed run must show: `column` is `relation` `bound` at all steps [first_step, last_step]."""
+    """One figure that a fixed run must show: `column` is `relation` `bound` at all steps [first_step, last_step].
+
+    Where it is "absent", the detectors must find nothing of `kind` in `column` ("": in any) that touches these steps.
+    """
 
     column: str
     first_step: int
     last_step: int
-    relation: Literal["<", "<=", ">", ">=", "finite"]
+    relation: Relation
     bound: float | None
     text: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Verification:
     """§6 of the report: a run with `seed`, whose mean loss over `MEAN_ROWS` rows stays at or below `baseline_loss` +
-    `epsilon` (nats) through `through_step`, and which passes `checks`."""
+    `epsilon` (nats) through `through_step`, and which passes `checks`. `not_needed` says why nothing has to change, so
+    that there is nothing to verify; "" where something has to."""
 
     seed: int | None
     epsilon: float | None
@@ -181,6 +189,7 @@ class Verification:
     through_step: int
     checks: tuple[VerificationCheck, ...]
     command: str
+    not_needed: str = ""
 
 
 @dataclass(frozen=True)

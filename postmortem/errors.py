@@ -8,6 +8,7 @@
     3    UnreadableInput    the input, or a file of it, cannot be read
     4    CannotWrite        a result cannot be written
     5    NotReproduced      a replay is not the run
+    6    NothingToVerify    an incident needs no fix, so that no run can show one
     70   InternalError      a defect of postmortem itself
     130  Interrupted        Ctrl-C
 
@@ -82,6 +83,12 @@ class NotReproduced(PostmortemError):
     """A replay is not the run: the data changed, or its bits differ and should not."""
 
     exit_code = 5
+
+
+class NothingToVerify(PostmortemError):
+    """The cause of an incident is harmless: nothing has to change, so that there is no fix to verify."""
+
+    exit_code = 6
 
 
 class InternalError(PostmortemError):

@@ -221,7 +221,7 @@ def _incident(
     window = suspect_window(case, cause, observed)
     proven = proof is not None and bool(proof.cause)
     known = cause if cause is not None and (proven or verdict == "supported") else None
-    expected = verification(case)
+    expected = verification(case, known)
     remedies = known.remedies(case, observed) if known else cautious_remedies(case, cause, window)
     return diagnosis.Incident(
         **shared_facts(case.incident),

@@ -1,59 +1,133 @@
-"""Writes §6 of the report, what a fixed run must show in figures, and checks another run against it."""
+"""Writes §6 of the report, what a fixed run must show in figures, and checks another run against it.
+
+§6 is measured on the run that broke as it is written: a check that this run meets as well would check nothing, and is
+left out. What departed decides what is checked, whatever column that was: a figure where a column left its baseline
+by more than noise, and where no figure says it (a repeated batch, a loss scale that only halves) the incident itself,
+which must not be found again.
+"""
 
 from __future__ import annotations
 
+import math
 import operator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from postmortem.assess.detection import detect, detect_effective
 from postmortem.assess.symptoms import loss_before
 from postmortem.case import Case
+from postmortem.causes import Cause
 from postmortem.checkpoint.health import health_in
-from postmortem.diagnosis import MEAN_ROWS, Verification, VerificationCheck
+from postmortem.detectors import Finding
+from postmortem.diagnosis import MEAN_ROWS, Incident, Relation, Verification, VerificationCheck
 from postmortem.jsonio import read_record
 from postmortem.run import Run
 from postmortem.run.manifest import inside
 from postmortem.run.replayed import RESULT_FILE, ReplayResult
-from postmortem.series import Series
+from postmortem.series import Series, Steps
 from postmortem.stats import noise_sigma
-from postmortem.text import number
+from postmortem.text import number, plain
 
-MARGIN = 0.05  # each checked figure allows five percent, even where the loss was very quiet
+SIGMAS = 4  # noise that each checked figure allows
+MARGIN = 0.05  # and at least five percent, even where the column was very quiet
+BEYOND = 1.2  # and this multiple of the largest departure in the baseline: a gradient norm is heavy-tailed
+MOST_CHECKS = 6  # columns that are checked: a NaN is in all of them, and more would say the same
 
 
-def verification(case: Case) -> Verification:
-    """§6 of the report: seed, ε, through step T, the loss at the onset and the largest gradient norm around it.
+def verification(case: Case, known: Cause | None = None) -> Verification:
+    """§6 of the report: seed, ε, through step T, and the checks of what departed; no checks where the `known` cause is
+    harmless, because nothing has to change.
 
     ε is three robust sigmas of the loss before the incident: a fixed run stays at most that far above its baseline.
     """
     through = int(min(case.last_step_after, max(int(case.run.row_steps[-1]), case.incident.peak_step)))
     level, noise = loss_before(case), _noise(case)
-    checks: list[VerificationCheck] = []
-    if level is not None and noise is not None:
-        bound = level + max(4 * noise, MARGIN * abs(level))
-        loss, last = case.series("loss"), case.incident.peak_step
-        peak = loss.at(last) if loss is not None else None
-        broken = f" ({number(peak)} at step {last} in the broken run)" if peak is not None and not peak < bound else ""
-        steps = f"at step {last}" if last == case.onset else f"from step {case.onset} through {last}"
-        text = f"loss {steps} < {number(bound)}{broken}"
-        checks.append(VerificationCheck("loss", case.onset, last, "<", bound, text))
-    norm, spike = case.baseline("grad_norm"), case.departure("grad_norm", sign=1)
-    if norm is not None and spike is not None:
-        bound = float(f"{1.2 * float(norm.value.max()):.2g}")
-        if not spike.value <= bound:  # a bound that the broken run meets would check nothing
-            window = f"max grad norm in steps {case.onset} through {through}"
-            text = f"{window} < {number(bound)} ({number(spike.value)} in the broken run)"
-            checks.append(VerificationCheck("grad_norm", case.onset, through, "<", bound, text))
-    if not checks:
-        checks.append(
-            VerificationCheck(
-                "loss", case.onset, through, "finite", None, f"loss finite from step {case.onset} through {through}"
-            )
-        )
-    command = "postmortem verify diagnosis.json --against RUN"
     epsilon = None if noise is None or level is None else max(3 * noise, MARGIN / 2 * abs(level))
-    return Verification(case.run.manifest.seed, epsilon, level, through, tuple(checks), command)
+    seed = case.run.manifest.seed
+    if known is not None and known.harmless:
+        why = f"the cause is “{known.title.lower()}”: nothing in the run has to change, so there is nothing to verify"
+        return Verification(seed, epsilon, level, through, (), "", why)
+    checks = _checks(case, through, level, noise)
+    if epsilon is None and case.series("loss") is not None:  # no mean of the loss is checked
+        checks = (*checks, _figure("loss", case.onset, through, "finite", None))
+    command = "postmortem verify diagnosis.json --against RUN"
+    return Verification(seed, epsilon, level, through, checks, command)
+
+
+def _checks(case: Case, through: int, level: float | None, noise: float | None) -> tuple[VerificationCheck, ...]:
+    """The checks that the broken run fails: of the loss, of the gradient norm, of each other column that departed, and
+    last of the incident itself."""
+    kept: dict[tuple[str, str], VerificationCheck] = {}
+    leading = next((f for f in case.incident.findings if f.kind == case.incident.kind), case.incident.findings[0])
+    again = _not_again(case, leading, case.incident.title, through)
+    for check in (*_of_the_columns(case, through, level, noise), again):
+        key = check.column, check.kind
+        if key not in kept and (len(kept) < MOST_CHECKS or check is again):
+            broken = _measured(check, case.run, case.incident.lineage)
+            if not broken.passed:
+                kept[key] = replace(check, text=f"{check.text} ({_seen(check, broken)} in the broken run)")
+    return tuple(kept.values())
+
+
+def _of_the_columns(case: Case, through: int, level: float | None, noise: float | None) -> Iterator[VerificationCheck]:
+    if level is not None and noise is not None:
+        bound = level + max(SIGMAS * noise, MARGIN * abs(level))
+        yield _figure("loss", case.onset, case.incident.peak_step, "<", bound)
+    norm = case.baseline("grad_norm")
+    if norm is not None:
+        yield _figure("grad_norm", case.onset, through, "<", float(f"{BEYOND * float(norm.value.max()):.2g}"))
+    for finding in case.incident.findings:
+        if finding.opens:
+            title = finding.kind.replace("_", " ") if finding.declared is None else finding.declared.title
+            yield _of_a_finding(case, finding, through) or _not_again(case, finding, title, through)
+
+
+def _of_a_finding(case: Case, f: Finding, through: int) -> VerificationCheck | None:
+    """What the column of a finding must show, from the finding's own figures; None where these are no level and noise.
+
+    The bound leaves room for noise, and is at most halfway from the baseline to the peak.
+    """
+    if not math.isfinite(f.peak):
+        last = through if f.recovery_step is None else f.peak_step
+        positive = f.suspected and f.baseline > 0  # the log went blank, or to exactly zero
+        return _figure(f.column, f.onset_step, last, ">" if positive else "finite", 0.0 if positive else None)
+    measures_nothing = f.declared is not None and f.declared.measures == "nothing"
+    if measures_nothing or not (math.isfinite(f.baseline) and f.scale > 0 and f.peak != f.baseline):
+        return None
+    sign, before = (1 if f.peak > f.baseline else -1), case.baseline(f.column)
+    widest = 0.0 if before is None else float((sign * (before.value - f.baseline)).max())
+    room = max(SIGMAS * f.scale, MARGIN * abs(f.baseline), BEYOND * widest)
+    bound = f.baseline + sign * min(room, abs(f.peak - f.baseline) / 2)
+    usual = case.level(f.column)
+    if usual is not None and sign * (usual - bound) >= 0:  # it departed from a level of this very incident
+        return None
+    return _figure(f.column, f.onset_step, f.peak_step, "<" if sign > 0 else ">", bound)
+
+
+def _not_again(case: Case, f: Finding, title: str, through: int) -> VerificationCheck:
+    """That the detectors find nothing of the finding's kind in its column, or in any where it names none."""
+    column = f.column if f.column in {*case.run.columns, *case.run.other_columns} else ""
+    text = f"no {plain(title, 60)} {_steps(f.onset_step, through)}"
+    return VerificationCheck(column, f.onset_step, through, "absent", None, text, f.kind)
+
+
+def _figure(column: str, first: int, last: int, relation: Relation, bound: float | None) -> VerificationCheck:
+    limit = "finite" if bound is None else f"{relation} {number(bound)}"
+    steps = _steps(first, last)
+    text = f"{plain(column, 40)} {limit} {steps}" if bound is None else f"{plain(column, 40)} {steps} {limit}"
+    return VerificationCheck(column, first, last, relation, bound, text)
+
+
+def _steps(first: int, last: int) -> str:
+    return f"at step {first}" if first == last else f"from step {first} through {last}"
+
+
+def _seen(check: VerificationCheck, broken: Result) -> str:
+    if broken.measured is None:
+        return "not logged"
+    return f"{'found' if check.relation == 'absent' else number(broken.measured)} at step {broken.step}"
 
 
 def _noise(case: Case) -> float | None:
@@ -66,19 +140,32 @@ def _noise(case: Case) -> float | None:
 class Result:
     """One figure of §6 of the report, checked in a run.
 
-    `measured` is None where the run did not log it, which is not a pass.
+    `measured` is None where the run did not log it, which is not a pass. `step` is where the worst value is, if the
+    figure is that of one row.
     """
 
     text: str
     measured: float | None
     passed: bool
+    step: int | None = None
 
 
 RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
-def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, ...]:
-    """Each expected figure with the worst value in its window of `run`.
+def rows_of(incident: Incident, run: Run) -> int | None:
+    """The attempt whose rows are checked; None for the effective history.
+
+    Where the incident was in rows that were rolled back, and `run` still has it there, `run` is the very run that
+    broke: its effective history is what came after, and would pass in its place.
+    """
+    broke = incident.discarded and any(found.key == incident.key for found in detect(run))
+    return incident.attempt if broke else None
+
+
+@np.errstate(all="ignore")  # a log may contain any float
+def verify(expected: Verification, onset_step: int, run: Run, attempt: int | None = None) -> tuple[Result, ...]:
+    """Each expected figure with the worst value in its window of `run`, or of one rolled-back `attempt` of it.
 
     The loss is checked as its 50-row mean from the onset through `through_step`. Only an upper limit is checked: a run
     that trains better than the baseline does not fail.
@@ -88,8 +175,7 @@ def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, .
         results.append(Result(f"seed {expected.seed}", run.manifest.seed, run.manifest.seed == expected.seed))
     if expected.epsilon is not None and expected.baseline_loss is not None:
         limit = expected.baseline_loss + expected.epsilon
-        series = run.series("loss")
-        rows, worst = highest_mean(series, onset_step, expected.through_step)
+        rows, worst = highest_mean(run.series("loss", attempt=attempt), onset_step, expected.through_step)
         text = (
             f"{rows}-row mean of the loss at or below {number(limit)} from step {onset_step} through "
             f"{expected.through_step}"
@@ -97,10 +183,11 @@ def verify(expected: Verification, onset_step: int, run: Run) -> tuple[Result, .
         results.append(Result(text, worst, worst is not None and worst <= limit))
     state = _end_state(onset_step, run)
     results += [] if state is None else [state]
-    last = int(run.row_steps[-1]) if run.row_steps.size else -1
+    steps = run.steps(attempt=attempt)
+    last = int(steps[-1]) if steps.size else -1
     if last < expected.through_step:
         results.append(Result(f"rows through step {expected.through_step}", last, False))
-    return (*results, *(_measured(check, run) for check in expected.checks))
+    return (*results, *(_measured(check, run, attempt) for check in expected.checks))
 
 
 def _end_state(onset_step: int, run: Run) -> Result | None:
@@ -130,13 +217,35 @@ def highest_mean(loss: Series | None, first: int, last: int) -> tuple[int, float
     return rows, float(np.convolve(inside, np.full(rows, 1 / rows), "valid").max()) if inside.size else None
 
 
-def _measured(check: VerificationCheck, run: Run) -> Result:
-    series = run.series(check.column)
+def _measured(check: VerificationCheck, run: Run, attempt: int | None) -> Result:
+    if check.relation == "absent":
+        return _found_again(check, run, attempt)
+    series = run.series(check.column, attempt=attempt)
     window = None if series is None else series.window(check.first_step, check.last_step + 1)
     if window is None or not len(window):
         return Result(check.text, None, False)
-    if not np.isfinite(window.value).all():
-        return Result(check.text, float("nan"), False)
-    worst = float(window.value.min() if check.relation in (">", ">=") else window.value.max())
-    passed = check.bound is None or RELATIONS[check.relation](worst, check.bound)
-    return Result(check.text, worst, bool(passed))
+    badness = -window.value if check.relation in (">", ">=") else window.value
+    row = int(np.argmax(np.where(np.isfinite(window.value), badness, np.inf)))
+    worst = float(window.value[row])
+    passed = math.isfinite(worst) and (check.bound is None or RELATIONS[check.relation](worst, check.bound))
+    return Result(check.text, worst, passed, int(window.step[row]))
+
+
+def _found_again(check: VerificationCheck, run: Run, attempt: int | None) -> Result:
+    """How often what must be absent is found in its window; None where its column has no row there."""
+    column = run.series(check.column, attempt=attempt) or run.labels(check.column, attempt=attempt)
+    if check.column and (column is None or not _any_inside(column.step, check)):
+        return Result(check.text, None, False)
+    incidents = detect_effective(run) if attempt is None else [i for i in detect(run) if i.lineage == attempt]
+    found = [
+        f.onset_step
+        for incident in incidents
+        for f in incident.findings
+        if f.kind == check.kind and check.column in ("", f.column)
+        if f.onset_step <= check.last_step and f.peak_step >= check.first_step
+    ]
+    return Result(check.text, len(found), not found, min(found, default=None))
+
+
+def _any_inside(steps: Steps, check: VerificationCheck) -> bool:
+    return bool(((steps >= check.first_step) & (steps <= check.last_step)).any())

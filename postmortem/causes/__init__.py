@@ -55,7 +55,8 @@ class Cause:
     cause. `rivals` are causes that predict the same panels. `suspect_batch_count` gives the number of suspect batches
     from the onset on, or None where it is not known; it is None itself where skipping batches is no remedy. `predicts`
     gives replays and their outcomes if this cause is the true one. `fix` gives the changes of a replay that contains
-    the fix (() where replaying unchanged is enough); it is None where no such replay exists.
+    the fix (() where replaying unchanged is enough); it is None where no such replay exists. Where a cause is
+    `harmless`, nothing in the run has to change, and §6 has nothing to verify.
     """
 
     slug: str
@@ -70,6 +71,7 @@ class Cause:
     suspect_batch_count: Callable[[Case, Observed], int | None] | None = None  # see `Case.batch_window`
     predicts: Callable[[Suspect], tuple[Prediction, ...]] = _no_prediction
     fix: Callable[[Suspect], tuple[Change, ...]] | None = None
+    harmless: bool = False
     doc: str | None = None
 
     def __post_init__(self) -> None:

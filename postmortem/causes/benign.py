@@ -86,5 +86,6 @@ CAUSE = Cause(
     remedies=_remedies,
     proof_text="None is needed; a null replay would show the same departure and the same recovery.",
     lesson="A departure that recovers at once and that no other panel shares does no lasting harm",
+    harmless=True,
     doc=__doc__,
 )

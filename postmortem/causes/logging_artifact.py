@@ -72,5 +72,6 @@ CAUSE = Cause(
     lesson="If no other panel confirms a single departed point, the log is wrong and not the run",
     predicts=lambda suspect: (Prediction((), "vanishes"),),
     fix=lambda suspect: (),
+    harmless=True,
     doc=__doc__,
 )

@@ -23,7 +23,7 @@ from postmortem.cli._options import (
 from postmortem.cli._output import display_path, print_json, print_labeled, print_lines
 from postmortem.cli._program import notes, print_imports
 from postmortem.cli._terminal import progress, stage, text_width
-from postmortem.errors import CheckFailed, Interrupted, UsageError, require
+from postmortem.errors import CheckFailed, Interrupted, NothingToVerify, UsageError, require
 from postmortem.terminal_layout import Span, wrap
 from postmortem.text import number, plain
 
@@ -54,8 +54,10 @@ def verify(
     figure that was measured. Without --against, the run beside the diagnosis is
     replayed first, with the remedy or with --change. If this machine cannot
     reproduce its bits, the figures allow what null replays differ by. Exits
-    with 0 if every figure is as expected, and with 1 if one is not or was not
-    logged.
+    with 0 if every figure is as expected, with 1 if one is not or was not
+    logged, and with 6 if the cause is harmless and nothing has to be fixed.
+    The run that broke never passes: of one that was rolled back later, the
+    rows that were rolled back are checked.
 
     \b
     Examples:
@@ -63,6 +65,7 @@ def verify(
       postmortem verify runs/exp7/postmortem/diagnosis.json --against runs/exp8
     """
     from postmortem import report
+    from postmortem.assess.verification import rows_of
     from postmortem.assess.verification import verify as measure
     from postmortem.diagnosis import load
     from postmortem.sources import open_run
@@ -73,6 +76,11 @@ def verify(
     if chosen is None or chosen.verification is None:
         raise UsageError(f"{plain(diagnosis)}: has no incident to verify.")
     expected = chosen.verification
+    if expected.not_needed:
+        if as_json:
+            print_json({"passed": None, "results": []})
+        raise NothingToVerify(plain(f"{diagnosis}: {expected.not_needed}", 500))
+    driven = against is None
     if against is None:
         from postmortem.experiment.remedy_target import find_run, remedy_of, remedy_target
 
@@ -83,7 +91,12 @@ def verify(
         target = remedy_target(diagnosis, run, loaded, chosen, program=program, trusted=trust, mode=mode)
         against, expected = _replay_with_remedy(target, expected, remedy, quiet=as_json)
     with stage(f"Reading {against}"):
-        results = measure(expected, chosen.onset_step, open_run(against, parse_map(columns or [])))
+        checked = open_run(against, parse_map(columns or []))
+        attempt = None if driven else rows_of(chosen, checked)
+        results = measure(expected, chosen.onset_step, checked, attempt)
+    if attempt is not None:
+        text = f"those of attempt {attempt}, which were rolled back: this is the run that broke"
+        print_labeled("rows", text, err=as_json)
     _print(results, as_json=as_json)
     if not all(result.passed for result in results):
         raise CheckFailed
@@ -126,5 +139,6 @@ def _print(results: Sequence[Result], *, as_json: bool) -> None:
         return
     for result in results:
         measured = "not logged" if result.measured is None else number(result.measured)
+        measured += "" if result.passed or result.step is None else f" at step {result.step}"
         head = Span("pass  ", "green") if result.passed else Span("FAIL  ", "bold red")
         print_lines(wrap(f"{plain(result.text)}: {measured}", text_width(sys.stdout), head=(head,)))

@@ -34,7 +34,11 @@ def with_measured_band(target: ExperimentTarget, expected: Verification) -> Veri
     specs += [target.spec(f"noise-{n}", target.from_step, until, (Change("noise", values=(n,)),)) for n in (1, 2)]
     replays = (open_run(replay.spec.out) for replay in target.drive(specs) if replay.result is not None)
     band = loss_spread(replays, target.from_step)
-    checks = [replace(check, bound=check.bound + band) if check.column == "loss" and check.bound is not None else check
-              for check in expected.checks]  # fmt: skip
+    checks = [
+        replace(check, bound=check.bound + band)
+        if check.column == "loss" and check.relation == "<" and check.bound is not None
+        else check
+        for check in expected.checks
+    ]
     epsilon = None if expected.epsilon is None else max(expected.epsilon, band)
     return replace(expected, epsilon=epsilon, checks=tuple(checks))

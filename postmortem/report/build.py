@@ -328,7 +328,7 @@ def _pieces(tokens: Iterable[TextPiece]) -> tuple[TextPiece, ...]:
 
 def _verification(v: Verification, onset: int, row_step: int) -> VerificationView:
     steps = f"from step {onset} through {v.through_step}"
-    expected = f"every loss must be finite {steps}"
+    expected = f"every loss must be finite {steps}" if any(check.column == "loss" for check in v.checks) else ""
     if v.epsilon is not None and v.baseline_loss is not None:
         mean = f"{MEAN_ROWS}-row mean" if (v.through_step - onset) // row_step + 1 >= MEAN_ROWS else "mean"
         limit = f"{number(v.baseline_loss + v.epsilon)} (baseline {number(v.baseline_loss)} + {number(v.epsilon)})"
@@ -340,4 +340,5 @@ def _verification(v: Verification, onset: int, row_step: int) -> VerificationVie
         through_step=v.through_step,
         checks=tuple(check.text for check in v.checks),
         command=v.command,
+        not_needed=v.not_needed,
     )

@@ -120,7 +120,8 @@ class SampleView:
 
 @dataclass(frozen=True)
 class VerificationView:
-    """How to recognize a fixed run: what its loss must show in words, the `baseline` in nats (or None), and checks."""
+    """How to recognize a fixed run: what its loss must show in words, the `baseline` in nats (or None), and checks; or
+    why there is nothing to verify."""
 
     seed: Figure
     expected: str
@@ -128,6 +129,7 @@ class VerificationView:
     through_step: int
     checks: tuple[str, ...]
     command: str
+    not_needed: str
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from postmortem import cli, pipeline, sources
 from postmortem.errors import UnreadableInput
 from postmortem.interventions import intervention_classes
 from tests.cli.conftest import Call
+from tests.makers import healthy, healthy_batches, worked_example, write_run
 from tests.report.factory import CASES, clean, several, spike
 from tests.samples import copy_of, sample
 
@@ -278,3 +279,30 @@ def test_json_stays_utf8_where_the_terminal_is_not(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(spike().to_json(), encoding="utf-8")
     done = run("-m", "postmortem", "report", str(tmp_path / "d.json"), env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+class TestVerifyAgainst:
+    """`postmortem verify DIAGNOSIS --against RUN`, which drives nothing."""
+
+    def test_the_run_that_broke_fails(self, call: Call, tmp_path: Path) -> None:
+        worked_example(tmp_path / "spike")
+        assert call("draft", "spike")[0] == 0
+        code, out, _ = call("verify", "spike/postmortem/diagnosis.json", "--against", "spike")
+        assert code == 1 and "in the broken run): 5.84 at step 313" in " ".join(out.split()), out
+
+    def test_rows_that_were_rolled_back_are_said_to_be_checked(self, call: Call, tmp_path: Path) -> None:
+        copy_of("19-spike-001-recovered", tmp_path / "recovered")
+        assert call("draft", "recovered")[0] == 0
+        code, out, _ = call("verify", "recovered/postmortem/diagnosis.json", "--against", "recovered")
+        assert code == 1 and "attempt 0, which were rolled back: this is the run that broke" in out, out
+
+    def test_a_harmless_cause_leaves_nothing_to_verify(self, call: Call, tmp_path: Path) -> None:
+        columns = healthy()
+        columns["loss"][300] *= 3
+        write_run(tmp_path / "artifact", columns, batches=healthy_batches())
+        assert call("draft", "artifact")[0] == 0
+        assert "nothing in the run has to change" in (tmp_path / "artifact/postmortem/report.md").read_text()
+        code, out, err = call("verify", "artifact/postmortem/diagnosis.json", "--against", "artifact")
+        assert (code, out) == (6, "") and "so there is nothing to verify" in err
+        code, out, _ = call("verify", "artifact/postmortem/diagnosis.json", "--json")
+        assert code == 6 and json.loads(out) == {"passed": None, "results": []}
