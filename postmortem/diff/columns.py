@@ -22,9 +22,13 @@ _HASHED: dict[str, Literal["batch", "state", "state_local"]] = {
 
 def compare_columns(pair: Pair) -> tuple[ColumnDiff, ...]:
     """Every common column except the clocks, over the steps of which both runs have a row."""
-    a, b = pair.runs
-    names = [n for n in (*a.columns, *a.other_columns) if n in {*b.columns, *b.other_columns}]
-    return tuple(diff for name in names if not is_clock(name) and (diff := _column(pair, name)) is not None)
+    return tuple(diff for name in common_columns(*pair.runs) if (diff := _column(pair, name)) is not None)
+
+
+def common_columns(a: Run, b: Run) -> list[str]:
+    """The columns that both runs have, except the clocks."""
+    names = {*b.columns, *b.other_columns}
+    return [name for name in (*a.columns, *a.other_columns) if name in names and not is_clock(name)]
 
 
 def columns_only_in(run: Run, sibling: Run) -> tuple[str, ...]:
@@ -36,12 +40,12 @@ def columns_only_in(run: Run, sibling: Run) -> tuple[str, ...]:
 def _column(pair: Pair, name: str) -> ColumnDiff | None:
     if name in _HASHED and not pair.comparable(_HASHED[name]):
         return None
-    a, b = (_read(run, name) for run in pair.runs)
+    a, b = (read_column(run, name) for run in pair.runs)
     if a is None or b is None:
         return None
     rows_a, rows_b = in_both(a.step, b.step)
     step = a.step[rows_a]
-    differs = np.flatnonzero(~_equal_rows(a, b, rows_a, rows_b))
+    differs = np.flatnonzero(~equal_rows(a, b, rows_a, rows_b))
     only_a, only_b = (_common(column.step, pair.steps) - step.size for column in (a, b))
     if not differs.size:
         return ColumnDiff(name, step.size, 0, None, None, 0, only_a, only_b)
@@ -50,11 +54,13 @@ def _column(pair: Pair, name: str) -> ColumnDiff | None:
     return ColumnDiff(name, step.size, differs.size, int(step[first]), int(step[last]), after, only_a, only_b)
 
 
-def _read(run: Run, name: str) -> Series | LabelSeries | None:
+def read_column(run: Run, name: str) -> Series | LabelSeries | None:
+    """The column as numbers or, where it has none, as text; None where it was never logged."""
     return run.series(name) or run.labels(name)
 
 
-def _equal_rows(a: Series | LabelSeries, b: Series | LabelSeries, rows_a: Rows, rows_b: Rows) -> NDArray[np.bool_]:
+def equal_rows(a: Series | LabelSeries, b: Series | LabelSeries, rows_a: Rows, rows_b: Rows) -> NDArray[np.bool_]:
+    """bool[n]: whether the given n rows of two columns have the same bits."""
     if isinstance(a, Series) and isinstance(b, Series):
         return same_bits(a.value[rows_a], b.value[rows_b])
     left, right = a.value[rows_a].astype(object), b.value[rows_b].astype(object)

@@ -10,6 +10,7 @@ from postmortem.diff import run_summary
 from postmortem.diff.alignment import align_batches
 from postmortem.diff.caveats import NO_COMMON_LOSS, cannot_tell, independence_line, step_mismatch
 from postmortem.diff.columns import columns_only_in, compare_columns
+from postmortem.diff.counter import with_one_counter
 from postmortem.diff.divergence import find_divergence
 from postmortem.diff.level import Band, measure_gap, noise_band
 from postmortem.diff.model import SCHEMA_VERSION, Gap, ManyRunsDiff, RunsDiff
@@ -26,6 +27,7 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
 
     `context` are runs as good as `a` (other seeds, null replays): their spread around `a` widens the noise band.
     """
+    a, b, counters = with_one_counter(a, b)
     pair = Pair(a, b)
     columns = compare_columns(pair)
     summary_a, summary_b = run_summary.summarize_both(pair, same=all(column.equal for column in columns))
@@ -52,6 +54,7 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
         verdict=verdict,
         reason=reason,
         top_lines=(
+            *((counters,) if counters else ()),
             *independence_line(summary_a, summary_b, alignment, verdict),
             *run_summary.top_lines(summary_a, summary_b, (only_a, only_b)),
             *mismatch.lines,

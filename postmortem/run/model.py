@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -128,6 +128,27 @@ class Run:
     def steps(self, *, attempt: int | None = None) -> Steps:
         """Every step that has a metrics row, int64[n] increasing: `row_steps`, or those of one attempt's lineage."""
         return self._view(0, attempt).row_steps
+
+    @property
+    def rows_alone(self) -> bool:
+        """Whether the run is one table of one attempt, without journal and checkpoints: nothing else names a step."""
+        return len(self._logs) == len(self.segments) == 1 and not self.journal and not self.checkpoints
+
+    def with_steps(self, steps: Steps) -> Run:
+        """The same rows at other steps, int64[n] increasing: row k is at `steps[k]`. Only of a run of `rows_alone`."""
+        log = self._logs[0]
+        keys = replace(log.keys, step=steps[np.searchsorted(self.row_steps, log.keys.step)])
+        return Run(
+            path=self.path,
+            root=self.root,
+            source=self.source,
+            manifest=self.manifest,
+            journal=self.journal,
+            checkpoints=self.checkpoints,
+            notes=self.notes,
+            metrics=replace(log, keys=keys),
+            batches=None,
+        )
 
     def labels(self, name: str, *, attempt: int | None = None) -> LabelSeries | None:
         """A column of text or lists over the same rows as `series`; of several ranks, the lowest one's."""

@@ -82,7 +82,7 @@ def test_rows_of_another_cadence_are_matched_where_they_meet(tmp_path: Path, fir
 
 
 def test_no_step_in_common(tmp_path: Path) -> None:
-    d = diff_runs(log(tmp_path / "a.csv", loss(1)), log(tmp_path / "b.csv", loss(1), first=5000))
+    d = diff_runs(log(tmp_path / "a.csv", loss(1)), log(tmp_path / "b.csv", loss(2), first=5000))
     assert (d.verdict, d.reason) == ("different", "the runs have no step in common") and not d.gaps
 
 
