@@ -27,12 +27,15 @@ from postmortem.detectors._screen import MIN_ROWS, MIN_SCALE, ScreenedColumn
 AFTER_ROWS = SOON_ROWS
 """Rows from the rise on whose lowest counts."""
 
-HEAD_ROWS = MIN_ROWS + AFTER_ROWS
-"""The rows that are looked at: those with too little past for the other detectors of the loss, and what follows."""
+HEAD_ROWS = 2 * MIN_ROWS + AFTER_ROWS
+"""The rows that are looked at: those with too little past for the other detectors of the loss, and what follows: a rise
+may take some rows."""
 
 _NEEDS = ((5.0, 3.0, 4.0), (2.0, 0.5, 2.0), (2.0, 0.5, 0.5), (2.0, 0.5, 0.5))
 """For one, two, … rows before: the factor of a rise; the nats per token, for a loss near zero (RL, a KL term that
 starts at zero) multiplies without harm, and a lone first row may be an outlier; the multiple of what the rows waver."""
+
+_LEAST = min(factor for factor, _, _ in _NEEDS)
 
 LOST_ROWS = 20
 """A loss that stands above its first rows for this many rows diverged, even where it falls later: what it had learned
@@ -64,16 +67,34 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
 def rise_row(head: Values) -> int | None:
     """The row from which on the first rows of a loss, finite float64[n], are up and stay up; None where there is none.
 
-    Only `AFTER_ROWS` rows from that one on decide, so that more rows change nothing."""
+    The first rows that give it away decide, so that more rows change nothing."""
+    ends = range(AFTER_ROWS + 1, min(head.size, HEAD_ROWS) + 1)
+    return next((row for end in ends if (row := _rise_until(head[:end])) is not None), None)
+
+
+def _rise_until(head: Values) -> int | None:
+    """The row with which the rise began that the last `AFTER_ROWS` rows show; None where they show none.
+
+    A rise may take more rows than these: then the rows before them are above all that was before, too. It began where
+    the gap is widest."""
+    after, lowest = head[-AFTER_ROWS:], np.minimum.accumulate(head[::-1])[::-1]
+    began, widest = None, 1.0
+    if after.min() < _LEAST * head.min():
+        return None
     for row in range(1, min(MIN_ROWS, head.size - AFTER_ROWS) + 1):
-        before, after = head[max(row - len(_NEEDS), 0) : row], head[row : row + AFTER_ROWS]
-        factor, nats, share = _NEEDS[before.size - 1]
-        if before.min() <= 0 or after.min() - before.max() < nats:
-            continue
-        waver = max(_largest_rise(np.log(before)), _largest_rise(np.log(after[::-1])))
-        if np.log(after.min() / before.max()) >= max(np.log(factor), share * waver):
-            return row
-    return None
+        before = head[max(row - len(_NEEDS), 0) : row]
+        top = float(before.max())
+        if lowest[row] > widest * top and _is_rise(before, after):
+            began, widest = row, float(lowest[row]) / top
+    return began
+
+
+def _is_rise(before: Values, after: Values) -> bool:
+    factor, nats, share = _NEEDS[before.size - 1]
+    if before.min() <= 0 or after.min() - before.max() < nats:
+        return False
+    waver = max(_largest_rise(np.log(before)), _largest_rise(np.log(after[::-1])))
+    return bool(np.log(after.min() / before.max()) >= max(np.log(factor), share * waver))
 
 
 def _largest_rise(y: Values) -> float:
@@ -92,7 +113,7 @@ class _Stream(Stream):
         """What changes with the row of `step`."""
         if self._over or self._rows.add(step, row.get("loss")) is None:
             return ()
-        found = rise_row(np.array(self._rows.values))
+        found = _rise_until(np.array(self._rows.values)) if len(self._rows.values) > AFTER_ROWS else None
         self._over = found is not None or len(self._rows.values) >= HEAD_ROWS
         if found is None:
             return ()
