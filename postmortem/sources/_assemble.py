@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def assemble(
 def _no_loss(table: Table, names: Names) -> str:
     """A note that no column is a loss; `--map` names the only one that could be it, where there is only one."""
     unknown = [name for name in names.unknown if table.numbers(name) is not None]
-    column = plain(unknown[0], 60) if len(unknown) == 1 else "<column>"
+    column = quote(plain(unknown[0], 60)) if len(unknown) == 1 else "<column>"
     return (
         f"{table.display_name}: no loss column among {name_list(table.names)}: the other panels are used without it "
         f"(--map loss={column} {'would say that it is one' if len(unknown) == 1 else 'names one'})"

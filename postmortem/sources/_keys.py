@@ -68,7 +68,7 @@ def read_keys(
     if other > max(_FEW_ROWS, logged.sum() * _FEW_SHARE):
         raise UnreadableInput(
             f"{other:,} of {int(logged.sum()):,} rows have a step that another row has already, with other values: "
-            "rows of several runs, or of several writers.",
+            "rows of several runs, ranks or micro-batches.",
             file=table.display_name,
             hint="Give the rows of one of them in a file of their own, or name the column that tells them apart: "
             "--map rank=<column> for ranks, --map attempt=<column> for restarts.",

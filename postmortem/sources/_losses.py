@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import numpy as np
 
 from postmortem.run.naming import Names, name_list
@@ -35,7 +37,7 @@ def with_guessed_loss(table: Table, names: Names) -> Names:
         note = f"{file}: loss is read from column {column}: guessed, because it is {how} (--map loss=<column> decides)"
         return names.reading("loss", name, note)
     return names.noting(
-        f"{file}: {several}: none is read as the loss (--map loss={plain(parts[0], 60)} would name one)"
+        f"{file}: {several}: none is read as the loss (--map loss={quote(plain(parts[0], 60))} would name one)"
     )
 
 

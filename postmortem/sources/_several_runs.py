@@ -30,11 +30,14 @@ _HEAD = 10
 """A run begins where another does if that is in the first tenth of the other: a resume begins further on."""
 
 
-def refuse_several_runs(table: Table, names: Names, step: Steps, rows: Steps | None, trained: Mask) -> None:
+def refuse_several_runs(
+    table: Table, names: Names, step: Steps, rows: Steps | None, trained: Mask, *, labels: bool = True
+) -> None:
     """Refuse rows of several runs that a column tells apart, or one row a run.
 
     `step` int64[n] are the steps of the `rows`, and `trained` bool[n] those that log the loss. A column that changes
-    within a run, as at a resume, tells nothing apart: each run has steps of its own from the beginning on.
+    within a run, as at a resume, tells nothing apart: each run has steps of its own from the beginning on. Without
+    `labels`, only columns that name runs count: where rows of one run share a step, any label of batches would do.
 
     Raises:
         UnreadableInput: names the column and its values.
@@ -53,7 +56,7 @@ def refuse_several_runs(table: Table, names: Names, step: Steps, rows: Steps | N
         )
     if ordered:
         return
-    others = [n for n in names.unknown if n not in columns and not is_label(n) and table.numbers(n) is None]
+    others = [n for n in names.unknown if labels and n not in columns and not is_label(n) and table.numbers(n) is None]
     for name, (texts, group) in {**several, **{name: _texts(table, name, rows) for name in others}}.items():
         if 1 < len(texts) <= _MOST_RUNS and _each_begins(step[trained], group[trained], len(texts)):
             raise UnreadableInput(

@@ -11,6 +11,7 @@ from postmortem.run.naming import Names, name_list
 from postmortem.run.table import Table
 from postmortem.run.values import Mask, Numbers
 from postmortem.series import Steps, Values
+from postmortem.sources._several_runs import refuse_several_runs
 from postmortem.sources._source import DerivedSteps
 from postmortem.text import plain
 
@@ -91,17 +92,29 @@ def _epochs(table: Table, names: Names, fractions: tuple[str, ...]) -> tuple[Nam
         if read is None or not values.size or (values.size > 1 and np.ptp(values) == 0):
             continue
         loss = names.logged_as.get("loss")
-        trained = table.numbers(loss) if loss is not None else None
-        apart = np.diff(values if trained is None or trained.logged is None else _logged(read, trained.logged))
+        of_loss = None if loss is None else table.numbers(loss)
+        trained = None if of_loss is None else of_loss.logged
+        apart = np.diff(_logged(read, trained))
         whole = bool((values == np.floor(values)).all())
         if name == names.epoch and whole and (apart != 0).all():
             note = f"{file}: no column counts steps: column {plain(name, 60)} is read as the step"
             return names.reading("step", name), StepColumn(read, f"column {plain(name, 60)}", (note,))
         if not whole or (apart >= 0).all():
-            why = "is a fraction of an epoch" if not whole else "is the same in several rows"
+            _refuse_runs_of_epochs(table, names, read, trained)
+            why = "is a fraction" if not whole else "is the same in several rows"
             note = f"{file}: its steps are the order of its rows: no column counts steps, and {plain(name, 60)} {why}"
             return names, StepColumn(Numbers(np.arange(table.rows, dtype=np.float64), None), "its rows", (note,))
     return None
+
+
+def _refuse_runs_of_epochs(table: Table, names: Names, epochs: Numbers, trained: Mask | None) -> None:
+    """Refuse rows of several runs that share the numbers of their epochs."""
+    with np.errstate(invalid="ignore"):
+        usable = np.abs(epochs.value) < 2.0**53
+    rows = np.flatnonzero(usable if epochs.logged is None else usable & epochs.logged)
+    step = np.floor(epochs.value[rows]).astype(np.int64)
+    of_loss = np.ones(rows.size, np.bool_) if trained is None else trained[rows]
+    refuse_several_runs(table, names, step, rows, of_loss, labels=False)
 
 
 def _logged(read: Numbers, rows: Mask | None = None) -> Values:
@@ -135,7 +148,7 @@ def through_epochs(step: Steps, epoch: Values, trained: Mask) -> tuple[Steps, st
         return None
     first = 0 if numbers[0] == 0 else 1  # epochs are counted from 0 or from 1
     steps = (epoch.astype(np.int64) - first) * length + np.minimum(step, high.max())
-    return steps, f"{{epoch}}{' − 1' if first else ''} × {length} + {{step}}, which begins again in each epoch"
+    return steps, f"{'({epoch} − 1)' if first else '{epoch}'} × {length} + {{step}}, which begins again in each epoch"
 
 
 def through_rounds(step: Steps, loss: Values, trained: Mask) -> tuple[Steps, str] | None:

@@ -72,7 +72,8 @@ def test_a_step_that_begins_again_in_each_epoch(tmp_path: Path, first_epoch: int
     run = _read(tmp_path, rows)
     _one_run(run, rows)
     assert run.row_steps.tolist() == [first_step + row * stride for row in range(120)]
-    assert f"× {20 * stride} + iter, which begins again in each epoch" in "".join(run.notes)
+    epoch = "(epoch − 1)" if first_epoch else "epoch"
+    assert f"its steps are {epoch} × {20 * stride} + iter, which begins again in each epoch" in "".join(run.notes)
 
 
 def test_epochs_of_unequal_length_and_rows_of_an_evaluation(tmp_path: Path) -> None:
@@ -179,6 +180,14 @@ def test_epochs_of_several_folds_are_refused_by_name(tmp_path: Path) -> None:
     rows: list[Row] = [{"fold": f, "epoch": t, "loss": _loss(t) + f / 9} for f in range(1, 6) for t in range(12)]
     with pytest.raises(UnreadableInput, match="column fold has the values 1, 2, 3 and 2 more"):
         _read(tmp_path, rows)
+
+
+def test_epochs_of_training_and_validation_are_refused_by_name(tmp_path: Path) -> None:
+    rows: list[Row] = [{"epoch": t, "phase": p, "loss": _loss(t)} for t in range(12) for p in ("train", "val")]
+    with pytest.raises(UnreadableInput, match="2 logs in one: column phase has the values train, val"):
+        _read(tmp_path, rows)
+    labels: list[Row] = [{"epoch": t // 10, "bucket": f"b{t % 2}", "loss": _loss(t)} for t in range(60)]
+    _one_run(_read(tmp_path, labels), labels)
 
 
 @pytest.mark.parametrize("steps", [range(60), [*range(40), *range(31, 60)]])
