@@ -48,7 +48,8 @@ def step_column(
     if derived is not None:
         how = f"{file}: its steps are {plain(derived.how, 200)}"
         return names, StepColumn(derived.steps, "the steps of its format", (how,))
-    candidates = {name: read for name in names.steps if (read := table.numbers(name)) is not None}
+    columns = names.steps[:1] if declared else names.steps
+    candidates = {name: read for name in columns if (read := table.numbers(name)) is not None}
     column = names.logged_as.get("step") if declared else _first_counter(candidates)
     if column is None and (read := _epochs(table, names, tuple(candidates))) is not None:
         return read
@@ -65,9 +66,9 @@ def step_column(
     if column not in candidates:
         problem = f"{where} has no step numbers." if table.rows else "has no rows."
         raise UnreadableInput(problem, file=file)
-    others = [name for name in names.steps if name != column]
+    others = [name for name in columns if name != column]
     note = f"{file}: step is read from {where}, not {name_list(others)}"
-    notes = (note,) if others and (column != "step" or column != names.logged_as["step"]) else ()
+    notes = (note,) if others and column != "step" else ()
     return names.reading("step", column), StepColumn(candidates[column], where, notes)
 
 
@@ -86,7 +87,7 @@ def _epochs(table: Table, names: Names, fractions: tuple[str, ...]) -> tuple[Nam
     """The epochs as steps, or the order of the rows by them or by the `fractions` that should have been steps; None
     where there is no such column, or it goes back so that its rows are of several runs."""
     file = table.display_name
-    for name in (*fractions, *filter(None, [names.epoch])):
+    for name in (*filter(None, [names.epoch]), *fractions):
         read = table.numbers(name)
         values = np.zeros(0) if read is None else _logged(read)
         if read is None or not values.size or (values.size > 1 and np.ptp(values) == 0):
