@@ -82,7 +82,7 @@ _ALL = (
             "grad_2_norm_total", "actor/grad_norm", "metrics/grad_norm", "l2_norm/grad/global", "gradnorm", "norm",
             "grad/norm/total", "total_norm", "global_norm",
         ),
-        r"(?:global_|total_|l2_)?(?:grads?|gradients?)[/_](?:l2_)?norm(?:[/_](?:total|global|all))?",
+        r"(?:global_|total_|l2_)?(?:grads?|gradients?)[/_](?:global_|total_|l2_)?norm(?:[/_](?:total|global|all))?",
     ),
     Column("grad_norm_clipped", "L2 norm", "norm of the gradient after clipping",
            ("clipped_grad_norm", "grad_norm_postclip", "grad_norm_post_clip", "grad_norm_after_clip",

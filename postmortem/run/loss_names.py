@@ -20,7 +20,7 @@ _EVALUATION = frozenset(
     ("val", "valid", "validation", "eval", "evaluation", "dev", "test", "testing", "heldout", "holdout")
 )
 _SMOOTHED = frozenset(("average", "averaged", "avg", "avr", "ema", "running", "moving", "smooth", "smoothed"))
-_WITHOUT_LOSS = frozenset(("nll", "crossentropy", "languagecrossentropy"))
+_WITHOUT_LOSS = frozenset(("nll", "crossentropy"))
 """Words that name a loss by themselves."""
 
 _NO_LOSS = frozenset((
@@ -33,11 +33,12 @@ _NO_LOSS = frozenset((
 
 _ADDED = frozenset((
     "kl", "aux", "auxiliary", "load", "balance", "balancing", "lb", "lbl", "router", "routing", "moe", "z", "reg",
-    "regularization", "regularizer", "regularisation", "penalty", "commit", "commitment", "entropy", "mtp",
+    "regularization", "regularizer", "penalty", "commit", "commitment", "entropy", "mtp",
 ))  # fmt: skip
 """Words of a term that is added to the loss, and is never taken for it."""
 
 _LOSS = re.compile(r"loss(?:es)?(?![a-z])")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -55,7 +56,7 @@ class LossName:
 def loss_name(name: str) -> LossName | None:
     """The name as one of a train or evaluation loss; None where it names something else, or a term that is added."""
     metric = name.rsplit(" - ", 1)[-1]  # W&B's exports put the name of the run before it
-    text = re.sub(r"cross[\s_\-.]*entropy", "crossentropy", metric.lower())
+    text = re.sub(r"cross[\s_\-.]*entropy", "crossentropy", _CAMEL.sub(" ", metric).lower())
     words = frozenset(_WORD.findall(_LOSS.sub(" loss ", text).replace("_", " ")))
     if words.isdisjoint({"loss", *_WITHOUT_LOSS}) or words & (_NO_LOSS | _ADDED):
         return None

@@ -19,7 +19,7 @@ _PREFIXES = re.compile(
 _SUFFIXES = re.compile(r"(?:[/_](?:step|train))+$")
 _VAGUE = frozenset(("time", "norm", "scale", "it", "batch", "shard", "dataset"))
 """Short names that mean something only where they stand by themselves: `train/time` is no time of day."""
-_WELL_KNOWN_PARTS = frozenset(("lm", "ce", "nll", "ctc", "crossentropy", "languagecrossentropy"))
+_WELL_KNOWN_PARTS = frozenset(("lm", "ce", "nll", "ctc", "crossentropy", "language"))
 """Losses that many logs have as their only one; of any other, a note says that it was taken for the loss."""
 
 

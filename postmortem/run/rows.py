@@ -84,7 +84,7 @@ class Collector:
         notes = dropped_notes(display_name, self.dropped)
         notes += [
             f"{display_name}: column {plain(name, 60)} counts steps in text or with a decimal point: "
-            "read as whole numbers"
+            "its whole numbers are read"
             for name in self.spelled
         ]
         if self.ignored:

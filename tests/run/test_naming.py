@@ -38,6 +38,7 @@ def test_usual_names_need_no_map(own: str, canonical: str) -> None:
         ("global_step/max_steps", "step"), ("loss/train/total", "loss"), ("metrics/train/LanguageCrossEntropy", "loss"),
         ("reduced_train_loss", "loss"), ("loss/current", "loss"), ("loss/average", "loss"), ("avr_loss", "loss"),
         ("mean_loss", "loss"), ("train_loss_epoch", "loss"), ("train_loss_local", "loss"), ("trainLoss", "loss"),
+        ("lossTrain", "loss"), ("grads/global_norm", "grad_norm"),
         ("lm-loss-training/lm loss", "loss"), ("Train/Samples/train_loss", "loss"), ("ppo/loss/total", "loss"),
         ("actor/pg_loss", "loss"), ("train/policy_loss", "loss"), ("train/mse_loss", "loss"), ("Loss/train", "loss"),
         ("Loss/val", "eval_loss"), ("eval/wikitext/loss", "eval_loss"), ("valLoss", "eval_loss"),
@@ -99,7 +100,7 @@ def test_of_several_losses_the_whole_and_raw_one_counts_or_none(columns: tuple[s
 
 
 def test_a_loss_that_its_name_calls_smoothed_is_said_to_be() -> None:
-    for own in ("loss/average", "avr_loss", "avg_loss", "loss_ema", "running_loss", "train/loss_smooth"):
+    for own in ("loss/average", "avr_loss", "avg_loss", "loss_ema", "running_loss", "train/loss_smooth", "lossAvg"):
         names = assign_columns((own,), {}, {}, "x")
         assert names.smoothed == {"loss"} and "smoothed" in names.notes[0]
     assert not assign_columns(("loss_metrics/global_avg_loss",), {}, {}, "x").smoothed
