@@ -32,8 +32,7 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "rollback": (
         {"from_step": 399, "to_step": 300, "skip": [[350, 362]], "reason": "loss_spike_sustained"},
-        "Later, in another attempt: rolled back from step 399 to step 300, skipping batches [350, 362): "
-        "loss_spike_sustained.",
+        "rolled back from step 399 to step 300, skipping batches [350, 362): loss_spike_sustained.",
     ),
     "checkpoint": ({"step": 340, "role": "rollback", "path": "rollback/step-00000340.pt"}, "rollback/step-00000340.pt"),
     "checkpoint_deleted": ({"role": "rollback", "path": "rollback/step-00000200.pt"}, "rollback/step-00000340.pt"),
