@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from postmortem.stats import SIGMA_PER_MAD, noise_sigma, robust_sigma
+from postmortem.stats import SIGMA_PER_MAD, noise_sigma, recent_level, robust_sigma, rounding_sigma
 
 Scale = Callable[[np.ndarray], float]
 
@@ -65,3 +65,40 @@ def test_a_float32_column_gives_a_float(sigma: Scale, gaussian: np.ndarray) -> N
 def test_a_shift_does_not_change_it_and_a_factor_scales_it(sigma: Scale, gaussian: np.ndarray) -> None:
     assert sigma(gaussian + 100) == pytest.approx(sigma(gaussian))
     assert sigma(-3 * gaussian) == pytest.approx(3 * sigma(gaussian))
+
+
+class TestLevel:
+    """The level at the end of some rows."""
+
+    def test_neither_the_first_row_nor_an_earlier_spike_moves_it(self) -> None:
+        rows = np.random.default_rng(1).normal(4.6, 0.3, 90)
+        calm = recent_level(rows).value
+        rows[0], rows[30:33] = 1e10, 1e7
+        assert recent_level(rows).value == pytest.approx(calm, abs=0.1)
+
+    @pytest.mark.parametrize("rows", [8, 21, 60, 200])
+    def test_it_follows_a_loss_that_falls(self, rows: int) -> None:
+        loss = 2.0 + 8.0 * np.exp(-np.arange(rows) / 15) + np.random.default_rng(2).normal(0, 0.01, rows)
+        assert loss[-10:].min() - 0.02 <= recent_level(loss).value <= loss[-10:].max() + 0.02
+
+    def test_it_says_how_it_was_measured(self) -> None:
+        level = recent_level(np.full(200, 2.31))
+        assert level.averaged and level.rows == 50 and level.value == pytest.approx(2.31) and level.ratio(4.62) == 2.0
+        few = recent_level(np.array([9.3, 4.7]))
+        assert not few.averaged and few.rows == 2 and few.value == 7.0
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_level_in_its_noise_has_no_ratio(self, seed: int) -> None:
+        noise = np.random.default_rng(seed).normal(0.0, 0.02, 200)
+        assert np.isnan(recent_level(noise).ratio(3.0))
+        assert np.isnan(recent_level(np.abs(noise)).ratio(-3.0))
+        assert np.isnan(recent_level(np.full(100, 0.0)).ratio(3.0))
+
+
+@pytest.mark.parametrize(("places", "sigma"), [(0, 0.2887), (2, 0.002887), (4, 2.887e-5), (9, 0.0)])
+def test_the_rounding_of_a_log_shows_in_its_values(places: int, sigma: float) -> None:
+    values = np.round(np.random.default_rng(3).uniform(-3, 3, 200), places)
+    assert rounding_sigma(values) == pytest.approx(sigma, rel=1e-3)
+    if sigma:
+        exact = np.random.default_rng(4).uniform(0, 100, 100_000)
+        assert float((np.round(exact, places) - exact).std()) == pytest.approx(sigma, rel=0.01)

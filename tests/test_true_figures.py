@@ -212,6 +212,8 @@ def broken(seed: int) -> dict[str, np.ndarray]:
         case 5:
             loss[at:] = healthy()["loss"][at:rows]
             norm[at:] = rng.choice([np.nan, np.inf, 50.0])
+        case _:
+            pass
     return columns
 
 

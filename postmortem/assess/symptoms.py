@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from postmortem.case import Case
-from postmortem.detectors import SETTLE_ROWS, kinds
+from postmortem.detectors import SETTLE_ROWS
 from postmortem.diagnosis import Symptom
 from postmortem.panels import concentrated_token, furthest_loss, old_level_text, rare_tokens
 from postmortem.series import Series
@@ -303,7 +303,8 @@ def summary(case: Case) -> str:
         return f"{kind} at {onset}: {stretch}{before}{'' if is_long else outcome}"
     if main.column == "loss":
         return f"{_loss_change(case) or kind}, onset at {onset}{outcome}"
-    figures = f": {_change(case)}" if kinds()[main.kind].measures != "nothing" else ""
+    measured = main.declared is None or main.declared.measures != "nothing"
+    figures = f": {_change(case)}" if measured else ""
     loss = _loss_state(case) or (_loss_change(case) if told_loss(case) == "loss" else "")
     return f"{kind} at {onset}{figures}{outcome}{'; ' if loss else ''}{loss}"
 
