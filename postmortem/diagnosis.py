@@ -165,7 +165,9 @@ Relation = Literal["<", "<=", ">", ">=", "finite", "absent"]
 class VerificationCheck:
     """One figure that a fixed run must show: `column` is `relation` `bound` at all steps [first_step, last_step].
 
-    Where it is "absent", the detectors must find nothing of `kind` in `column` ("": in any) that touches these steps.
+    Where it is "absent", the detectors must find nothing of `kind` in `column` ("": in any) that touches these steps. A
+    column whose level before these steps was `usual` in the broken run, and is another in the run that is checked, is
+    held to the bound in proportion; where `usual` is None, to the bound itself.
     """
 
     column: str
@@ -175,6 +177,7 @@ class VerificationCheck:
     bound: float | None
     text: str
     kind: str = ""
+    usual: float | None = None
 
 
 @dataclass(frozen=True)

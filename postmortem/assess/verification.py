@@ -17,7 +17,7 @@ import numpy as np
 
 from postmortem.assess.detection import detect, detect_effective
 from postmortem.assess.symptoms import loss_before
-from postmortem.case import Case
+from postmortem.case import BASELINE_ROWS, MIN_BASELINE_ROWS, Case
 from postmortem.causes import Cause
 from postmortem.checkpoint.health import health_in
 from postmortem.detectors import Finding
@@ -34,6 +34,9 @@ SIGMAS = 4  # noise that each checked figure allows
 MARGIN = 0.05  # and at least five percent, even where the column was very quiet
 BEYOND = 1.2  # and this multiple of the largest departure in the baseline: a gradient norm is heavy-tailed
 MOST_CHECKS = 6  # columns that are checked: a NaN is in all of them, and more would say the same
+
+_ABSOLUTE = ("loss", "eval_loss", "grad_norm")
+"""Columns that a fix brings back to their old level; it may change that of others: a lower rate, a larger update."""
 
 
 def verification(case: Case, known: Cause | None = None) -> Verification:
@@ -79,7 +82,7 @@ def _of_the_columns(case: Case, through: int, level: float | None, noise: float 
     if norm is not None:
         yield _figure("grad_norm", case.onset, through, "<", float(f"{BEYOND * float(norm.value.max()):.2g}"))
     for finding in case.incident.findings:
-        if finding.opens:
+        if finding.opens and finding.onset_step <= through:
             title = finding.kind.replace("_", " ") if finding.declared is None else finding.declared.title
             yield _of_a_finding(case, finding, through) or _not_again(case, finding, title, through)
 
@@ -100,10 +103,29 @@ def _of_a_finding(case: Case, f: Finding, through: int) -> VerificationCheck | N
     widest = 0.0 if before is None else float((sign * (before.value - f.baseline)).max())
     room = max(SIGMAS * f.scale, MARGIN * abs(f.baseline), BEYOND * widest)
     bound = f.baseline + sign * min(room, abs(f.peak - f.baseline) / 2)
-    usual = case.level(f.column)
-    if usual is not None and sign * (usual - bound) >= 0:  # it departed from a level of this very incident
+    if any(sign * (level - bound) >= 0 for level in _sound_levels(case, f)):  # it came back from a departure
         return None
-    return _figure(f.column, f.onset_step, f.peak_step, "<" if sign > 0 else ">", bound)
+    series = case.series(f.column)
+    usual = None if series is None or f.column in _ABSOLUTE else _usual(series, f.onset_step)
+    return replace(_figure(f.column, f.onset_step, f.peak_step, "<" if sign > 0 else ">", bound), usual=usual)
+
+
+def _sound_levels(case: Case, f: Finding) -> Iterator[float]:
+    """The level of the finding's column before the incident, and before earlier incidents that lasted until then."""
+    level = case.level(f.column)
+    if level is not None:
+        yield level
+    for earlier in (i for i in case.incidents if i.lineage == case.incident.lineage):
+        for g in earlier.findings:
+            if g.column == f.column and g.onset_step < f.onset_step <= (g.recovery_step or f.onset_step):
+                yield g.baseline
+
+
+def _usual(series: Series, first: int) -> float | None:
+    """The median of the last finite rows before step `first`; None where there are too few."""
+    before = series.value[: np.searchsorted(series.step, first)]
+    before = before[np.isfinite(before)][-BASELINE_ROWS:]
+    return float(np.median(before)) if before.size >= MIN_BASELINE_ROWS else None
 
 
 def _not_again(case: Case, f: Finding, title: str, through: int) -> VerificationCheck:
@@ -222,13 +244,17 @@ def _measured(check: VerificationCheck, run: Run, attempt: int | None) -> Result
         return _found_again(check, run, attempt)
     series = run.series(check.column, attempt=attempt)
     window = None if series is None else series.window(check.first_step, check.last_step + 1)
-    if window is None or not len(window):
+    if series is None or window is None or not len(window):
         return Result(check.text, None, False)
     badness = -window.value if check.relation in (">", ">=") else window.value
     row = int(np.argmax(np.where(np.isfinite(window.value), badness, np.inf)))
-    worst = float(window.value[row])
-    passed = math.isfinite(worst) and (check.bound is None or RELATIONS[check.relation](worst, check.bound))
-    return Result(check.text, worst, passed, int(window.step[row]))
+    worst, bound, text = float(window.value[row]), check.bound, check.text
+    own = None if check.usual is None else _usual(series, check.first_step)
+    if bound is not None and own is not None and check.usual and own != check.usual and own / check.usual > 0:
+        bound *= own / check.usual
+        text += f", here {check.relation} {number(bound)}: in proportion to the level before it"
+    passed = math.isfinite(worst) and (bound is None or RELATIONS[check.relation](worst, bound))
+    return Result(text, worst, passed, int(window.step[row]))
 
 
 def _found_again(check: VerificationCheck, run: Run, attempt: int | None) -> Result:

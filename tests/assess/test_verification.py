@@ -168,6 +168,16 @@ def test_a_return_to_the_usual_level_is_not_forbidden(tmp_path: Path) -> None:
     assert [check.relation for check in incident.verification.checks] == ["absent", "absent"]
 
 
+def test_a_return_from_an_earlier_departure_is_not_forbidden(tmp_path: Path) -> None:
+    """The rate is wrong for a hundred rows: the second jump is only the way back, and a fixed run is there already."""
+    columns = healthy()
+    columns["lr"][300:400] *= 20
+    incidents = diagnose(open_run(write_run(tmp_path / "run", columns))).incidents
+    assert sorted(incident.onset_step for incident in incidents) == [300, 400]
+    sound = open_run(write_run(tmp_path / "sound", healthy()))
+    assert [failed(incident, sound) for incident in incidents] == [[], []]
+
+
 def test_rows_that_were_rolled_back_are_checked_in_the_run_that_broke_only(tmp_path: Path) -> None:
     columns, again = healthy(400), healthy(STEPS)
     columns["loss"][350:] += 3.0
@@ -191,6 +201,23 @@ def test_where_nothing_has_to_change_there_is_nothing_to_verify(tmp_path: Path) 
     assert worst.root_cause and worst.hypotheses[0].cause == "logging_artifact"
     assert worst.verification is not None and worst.verification.checks == () and worst.verification.command == ""
     assert worst.verification.not_needed.startswith("the cause is “logging artifact”: nothing in the run has to change")
+
+
+def test_another_level_is_held_to_the_bound_in_proportion(tmp_path: Path) -> None:
+    columns = healthy()
+    _update(columns)
+    (incident,) = diagnose(open_run(write_run(tmp_path / "broken", columns))).incidents
+
+    def failing(name: str, factor: float, first: int = 0) -> bool:
+        scaled = healthy() if factor > 0 else dict(columns)
+        scaled["update_rms"] = scaled["update_rms"] * abs(factor)
+        part = {column: values[first:] for column, values in scaled.items()}
+        texts = failed(incident, open_run(write_run(tmp_path / name, part, steps=np.arange(first, STEPS))))
+        return any("update_rms" in text for text in texts)
+
+    assert not failing("sound", 1) and not failing("sound-at-another-level", 3)
+    assert failing("broken-at-another-level", -1 / 8)
+    assert failing("broken-without-a-past", -1, first=300), "no detector could find it again"
 
 
 def test_a_small_loss_spike_in_noise_is_told_from_noise(tmp_path: Path) -> None:
