@@ -200,6 +200,7 @@ def _logs() -> dict[str, Tree]:
     history = [{"step": row["step"], "loss": row["loss"], **dict.fromkeys(keys, 0.1)} for row in rows]
     state = {"best_metric": None, "epoch": 1.0, "global_step": ROWS, "log_history": history, "max_steps": ROWS}
     panels = [{"Step": row["step"], "run-1 - loss": row["loss"], "run-1 - loss__MIN": row["loss"]} for row in rows]
+    tag = [{"Wall time": 1.7e9 + row["step"], "Step": row["step"], "Value": row["loss"]} for row in rows]
     beside: Tree = {
         "journal.jsonl": _lines(_JOURNAL),
         "vocab.json": b'{"tokens": ["he", "llo"]}',
@@ -213,6 +214,7 @@ def _logs() -> dict[str, Tree]:
         "trainer_state": {"trainer_state.json": json.dumps(state).encode()},
         "parquet": {"metrics.parquet": parquet.getvalue()},
         "wandb": {"wandb.csv": _table(panels)},
+        "tensorboard": {"run-1-tag-loss.csv": _table(tag)},
         "folder": {
             "metrics.jsonl": _lines(rows),
             "batches.jsonl": _lines(_batches()),
