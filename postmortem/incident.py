@@ -21,12 +21,14 @@ Measures: TypeAlias = Literal["loss", "column", "nothing"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of incident, declared by the detector that finds it. `title` is how people read it."""
+    """One kind of incident, declared by the detector that finds it. `title` is how people read it. A `precursor` may come
+    long before any harm: where another finding shows the harm, that one dates the incident."""
 
     slug: str
     title: str
     role: Role = "symptom"
     measures: Measures = "column"
+    precursor: bool = False
 
 
 @dataclass(frozen=True)

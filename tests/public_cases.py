@@ -18,6 +18,7 @@ from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import UnreadableInput
 from postmortem.pipeline import diagnose
 from postmortem.report import select_id, summarize
+from postmortem.report.select import IncidentChoice
 from postmortem.run import Run
 from postmortem.sources import open_run
 from tests.samples import NAMES, ROOT, sample
@@ -165,7 +166,7 @@ def _every_incident_reached(result: Read) -> bool:
     if result.run is None:
         return False
     for found in detect(result.run):
-        diagnosis = diagnose(result.run, at=found.onset_step)
+        diagnosis = diagnose(result.run, asked=IncidentChoice(at=found.onset_step))
         number = select_id(diagnosis, at=found.onset_step)
         if not any(i.id == number and i.key == found.key for i in diagnosis.incidents):
             return False

@@ -130,7 +130,8 @@ def _without_twins(findings: list[Finding]) -> list[Finding]:
 
 
 def _incident(t: Telemetry, findings: list[Finding]) -> DetectedIncident:
-    ordered = tuple(sorted(_without_twins(findings), key=lambda f: (f.onset_step, f.column == "loss", f.detector)))
+    order = sorted(_without_twins(findings), key=lambda f: (f.precursor, f.onset_step, f.column == "loss", f.detector))
+    ordered = tuple(order)
     main, first = primary([f for f in ordered if not _is_return(t, f, ordered)]), ordered[0]
     return DetectedIncident(
         kind=main.kind,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from postmortem.detectors._course import SOON_ROWS
 from postmortem.detectors._model import (
     LINGERING,
     RECOVERED,
@@ -21,6 +22,7 @@ from postmortem.detectors._model import (
     onset_interval,
 )
 from postmortem.detectors._recent import RecentRows
+from postmortem.detectors._rolling import forward_median
 from postmortem.incident import Kind
 from postmortem.series import Series
 
@@ -60,7 +62,24 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     step, lr = series.step[finite], series.value[finite]
     jumps = [_Jump(row, int(step[row]), float(lr[row - 1]), float(lr[row])) for row in _jumps(step, lr)]
     for jump, back in _unscheduled(jumps):
-        yield _finding(series, step, lr, jump.row, None if back is None else back.row)
+        undone = None if back is None else back.row
+        found = _finding(series, step, lr, jump.row, undone)
+        calm = None if undone is not None else _calm_step(t.series("loss"), jump.step)
+        yield found if calm is None else replace(found, recovery_step=calm, outcome=RECOVERED)
+
+
+def _calm_step(loss: Series | None, jump: int) -> int | None:
+    """The first step after a jump from which on the loss is where it was before: what a rate that stays elsewhere did is
+    over then. None where no loss says so."""
+    if loss is None:
+        return None
+    before = loss.window(0, jump).value[-SOON_ROWS:]
+    after = loss.window(jump + 1, int(loss.step[-1]) + 1)
+    if before.size < SOON_ROWS or len(after) < SOON_ROWS:
+        return None
+    level = forward_median(after.value, SOON_ROWS)[: 1 - SOON_ROWS]
+    calm = np.flatnonzero((level <= np.median(before)) & (after.value[: level.size] <= np.median(before)))
+    return int(after.step[calm[0]]) if calm.size else None
 
 
 @dataclass(frozen=True)

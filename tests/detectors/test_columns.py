@@ -127,13 +127,14 @@ def test_the_first_descent_of_the_loss_scale_is_no_incident_and_a_later_one_is()
     assert (incident.kind, incident.onset_step, incident.outcome) == ("loss_scale_drop", 400, "lingering")
 
 
-def test_a_falling_loss_scale_leads_its_loss_spike_by_thirty_rows() -> None:
+def test_a_falling_loss_scale_leads_its_loss_spike_by_thirty_rows_and_does_not_date_it() -> None:
     loss, scale = decline(ROWS), np.full(ROWS, 65536.0)
     for step in (370, 380, 390, 399):
         scale[step:] /= 2
     loss[400:440] += 2 * np.exp(-np.arange(40) / 10)
     incident = only(telemetry(loss=loss, loss_scale=scale))
-    assert (incident.kind, incident.onset_step, incident.peak_step) == ("loss_spike", 370, 400)
+    assert (incident.kind, incident.onset_step, incident.peak_step) == ("loss_spike", 400, 400)
+    assert [(f.column, f.onset_step) for f in incident.findings] == [("loss", 400), ("loss_scale", 370)]
 
 
 def test_skipped_steps_that_bunch() -> None:
