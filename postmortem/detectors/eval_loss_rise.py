@@ -34,6 +34,9 @@ MIN_ROWS, PAST_ROWS, LEVEL_ROWS = 3, 20, 4
 FACTOR, LEAST_RISE, TIMES = 1.5, 0.3, 4.0
 """The least factor, nats per token, and multiple of the largest earlier rise."""
 
+STEADY_ROWS, STEADY_FACTOR = 5, 2.0
+"""Evaluations that all rise, and the factor by which they do together."""
+
 BACK_SHARE = 0.25
 """The loss is back where at most a quarter of the rise is left."""
 
@@ -53,24 +56,30 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     step, loss = column.step[finite], column.value[finite]
     row = MIN_ROWS
     while row < loss.size:
-        past = loss[max(row - PAST_ROWS, 0) : row]
-        if not _rises(past, loss[row]):
+        lead = _rise(loss[max(row - PAST_ROWS, 0) : row], loss[row])
+        if lead is None:
             row += 1
             continue
-        level = _level(past)
+        onset = row - lead
+        level = _level(loss[:onset])
         back = np.flatnonzero(loss[row:] <= level + BACK_SHARE * (loss[row] - level))
         end = row + int(back[0]) if back.size else loss.size
-        yield _finding(step, loss, row, end)
+        yield _finding(step, loss, onset, end)
         row = end + 1
 
 
-def _rises(past: Values, loss: float) -> bool:
-    """Whether an evaluation leaves those before it, float64[n]."""
-    if past.size < MIN_ROWS:
-        return False
-    top = float(past[-LEVEL_ROWS:].max())
-    usual = float(np.max(np.diff(past), initial=0.0))
-    return top > 0 and loss >= FACTOR * top and loss - top >= max(LEAST_RISE, TIMES * usual)
+def _rise(past: Values, loss: float) -> int | None:
+    """How many evaluations before this one a rise began that it shows; None where it does not leave those before it,
+    float64[n]."""
+    for rows, factor in ((1, FACTOR), (STEADY_ROWS, STEADY_FACTOR)):
+        before, risen = past[: past.size - rows + 1], np.append(past[past.size - rows + 1 :], loss)
+        if before.size < MIN_ROWS or (rows > 1 and not (np.diff(np.append(before[-1], risen)) > 0).all()):
+            continue
+        top = float(before[-LEVEL_ROWS:].max())
+        usual = float(np.max(np.diff(before), initial=0.0))
+        if top > 0 and loss >= factor * top and loss - top >= max(LEAST_RISE, TIMES * usual):
+            return rows - 1
+    return None
 
 
 def _level(past: Values) -> float:
@@ -111,7 +120,7 @@ class _Stream(Stream):
 
     def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
-        past = np.array(self._rows.values[-PAST_ROWS:])
+        past, steps = np.array(self._rows.values[-PAST_ROWS:]), [*self._rows.steps, step]
         loss = self._rows.add(step, row.get(COLUMN))
         if loss is None:
             return ()
@@ -119,10 +128,12 @@ class _Stream(Stream):
         if self._onset >= 0:
             self._onset = -1 if loss <= self._back_below else self._onset
             return ()
-        if not _rises(past, loss):
+        lead = _rise(past, loss)
+        if lead is None:
             return ()
-        self._onset, self._back_below = step, _level(past) + BACK_SHARE * (loss - _level(past))
-        return (Alarm("eval_loss_rise", KIND.slug, COLUMN, step, step, state="settled"),)
+        level, onset = _level(past[: past.size - lead]), steps[-1 - lead]
+        self._onset, self._back_below = onset, level + BACK_SHARE * (loss - level)
+        return (Alarm("eval_loss_rise", KIND.slug, COLUMN, onset, step, state="settled"),)
 
     def end(self, step: int) -> Sequence[Alarm]:
         """Nothing: each evaluation decides."""

@@ -30,6 +30,14 @@ def test_it_leaves_while_the_train_loss_is_calm(rows: int) -> None:
     assert incident.severity > 4
 
 
+@pytest.mark.parametrize("factor", [1.2, 1.4, 1.6])
+def test_it_leaves_in_many_small_steps(factor: float) -> None:
+    calm = 2.4 * np.exp(0.02 * np.random.default_rng(0).standard_normal(30))
+    incident = only(_run(np.append(calm, 2.5 * factor ** np.arange(1, 16)), every=2))
+    assert (incident.kind, incident.outcome) == ("eval_loss_rise", "diverged")
+    assert incident.onset_step in (59, 61)
+
+
 def test_it_diverged_where_it_stays_and_recovered_where_it_is_back() -> None:
     assert only(_run(np.append(LEAVES, [300.0]))).outcome == "diverged"
     back = only(_run(np.append(LEAVES, [4.5, 4.4])))
