@@ -15,6 +15,7 @@ from postmortem.detectors._course import Course, trace_course
 from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, Finding, Telemetry, onset_interval
 from postmortem.detectors._rolling import TAIL_BLOCK
 from postmortem.detectors._screen import (
+    MEANT_DIGITS,
     MIN_ROWS,
     MIN_SCALE,
     NOISE_ROWS,
@@ -26,6 +27,7 @@ from postmortem.detectors._screen import (
     screened_column,
 )
 from postmortem.incident import Kind
+from postmortem.stats import robust_sigma
 
 _LOOK_AHEAD_ROWS = REACH_ROWS
 """Rows after an excursion whose baseline would still contain it; they are screened again without it."""
@@ -51,6 +53,12 @@ _EARLY_SPREADS = 3
 
 _SHIFT_SIGMAS = 2.5
 """Sigmas that a level must stay above the baseline for the rows before it to be no baseline any more."""
+
+_SMOOTHED_SIGMAS, _SMOOTHED_ROWS = 7.0, 512
+"""What a row of a smoothed column must be above its baseline, and rows before it whose wandering is its noise."""
+
+_TAIL_TIMES = 10.0
+"""Under Student's t with 2.5 degrees of freedom, a row passes ten times the largest of n rows before once in 600 n."""
 
 _BLIP_ROWS = 3
 """An excursion of up to three rows is a spike, wherever it ended."""
@@ -326,6 +334,34 @@ def spike_findings(t: Telemetry, column: str, rule: Rule, detector: str, kind: s
         return
     for e in excursions(s, rule):
         yield excursion_finding(s, e, detector, kind, opens=opens_incident(s, e, rule))
+
+
+def stands_out(s: ScreenedColumn, e: Excursion) -> bool:
+    """Whether an excursion of the loss is more than what its log makes of noise.
+
+    In a smoothed loss, neighbors depart together: they count as one row, which must stand out by itself. A loss near
+    zero must depart for three rows or by ten times what it ever did before, and by more than the log's rounding: policy
+    losses are signed averages with heavy tails, in which one row may be at 20 sigmas and two in a row hardly ever are.
+    """
+    peak, center = e.onset + e.course.peak, s.to_raw(e.center)
+    if s.smoothed and float(s.y[peak]) - e.center < _SMOOTHED_SIGMAS * max(e.scale, _slow_sigma(s.y[: e.onset])):
+        return False
+    if not s.near_zero:
+        return True
+    height = float(s.raw[peak]) - center
+    earlier = float(np.max(np.abs(s.raw[: e.onset] - center), initial=0.0))
+    lasts = e.course.end >= _BLIP_ROWS
+    return height >= MEANT_DIGITS * s.last_digit and (lasts or height >= _TAIL_TIMES * earlier)
+
+
+def _slow_sigma(past: NDArray[np.float64]) -> float:
+    """Robust sigma of the last rows before an excursion about their straight line."""
+    past = past[-_SMOOTHED_ROWS:]
+    if past.size < MIN_ROWS:
+        return 0.0
+    row = np.arange(past.size) - (past.size - 1) / 2
+    slope = float(row @ (past - past.mean()) / (row @ row))
+    return robust_sigma(past - slope * row)
 
 
 def opens_incident(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:

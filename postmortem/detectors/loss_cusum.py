@@ -22,6 +22,7 @@ from postmortem.detectors._excursion import (
     excursion_finding,
     follow_excursion,
     shape_kind,
+    stands_out,
 )
 from postmortem.detectors._model import Detector, Finding, Telemetry
 from postmortem.detectors._rolling import hop_for, trailing_quantiles
@@ -72,17 +73,18 @@ there is no past. `_terms` makes of them what each row adds to the sum."""
 
 
 def _detect(t: Telemetry) -> Iterator[Finding]:
-    s = screened_column(t.series("loss"))
+    s = screened_column(t.series("loss"), smoothed="loss" in t.smoothed)
     if s is None:
         return
     search, measures = DriftSearch(s.y.size), _measures(s.y, s.unit, hop_for(s.y.size))
     while (e := search.next(s, measures)) is not None:
-        yield excursion_finding(s, e, "loss_cusum", _kind(e))
+        yield excursion_finding(s, e, "loss_cusum", *_judge(s, e))
         search.continue_after(e)
 
 
-def _kind(e: Excursion) -> str:
-    return shape_kind(e, "loss_spike", "level_shift", "divergence")
+def _judge(s: ScreenedColumn, e: Excursion) -> tuple[str, bool]:
+    """Kind, and whether it opens an incident."""
+    return shape_kind(e, "loss_spike", "level_shift", "divergence"), stands_out(s, e)
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def _page_sums(terms: Values, value: float = 0.0) -> Values:
 
 
 def _stream() -> ColumnStream:
-    return ColumnStream("loss_cusum", "loss", LiveDriftSearch, lambda s, e: (_kind(e), True))
+    return ColumnStream("loss_cusum", "loss", LiveDriftSearch, _judge)
 
 
 DETECTOR = Detector("loss_cusum", LOSS_KINDS, _detect, _stream)

@@ -14,6 +14,7 @@ from postmortem.detectors._excursion import (
     excursions,
     opens_incident,
     shape_kind,
+    stands_out,
 )
 from postmortem.detectors._model import RECOVERED, Detector, Finding, Telemetry
 from postmortem.detectors._screen import Rule, ScreenedColumn, screened_column
@@ -33,7 +34,8 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     the baseline and squeezes what is above it, and a loss that doubles looks like noise.
     """
     series, spans = t.series("loss"), list[tuple[int, int]]()
-    s = screened_column(series)
+    smoothed = "loss" in t.smoothed
+    s = screened_column(series, smoothed=smoothed)
     while s is not None:
         for e in excursions(s, RULE):
             span = e.onset, e.onset + max(e.course.end, 1)
@@ -42,14 +44,15 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
             spans.append(span)
             yield excursion_finding(s, e, "loss_spike", *_judge(s, e))
         log, s = s.log, None  # of a long run, only one scale fits into memory beside the run
-        s = screened_column(series, log=False) if log else None
+        s = screened_column(series, log=False, smoothed=smoothed) if log else None
 
 
 def _judge(s: ScreenedColumn, e: Excursion) -> tuple[str, bool]:
     """Kind, and whether it opens an incident."""
     sure = float(s.y[e.onset + e.course.peak]) - e.center >= _SURE_SIGMAS * e.scale
     brief = e.course.outcome == RECOVERED and (e.course.recovery or 0) <= _BRIEF_ROWS
-    return shape_kind(e, "loss_spike", "level_shift", "divergence"), not brief or sure or opens_incident(s, e, RULE)
+    opens = stands_out(s, e) and (not brief or sure or opens_incident(s, e, RULE))
+    return shape_kind(e, "loss_spike", "level_shift", "divergence"), opens
 
 
 def _stream() -> ColumnStream:

@@ -55,8 +55,8 @@ def test_ranks_that_differ_are_named_with_their_column(tmp_path: Path) -> None:
         (False, "nothing is trained: lr is 0 in all 300 rows"),
         (
             True,
-            "nothing is trained: loss does not change by a digit in 300 rows, from step 0 on, and lr is 0 in all "
-            "300 rows",
+            "nothing is trained: lr is 0 in all 300 rows, and "
+            + "loss does not change by a digit in 300 rows, from step 0 on",
         ),
     ],
 )
