@@ -35,7 +35,7 @@ def test_it_leaves_in_many_small_steps(factor: float) -> None:
     calm = 2.4 * np.exp(0.02 * np.random.default_rng(0).standard_normal(30))
     incident = only(_run(np.append(calm, 2.5 * factor ** np.arange(1, 16)), every=2))
     assert (incident.kind, incident.outcome) == ("eval_loss_rise", "diverged")
-    assert incident.onset_step in (59, 61)
+    assert 57 <= incident.onset_step <= 61
 
 
 def test_it_diverged_where_it_stays_and_recovered_where_it_is_back() -> None:
