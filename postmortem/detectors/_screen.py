@@ -34,9 +34,12 @@ MIN_SCALE = 1e-3
 MIN_UNIT = 1e-9
 """The least floor unit, as a share of the largest absolute value: most rows of a column may be 0."""
 
-_SMOOTHED_DECAY, _MOST_DECAY = 0.5, 1.5
-"""The decays between which a column counts as smoothed; of 96 rows of independent noise, it is estimated to ± 0.25. A
-trend without noise comes to 3."""
+_SMOOTHED_CORRELATION = 0.4
+"""The correlation of neighbors from which on a column counts as smoothed: that of an average with a decay of 0.5."""
+
+_STRETCH_ROWS, _STRETCHES = 32, 128
+"""Rows of a stretch that may have a trend of its own, and the latest stretches that are looked at. The median of three
+such correlations of independent noise is −0.06 ± 0.12."""
 
 MEANT_DIGITS = 100.0
 """Units of the last digit of a log from which on a ratio means something: 0.0300, not 0.0003."""
@@ -102,13 +105,19 @@ class ScreenedColumn:
     def smoothed(self) -> bool:
         """Whether its rows are averages over the rows before them, by the log's own word or as its noise shows.
 
-        In an exponential average with decay d, changes over two rows have 1 + d times the variance of changes over one;
-        in independent noise, the same.
+        Neighbors of an average depart together: their correlation, each stretch about its own line, is high. The trend
+        of a stretch is no such noise.
         """
+        stretches = self.y.size // _STRETCH_ROWS
         if self.known_smoothed or self.y.size < NOISE_ROWS:
             return self.known_smoothed
-        one, two = (float(np.median(np.abs(self.y[k:] - self.y[:-k]))) for k in (1, 2))
-        return one > 0 and _SMOOTHED_DECAY <= (two / one) ** 2 - 1 <= _MOST_DECAY
+        rows = self.y[-min(stretches, _STRETCHES) * _STRETCH_ROWS :].reshape(-1, _STRETCH_ROWS)
+        row = np.arange(_STRETCH_ROWS) - (_STRETCH_ROWS - 1) / 2
+        rows = rows - rows.mean(axis=1, keepdims=True)
+        rows = rows - np.outer(rows @ row / (row @ row), row)
+        size = np.sum(rows**2, axis=1)
+        together = np.sum(rows[:, 1:] * rows[:, :-1], axis=1)[size > 0] / size[size > 0]
+        return bool(together.size) and float(np.median(together)) >= _SMOOTHED_CORRELATION
 
     def to_raw(self, y: float) -> float:
         """A value of y in the column's own units."""
