@@ -359,9 +359,9 @@ def _slow_sigma(past: NDArray[np.float64]) -> float:
     past = past[-_SMOOTHED_ROWS:]
     if past.size < MIN_ROWS:
         return 0.0
-    row = np.arange(past.size) - (past.size - 1) / 2
-    slope = float(row @ (past - past.mean()) / (row @ row))
-    return robust_sigma(past - slope * row)
+    half = past.size // 2
+    slope = float(np.median(past[-half:]) - np.median(past[:half])) / (past.size - half)
+    return robust_sigma(past - slope * np.arange(past.size))
 
 
 def opens_incident(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:

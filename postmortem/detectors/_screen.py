@@ -37,9 +37,9 @@ MIN_UNIT = 1e-9
 _SMOOTHED_CORRELATION = 0.4
 """The correlation of neighbors from which on a column counts as smoothed: that of an average with a decay of 0.5."""
 
-_STRETCH_ROWS, _STRETCHES = 32, 128
-"""Rows of a stretch that may have a trend of its own, and the latest stretches that are looked at. The median of three
-such correlations of independent noise is −0.06 ± 0.12."""
+_STRETCH_ROWS, _FEWEST_STRETCHES, _STRETCHES = 32, 16, 128
+"""Rows of a stretch that may have a trend of its own; the fewest stretches, and the latest ones, that are looked at. The
+median of 16 such correlations of independent noise is −0.06 ± 0.05. Shorter logs are smoothed where they say so."""
 
 MEANT_DIGITS = 100.0
 """Units of the last digit of a log from which on a ratio means something: 0.0300, not 0.0003."""
@@ -109,7 +109,7 @@ class ScreenedColumn:
         of a stretch is no such noise.
         """
         stretches = self.y.size // _STRETCH_ROWS
-        if self.known_smoothed or self.y.size < NOISE_ROWS:
+        if self.known_smoothed or stretches < _FEWEST_STRETCHES:
             return self.known_smoothed
         rows = self.y[-min(stretches, _STRETCHES) * _STRETCH_ROWS :].reshape(-1, _STRETCH_ROWS)
         row = np.arange(_STRETCH_ROWS) - (_STRETCH_ROWS - 1) / 2

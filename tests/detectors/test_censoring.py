@@ -47,6 +47,15 @@ def test_smoothing_is_seen_in_the_noise(decay: float, is_smoothed: bool) -> None
         assert s is not None and s.smoothed is is_smoothed
 
 
+def test_a_short_loss_that_wanders_is_judged_by_its_noise() -> None:
+    """Also after first rows of any size."""
+    rng = np.random.default_rng(0)
+    loss = 4.5 * np.exp(0.05 * rng.standard_normal(124) + 0.2 * np.sin(np.arange(124) / 15))
+    loss[:9] = 1e4, 5.2, 4.3, 3.0, 170.0, 870.0, 4e4, 2e5, 3e10
+    loss[82] = 11.5
+    assert any(i.onset_step == 82 for i in find_incidents(telemetry(loss=loss)))
+
+
 NEAR_ZERO: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "four decimals": lambda rng, n: np.round(3e-4 * rng.standard_t(2.5, n), 4),
     "a KL term that grows": lambda rng, n: np.round(np.abs(3e-4 * rng.standard_t(3, n)) + np.linspace(0, 1e-3, n), 4),
