@@ -120,4 +120,5 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
 
     rows = run.steps(attempt=attempt)
     ranks = run.ranks if len(run.ranks) > 1 else ()
-    return Telemetry(series, run.columns, rows if first is None else rows[rows >= first], labels, restarts, ranks)
+    judged = rows if first is None else rows[rows >= first]
+    return Telemetry(series, run.columns, judged, labels, restarts, ranks, run.smoothed)

@@ -304,9 +304,15 @@ def summary(case: Case) -> str:
     if main.column == "loss":
         return f"{_loss_change(case) or kind}, onset at {onset}{outcome}"
     measured = main.declared is None or main.declared.measures != "nothing"
-    figures = f": {_change(case)}" if measured else ""
+    figures = f": {_change(case) if measured else _columns_of(case)}"
     loss = _loss_state(case) or (_loss_change(case) if told_loss(case) == "loss" else "")
     return f"{kind} at {onset}{figures}{outcome}{'; ' if loss else ''}{loss}"
+
+
+def _columns_of(case: Case) -> str:
+    """The columns in which the incident was found that has no figures worth reading."""
+    names = dict.fromkeys(f.column for f in case.incident.findings if f.kind == case.incident.kind)
+    return " and ".join(plain(name, 40) for name in names)
 
 
 def rows_lost(case: Case) -> int:
