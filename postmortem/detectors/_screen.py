@@ -41,8 +41,9 @@ _STRETCH_ROWS, _FEWEST_STRETCHES, _STRETCHES = 32, 16, 128
 """Rows of a stretch that may have a trend of its own; the fewest stretches, and the latest ones, that are looked at. The
 median of 16 such correlations of independent noise is −0.06 ± 0.05. Shorter logs are smoothed where they say so."""
 
-MEANT_DIGITS = 100.0
-"""Units of the last digit of a log from which on a ratio means something: 0.0300, not 0.0003."""
+_NEAR_ZERO_DIGITS, MEANT_DIGITS = 20.0, 100.0
+"""Units of the last digit of a log: below so many in the median, ratios mean nothing (0.0003, not 0.0020); and what an
+excursion of such a column must be high."""
 
 _NOISE_TO_SIGMA = 1 / 1.164
 """Median minus 16 % quantile of `local_noise` is 1.164 sigma on independent Gaussian noise (10^6 draws)."""
@@ -99,7 +100,7 @@ class ScreenedColumn:
         """Whether ratios mean nothing: the column is signed, or few units of its last digit high. An exact zero says
         neither (some trainers write it for NaN)."""
         known = self.raw[self.raw != 0]
-        return bool(known.size) and (known.min() < 0 or float(np.median(known)) < MEANT_DIGITS * self.last_digit)
+        return bool(known.size) and (known.min() < 0 or float(np.median(known)) < _NEAR_ZERO_DIGITS * self.last_digit)
 
     @cached_property
     def smoothed(self) -> bool:

@@ -45,8 +45,8 @@ def broken(first: int, value: float = np.nan) -> np.ndarray:
 UNJUDGED = {
     "no loss": ({"policy": REWARD}, "among policy; name it: --map loss=policy"),
     "a likely loss": (
-        {"lr": REWARD, "a": REWARD, "my_losses": LOSS},
-        "among my_losses, a, lr; name it: --map loss=my_losses",
+        {"lr": REWARD, "a": REWARD, "box_loss": LOSS, "cls_loss": LOSS[::-1]},
+        "among box_loss, cls_loss, a, lr; name it: --map loss=",
     ),
     "a blank loss": ({"loss": [""] * ROWS, "lr": REWARD}, "loss has no value in any row"),
     "twelve rows": ({"loss": LOSS[:12], "lr": REWARD[:12]}, "12 rows of loss were read, and the detectors need 13"),
