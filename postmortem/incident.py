@@ -21,8 +21,8 @@ Measures: TypeAlias = Literal["loss", "column", "nothing"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of incident, declared by the detector that finds it. `title` is how people read it. A `precursor` may come
-    long before any harm: where another finding shows the harm, that one dates the incident."""
+    """One kind of incident, declared by the detector that finds it. `title` is how people read it. A `precursor` may
+    come long before any harm: where another finding shows the harm, that one dates the incident."""
 
     slug: str
     title: str

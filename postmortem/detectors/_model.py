@@ -91,10 +91,10 @@ class DetectedIncident(Occurrence):
     """Findings that belong together. Its onset is that of the first finding; its peak, recovery and outcome are those
     of the primary finding.
 
-    `findings` is in order of onset, with precursors at the end. `severity` orders incidents and has no unit. Its whole part is the tier: 5 never
-    recovers or stays non-finite, 4 a suspected non-finite or an unresolved loss, 3 a lingering loss, or a cause that
-    stays (rate, optimizer state, parameters), 2 either of these that recovered, 1 another column alone, 0 an isolated
-    skipped step. Its fraction is the size.
+    `findings` is in order of onset, with precursors at the end. `severity` orders incidents and has no unit. Its whole
+    part is the tier: 5 never recovers or stays non-finite, 4 a suspected non-finite or an unresolved loss, 3 a
+    lingering loss, or a cause that stays (rate, optimizer state, parameters), 2 either of these that recovered, 1
+    another column alone, 0 an isolated skipped step. Its fraction is the size.
     """
 
     findings: tuple[Finding, ...]

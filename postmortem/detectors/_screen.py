@@ -38,8 +38,8 @@ _SMOOTHED_CORRELATION = 0.4
 """The correlation of neighbors from which on a column counts as smoothed: that of an average with a decay of 0.5."""
 
 _STRETCH_ROWS, _FEWEST_STRETCHES, _STRETCHES = 32, 16, 128
-"""Rows of a stretch that may have a trend of its own; the fewest stretches, and the latest ones, that are looked at. The
-median of 16 such correlations of independent noise is −0.06 ± 0.05. Shorter logs are smoothed where they say so."""
+"""Rows of a stretch that may have a trend of its own; the fewest stretches, and the latest ones, that are looked at.
+The median of 16 such correlations of independent noise is −0.06 ± 0.05. Shorter logs are smoothed where they say so."""
 
 _NEAR_ZERO_DIGITS, MEANT_DIGITS = 20.0, 100.0
 """Units of the last digit of a log: below so many in the median, ratios mean nothing (0.0003, not 0.0020); and what an

@@ -220,7 +220,7 @@ class _Stream(Stream):
 
 
 KINDS = (
-    Kind("loss_scale_drop", "loss-scale drop", "cause", precursor=True),  # each fall skips an update, which harms nothing
+    Kind("loss_scale_drop", "loss-scale drop", "cause", precursor=True),  # a fall skips an update, which harms nothing
     Kind("skipped_updates", "skipped updates", "cause", "nothing"),
 )
 

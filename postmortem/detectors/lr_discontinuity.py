@@ -69,7 +69,7 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
 
 
 def _calm_step(loss: Series | None, jump: int) -> int | None:
-    """The first step after a jump from which on the loss is where it was before: what a rate that stays elsewhere did is
+    """The first step after a jump at which the loss is where it was before: what a rate that stays elsewhere did is
     over then. None where no loss says so."""
     if loss is None:
         return None
