@@ -32,7 +32,9 @@ def test_every_public_log_has_a_check() -> None:
     assert {entry["case"] for entry in logs()} == set(CHECKS)
 
 
-@pytest.mark.parametrize("path", [*clean_logs(), *clean_samples()], ids=lambda path: path.parent.name + "/" + path.name)
+@pytest.mark.parametrize(
+    "path", [*clean_logs(), *clean_samples()], ids=lambda path: path.name if path.is_dir() else path.parent.name
+)
 def test_a_clean_run_is_called_so(path: Path) -> None:
     result = read(path)
     assert result.diagnosis is not None
