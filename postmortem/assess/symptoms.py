@@ -301,6 +301,8 @@ def summary(case: Case) -> str:
         is_long = incident.outcome == "unresolved" and not incident.discarded and rows >= SETTLE_ROWS
         stretch = f"{lost_as(case)} from step {main.onset_step} {end} ({count(rows, 'row')})"
         return f"{kind} at {onset}: {stretch}{before}{'' if is_long else outcome}"
+    if main.column == "loss" and main.role == "cause":
+        return f"{kind} at {onset}: {_change(case)}{outcome}"
     if main.column == "loss":
         return f"{_loss_change(case) or kind}, onset at {onset}{outcome}"
     measured = main.declared is None or main.declared.measures != "nothing"

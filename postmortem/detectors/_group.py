@@ -118,7 +118,7 @@ def primary(findings: Sequence[Finding]) -> Finding:
     if loss:
         return min(loss, key=lambda f: (_ROLES_ON_LOSS.index(f.role), -order.index(f.outcome), f.onset_step))
     opening = [f for f in findings if f.opens] or list(findings)
-    return min(opening, key=lambda f: (f.role == "minor", f.onset_step))
+    return min(opening, key=lambda f: (f.role == "minor", f.precursor, f.onset_step))
 
 
 def _without_twins(findings: list[Finding]) -> list[Finding]:

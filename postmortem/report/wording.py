@@ -118,9 +118,10 @@ def onset(incident: Incident) -> str:
 
 
 def recovery(incident: Incident) -> str:
-    """The recovery step, at another level where the incident lingers, or why there is none."""
+    """The recovery step, and how it is no return where the incident lingers or diverged; or why there is none."""
     if incident.recovery_step is not None:
-        return f"{incident.recovery_step}{' (at another level)' if incident.outcome == 'lingering' else ''}"
+        how = {"lingering": " (at another level)", "diverged": " (what it had learned was lost)"}
+        return f"{incident.recovery_step}{how.get(incident.outcome, '')}"
     if incident.discarded and incident.outcome == "unresolved":
         return "rolled back first"
     return {"unresolved": "the log ends first", "lingering": "lingers"}.get(incident.outcome, "did not recover")

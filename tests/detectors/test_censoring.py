@@ -12,7 +12,7 @@ from postmortem.detectors._screen import screened_column
 from postmortem.series import Series
 from tests.detectors.helpers import telemetry
 
-SEEDS = range(20)
+SEEDS = range(8)
 
 
 def smoothed(raw: np.ndarray, decay: float) -> np.ndarray:
