@@ -17,6 +17,8 @@ from postmortem.detectors import DIVERGED, UNRESOLVED
 from postmortem.series import Series
 from postmortem.text import number, plain, times
 
+STILL_ROWS = 5  # rows before and after the onset that show whether a column stands still since then
+
 
 def moved_columns(case: Case, names: Iterable[str], sign: int = 0) -> tuple[list[Departure], tuple[str, ...]]:
     """The finite departures of the columns that moved, first mover first, and the columns that have a baseline."""
@@ -91,6 +93,18 @@ def first_nonfinite(case: Case, name: str, span: tuple[int, int] | None = None) 
     near = series.window(*(span or case.span)) if series is not None else None
     bad = np.empty(0, np.int64) if near is None else near.step[~np.isfinite(near.value)]
     return int(bad[0]) if bad.size else None
+
+
+def stands_still(case: Case, name: str) -> tuple[float, int] | None:
+    """(the one value, number of rows) of a column that is the same from the onset to the last row, and was not before;
+    None where it is not."""
+    series = case.series(name)
+    if series is None:
+        return None
+    first = int(np.searchsorted(series.step, case.onset))
+    before, after = series.value[max(first - STILL_ROWS, 0) : first], series.value[first:]
+    still = after.size >= STILL_ROWS and np.ptp(after) == 0 and before.size == STILL_ROWS and np.ptp(before) > 0
+    return (float(after[0]), after.size) if still else None
 
 
 def incident_rows(case: Case, series: Series) -> Series:

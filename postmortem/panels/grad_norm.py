@@ -13,6 +13,7 @@ from postmortem.panels._measuring import (
     first_nonfinite,
     moved_columns,
     moving_order,
+    stands_still,
     unclear,
     unclear_text,
 )
@@ -26,6 +27,9 @@ def _measure(case: Case) -> list[Observation]:
     if nonfinite is not None:
         return [nonfinite]
     up, down = finite_departure(case, "grad_norm", sign=1), finite_departure(case, "grad_norm", sign=-1)
+    if (still := stands_still(case, "grad_norm")) is not None:
+        text = f"grad_norm is exactly {number(still[0])} in each of the {count(still[1], 'row')} since the onset"
+        return [Observation("grad_norm.stands_still", text, "grad_norm", case.onset, {"value": still[0]})]
     if up is None:
         return []
     if up.moved and not up.ratio < 1.5:
@@ -79,7 +83,9 @@ def _first_nonfinite(case: Case) -> Observation | None:
         return None
     loss = case.series("loss")
     value = loss.at(step) if loss else None
-    text = f"grad_norm is non-finite at step {step}"
+    series = case.series("grad_norm")
+    never = series is not None and not np.isfinite(series.value).any()
+    text = f"grad_norm is non-finite {f'in every row, from step {step} on,' if never else f'at step {step}'}"
     if value is not None and np.isfinite(value):
         text += f" while the loss of that step is still finite ({number(value)})"
         return Observation("grad_norm.nonfinite_first", text, "grad_norm", step, {"loss": value})
@@ -102,6 +108,7 @@ PANEL = Panel(
         "grad_norm.drop",
         "grad_norm.raised",
         "grad_norm.flat",
+        "grad_norm.stands_still",
         "grad_norm.unclear",
         "grad_norm.spike",
         "grad_norm.clipped",

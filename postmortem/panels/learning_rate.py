@@ -9,8 +9,9 @@ import numpy as np
 from postmortem.case import BASELINE_ROWS, Case, Observation
 from postmortem.detectors import Finding
 from postmortem.panels import Panel
+from postmortem.panels._measuring import stands_still
 from postmortem.series import Series
-from postmortem.text import number, times
+from postmortem.text import count, number, times
 
 _JUMP = "lr_discontinuity"
 EXTREME_ADAM_LR = 0.05  # published Adam recipes peak between 1e-5 and 6e-3
@@ -34,6 +35,9 @@ def _measure(case: Case) -> list[Observation]:
     if len(near) < 3 or not np.isfinite(near.value).all():
         return []
     value = float(near.value[-1])
+    if (still := stands_still(case, "lr")) is not None:
+        text = f"stands still: lr is {number(still[0])} in each of the {count(still[1], 'row')} since the onset"
+        return [Observation("lr.stands_still", text, "lr", case.onset, {"value": still[0]})]
     text = f"no jump: lr is smooth through the incident ({number(value)})"
     observations = [Observation("lr.smooth", text, "lr", case.onset, {"value": value}, moved=False)]
     rates = series.value[np.isfinite(series.value)]
@@ -83,6 +87,7 @@ PANEL = Panel(
     observes=(
         "lr.jump",
         "lr.smooth",
+        "lr.stands_still",
         "lr.near_peak",
         "lr.extreme",
         "lr.nonfinite",

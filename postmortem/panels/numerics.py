@@ -27,7 +27,9 @@ def _loss_scale(case: Case) -> list[Observation]:
     drop = next((f for f in case.incident.findings if f.column == "loss_scale" and f.kind == "loss_scale_drop"), None)
     if drop is None:
         scale = case.series("loss_scale")
-        if scale is None or not len(scale.window(*case.span)) or first_nonfinite(case, "loss_scale") is not None:
+        if scale is None or not len(near := scale.window(*case.span)):
+            return []
+        if first_nonfinite(case, "loss_scale") is not None or (np.diff(near.value) < 0).any():
             return []
         return [Observation("numerics.scale_flat", "loss_scale does not fall", "loss_scale", case.onset, moved=False)]
     text = (
