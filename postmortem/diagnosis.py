@@ -350,7 +350,7 @@ class Diagnosis:
     watchdog: WatchdogRule | None = None  # the rule by which incidents were searched; None: every detector searched
     not_judged: tuple[str, ...] = ()  # why the absence of incidents says nothing: parts of sentences
     not_covered: tuple[str, ...] = ()  # what the verdict no_incident does not cover: parts of sentences
-    found: int = 0  # incidents that the detectors found; `incidents` are the worst of them, and one that was asked for
+    incidents_found: int = 0  # `incidents` are the worst of them, and one that was asked for
 
     def __repr__(self) -> str:
         many = len(self.incidents) > 1

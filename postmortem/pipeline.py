@@ -87,12 +87,12 @@ class Examined:
     def _weigh(self, number: int) -> _Weighed:
         """The incident with this number, weighed once."""
         if number not in self._weighed:
-            case = Case(self.run, self._found[number - 1], self._found, self._text, self._sibling)
+            case = Case(self.run, self._all_incidents[number - 1], self._all_incidents, self._text, self._sibling)
             self._weighed[number] = _weigh(case)
         return self._weighed[number]
 
     @cached_property
-    def _found(self) -> tuple[DetectedIncident, ...]:
+    def _all_incidents(self) -> tuple[DetectedIncident, ...]:
         """All incidents, the worst first: the number of an incident is its place here, counted from 1."""
         return detect(self.run, self._mode)
 
@@ -102,10 +102,10 @@ class Examined:
 
     def _numbers(self, asked: IncidentChoice, proven: Collection[IncidentKey], row_step: int) -> list[int]:
         """The numbers of the incidents that are diagnosed: of the worst, of the one asked for, and of the proven."""
-        at = None if asked.at is None else incident_at(self._found, asked.at, row_step)
+        at = None if asked.at is None else incident_at(self._all_incidents, asked.at, row_step)
         return [
             n
-            for n, incident in enumerate(self._found, 1)
+            for n, incident in enumerate(self._all_incidents, 1)
             if n <= MAX_INCIDENTS or n == asked.number or incident is at or incident.key in proven
         ]
 
@@ -124,9 +124,9 @@ class Examined:
                 incident = _incident(self._weigh(n), n, checked, self._watchdog)
                 more_notes += [checked.note] if checked.note else []
             incidents.append(incident)
-        if len(self._found) > MAX_INCIDENTS:
+        if len(self._all_incidents) > MAX_INCIDENTS:
             others = f"the {MAX_INCIDENTS} worst are diagnosed in full, and any other by --incident N or --at STEP"
-            more_notes.append(f"{len(self._found)} incidents were found; {others}")
+            more_notes.append(f"{len(self._all_incidents)} incidents were found; {others}")
         if self._watchdog is None:
             rule, not_judged = None, () if incidents else why_not_judged(run)
         else:
@@ -148,7 +148,7 @@ class Examined:
             rule,
             not_judged=not_judged,
             not_covered=not_covered(run) if overall == "no_incident" and rule is None else (),
-            found=len(self._found),
+            incidents_found=len(self._all_incidents),
         )
 
     def _proofs(self) -> tuple[dict[IncidentKey, Proof], list[str]]:

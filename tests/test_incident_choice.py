@@ -41,14 +41,14 @@ def test_every_incident_is_reached_by_step_and_by_number(run: Run) -> None:
             found = examined.diagnosis(asked)
             assert select_id(found, number=asked.number, at=asked.at) == rank
             assert next(i for i in found.incidents if i.id == rank).key == incident.key
-            assert found.found == SPIKES and len(found.incidents) == max(
+            assert found.incidents_found == SPIKES and len(found.incidents) == max(
                 MAX_INCIDENTS, MAX_INCIDENTS + (rank > MAX_INCIDENTS)
             )
 
 
 def test_what_is_not_asked_for_is_not_weighed(run: Run) -> None:
     found = diagnose(run)
-    assert [i.id for i in found.incidents] == [*range(1, MAX_INCIDENTS + 1)] and found.found == SPIKES
+    assert [i.id for i in found.incidents] == [*range(1, MAX_INCIDENTS + 1)] and found.incidents_found == SPIKES
     assert f"{SPIKES} incidents were found" in found.notes[-1] and f"{SPIKES} incidents were found" in render(found)
     assert any(joined(line).endswith(f"and {SPIKES - 6} more.") for line in summarize(found))
     with pytest.raises(UsageError, match=rf"no incident {SPIKES}: .* and {SPIKES - MAX_INCIDENTS} others"):

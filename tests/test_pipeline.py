@@ -359,7 +359,7 @@ def test_one_repeated_hash_beside_a_spike_is_not_believed(tmp_path: Path) -> Non
     assert not (worst.verdict == "supported" and worst.hypotheses[0].cause == "repeated_batch")
 
 
-@pytest.mark.parametrize(("calm", "outcome"), [(False, "diverged"), (True, "unresolved")])
+@pytest.mark.parametrize(("calm", "outcome"), [(False, "diverged"), (True, "lingering")])
 def test_a_loss_that_turns_to_exact_zero_is_suspected(calm: bool, outcome: str, tmp_path: Path) -> None:
     columns = {name: healthy()[name] for name in ("loss", "grad_norm")}
     columns["loss"][300:] = 0.0

@@ -193,6 +193,7 @@ EXEMPT = {
     "checkpoint/writing.py:_write_own": "writes",
     "cli/_faults.py:*": "opens /dev/null",
     "cli/_guard.py:guarded": "opens /dev/null",
+    "diff/counter.py:_same_column": "reads columns of runs that were read, as the diff does",
     "discovery.py:_may_add_parts": "reads the metadata of installed distributions",
     "experiment/*": "reads what its own replays wrote, by readers that are fuzzed",
     "lab/run_equality.py:*": "compares two runs of `make samples-check`",

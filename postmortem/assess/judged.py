@@ -55,6 +55,8 @@ def _too_little_loss(run: Run) -> tuple[str, ...]:
     most = max(rows.values(), default=0)
     if not rows:
         return (no_loss(run, "no train or evaluation loss"),)
+    if not any(series.value.any() for name in rows if (series := run.series(name)) is not None):
+        return (f"{' and '.join(rows)} {'is' if len(rows) == 1 else 'are'} 0 in every row",)
     if most >= FEWEST_LOSS_ROWS:
         return ()
     read = " and ".join(f"{count(n, 'row')} of {name}" for name, n in rows.items())

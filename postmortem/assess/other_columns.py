@@ -57,8 +57,8 @@ def turned_non_finite(run: Run) -> list[NonFinite]:
     now and then (a score that is undefined, a value that is measured in some rows only): its last stretch must be
     longer than each one before it.
     """
-    found = (_turned(series) for name in looked_at(run) if (series := run.series(name)) is not None)
-    return sorted((turned for turned in found if turned is not None), key=lambda turned: turned.step)
+    turned_columns = (_turned(series) for name in looked_at(run) if (series := run.series(name)) is not None)
+    return sorted((turned for turned in turned_columns if turned is not None), key=lambda turned: turned.step)
 
 
 def _turned(series: Series) -> NonFinite | None:

@@ -305,6 +305,8 @@ def summary(case: Case) -> str:
         return f"{kind} at {onset}: {_change(case)}{outcome}"
     if main.column == "loss":
         return f"{_loss_change(case) or kind}, onset at {onset}{outcome}"
+    if main.settled is not None and main.settled == main.peak and main.recovery_step is None:
+        return f"{kind} at {onset}: {_columns_of(case)} to the last row"
     measured = main.declared is None or main.declared.measures != "nothing"
     figures = f": {_change(case) if measured else _columns_of(case)}"
     loss = _loss_state(case) or (_loss_change(case) if told_loss(case) == "loss" else "")
@@ -312,9 +314,11 @@ def summary(case: Case) -> str:
 
 
 def _columns_of(case: Case) -> str:
-    """The columns in which the incident was found that has no figures worth reading."""
-    names = dict.fromkeys(f.column for f in case.incident.findings if f.kind == case.incident.kind)
-    return " and ".join(plain(name, 40) for name in names)
+    """The columns of an incident that has no figures worth comparing, each with the value that it keeps."""
+    columns = {f.column: f for f in case.incident.findings if f.kind == case.incident.kind}
+    return " and ".join(
+        plain(name, 40) + (f" is {number(f.peak)}" if f.settled == f.peak else "") for name, f in columns.items()
+    )
 
 
 def rows_lost(case: Case) -> int:

@@ -181,7 +181,7 @@ def rows_of(incident: Incident, run: Run) -> int | None:
     Where the incident was in rows that were rolled back, and `run` still has it there, `run` is the very run that
     broke: its effective history is what came after, and would pass in its place.
     """
-    broke = incident.discarded and any(found.key == incident.key for found in detect(run))
+    broke = incident.discarded and any(each.key == incident.key for each in detect(run))
     return incident.attempt if broke else None
 
 
@@ -203,6 +203,7 @@ def verify(expected: Verification, onset_step: int, run: Run, attempt: int | Non
             f"{expected.through_step}"
         )
         results.append(Result(text, worst, worst is not None and worst <= limit))
+    results.append(_nothing_fatal(onset_step, expected.through_step, run, attempt))
     state = _end_state(onset_step, run)
     results += [] if state is None else [state]
     steps = run.steps(attempt=attempt)
@@ -210,6 +211,18 @@ def verify(expected: Verification, onset_step: int, run: Run, attempt: int | Non
     if last < expected.through_step:
         results.append(Result(f"rows through step {expected.through_step}", last, False))
     return (*results, *(_measured(check, run, attempt) for check in expected.checks))
+
+
+def _nothing_fatal(first: int, last: int, run: Run, attempt: int | None) -> Result:
+    """Whether the run computes numbers and trains in these steps: a loss that is exactly 0, blank or frozen there meets
+    every upper limit."""
+    overlapping = [
+        i
+        for i in detect(run)
+        if i.lineage == attempt and i.onset_step <= last and (i.recovery_step is None or i.recovery_step > first)
+    ]
+    fatal = [i for i in overlapping if any(f.role == "fatal" or f.kind == "no_training" for f in i.findings if f.opens)]
+    return Result(f"nothing non-finite, blank or frozen from step {first} through {last}", len(fatal), not fatal)
 
 
 def _end_state(onset_step: int, run: Run) -> Result | None:
@@ -263,14 +276,14 @@ def _found_again(check: VerificationCheck, run: Run, attempt: int | None) -> Res
     if check.column and (column is None or not _any_inside(column.step, check)):
         return Result(check.text, None, False)
     incidents = detect_effective(run) if attempt is None else [i for i in detect(run) if i.lineage == attempt]
-    found = [
+    onsets = [
         f.onset_step
         for incident in incidents
         for f in incident.findings
         if f.kind == check.kind and check.column in ("", f.column)
         if f.onset_step <= check.last_step and f.peak_step >= check.first_step
     ]
-    return Result(check.text, len(found), not found, min(found, default=None))
+    return Result(check.text, len(onsets), not onsets, min(onsets, default=None))
 
 
 def _any_inside(steps: Steps, check: VerificationCheck) -> bool:

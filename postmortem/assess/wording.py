@@ -25,9 +25,9 @@ def why_not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> 
     if proof:
         return f"Not known: {proof}."
     by_slug = {c.slug: c for c in causes()}
-    known = [h for h in ranked if h.cause in by_slug]
+    known = [h for h in ranked if h.cause in by_slug and h.supported_by]
     if not known:
-        return "Not known yet: no observation speaks for or against a known cause."
+        return "Not known yet: no observation speaks for a known cause."
     best = known[0]
     close = [h for h in known[1:3] if h.probability >= CLOSE * best.probability]
     names = " and ".join(f"“{h.title}” ({h.cause})" for h in [best, *close])
@@ -79,7 +79,9 @@ def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) 
     """§5 of the report without a root cause: remedies that do no harm, and why the others would be guesses."""
     logged = _logging(case)
     if case.level("loss") is None and case.onset <= int(case.run.row_steps[0]):
-        first = "Look at the initialization, the first batch and the dtype: no finite row precedes the incident."
+        first = (
+            "Look at the initialization, the schedule, the first batch and the dtype: the log begins with the incident."
+        )
         declined = Remedy("Roll back or skip.", declined="there is no healthy state to return to")
         return (Remedy(first, "none", once=True), *logged, declined)
     if case.incident.outcome == "diverged":

@@ -37,9 +37,16 @@ MIN_UNIT = 1e-9
 _SMOOTHED_CORRELATION = 0.4
 """The correlation of neighbors from which on a column counts as smoothed: that of an average with a decay of 0.5."""
 
+_NOISY_SHARE = 0.5
+"""How much the changes from row to row change, as a share of them: 1.4 in noise, smoothed or not; an eighth along a
+curve."""
+
 _STRETCH_ROWS, _FEWEST_STRETCHES, _STRETCHES = 32, 16, 128
 """Rows of a stretch that may have a trend of its own; the fewest stretches, and the latest ones, that are looked at.
 The median of 16 such correlations of independent noise is −0.06 ± 0.05. Shorter logs are smoothed where they say so."""
+
+_FEWEST_VALUES, _LOOK_AT = 10, 4_096
+"""Different values that show to which digit a column was rounded, among its first rows."""
 
 _NEAR_ZERO_DIGITS, MEANT_DIGITS = 20.0, 100.0
 """Units of the last digit of a log: below so many in the median, ratios mean nothing (0.0003, not 0.0020); and what an
@@ -92,22 +99,25 @@ class ScreenedColumn:
 
     @cached_property
     def last_digit(self) -> float:
-        """The unit of the last decimal that the column was logged with; 0 where it was not rounded."""
-        return rounding(self.raw)
+        """The unit of the last decimal that the column was logged with; 0 where it was not rounded, or has too few
+        different values to tell."""
+        return rounding(self.raw) if np.unique(self.raw[:_LOOK_AT]).size >= _FEWEST_VALUES else 0.0
 
     @cached_property
     def near_zero(self) -> bool:
-        """Whether ratios mean nothing: the column is signed, or few units of its last digit high. An exact zero says
-        neither (some trainers write it for NaN)."""
-        known = self.raw[self.raw != 0]
-        return bool(known.size) and (known.min() < 0 or float(np.median(known)) < _NEAR_ZERO_DIGITS * self.last_digit)
+        """Whether ratios mean nothing: the column is signed, or few units of its last digit high. Exact zeros at its
+        end say neither (some trainers write them for NaN)."""
+        (nonzero,) = np.nonzero(self.raw)
+        known = self.raw[: nonzero[-1] + 1] if nonzero.size else self.raw[:0]
+        middle = float(np.median(known)) if known.size else 1.0
+        return bool(known.size) and (known.min() < 0 or middle == 0 or middle < _NEAR_ZERO_DIGITS * self.last_digit)
 
     @cached_property
     def smoothed(self) -> bool:
         """Whether its rows are averages over the rows before them, by the log's own word or as its noise shows.
 
-        Neighbors of an average depart together: their correlation, each stretch about its own line, is high. The trend
-        of a stretch is no such noise.
+        Neighbors of an average depart together: their correlation, each stretch about its own line, is high. A trend is
+        no such noise: its changes from row to row hardly change themselves.
         """
         stretches = self.y.size // _STRETCH_ROWS
         if self.known_smoothed or stretches < _FEWEST_STRETCHES:
@@ -118,7 +128,9 @@ class ScreenedColumn:
         rows = rows - np.outer(rows @ row / (row @ row), row)
         size = np.sum(rows**2, axis=1)
         together = np.sum(rows[:, 1:] * rows[:, :-1], axis=1)[size > 0] / size[size > 0]
-        return bool(together.size) and float(np.median(together)) >= _SMOOTHED_CORRELATION
+        changes = np.diff(rows, axis=1)
+        noisy = np.median(np.abs(np.diff(changes, axis=1))) >= _NOISY_SHARE * np.median(np.abs(changes))
+        return bool(together.size and noisy) and float(np.median(together)) >= _SMOOTHED_CORRELATION
 
     def to_raw(self, y: float) -> float:
         """A value of y in the column's own units."""

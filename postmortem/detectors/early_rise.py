@@ -113,11 +113,11 @@ class _Stream(Stream):
         """What changes with the row of `step`."""
         if self._over or self._rows.add(step, row.get("loss")) is None:
             return ()
-        found = _rise_until(np.array(self._rows.values)) if len(self._rows.values) > AFTER_ROWS else None
-        self._over = found is not None or len(self._rows.values) >= HEAD_ROWS
-        if found is None:
+        rise = _rise_until(np.array(self._rows.values)) if len(self._rows.values) > AFTER_ROWS else None
+        self._over = rise is not None or len(self._rows.values) >= HEAD_ROWS
+        if rise is None:
             return ()
-        return (Alarm("early_rise", DIVERGENCE.slug, "loss", self._rows.steps[found], step, state="settled"),)
+        return (Alarm("early_rise", DIVERGENCE.slug, "loss", self._rows.steps[rise], step, state="settled"),)
 
     def end(self, step: int) -> Sequence[Alarm]:
         """Nothing: five rows decide."""

@@ -25,14 +25,18 @@ from postmortem.detectors._model import (
     onset_interval,
 )
 from postmortem.detectors._recent import RecentRows
+from postmortem.detectors._rounding import rounding
 from postmortem.incident import Kind
 
 COLUMN = "eval_loss"
 MIN_ROWS, PAST_ROWS, LEVEL_ROWS = 3, 20, 4
 """The fewest evaluations before a rise, the most whose rises count, and those whose highest it must exceed."""
 
-FACTOR, LEAST_RISE, TIMES = 1.5, 0.3, 4.0
-"""The least factor, nats per token, and multiple of the largest earlier rise."""
+FACTOR, TIMES, DIGITS = 1.5, 4.0, 10.0
+"""The least factor, multiple of the largest earlier rise, and units of the log's last digit."""
+
+LEAST_RISE, SURE_TIMES, SURE_PAST = 0.3, 10.0, 8
+"""Or nats per token, and a multiple of the largest rise among so many earlier ones, where no factor is needed."""
 
 STEADY_ROWS, STEADY_FACTOR = 5, 2.0
 """Evaluations that all rise, and the factor by which they do together."""
@@ -76,8 +80,10 @@ def _rise(past: Values, loss: float) -> int | None:
         if before.size < MIN_ROWS or (rows > 1 and not (np.diff(np.append(before[-1], risen)) > 0).all()):
             continue
         top = float(before[-LEVEL_ROWS:].max())
-        usual = float(np.max(np.diff(before), initial=0.0))
-        if top > 0 and loss >= factor * top and loss - top >= max(LEAST_RISE, TIMES * usual):
+        rise, usual = loss - top, float(np.max(np.diff(before), initial=0.0))
+        by_factor = top > 0 and loss >= factor * top and rise >= max(TIMES * usual, DIGITS * rounding(before))
+        by_height = rows == 1 and before.size >= SURE_PAST and rise >= max(LEAST_RISE, SURE_TIMES * usual)
+        if by_factor or by_height:
             return rows - 1
     return None
 

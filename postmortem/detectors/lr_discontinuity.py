@@ -63,9 +63,10 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     jumps = [_Jump(row, int(step[row]), float(lr[row - 1]), float(lr[row])) for row in _jumps(step, lr)]
     for jump, back in _unscheduled(jumps):
         undone = None if back is None else back.row
-        found = _finding(series, step, lr, jump.row, undone)
-        calm = None if undone is not None else _calm_step(t.series("loss"), jump.step)
-        yield found if calm is None else replace(found, recovery_step=calm, outcome=RECOVERED)
+        finding = _finding(series, step, lr, jump.row, undone)
+        raised = undone is None and jump.rate > jump.before  # a rate that fell does no harm that a calm loss could end
+        calm = _calm_step(t.series("loss"), jump.step) if raised else None
+        yield finding if calm is None else replace(finding, recovery_step=calm, outcome=RECOVERED)
 
 
 def _calm_step(loss: Series | None, jump: int) -> int | None:

@@ -42,15 +42,15 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
 
 def _per_rank(t: Telemetry, name: str) -> dict[int, tuple[Steps, Objects]]:
     """Rank → steps and values of a column that this rank logged, without rows that were not logged."""
-    found: dict[int, tuple[Steps, Objects]] = {}
+    logged_by: dict[int, tuple[Steps, Objects]] = {}
     for rank in t.ranks:
         column = f"{name}/rank{rank}"
         series = t.series(column)
         labels = t.labels(column) if series is None else (series.step, series.value.astype(object))
         if labels is not None:
             logged = np.array([value is not None for value in labels[1]], dtype=bool)
-            found[rank] = labels[0][logged], labels[1][logged]
-    return found
+            logged_by[rank] = labels[0][logged], labels[1][logged]
+    return logged_by
 
 
 def _common_steps(ranks: Mapping[int, tuple[Steps, Objects]]) -> tuple[Steps, list[Objects]]:

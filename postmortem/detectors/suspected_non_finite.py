@@ -41,11 +41,13 @@ _USUAL_QUANTILE = 0.99
 
 
 ZERO_ROWS, PAST_ROWS = 3, 12
-"""A positive loss that is exactly zero in its last 3 rows or more, after 12 rows or more that were not."""
+"""A positive loss that is exactly zero in its last 3 rows or more, after 12 rows or more that were not. After fewer, it
+must have stood at half of its median: no training solves its task so soon and so suddenly."""
 
 _ZERO_SHARE = 0.01
 """A loss that fell below 1 % of its median before it was zero got there by itself."""
 
+_SOON_SHARE = 0.5
 _ROUNDING_TIMES = 10.0
 """And so may one that was below ten units of the log's last digit: a loss of 0.0003 is soon 0.0000."""
 
@@ -79,7 +81,7 @@ def _zero_stretch(t: Telemetry, loss: Series) -> Iterator[Finding]:
     onset, norms = int(loss.step[first]), _Norms()
     for value in _gradient_norms(t, onset, int(t.row_steps[-1])).tolist():
         norms.add(value)
-    if not (_went_to_zero(past, first) or norms.dead):
+    if not (_went_to_zero(past, first) or norms.dead or (first == 0 and norms.zero)):
         return
     baseline = float(np.median(past)) if first >= PAST_ROWS else float("nan")
     outcome = DIVERGED if not norms.alive else UNRESOLVED if zeros < SETTLE_ROWS else LINGERING
@@ -114,6 +116,11 @@ class _Norms:
         """Whether none is finite, or all are the same. Zero is no sign: the loss of a solved task has no gradient."""
         still = self.same == self.rows >= _STILL_ROWS and self.first != 0.0
         return self.rows >= ZERO_ROWS and (self.finite == 0 or still)
+
+    @property
+    def zero(self) -> bool:
+        """Whether all are 0. Beside a loss that is 0 from the first row on, nothing was computed."""
+        return self.same == self.rows >= _STILL_ROWS and self.first == 0.0
 
     @property
     def alive(self) -> bool:
@@ -187,9 +194,10 @@ def _goes_on(recent: Sequence[int], blank: int, last: int) -> bool:
 
 def _went_to_zero(past: Values, rows: int) -> bool:
     """Whether a loss that is zero now may be lost, after `rows` rows, the last of which are `past`."""
-    if rows < PAST_ROWS or not (past > 0).all():
+    if not rows or not (past > 0).all():
         return False
-    return bool(past[-1] >= max(_ZERO_SHARE * np.median(past), _ROUNDING_TIMES * rounding(past)))
+    share = _ZERO_SHARE if rows >= PAST_ROWS else _SOON_SHARE
+    return bool(past[-1] >= max(share * np.median(past), _ROUNDING_TIMES * rounding(past)))
 
 
 class _Stream(Stream):
@@ -252,7 +260,8 @@ class _Stream(Stream):
         """What changes with a row in a stretch of zeros."""
         if norm is not None:
             self._zero_norms.add(norm)
-        suspected = self._zeros >= ZERO_ROWS and (self._went_to_zero or self._zero_norms.dead)
+        lost = self._went_to_zero or self._zero_norms.dead or (not self._rows and self._zero_norms.zero)
+        suspected = self._zeros >= ZERO_ROWS and lost
         before, self._zero_alarm = self._zero_alarm, self._zero_alarm if suspected else None
         if suspected and before is None:
             self._zero_alarm = self._alarm(self._zero_onset, step)

@@ -92,21 +92,21 @@ def _ranks_differ(case: Case) -> Iterator[Observation]:
 
 def _nothing_trained(case: Case) -> Iterator[Observation]:
     """What shows that no update changes anything, in one sentence."""
-    found = [f for f in case.incident.findings if f.kind == "no_training"]
-    said: list[str] = []
-    for f in found:
+    findings = [f for f in case.incident.findings if f.kind == "no_training"]
+    parts: list[str] = []
+    for f in findings:
         rows = f"{f.figures['rows']:.0f} rows"
-        said.append(
+        parts.append(
             {
                 "skipped": f"skipped marks the update of all {rows}",
                 "param_hash": f"param_hash is the same in all {rows}",
                 "loss": f"loss does not change by a digit in {rows}, from step {f.onset_step} on",
             }.get(f.column, f"{f.column} is 0 in all {rows}")
         )
-    if found:
-        text = f"nothing is trained: {', and '.join(said)}"
-        figures = {"rows": max(f.figures["rows"] for f in found)}
-        yield Observation("state.not_training", text, found[0].column, found[0].onset_step, figures)
+    if findings:
+        text = f"nothing is trained: {', and '.join(parts)}"
+        figures = {"rows": max(f.figures["rows"] for f in findings)}
+        yield Observation("state.not_training", text, findings[0].column, findings[0].onset_step, figures)
 
 
 def _first_finding(case: Case, kind: str, column: str = "") -> Finding | None:

@@ -90,7 +90,7 @@ def report_view(diagnosis: Diagnosis, shown: Incident | None) -> ReportView:
         other_incidents=tuple(
             OtherIncident(i.id, wording.kind(i), wording.onset(i)) for i in diagnosis.incidents if i is not shown
         ),
-        found=max(diagnosis.found, len(diagnosis.incidents)),
+        incidents_found=max(diagnosis.incidents_found, len(diagnosis.incidents)),
         incident=None if shown is None else _incident(shown, run.log_every or 1),
         looked_at=tuple(_panel(p, p.summary or WITHIN) for p in quiet if not p.silent),
         not_there=tuple(_panel(p, p.silent) for p in quiet if p.silent),

@@ -49,10 +49,10 @@ def select_id(diagnosis: Diagnosis, *, number: int | None = None, at: int | None
             raise UsageError(f"There is no incident {number}: {_incident_list(diagnosis)}")
         return number
     if at is not None:
-        found = incident_at(incidents, at, diagnosis.run.log_every or 1)
-        if found is None:
+        chosen = incident_at(incidents, at, diagnosis.run.log_every or 1)
+        if chosen is None:
             raise UsageError(f"No incident at step {at} or within {NEAR} rows of it: {_incident_list(diagnosis)}")
-        return found.id
+        return chosen.id
     return incidents[0].id if incidents else None
 
 
@@ -74,6 +74,6 @@ def _incident_list(diagnosis: Diagnosis) -> str:
     if not diagnosis.incidents:
         return "the run has no incident."
     each = [f"{i.id} ({plain(i.kind)} at step {i.onset_step})" for i in diagnosis.incidents]
-    rest = max(diagnosis.found, len(each)) - len(each[:_LISTED])
+    rest = max(diagnosis.incidents_found, len(each)) - len(each[:_LISTED])
     more = f" and {count(rest, 'other')}" if rest else ""
     return f"there are {', '.join(each[:_LISTED])}{more}." if len(each) > 1 else f"there is only {each[0]}."

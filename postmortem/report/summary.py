@@ -45,7 +45,7 @@ def lines(report: ReportView, *, width: int | None = None, unicode: bool = True)
     if report.incident is not None:
         summary += _incident_lines(report, report.incident, width, unicode)
     if report.other_incidents:
-        summary += [(), *wrap(_others(report.other_incidents, report.found - 1), width)]
+        summary += [(), *wrap(_others(report.other_incidents, report.incidents_found - 1), width)]
     if report.notes:
         summary += [(), *_notes(report, width)]
     return tuple(summary if unicode else map(in_ascii, summary))
@@ -110,14 +110,14 @@ def _bar(hypothesis: HypothesisView, unicode: bool) -> tuple[Span, ...]:
     )
 
 
-def _others(others: Sequence[OtherIncident], found: int) -> str:
+def _others(others: Sequence[OtherIncident], incidents: int) -> str:
     listed = [f"{i.id} ({plain(i.kind, 60)}, step {i.onset})" for i in others[:MOST_LISTED]]
-    more = f", and {found - len(listed)} more" if found > len(listed) else ""
+    more = f", and {incidents - len(listed)} more" if incidents > len(listed) else ""
     return f"Other incidents, by --incident: {', '.join(listed)}{more}."
 
 
 def _notes(report: ReportView, width: int | None) -> list[Line]:
     """What was noticed while reading the log: it may change what the verdict is worth."""
-    told, rest = report.notes[:MOST_LISTED], len(report.notes[MOST_LISTED:]) + report.more_notes
-    notes = [plain(note, LIMIT) for note in told] + ([f"and {count(rest, 'more note')} in the report"] if rest else [])
+    shown, rest = report.notes[:MOST_LISTED], len(report.notes[MOST_LISTED:]) + report.more_notes
+    notes = [plain(note, LIMIT) for note in shown] + ([f"and {count(rest, 'more note')} in the report"] if rest else [])
     return [line for note in notes for line in wrap((Span(note, "dim"),), width, head=(Span("- ", "dim"),))]

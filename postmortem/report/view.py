@@ -215,7 +215,7 @@ class ReportView:
     more_notes: int
     incidents: ReportTable  # worst first
     other_incidents: tuple[OtherIncident, ...]
-    found: int  # incidents of the run, also those that are not among these
+    incidents_found: int  # incidents of the run, also those that are not among these
     incident: IncidentView | None
     looked_at: tuple[PanelView, ...]
     not_there: tuple[PanelView, ...]  # panels that had no data to check

@@ -89,5 +89,5 @@ def evaluation_losses(names: Sequence[LossName]) -> tuple[LossName, ...]:
     """
     evaluation = [loss for loss in names if loss.evaluation]
     parts = {loss.part for loss in names if loss.part}
-    found = [loss for loss in evaluation if not loss.part] or (evaluation if len(parts) == 1 else [])
-    return tuple(sorted(found, key=lambda loss: ("test" in loss.words, loss.smoothed, len(loss.words))))
+    chosen = [loss for loss in evaluation if not loss.part] or (evaluation if len(parts) == 1 else [])
+    return tuple(sorted(chosen, key=lambda loss: ("test" in loss.words, loss.smoothed, len(loss.words))))

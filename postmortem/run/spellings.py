@@ -59,26 +59,30 @@ def read_spelled(cells: Sequence[object], *, decimal: bool = False) -> Spelled |
     plain = value[logged & np.isfinite(value)]
     rows = np.fromiter(spelled, np.int64, len(spelled))
     logged[rows] = True
-    found: list[Spelled] = []
+    spellings: list[Spelled] = []
     for read, how in _readings(list(spelled.values()), plain):
         column = value.copy()
         column[rows] = read
-        found.append(Spelled(Numbers(column, logged), words, how, how.startswith(_DECIMAL_COMMAS)))
-    found = [column for column in found if column.decimal] if decimal else found
+        spellings.append(Spelled(Numbers(column, logged), words, how, how.startswith(_DECIMAL_COMMAS)))
+    spellings = [column for column in spellings if column.decimal] if decimal else spellings
     # of two readings, a column that rises from row to row counts something, in thousands
-    found = found if len(found) < 2 else [s for s in found if bool((np.diff(s.numbers.value[logged]) > 0).all())][-1:]
-    return found[0] if found and words <= logged.sum() else None
+    spellings = (
+        spellings
+        if len(spellings) < 2
+        else [s for s in spellings if bool((np.diff(s.numbers.value[logged]) > 0).all())][-1:]
+    )
+    return spellings[0] if spellings and words <= logged.sum() else None
 
 
 def _readings(texts: Sequence[str], plain: Values) -> list[tuple[list[float], str]]:
     """(the numbers of the texts, how the column is written) in each spelling that fits all texts and the `plain`
     numbers beside them, float64[n]; thousands last."""
-    found: list[tuple[list[float], str]] = []
+    spellings: list[tuple[list[float], str]] = []
     parts = [match for text in texts if (match := _OF_A_WHOLE.fullmatch(text))]
     if len(parts) == len(texts) and len({match[2] for match in parts}) == 1:
-        found.append(([float(match[1]) for match in parts], f"a count of a whole, as in {texts[0]}"))
+        spellings.append(([float(match[1]) for match in parts], f"a count of a whole, as in {texts[0]}"))
     if all(map(_DECIMAL.fullmatch, texts)) and bool((plain == np.floor(plain)).all()):
-        found.append(([float(text.replace(",", ".")) for text in texts], f"{_DECIMAL_COMMAS} ({texts[0]})"))
+        spellings.append(([float(text.replace(",", ".")) for text in texts], f"{_DECIMAL_COMMAS} ({texts[0]})"))
     if all(map(_THOUSANDS.fullmatch, texts)) and bool((np.abs(plain) < 1000).all()):
-        found.append(([float(text.replace(",", "")) for text in texts], f"written in thousands ({texts[0]})"))
-    return found
+        spellings.append(([float(text.replace(",", "")) for text in texts], f"written in thousands ({texts[0]})"))
+    return spellings

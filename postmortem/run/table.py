@@ -177,8 +177,8 @@ def _cells_of_column(chunks: Sequence[Chunk], name: str) -> list[object]:
 
 def _rows_of(columns: Mapping[str, Spelled], first: int, end: int) -> dict[str, Cells]:
     """The columns of rows first <= row < end."""
-    found: dict[str, Cells] = {}
+    rows_of: dict[str, Cells] = {}
     for name, column in columns.items():
         logged = column.numbers.logged
-        found[name] = Numbers(column.numbers.value[first:end], None if logged is None else logged[first:end])
-    return found
+        rows_of[name] = Numbers(column.numbers.value[first:end], None if logged is None else logged[first:end])
+    return rows_of

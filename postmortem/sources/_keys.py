@@ -19,6 +19,9 @@ from postmortem.sources._source import DerivedSteps
 from postmortem.sources._steps import StepColumn, step_column, through_epochs, through_rounds
 from postmortem.text import count, plain
 
+_EXACT = 2**53
+"""Steps from which on floats, in which columns are read, leave numbers out: rows of different steps share one."""
+
 _FEW_ROWS, _FEW_SHARE = 2, 0.1
 """Rows that may repeat a step with other values, as after a crash; more are rows of several runs."""
 
@@ -65,7 +68,8 @@ def read_keys(
         )
         notes += [note for note in rank_notes if note not in notes]
     repeated, other = _repeated(anchor[logged], attempts[logged], step[logged], ranks[logged])
-    if other > max(_FEW_ROWS, logged.sum() * _FEW_SHARE):
+    exact = not step.size or step.max() < _EXACT
+    if exact and other > max(_FEW_ROWS, logged.sum() * _FEW_SHARE):
         raise UnreadableInput(
             f"{other:,} of {int(logged.sum()):,} rows have a step that another row has already, with other values: "
             "rows of several runs, ranks or micro-batches.",

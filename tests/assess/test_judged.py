@@ -49,6 +49,7 @@ UNJUDGED = {
         "among box_loss, cls_loss, a, lr; name it: --map loss=",
     ),
     "a blank loss": ({"loss": [""] * ROWS, "lr": REWARD}, "loss has no value in any row"),
+    "zeros": ({"loss": 0 * LOSS}, "loss is 0 in every row"),
     "twelve rows": ({"loss": LOSS[:12], "lr": REWARD[:12]}, "12 rows of loss were read, and the detectors need 13"),
     "one row": ({"loss": LOSS[:1]}, "1 row of loss was read"),
     "an unread NaN": ({"loss": LOSS, "kl": broken(150)}, "kl is NaN from step 150 to its end"),

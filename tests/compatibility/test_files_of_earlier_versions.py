@@ -74,7 +74,7 @@ def test_a_diagnosis_is_written_again_as_it_was_read() -> None:
     file = WRITTEN / "run" / "postmortem" / "diagnosis.json"
     written = json.loads(diagnosis.load(file).to_json())
     assert written.pop("watchdog") is None, "a key that was added since"
-    assert [written.pop(key) for key in ("not_judged", "not_covered", "found")] == [[], [], 0], "added since"
+    assert [written.pop(key) for key in ("not_judged", "not_covered", "incidents_found")] == [[], [], 0], "added since"
     assert [written["run"].pop(key) for key in ("events", "resume_attempts")] == [[], []], "keys that were added since"
     for incident in written["incidents"]:
         assert [incident.pop(key) for key in ("done", "since", "skipped")] == [[], "", ""], "keys that were added since"

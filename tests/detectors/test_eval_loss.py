@@ -30,6 +30,14 @@ def test_it_leaves_while_the_train_loss_is_calm(rows: int) -> None:
     assert incident.severity > 4
 
 
+@pytest.mark.parametrize(("before", "after"), [(2.0, 2.9), (0.1, 0.39), (-4.3, 5.0)])
+def test_a_small_or_signed_one_that_leaves_its_noise_is_found(before: float, after: float) -> None:
+    evaluations = before + 0.005 * np.random.default_rng(0).standard_normal(40)
+    evaluations[25:] += after - before
+    incident = only(_run(evaluations, every=2))
+    assert (incident.kind, incident.onset_step, incident.outcome) == ("eval_loss_rise", 51, "diverged")
+
+
 @pytest.mark.parametrize("factor", [1.2, 1.4, 1.6])
 def test_it_leaves_in_many_small_steps(factor: float) -> None:
     calm = 2.4 * np.exp(0.02 * np.random.default_rng(0).standard_normal(30))

@@ -53,9 +53,21 @@ def test_zeros_beside_a_nan_gradient_need_no_past(first: float) -> None:
 def test_a_gradient_that_wakes_withdraws_the_alarm() -> None:
     norms = np.full(60, np.nan)
     norms[20:] = 0.5
-    t = telemetry(loss=np.append(2.5, np.zeros(59)), grad_norm=norms)
+    t = telemetry(loss=np.zeros(60), grad_norm=norms)
     states = [alarm.state for _, alarm in follow(t, [NAME]).alarms]
     assert states == ["open", "withdrawn"] and _same_live(t)
+
+
+@pytest.mark.parametrize("before", [(11.5,), (2.31, 2.28, 2.25), (0.71, 0.7, 0.69, 0.7, 0.68)])
+def test_zeros_after_a_few_rows_are_suspected(before: tuple[float, ...]) -> None:
+    t = telemetry(loss=np.append(before, np.zeros(60)))
+    assert (only(t).kind, only(t).onset_step, only(t).outcome) == (NAME, len(before), "diverged") and _same_live(t)
+
+
+def test_zeros_from_the_first_row_on_are_suspected_beside_a_gradient_of_zero() -> None:
+    t = telemetry(loss=np.zeros(60), grad_norm=np.zeros(60))
+    assert only(t).kind == NAME and _same_live(t)
+    assert not findings(telemetry(loss=np.zeros(60)), NAME)
 
 
 @pytest.mark.parametrize("seed", range(20))
