@@ -311,6 +311,15 @@ class Case:
         """What these pieces are, as `event_meaning.piece_kind` names them."""
         return frozenset(map(piece_kind, self.lost_at_resume or ())) - {""}
 
+    @cached_property
+    def begun_anew(self) -> bool:
+        """Whether the attempt that repeated the steps of a rolled-back incident began with the first step of the log,
+        and no journal calls that a rollback: then the training was started again, and nothing was undone."""
+        redone = self.timeline.redone_in(self.incident)
+        segments = {segment.attempt: segment.first_step for segment in self.run.segments}
+        journaled = any(True for _ in self.timeline.of("rollback", "resume"))
+        return redone is not None and not journaled and segments[redone] <= min(segments.values())
+
     @property
     def last_step_after(self) -> int:
         """The last step at which what was done about the incident, and its effect, is looked for."""

@@ -15,6 +15,8 @@ def aftermath(case: Case, expected: Verification) -> str:
     """Whether the incident came back after what the journal says was done about it, and whether the loss is where it
     was before; "" where nothing was done that the rows could show."""
     redone = case.timeline.redone_in(case.incident)
+    if case.begun_anew:
+        return "The training was started again from its first step: what it does then says nothing about the incident."
     if redone is not None:
         return _after_rewind(case, expected, redone)
     steps = [a.step for a in case.response.actions if a.changes_the_training and a.step is not None]

@@ -51,7 +51,11 @@ def _resumes(run: Run, timeline: Timeline) -> list[tuple[str, int]]:
     attempt that it began)."""
     rewinds = (entry for entry in timeline.of("rollback", "resume") if entry.step is not None)
     journaled = [(action.text, action.attempt) for action in actions(rewinds)]
-    return journaled or [(f"resumed from step {s.first_step}", s.attempt) for s in run.segments[1:]]
+    first = min((s.first_step for s in run.segments), default=0)
+    return journaled or [
+        (f"{'started again' if s.first_step <= first else 'resumed'} from step {s.first_step}", s.attempt)
+        for s in run.segments[1:]
+    ]
 
 
 def _events(timeline: Timeline) -> tuple[str, ...]:

@@ -293,7 +293,8 @@ def summary(case: Case) -> str:
         else f"steps {incident.onset_interval[0] + 1}–{incident.onset_interval[1]}"
     )
     kind = plain(incident.title, 60)
-    outcome = ", rolled back later" if incident.discarded else f", {_why_lingering(case) or incident.outcome}"
+    later = ", set aside by a new start" if case.begun_anew else ", rolled back later"
+    outcome = later if incident.discarded else f", {_why_lingering(case) or incident.outcome}"
     if incident.suspected and main.column == "loss":
         level, rows = case.before(), rows_lost(case)
         before = f", {number(level.value)} before" if level is not None else ""

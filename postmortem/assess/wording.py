@@ -51,7 +51,11 @@ def watch_advice(case: Case) -> str:
             return f"The loss is {lost_as(case)} in the last {count(rows, 'row')}: wait for no more of them. {back}."
         return f"A loss that is neither blank nor exactly 0 should come back in the next rows. {back} if it does not."
     if series is None or level is None or past is None:
-        return f"The log ends too soon to judge. {back} if the next rows have no finite loss."
+        peak = case.primary.peak
+        still = (
+            f"do not fall below {number(peak)}, or " if math.isfinite(peak) and case.primary.column == "loss" else ""
+        )
+        return f"The log ends too soon to judge. {back} if the next rows {still}have no finite loss."
     if not math.isfinite(last := float(series.value[-1])):
         return f"The log ends too soon to judge. {back} if {name} does not become finite again."
     furthest = furthest_loss(case, column)

@@ -63,7 +63,7 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
                 reader.add(block)
     if not reader.chunks:
         bare = b"\r" in header.rstrip(b"\r\n")
-        problem = "its lines end in bare carriage returns." if bare else "has a header and no rows."
+        problem = "its lines end in bare carriage returns." if bare else reader.why_no_rows(header_line)
         raise UnreadableInput(problem, file=name, hint="Convert them to \\n." if bare else "")
     return table_of(reader.chunks, name, [*notes, *reader.notes(name, ended=ended)], labels)
 
@@ -100,6 +100,12 @@ class _Reader:
         self._add_bad(self.line, torn=not part)
         self.line += 1
         return bool(part)
+
+    def why_no_rows(self, header_line: int) -> str:
+        """Why no row was read."""
+        if not self._bad:
+            return "has a header and no rows."
+        return f"no row has as many fields as its header in line {header_line} ({len(self.names)})."
 
     def notes(self, display_name: str, *, ended: bool) -> list[str]:
         """One sentence about each kind of thing that could not be read."""

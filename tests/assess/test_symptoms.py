@@ -78,3 +78,16 @@ def test_the_loss_before_is_an_exponential_mean_of_fifty_rows(tmp_path: Path, ev
     assert before.value == pytest.approx(mean, abs=5e-4) and before.step == 299 * every
     assert f"50-{'step' if every == 1 else 'row'} EMA" in before.label
     assert abs(mean - float(loss[250:300].mean())) > 0.002, "a plain mean of fifty rows is another figure"
+
+
+def test_a_new_start_is_told_as_none_of_a_rollback(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    loss = np.tile(2 + 8 * np.exp(-np.arange(300) / 40), 2) + 0.02 * rng.standard_normal(600)
+    loss[200:300] += 5
+    log = tmp_path / "log.csv"
+    log.write_text("step,loss\n" + "".join(f"{i % 300},{value}\n" for i, value in enumerate(loss)))
+    diagnosis = diagnose(open_run(log))
+    found = diagnosis.incidents[0]
+    assert found.discarded and "set aside by a new start" in found.summary
+    assert found.since.startswith("The training was started again") and "rollback" not in found.since
+    assert diagnosis.run.resumes == ("started again from step 0",)

@@ -81,6 +81,7 @@ def test_no_step_column_lists_the_columns(tmp_path: Path) -> None:
 def test_no_rows(tmp_path: Path) -> None:
     _refused(write(tmp_path, "x.csv", "step,loss\n"), "no rows")
     _refused(write(tmp_path, "y.csv", "\n\n"), "no rows")
+    _refused(write(tmp_path, "z.csv", "# run 3\nstep,loss\n0,1\n1,2\n"), "no row has as many fields as its header")
     _refused(write(tmp_path, "x.json", "[]"), "no rows")
     _refused(write(tmp_path, "y.json", '{"log_history": []}'), "no rows")
     _refused(write(tmp_path, "z.csv", "step,loss\nabc,1\n-1,2\n"), "step")
