@@ -13,6 +13,7 @@ from postmortem.panels._measuring import (
     QUANTILES,
     departure_figures,
     departure_text,
+    furthest_loss,
     loss_drop,
     loss_rise,
     old_level_text,
@@ -56,7 +57,7 @@ def _train_loss(case: Case) -> list[Observation]:
     observations: list[Observation] = []
     up, down = loss_rise(case), loss_drop(case)
     if up is None:
-        return []
+        return _of_few_rows(case)
     if case.loss_moved() and up.z > 0:
         observations += _rise(case, up)
     elif not (down and down.moved):
@@ -65,6 +66,16 @@ def _train_loss(case: Case) -> list[Observation]:
         text = f"the loss fell below its baseline: {departure_text(down)}"
         observations.append(Observation("loss.drop", text, "loss", down.step, departure_figures(down)))
     return observations
+
+
+def _of_few_rows(case: Case) -> list[Observation]:
+    """What an incident of the loss did that too few rows precede for a baseline."""
+    level, furthest = case.before(), furthest_loss(case)
+    if case.primary.column != "loss" or level is None or furthest is None:
+        return []
+    step, value = furthest
+    text = f"loss {number(value)} at step {step}, {number(level.value)} before the onset: too few rows for a baseline"
+    return [Observation("loss.few_rows", text, "loss", step, {"value": value, "baseline": level.value})]
 
 
 def _unmoved(up: Departure, down: Departure | None) -> Observation:
@@ -179,6 +190,7 @@ PANEL = Panel(
         "loss.flat",
         "loss.unclear",
         "loss.raised",
+        "loss.few_rows",
         "loss.drop",
         "loss.never_finite",
         "loss.stays_nonfinite",

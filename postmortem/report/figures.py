@@ -28,6 +28,7 @@ OVERVIEW = "panels/overview.png"
 ROW = 1.6  # inches per panel: the axes take AXES of them, below a title and above the step labels
 AXES = 1.0
 BELOW = 0.3
+LABEL_SHARE = 0.12  # of the width of a picture, which the label of a line takes at most
 LEGEND_CHARACTERS = 70  # in one line beside the title; where there are more, members of a family lose its name
 LEFT, RIGHT = 0.075, 0.985  # share of the width
 MOST_DRAWN = 6  # panels drawn: the loss and the first panels that moved; nobody reads a report with more pictures
@@ -121,6 +122,10 @@ def _mark_steps(axes: Axes, incident: Incident) -> None:
 
 
 def _label(axes: Axes, step: int, text: str, color: str, side: str) -> None:
+    """A text beside a line, to its `side`; a text that would leave the picture there is on the other one."""
+    low, high = axes.get_xlim()
+    place = (step - low) / (high - low)
+    side = "right" if place > 1 - LABEL_SHARE else "left" if place < LABEL_SHARE else side
     axes.annotate(
         text,
         (step, 1.0),
