@@ -12,6 +12,10 @@ SIGMA_PER_MAD = 1.4826
 """1 / Φ⁻¹(3/4): the standard deviation of a Gaussian over its median absolute deviation (Rousseeuw & Croux 1993)."""
 
 
+MEDIAN_ERROR = 1.2533
+"""√(π/2): the standard error of the median of n Gaussian values in sigmas, times √n."""
+
+
 def robust_sigma(values: NDArray[np.floating], center: float | None = None) -> float:
     """1.4826 · median |x − center|, in the unit of `values`, float[n] with n ≥ 1. `center` is their median unless it is
     given; NaN where a value is NaN."""
@@ -79,15 +83,21 @@ def _average(values: NDArray[np.floating]) -> float:
     return float(np.average(np.clip(values, middle - reach, middle + reach), weights=weights))
 
 
-MOST_PLACES = 6
+MOST_PLACES = 7
 """Decimal places from which a log is taken to write a number as it was computed."""
+
+
+def rounding(values: NDArray[np.floating]) -> float:
+    """The unit of the last decimal place with which finite `values`, float[n], were written; 0 where they have more
+    than seven of them, which are the digits of float32."""
+    for places in range(MOST_PLACES + 1):
+        scaled = values * 10.0**places
+        if (np.abs(scaled - np.rint(scaled)) <= 1e-9 * np.maximum(np.abs(scaled), 1.0)).all():
+            return 10.0**-places
+    return 0.0
 
 
 def rounding_sigma(values: NDArray[np.floating]) -> float:
     """The standard deviation of the rounding error with which finite `values`, float[n], were written: 1/√12 of the
-    unit of their last decimal place; 0 where they have more than six of them."""
-    for places in range(MOST_PLACES + 1):
-        scaled = values * 10.0**places
-        if (np.abs(scaled - np.rint(scaled)) <= 1e-9 * np.maximum(np.abs(scaled), 1.0)).all():
-            return 10.0**-places / math.sqrt(12)
-    return 0.0
+    unit of their last decimal place."""
+    return rounding(values) / math.sqrt(12)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from postmortem.assess.symptoms import loss_before
 from postmortem.case import BASELINE_ROWS, MIN_BASELINE_ROWS, Case
 from postmortem.causes import Cause
 from postmortem.checkpoint.health import health_in
-from postmortem.detectors import Finding
+from postmortem.detectors import DetectedIncident, Finding
 from postmortem.diagnosis import MEAN_ROWS, Incident, Relation, Verification, VerificationCheck
 from postmortem.jsonio import read_record
 from postmortem.run import Run
@@ -216,11 +216,8 @@ def verify(expected: Verification, onset_step: int, run: Run, attempt: int | Non
 def _nothing_fatal(first: int, last: int, run: Run, attempt: int | None) -> Result:
     """Whether the run computes numbers and trains in these steps: a loss that is exactly 0, blank or frozen there meets
     every upper limit."""
-    overlapping = [
-        i
-        for i in detect(run)
-        if i.lineage == attempt and i.onset_step <= last and (i.recovery_step is None or i.recovery_step > first)
-    ]
+    incidents = (i for i in _incidents(run, attempt) if i.onset_step <= last)
+    overlapping = [i for i in incidents if i.recovery_step is None or i.recovery_step > first]
     fatal = [i for i in overlapping if any(f.role == "fatal" or f.kind == "no_training" for f in i.findings if f.opens)]
     return Result(f"nothing non-finite, blank or frozen from step {first} through {last}", len(fatal), not fatal)
 
@@ -275,15 +272,19 @@ def _found_again(check: VerificationCheck, run: Run, attempt: int | None) -> Res
     column = run.series(check.column, attempt=attempt) or run.labels(check.column, attempt=attempt)
     if check.column and (column is None or not _any_inside(column.step, check)):
         return Result(check.text, None, False)
-    incidents = detect_effective(run) if attempt is None else [i for i in detect(run) if i.lineage == attempt]
     onsets = [
         f.onset_step
-        for incident in incidents
+        for incident in _incidents(run, attempt)
         for f in incident.findings
         if f.kind == check.kind and check.column in ("", f.column)
         if f.onset_step <= check.last_step and f.peak_step >= check.first_step
     ]
     return Result(check.text, len(onsets), not onsets, min(onsets, default=None))
+
+
+def _incidents(run: Run, attempt: int | None) -> Sequence[DetectedIncident]:
+    """Those of the effective history, or of one rolled-back attempt."""
+    return detect_effective(run) if attempt is None else [i for i in detect(run) if i.lineage == attempt]
 
 
 def _any_inside(steps: Steps, check: VerificationCheck) -> bool:

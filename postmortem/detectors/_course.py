@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, SETTLE_ROWS, UNRESOLVED
 from postmortem.detectors._rolling import forward_median
 from postmortem.incident import Outcome
+from postmortem.stats import MEDIAN_ERROR
 
 Values = NDArray[np.float64]
 
@@ -42,9 +43,6 @@ _DECAY_SHARE = 0.7
 
 _ABRUPT_ROWS, _ABRUPT_SHARE = 3, 0.5
 """An abrupt excursion reaches half of its height within its first three rows."""
-
-_MEDIAN_ERROR = 1.2533
-"""√(π/2): the standard error of the median of n Gaussian values in sigmas, times √n."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def _level_after(y: Values, recovery: int, center: float, scale: float, unit: fl
     if after.size < 3:
         return None, False
     level = float(np.median(after))
-    error = _MEDIAN_ERROR * scale * np.sqrt(1 / after.size + 1 / SETTLE_ROWS)
+    error = MEDIAN_ERROR * scale * np.sqrt(1 / after.size + 1 / SETTLE_ROWS)
     return level, after.size >= 10 and level - center > max(3 * error, 0.5 * scale, _LINGER_FLOOR * unit)
 
 

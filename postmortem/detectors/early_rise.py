@@ -6,8 +6,8 @@ compares the lowest of five rows with the highest of up to four rows before.
 
 How often noise alone does that: of independent rows with log-normal noise of sigma s, the lowest of five is 1.16 s
 below the mean and the highest of four 1.03 s above it. At s = 0.3 (a small batch) a rise by log 2 lies 4.5 s above
-that, more than four standard deviations of the difference; in 20,000 simulated heads it was never found, at s = 0.5
-in 11. Fewer rows before say less about noise: `_NEEDS` asks more of them.
+that; in 20,000 simulated heads it was found once, at s = 0.5 in 62. Fewer rows before say less about noise: `_NEEDS`
+asks more of them.
 """
 
 from __future__ import annotations

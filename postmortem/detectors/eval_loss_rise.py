@@ -25,8 +25,8 @@ from postmortem.detectors._model import (
     onset_interval,
 )
 from postmortem.detectors._recent import RecentRows
-from postmortem.detectors._rounding import rounding
 from postmortem.incident import Kind
+from postmortem.stats import rounding
 
 COLUMN = "eval_loss"
 MIN_ROWS, PAST_ROWS, LEVEL_ROWS = 3, 20, 4

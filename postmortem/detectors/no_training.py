@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._model import DIVERGED, Detector, Finding, Telemetry, onset_interval
-from postmortem.detectors._rounding import rounding
 from postmortem.detectors._screen import FEWEST_LOSS_ROWS
 from postmortem.incident import Kind
 from postmortem.series import Series
-from postmortem.stats import noise_sigma, robust_sigma
+from postmortem.stats import MEDIAN_ERROR, noise_sigma, robust_sigma, rounding
 
 FROZEN_ROWS, FROZEN_TIMES = 20, 5
 """Rows to the end of the log in which the loss is the same, and their multiple of the longest such stretch before: some
@@ -31,9 +30,6 @@ DIGITS = 1_000.0
 
 _LEARNING_SIGMAS, _LEARNING_SHARE = 4.0, 0.02
 """A loss learns where its last third is lower than its first by 4 standard errors, or by 2 %."""
-
-_MEDIAN_ERROR = 1.2533
-"""√(π/2): the standard error of the median of n Gaussian values in sigmas, times √n."""
 
 Values = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -72,7 +68,7 @@ def _learns(loss: Values) -> bool:
     first, last = loss[:third], loss[-third:]
     fall = float(np.median(first) - np.median(last))
     sigma = max(noise_sigma(loss), robust_sigma(last))
-    error = _MEDIAN_ERROR * sigma * np.sqrt(2 / third)
+    error = MEDIAN_ERROR * sigma * np.sqrt(2 / third)
     return fall > min(_LEARNING_SIGMAS * error, _LEARNING_SHARE * float(np.median(first)))
 
 

@@ -17,7 +17,7 @@ from postmortem.detectors._course import HORIZON_ROWS
 from postmortem.detectors._excursion import LEVEL_SHIFT
 from postmortem.detectors._model import LINGERING, RECOVERED, UNRESOLVED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import ScreenedColumn, screened_column
-from postmortem.stats import robust_sigma
+from postmortem.stats import MEDIAN_ERROR, robust_sigma
 
 BLOCKS, MOST_BLOCKS, LEAST_ROWS, MOST_ROWS = 12, 40, 20, 100
 """The fewest and the most blocks of past that are compared, and the least and the most rows of a block."""
@@ -34,9 +34,6 @@ _KEPT_SHARE, _LEAST_LATER = 0.5, 2
 
 _LINGER_ERRORS = 2.0
 """Standard errors by which the mean of the rows that follow exceeds that of as many rows before, where it lingers."""
-
-_MEDIAN_ERROR = 1.2533
-"""√(π/2): the standard error of the median of n Gaussian values in sigmas, times √n."""
 
 Values = NDArray[np.float64]
 
@@ -66,7 +63,7 @@ def _shift(s: ScreenedColumn, row: int, until: int) -> Finding | None:
     bases = sliding_window_view(levels, BASE_BLOCKS).mean(axis=1)
     usual = levels[BASE_BLOCKS:] - bases[:-1]
     base, rise = float(bases[-1]), float(np.median(after) - bases[-1])
-    noise = _MEDIAN_ERROR * robust_sigma(past[-1]) * np.sqrt(1 / after.size + 1 / (BASE_BLOCKS * width))
+    noise = MEDIAN_ERROR * robust_sigma(past[-1]) * np.sqrt(1 / after.size + 1 / (BASE_BLOCKS * width))
     sigma = max(robust_sigma(usual), float(noise))
     if rise < max(SIGMAS * sigma, float(usual.max()), FLOOR * s.unit):
         return None

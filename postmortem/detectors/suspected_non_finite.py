@@ -28,9 +28,9 @@ from postmortem.detectors._model import (
     Telemetry,
     as_float,
 )
-from postmortem.detectors._rounding import rounding
 from postmortem.incident import Kind, Outcome
 from postmortem.series import Series
+from postmortem.stats import rounding
 
 MIN_ROWS, TIMES, MIN_RATE = 10, 5.0, 0.5
 """Blank rows that make a gap: at least 10, five times the widest usual gap (99 % quantile), and logged at half the rate

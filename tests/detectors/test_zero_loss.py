@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from postmortem.detectors import Telemetry
-from postmortem.detectors._rounding import rounding
+from postmortem.stats import rounding
 from tests.detectors.helpers import decline, findings, only, telemetry
 from tests.detectors.live_runs import follow, offline
 
