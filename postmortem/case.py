@@ -217,6 +217,12 @@ class Case:
         last = min(self.incident.peak_step, self.onset + BASELINE_ROWS * self.row_step)
         return self.onset - (self.row_step == 1), last + 3 * self.row_step + 1
 
+    def span_of(self, name: str) -> tuple[int, int]:
+        """[first, last) steps in which the column `name` is searched: the column that the incident is one of from its
+        own onset through its peak, so that each section tells of the same row."""
+        main, peak = self.primary, self.incident.peak_step
+        return (main.onset_step, peak + 1) if name == main.column and main.onset_step <= peak else self.span
+
     def baseline(self, name: str) -> Series | None:
         """Finite rows of `name` before the onset (up to BASELINE_ROWS); None where fewer than MIN_BASELINE_ROWS."""
         series = self.series(name)
@@ -240,12 +246,12 @@ class Case:
         return None if before is None else float(np.median(before.value))
 
     def departure(self, name: str, span: tuple[int, int] | None = None, sign: int = 0) -> Departure | None:
-        """The largest departure of `name` in `span` (default: the incident's); with `sign` ±1, upward or downward only.
+        """The largest departure of `name` in `span` (default: `span_of` it); with `sign` ±1, upward or downward only.
 
         A non-finite value is an infinite departure. None where the column or its baseline is missing.
         """
         series, before = self.series(name), self.baseline(name)
-        inside = None if series is None else series.window(*(span or self.span))
+        inside = None if series is None else series.window(*(span or self.span_of(name)))
         if before is None or inside is None or not len(inside):
             return None
         level = float(np.median(before.value))

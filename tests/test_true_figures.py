@@ -74,6 +74,8 @@ def _of_the_summary(i: Incident) -> Iterator[str]:
 def _of_the_peak(i: Incident, run: Run) -> Iterator[str]:
     main, loss = main_signal(i), run.series("loss", attempt=i.attempt if i.discarded else None)
     at = next(s for s in i.symptoms if s.key == "peak_loss")
+    if main.column != "loss":
+        yield from _of_another_peak(i, run, main)
     if loss is None or main.column != "loss":
         return
     if at.step != i.peak_step:
@@ -96,6 +98,29 @@ def _of_the_peak(i: Incident, run: Run) -> Iterator[str]:
     level = level[np.isfinite(level)]
     if before is not None and level.size and not level.min() <= before <= level.max():
         yield f"the level before is {before}, and the last {LONG} rows before lie in {level.min()} to {level.max()}"
+
+
+def _of_another_peak(i: Incident, run: Run, main: Signal) -> Iterator[str]:
+    """The headline, section 1, the panel and section 6 name one row of the column that the incident is one of."""
+    series = run.series(main.column, attempt=i.attempt if i.discarded else None)
+    peak = None if series is None else series.at(i.peak_step)
+    headline = re.search(rf"{re.escape(main.column)} (?:\S+ → )(\S+?)[,; ]", f"{i.summary};")
+    if headline is None or peak is None or not math.isfinite(peak):
+        return
+    if headline[1] != number(peak):
+        yield f"the peak is {peak} at step {i.peak_step}, and the summary says: {i.summary}"
+    norm = next(s for s in i.symptoms if s.key == "grad_norm")
+    if main.column == "grad_norm" and (norm.value, norm.step) != (peak, i.peak_step):
+        yield f"the peak is {peak} at step {i.peak_step}, and section 1 says {norm.value} at step {norm.step}"
+    same = ("spike", "drop", "raised")
+    told = [e for e in i.evidence if e.observation in {f"{main.column}.{slug}" for slug in same}]
+    for e in told:
+        if e.figures["value"] != peak:
+            yield f"the peak is {peak} at step {i.peak_step}, and its panel says: {e.text}"
+    for check in i.verification.checks if i.verification else ():
+        last_row = re.search(r"\((\S+) at step (\d+) in the broken run\)", check.text)
+        if last_row and check.column == main.column and check.last_step == i.peak_step and last_row[1] != number(peak):
+            yield f"the peak is {peak} at step {i.peak_step}, and section 6 says: {check.text}"
 
 
 def _of_sentences(i: Incident) -> Iterator[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from postmortem.case import Case
 from postmortem.detectors import SETTLE_ROWS
 from postmortem.diagnosis import Symptom
-from postmortem.panels import concentrated_token, furthest_loss, old_level_text, rare_tokens
+from postmortem.panels import concentrated_token, furthest, old_level_text, rare_tokens
 from postmortem.series import Series
 from postmortem.stats import EMA_ROWS
 from postmortem.text import count, number, plain, times
@@ -69,10 +69,10 @@ def _peak(case: Case) -> Symptom:
         return Symptom("peak_loss", label, missing=_no_loss(case, ""))
     if case.incident.suspected and case.primary.column == column:
         return _suspected_peak(case, series, label)
-    furthest = furthest_loss(case, column)
-    if furthest is None:
+    peak = furthest(case, column)
+    if peak is None:
         return Symptom("peak_loss", label, step=case.incident.peak_step, missing=f"the {column} was not logged there")
-    step, value = furthest
+    step, value = peak
     level, state = case.before(column), _loss_state(case)
     if level is not None and value < level.value and not state:
         label = f"lowest {column}"
@@ -166,13 +166,15 @@ def _grad_norm(case: Case) -> Symptom:
     label, key = f"grad-norm pre-clip at {_noun(case)}", "grad_norm"
     series = case.series("grad_norm")
     near = series.window(*case.span) if series is not None else None
-    if near is None or not len(near):
+    if series is None or near is None or not len(near):
         return Symptom(
             key, label, missing="grad_norm is not logged: log it before clipping; it moves some steps before the loss"
         )
     worst = int(np.argmax(np.where(np.isfinite(near.value), near.value, np.inf)))
-    value, usual = float(near.value[worst]), case.level("grad_norm")
-    step, size = int(near.step[worst]), "largest" if math.isfinite(value) else "first non-finite value"
+    step, value, usual = int(near.step[worst]), float(near.value[worst]), case.level("grad_norm")
+    of_itself = furthest(case, "grad_norm") if case.primary.column == "grad_norm" else None
+    step, value = (step, value) if of_itself is None else of_itself
+    size = "largest" if math.isfinite(value) else "first non-finite value"
     notes = [] if step == case.onset else [f"{size} around {_noun(case)}"]
     notes += [] if usual is None else [f"rolling baseline {usual:.3g}"]
     text = number(value) + (f" ({'; '.join(notes)})" if notes else "")
@@ -331,21 +333,17 @@ def rows_lost(case: Case) -> int:
 
 def _loss_change(case: Case) -> str:
     """`loss 2.31 → 5.84 (2.5×)`; "" where one of the two is not known."""
-    level, furthest = case.before(), furthest_loss(case)
-    return (
-        ""
-        if level is None or furthest is None
-        else f"loss {_arrow(level.value, furthest[1], level.ratio(furthest[1]))}"
-    )
+    level, peak = case.before(), furthest(case)
+    return "" if level is None or peak is None else f"loss {_arrow(level.value, peak[1], level.ratio(peak[1]))}"
 
 
 def _change(case: Case) -> str:
     """The same of the column that the incident is one of, as its detector or the symptoms measured it."""
     main = case.primary
-    name, value = plain(main.column, 40), main.peak
-    level, furthest = case.before(main.column), furthest_loss(case, main.column)
-    if told_loss(case) == main.column and level is not None and furthest is not None:
-        return f"{name} {_arrow(level.value, furthest[1], level.ratio(furthest[1]))}"
+    name, level, peak = plain(main.column, 40), case.before(main.column), furthest(case, main.column)
+    value = main.peak if peak is None else peak[1]
+    if told_loss(case) == main.column and level is not None:
+        return f"{name} {_arrow(level.value, value, level.ratio(value))}"
     return f"{name} {_arrow(main.baseline, value, math.nan)}"
 
 

@@ -11,7 +11,7 @@ from postmortem.case import Case
 from postmortem.causes import Cause, causes, roll_back, skip
 from postmortem.detectors import SETTLE_ROWS
 from postmortem.diagnosis import Hypothesis, Remedy
-from postmortem.panels import furthest_loss
+from postmortem.panels import furthest
 from postmortem.stats import noise_sigma
 from postmortem.text import count, number, plain
 
@@ -58,8 +58,8 @@ def watch_advice(case: Case) -> str:
         return f"The log ends too soon to judge. {back} if the next rows {still}have no finite loss."
     if not math.isfinite(last := float(series.value[-1])):
         return f"The log ends too soon to judge. {back} if {name} does not become finite again."
-    furthest = furthest_loss(case, column)
-    peak = case.primary.peak if furthest is None else furthest[1]
+    row = furthest(case, column)
+    peak = case.primary.peak if row is None else row[1]
     return f"The log ends too soon after the peak to judge. {_watch(case, name, level.value, peak, last, back)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
@@ -150,16 +151,27 @@ def _incident(t: Telemetry, findings: list[Finding]) -> DetectedIncident:
 
 
 def _peak_step(t: Telemetry, main: Finding, findings: Sequence[Finding]) -> int:
-    """The highest row of a loss excursion from its onset until it settles, or to the last row: further than one rule
-    follows it, and whichever rule found it. Other findings have the peak that they say."""
-    loss = t.series(main.column)
-    if loss is None or not is_core(main) or main.role == "fatal" or not main.peak > main.baseline:
+    """The row of a column that is furthest from its baseline, from its onset until it settles, or to the last row:
+    further than one rule follows it, and whichever rule found it. What measures nothing has the peak that it says."""
+    column = t.series(main.column)
+    measured = math.isfinite(main.peak) and math.isfinite(main.baseline) and main.peak != main.baseline
+    if (
+        column is None
+        or not measured
+        or main.role == "fatal"
+        or (main.declared and main.declared.measures == "nothing")
+    ):
         return main.peak_step
+    if is_core(main) and main.peak < main.baseline:  # a repeated batch lowers it, and is over before the loss returns
+        return main.peak_step
+    sign = 1.0 if main.peak > main.baseline else -1.0
     lasting = main.recovery_step is None and main.outcome in (DIVERGED, UNRESOLVED)
-    first = min(f.onset_step for f in findings if is_core(f))
-    rows = loss.window(first, int(loss.step[-1]) + 1 if lasting else main.recovery_step or main.peak_step + 1)
+    first = min(f.onset_step for f in findings if f.column == main.column)
+    rows = column.window(first, int(column.step[-1]) + 1 if lasting else main.recovery_step or main.peak_step + 1)
     finite = np.isfinite(rows.value)
-    return int(rows.step[np.argmax(np.where(finite, rows.value, -np.inf))]) if finite.any() else main.peak_step
+    if not finite.any():
+        return main.peak_step
+    return int(rows.step[np.argmax(np.where(finite, sign * rows.value, -np.inf))])
 
 
 def _title(main: Finding) -> str:

@@ -109,15 +109,16 @@ def _finding(s: ScreenedColumn, row: int) -> Finding | None:
         return None
     if abs(rise) < SIGMAS * sigma:
         return None
+    peak = row + int(np.argmax(sign * after))
     return Finding(
         detector="grad_norm_shift",
         kind="grad_norm_shift",
         column=s.name,
         onset_step=int(s.step[row]),
         onset_interval=onset_interval(s.step, row),
-        peak_step=int(s.step[row]),
+        peak_step=int(s.step[peak]),
         recovery_step=None,
-        peak=float(s.raw[row]),
+        peak=float(s.raw[peak]),
         baseline=s.to_raw(base),
         scale=sigma * s.to_raw(base),
         score=abs(rise) / sigma,

@@ -83,7 +83,8 @@ def _zero_stretch(t: Telemetry, loss: Series) -> Iterator[Finding]:
         norms.add(value)
     if not (_went_to_zero(past, first) or norms.dead or (first == 0 and norms.zero)):
         return
-    baseline = float(np.median(past)) if first >= PAST_ROWS else float("nan")
+    level = past[np.isfinite(past)]
+    baseline = float(np.median(level)) if first >= PAST_ROWS and level.size else float("nan")
     outcome = DIVERGED if not norms.alive else UNRESOLVED if zeros < SETTLE_ROWS else LINGERING
     last = int(loss.step[first - 1]) if first else onset
     yield _finding((last, onset), None, baseline, None, outcome, {"zeros": float(zeros)})
@@ -194,7 +195,8 @@ def _goes_on(recent: Sequence[int], blank: int, last: int) -> bool:
 
 def _went_to_zero(past: Values, rows: int) -> bool:
     """Whether a loss that is zero now may be lost, after `rows` rows, the last of which are `past`."""
-    if not rows or not (past > 0).all():
+    past = past[np.isfinite(past)]
+    if not past.size or not (past > 0).all():
         return False
     share = _ZERO_SHARE if rows >= PAST_ROWS else _SOON_SHARE
     return bool(past[-1] >= max(share * np.median(past), _ROUNDING_TIMES * rounding(past)))

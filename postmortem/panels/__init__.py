@@ -23,7 +23,7 @@ from postmortem.panels._batch_tokens import concentrated_token as concentrated_t
 from postmortem.panels._batch_tokens import rare_tokens as rare_tokens
 from postmortem.panels._drawing import draw_lines
 from postmortem.panels._measuring import first_nonfinite
-from postmortem.panels._measuring import furthest_loss as furthest_loss
+from postmortem.panels._measuring import furthest as furthest
 from postmortem.panels._measuring import old_level_text as old_level_text
 from postmortem.run import Run
 from postmortem.series import Series

@@ -33,7 +33,7 @@ def finite_departure(case: Case, name: str, span: tuple[int, int] | None = None,
     None also where these rows did not move, and where none of them is after the onset: that a column became NaN, or was
     not logged any more, does not say that it did not move.
     """
-    first, last = span or case.span
+    first, last = span or case.span_of(name)
     broken, series = first_nonfinite(case, name, (first, last)), case.series(name)
     d = case.departure(name, (first, last if broken is None else broken), sign)
     over = first < case.onset < last and series is not None and not len(series.window(case.onset, last))
@@ -46,10 +46,7 @@ DROP_ROWS = 60  # how far after the onset a drop is searched: a stuck loader low
 def loss_rise(case: Case, column: str = "loss") -> Departure | None:
     """The highest row of a loss in the incident, measured from its level before: the peak of the incident itself where
     that is one of this loss. None where there is no baseline, or the loss is not finite."""
-    span = case.span
-    if case.primary.column == column:
-        span = (case.primary.onset_step, max(case.incident.peak_step, case.primary.onset_step) + 1)
-    return _from_level(case, finite_departure(case, column, span, sign=1))
+    return _from_level(case, finite_departure(case, column, sign=1))
 
 
 def loss_drop(case: Case) -> Departure | None:
@@ -66,9 +63,10 @@ def _from_level(case: Case, d: Departure | None) -> Departure | None:
     return replace(d, baseline=level.value, ratio=level.ratio(d.value))
 
 
-def furthest_loss(case: Case, column: str = "loss") -> tuple[int, float] | None:
-    """(step, value) of the row of a loss that is furthest from its level before the incident, the same in every section
-    of the report; of its highest row around the incident where it did not depart. None where none is logged there."""
+def furthest(case: Case, column: str = "loss") -> tuple[int, float] | None:
+    """(step, value) of the row of a loss, or of the column that the incident is one of, that is furthest from its level
+    before: the same in every section of the report. Where a loss did not depart, its highest row around the incident.
+    None where none is logged there."""
     series, incident = case.series(column), case.incident
     if series is None:
         return None

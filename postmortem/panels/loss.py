@@ -13,7 +13,7 @@ from postmortem.panels._measuring import (
     QUANTILES,
     departure_figures,
     departure_text,
-    furthest_loss,
+    furthest,
     loss_drop,
     loss_rise,
     old_level_text,
@@ -70,10 +70,10 @@ def _train_loss(case: Case) -> list[Observation]:
 
 def _of_few_rows(case: Case) -> list[Observation]:
     """What an incident of the loss did that too few rows precede for a baseline."""
-    level, furthest = case.before(), furthest_loss(case)
-    if case.primary.column != "loss" or level is None or furthest is None:
+    level, peak = case.before(), furthest(case)
+    if case.primary.column != "loss" or level is None or peak is None:
         return []
-    step, value = furthest
+    step, value = peak
     text = f"loss {number(value)} at step {step}, {number(level.value)} before the onset: too few rows for a baseline"
     return [Observation("loss.few_rows", text, "loss", step, {"value": value, "baseline": level.value})]
 

@@ -81,8 +81,13 @@ def _readings(texts: Sequence[str], plain: Values) -> list[tuple[list[float], st
     parts = [match for text in texts if (match := _OF_A_WHOLE.fullmatch(text))]
     if len(parts) == len(texts) and len({match[2] for match in parts}) == 1:
         spellings.append(([float(match[1]) for match in parts], f"a count of a whole, as in {texts[0]}"))
-    if all(map(_DECIMAL.fullmatch, texts)) and bool((plain == np.floor(plain)).all()):
+    if all(map(_DECIMAL.fullmatch, texts)) and not any(map(_has_point, plain.tolist())):
         spellings.append(([float(text.replace(",", ".")) for text in texts], f"{_DECIMAL_COMMAS} ({texts[0]})"))
     if all(map(_THOUSANDS.fullmatch, texts)) and bool((np.abs(plain) < 1000).all()):
         spellings.append(([float(text.replace(",", "")) for text in texts], f"written in thousands ({texts[0]})"))
     return spellings
+
+
+def _has_point(number: float) -> bool:
+    """Whether a decimal point is needed to write it: 2.5 and 2.5e-05, not 2.0 or 5e-05."""
+    return not number.is_integer() and "." in repr(number)

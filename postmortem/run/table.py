@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -144,9 +144,11 @@ def table_of(
     if any(column is not None and column.decimal for column in read.values()):
         read = {name: column or read_spelled(cells[name], decimal=True) for name, column in read.items()}
     columns = {name: column for name, column in read.items() if column is not None}
+    # a part of a column is no column: where some rows are numbers, and others tell no number, all of them are text
+    mixed = {name for name, column in read.items() if column is None and _has_numbers(chunks, name)}
     ends = np.cumsum([chunk.rows for chunk in chunks]).tolist()
     parts = [
-        memory_part(Chunk(chunk.rows, {**chunk.columns, **_rows_of(columns, end - chunk.rows, end)}))
+        memory_part(Chunk(chunk.rows, {**_as_text(chunk, mixed), **_rows_of(columns, end - chunk.rows, end)}))
         for chunk, end in zip(chunks, ends, strict=True)
     ]
     spelled = [
@@ -154,11 +156,29 @@ def table_of(
         + (f", {count(column.dropped, 'cell')} that is no number as not logged" if column.dropped else "")
         for name, column in columns.items()
     ]
+    spelled += [
+        f"{display_name}: column {plain(name, 60)} is written in more than one way: not read as numbers"
+        for name in sorted(mixed)
+    ]
     return Table(display_name, tuple(parts), (*notes, *spelled))
 
 
 def _has_spelled(cells: Cells) -> bool:
     return isinstance(cells, LabelCells) and any(map(is_spelled, cells.value))
+
+
+def _has_numbers(chunks: Sequence[Chunk], name: str) -> bool:
+    return any(isinstance(chunk.columns.get(name), Numbers) for chunk in chunks)
+
+
+def _as_text(chunk: Chunk, names: Set[str]) -> dict[str, Cells]:
+    """The columns of a chunk, those of `names` as labels."""
+    cells = dict(chunk.columns)
+    for name in names & cells.keys():
+        labels = np.full(chunk.rows, None, np.object_)
+        labels[:] = _cells_of_column([chunk], name)
+        cells[name] = LabelCells(labels)
+    return cells
 
 
 def _cells_of_column(chunks: Sequence[Chunk], name: str) -> list[object]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from postmortem.detectors import Detector, Telemetry, detectors, live
@@ -182,6 +183,8 @@ def test_after_a_rollback_it_reports_what_the_remaining_history_shows(back_to: i
 
 
 @settings(max_examples=60, deadline=None)
+@example([math.inf, *[0.0] * 60], 1)
+@example([2.5, math.nan, *[0.0] * 60], 1)
 @given(any_values(150), st.integers(1, 50))
 def test_any_values_at_all_end_without_an_open_alarm(values: list[float], every: int) -> None:
     columns = ("loss", "grad_norm", "lr", "update_rms", "loss_scale", "skipped")
