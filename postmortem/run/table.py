@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -171,7 +172,7 @@ def _has_numbers(chunks: Sequence[Chunk], name: str) -> bool:
     return any(isinstance(chunk.columns.get(name), Numbers) for chunk in chunks)
 
 
-def _as_text(chunk: Chunk, names: Set[str]) -> dict[str, Cells]:
+def _as_text(chunk: Chunk, names: AbstractSet[str]) -> dict[str, Cells]:
     """The columns of a chunk, those of `names` as labels."""
     cells = dict(chunk.columns)
     for name in names & cells.keys():
