@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from postmortem.assess.verification import rows_of, verify
-from postmortem.diagnosis import Incident
+from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.pipeline import diagnose
 from postmortem.run import Run
 
@@ -15,11 +15,11 @@ def failed(incident: Incident, run: Run) -> list[str]:
     return [result.text for result in results if not result.passed]
 
 
-def passed_by_itself(run: Run) -> list[str]:
+def passed_by_itself(run: Run, diagnosis: Diagnosis | None = None) -> list[str]:
     """The diagnosed incidents of `run` that `run` itself would pass for fixed, by their headlines."""
-    incidents = diagnose(run, text=False).incidents
+    diagnosis = diagnose(run, text=False) if diagnosis is None else diagnosis
     return [
         incident.headline
-        for incident in incidents
+        for incident in diagnosis.incidents
         if incident.verification is not None and not incident.verification.not_needed and not failed(incident, run)
     ]

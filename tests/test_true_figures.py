@@ -1,4 +1,5 @@
-"""Sentences hold the figures that they name: each incident of every log at hand, against the rows of that log."""
+"""Sentences hold the figures that they name, and §6 fails on the run that broke: each incident of every log at hand,
+against the rows of that log."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from postmortem.pipeline import diagnose
 from postmortem.run import Run
 from postmortem.sources import open_run
 from postmortem.text import number, times
+from tests.broken import passed_by_itself
 from tests.makers import STEPS, healthy, noise, skip_on_nan, worked_example, write_run
 from tests.samples import NAMES, ROOT, sample
 from tests.test_pipeline import CASES, make
@@ -180,8 +182,10 @@ def _of_evidence(i: Incident, e: Evidence) -> Iterator[str]:
 
 
 def check(run: Run) -> None:
-    found = list(violations(diagnose(run), run))
-    assert not found, "\n".join(found)
+    diagnosis = diagnose(run)
+    against = list(violations(diagnosis, run))
+    assert not against, "\n".join(against)
+    assert passed_by_itself(run, diagnosis) == []
 
 
 @pytest.mark.parametrize("log", LOGS, ids=lambda path: "/".join(path.relative_to(SHARED).parts[1:-1]))

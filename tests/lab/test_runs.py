@@ -20,6 +20,7 @@ from postmortem.lab.program import build
 from postmortem.lab.run_equality import differences
 from postmortem.program import next_index
 from postmortem.sources import open_run
+from tests.broken import passed_by_itself
 
 pytestmark = [pytest.mark.bits, pytest.mark.heavy]
 STEPS, AT = 60, 30
@@ -55,6 +56,7 @@ def test_every_fault_makes_a_run_that_does_not_name_it(tmp_path: Path, slug: str
     assert truth(out)["fault"] == slug
     run = open_run(out)
     assert run.row_steps.tolist() == list(range(STEPS))
+    assert passed_by_itself(run) == []
     words = [
         word for word in slug.split("_") if word not in ("none", "lr", "high", "too", "data", "batch", "optimizer")
     ]
