@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,6 @@ def test_an_event_is_told(name: str, tmp_path: Path) -> None:
     assert expected in render(diagnose(open_run(folder))).replace("\\", "")
 
 
-@pytest.mark.parametrize("name", EVENTS)
 @pytest.mark.parametrize(
     "keys",
     [
@@ -101,9 +101,13 @@ def test_an_event_is_told(name: str, tmp_path: Path) -> None:
     ],
     ids=["no keys", "no step", "other types"],
 )
-def test_an_event_without_its_keys_breaks_nothing(name: str, keys: dict[str, Any], tmp_path: Path) -> None:
-    for rows, folder in ((spike, "spike"), (rolled_back, "back")):
-        found = diagnose(open_run(rows(tmp_path / folder, [{"event": name, "step": AT - 2, **keys}])))
+@pytest.mark.parametrize("rows", [spike, rolled_back])
+def test_events_without_their_keys_break_nothing(keys: dict[str, Any], rows: Callable[..., Path], tmp_path: Path) -> None:
+    """All events in one journal, and each after another one."""
+    names = list(EVENTS)
+    for folder, part in (("all", names), ("even", names[::2]), ("odd", names[1::2])):
+        journal = [{"event": name, "step": AT - 2, **keys} for name in part]
+        found = diagnose(open_run(rows(tmp_path / folder, journal)))
         assert found.incidents[0].onset_step == AT and render(found)
 
 
