@@ -36,9 +36,10 @@ def diff(
     """Compare runs (also installed as `runs-diff`).
 
     It says from which step on they differ, and why. Verdicts: identical (every
-    bit), equivalent (within the noise), transient (something happened, passed by
-    itself, and the end is within the noise), recovered (the same, by a rollback),
-    lingering (the end is not within the noise), different.
+    bit), prefix (the same, and one ends earlier), equivalent (within the noise),
+    transient (something happened, passed by itself, and the end is within the
+    noise), recovered (the same, by a rollback), lingering (the end is not within
+    the noise), different.
 
     \b
     Examples:

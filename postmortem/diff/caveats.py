@@ -8,6 +8,7 @@ from typing import Literal
 from postmortem.diff.model import Alignment, RunSummary, Verdict
 from postmortem.diff.pair import Pair
 from postmortem.diff.settings import unrecorded
+from postmortem.text import count
 
 NO_COMMON_LOSS = "no loss in both"
 """The reason why no gap of the loss can be measured."""
@@ -20,11 +21,13 @@ class StepMismatch:
     """How the steps of two runs differ.
 
     `ends`: the runs begin or end at different steps ("" where they do not, or where one continues the other); `holes`:
-    one run lacks rows in between; `lines`: both as sentences for the first facts.
+    one run lacks rows in between; `first_rows`: "b is the first 24 rows of a", if the values agree ("" where the steps
+    already say that it is not); `lines`: ends and holes as sentences for the first facts.
     """
 
     ends: str
     holes: bool
+    first_rows: str
     lines: tuple[str, ...]
 
 
@@ -48,7 +51,11 @@ def step_mismatch(pair: Pair, a: RunSummary, b: RunSummary) -> StepMismatch:
     if holes:
         extra = " and ".join(f"{letter} {rows - steps.size:,}" for letter, rows in zip("ab", inside, strict=True))
         lines.append(f"between steps {steps[0]} and {steps[-1]}, rows that the other run lacks: {extra}")
-    return StepMismatch("" if pair.related else ends, holes, tuple(lines))
+    first_rows = ""
+    if ends and not holes and a.first_step == b.first_step and steps.size == min(a.rows, b.rows):
+        shorter, longer = ("a", "b") if a.rows < b.rows else ("b", "a")
+        first_rows = f"{shorter} is the first {count(int(steps.size), 'row')} of {longer}"
+    return StepMismatch("" if pair.related else ends, holes, first_rows, tuple(lines))
 
 
 def independence_line(a: RunSummary, b: RunSummary, alignment: Alignment | None, verdict: Verdict) -> tuple[str, ...]:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from postmortem.diff import run_summary
-from postmortem.diff.alignment import align_batches
+from postmortem.diff.alignment import MOST, align_batches
 from postmortem.diff.caveats import NO_COMMON_LOSS, cannot_tell, independence_line, step_mismatch
 from postmortem.diff.columns import columns_only_in, compare_columns
 from postmortem.diff.counter import with_one_counter
 from postmortem.diff.divergence import find_divergence
 from postmortem.diff.level import Band, measure_gap, noise_band
 from postmortem.diff.model import SCHEMA_VERSION, Gap, ManyRunsDiff, RunsDiff
+from postmortem.diff.models import model_facts
 from postmortem.diff.pair import Pair
+from postmortem.diff.relation_text import loss_lines, model_line
+from postmortem.diff.relations import find_relations
 from postmortem.diff.settings import differing_settings
 from postmortem.diff.verdict import judge
 from postmortem.run import Run
@@ -44,6 +47,8 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
     gaps = _gaps(pair, noise, min(event_steps, default=None), max(summary_a.row_step, summary_b.row_step))
     mismatch = step_mismatch(pair, summary_a, summary_b)
     alignment = align_batches(pair)
+    relations = find_relations(pair, columns, [rewind.step for _, rewind in rewinds[-MOST:]])
+    models = model_facts(pair, relations)
     verdict, reason = judge(columns, pair.steps.size, mismatch, lacking or gaps[0], (only_a, only_b))
     if curve is not None and noise is not None:
         summary_a = run_summary.with_recoveries(a, summary_a, only_a, curve, noise)
@@ -55,6 +60,8 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
         reason=reason,
         top_lines=(
             *((counters,) if counters else ()),
+            *model_line(models),
+            *loss_lines(relations, columns, summary_a, summary_b),
             *independence_line(summary_a, summary_b, alignment, verdict),
             *run_summary.top_lines(summary_a, summary_b, (only_a, only_b)),
             *mismatch.lines,
@@ -66,6 +73,8 @@ def diff_runs(a: Run, b: Run, *, context: Sequence[Run] = ()) -> RunsDiff:
         divergence=divergence,
         alignment=alignment,
         gaps=gaps,
+        relations=relations,
+        models=models,
         columns=columns,
         columns_only_a=columns_only_in(a, b),
         columns_only_b=columns_only_in(b, a),

@@ -13,9 +13,10 @@ from postmortem.text import plain
 
 SCHEMA_VERSION = 1
 
-Verdict: TypeAlias = Literal["identical", "equivalent", "transient", "recovered", "lingering", "different"]
+Verdict: TypeAlias = Literal["identical", "prefix", "equivalent", "transient", "recovered", "lingering", "different"]
 Kind: TypeAlias = Literal["other_batch", "other_state", "other_config", "other_arithmetic", "log_only", "unknown"]
 Group: TypeAlias = Literal["config", "code", "packages", "environment", "run"]
+Form: TypeAlias = Literal["factor", "offset"]
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,39 @@ class ColumnDiff:
 
 
 @dataclass(frozen=True)
+class Relation:
+    """How a column of b follows from that of a, over `rows` common rows from `from_step` through `through_step`.
+
+    A "factor" is b ÷ a, without unit; an "offset" is b − a, in nats. `value` is its median, and nine rows in ten are
+    from `low` to `high`. `before` is its median in the rows before `from_step` (1 or 0 where these are equal), None
+    where there are none.
+    """
+
+    column: str
+    form: Form
+    value: float
+    low: float
+    high: float
+    rows: int
+    from_step: int
+    through_step: int
+    before: float | None
+
+
+@dataclass(frozen=True)
+class ModelFact:
+    """Something that differs between the models, or between the runs before their first update: what, and in each run.
+
+    `what`: the vocabulary (tokens), the groups of parameters that only one run logged, or the norm of the parameters or
+    the loss in the first row (L2 norm; nats per token).
+    """
+
+    what: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
 class Divergence:
     """The first step at which a common column differs (clocks aside), and why. `columns` are those that differ there.
 
@@ -264,6 +298,8 @@ class RunsDiff:
     divergence: Divergence | None
     alignment: Alignment | None
     gaps: tuple[Gap, ...]
+    relations: tuple[Relation, ...]
+    models: tuple[ModelFact, ...]
     columns: tuple[ColumnDiff, ...]
     columns_only_a: tuple[str, ...]
     columns_only_b: tuple[str, ...]

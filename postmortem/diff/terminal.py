@@ -14,6 +14,7 @@ from postmortem.text import plain
 
 STYLES: dict[Verdict, str] = {
     "identical": "bold green",
+    "prefix": "bold yellow",
     "equivalent": "bold green",
     "transient": "bold green",
     "recovered": "bold green",

@@ -1,6 +1,8 @@
-"""Judges two runs over the steps that both have: identical, equivalent, transient, recovered, lingering or different.
+"""Judges two runs over the steps that both have: identical, prefix, equivalent, transient, recovered, lingering or
+different.
 
     identical     every common column except the clocks has the same bits at the same steps
+    prefix        the same, and one run ends earlier: it is the first rows of the other
     equivalent    every level of the loss and its end are within the noise, and nothing happened to the loss of only one
                   run
     transient     something did happen (an incident, a resume that lost a part), passed by itself, and the end is within
@@ -10,8 +12,8 @@
     different     everything else: a difference before anything happened, an unexplained difference, an end that is not
                   finite or not settled, no loss to judge by, or no common step
 
-If one run ends earlier, the runs are neither identical nor equivalent, unless one continues the other by lineage: then
-only the common steps can be compared.
+If one run ends earlier, the runs are at best a prefix, unless one continues the other by lineage: then only the common
+steps can be compared.
 """
 
 from __future__ import annotations
@@ -82,6 +84,8 @@ def judge(
         return "different", "the runs have no step in common"
     if columns and all(column.equal for column in columns) and not mismatch.holes:
         same = f"the same bits in {count(len(columns), 'common column')} and {count(steps, 'common step')}"
+        if mismatch.ends and mismatch.first_rows:
+            return "prefix", f"{mismatch.first_rows}: {mismatch.ends}; {same}"
         return ("different", f"{mismatch.ends}; {same}") if mismatch.ends else ("identical", same)
     if isinstance(gap, str):
         return "different", f"bits differ, and the loss cannot be compared: {gap}"

@@ -11,6 +11,7 @@ from postmortem.diff.divergence import KINDS
 from postmortem.diff.level import nats, signed
 from postmortem.diff.lineage import window_list
 from postmortem.diff.model import DiffIncident, Discarded, Gap, LostWork, Recovery, RunsDiff, RunSummary, Setting
+from postmortem.diff.relation_text import other_lines
 from postmortem.text import count, number, plain
 
 HEADS = ("b", "verdict", "divergence", "incidents", "area", "end", "lost")
@@ -43,6 +44,7 @@ def sections(d: RunsDiff, everything: bool = False) -> tuple[Section, ...]:
         Section("Recovery", _per_run(d, lambda run: map(_recovery, run.recoveries), max_items)),
         Section("Gap", tuple(_gap(gap) for gap in gaps if gap.column == "loss")),
         Section("At the end", tuple(_final_gap(gap) for gap in gaps)),
+        Section("Constant", other_lines(d.relations, d.a, d.b)),
         Section("Columns", _columns(d, everything)),
         Section("Not known", d.cannot_tell),
     )

@@ -13,6 +13,16 @@ _KEYS = {
 _WORDS = {"a": "b", "b": "a", "above": "below", "below": "above"}
 
 
+def _relation(raw: dict[str, Any], *, swap: bool) -> dict[str, Any]:
+    """A relation, or that of the runs the other way round, to nine digits."""
+    figures = [raw["value"], *sorted((raw["low"], raw["high"])), raw["before"]]
+    if swap:
+        turned = [None if x is None else 1 / x if raw["form"] == "factor" else 0.0 - x for x in figures]
+        figures = [turned[0], turned[2], turned[1], turned[3]]
+    rounded = [None if x is None else float(f"{x:.9g}") for x in figures]
+    return {**raw, **dict(zip(("value", "low", "high", "before"), rounded, strict=True))}
+
+
 def comparable(raw: Any, *, swap: bool, key: str = "", within: str = "") -> Any:
     """`raw` with sentences as sorted words and settings in order; with `swap`, as of the runs the other way round."""
     if isinstance(raw, dict):
@@ -27,7 +37,10 @@ def comparable(raw: Any, *, swap: bool, key: str = "", within: str = "") -> Any:
     if swap and (key, within) == ("value", "level"):
         return [0.0 - value if isinstance(value, float) else value for value in raw]
     if isinstance(raw, list):
-        items = [comparable(item, swap=swap, key=key, within=within) for item in raw]
+        items = [
+            _relation(item, swap=swap) if key == "relations" else comparable(item, swap=swap, key=key, within=within)
+            for item in raw
+        ]
         if key == "settings":
             return sorted(items, key=lambda setting: (setting["group"], setting["key"]))
         return sorted(items) if key in ("top_lines", "cannot_tell") else items

@@ -35,7 +35,7 @@ def against_clean(trained: Trained, name: str) -> RunsDiff:
         ("rolled", "recovered", BAD[0], "other_batch"),
         ("hurt", "lingering", HURT, "other_state"),
         ("slow", "different", 0, "other_config"),
-        ("short", "different", None, None),
+        ("short", "prefix", None, None),
     ],
 )
 def test_verdict_and_divergence(trained: Trained, name: str, verdict: str, step: int | None, kind: str | None) -> None:
@@ -102,7 +102,7 @@ def test_a_resume_is_told_and_its_stretch_set_apart(trained: Trained) -> None:
 def test_the_shorter_of_equal_runs_is_named(trained: Trained) -> None:
     d = against_clean(trained, "short")
     assert d.top_lines == (f"a ends at step {STEPS - 1}, b at {SHORT - 1}",)
-    assert d.reason.startswith(d.top_lines[0]) and "the same bits in" in d.reason
+    assert d.reason.startswith(f"b is the first {SHORT} rows of a: {d.top_lines[0]}") and "the same bits in" in d.reason
 
 
 def test_a_replay_is_compared_as_far_as_it_goes(trained: Trained, tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Finds columns of b that follow from those of a by one number: a constant factor, or in nats a constant distance.
+
+A mean that was not divided by its number of parts (micro-batches, processes, items) is an exact factor in the loss and
+in the gradient norm. So a factor is told only where the rows hardly scatter about it. A distance lies between two
+trainings, which have noise: it is told where the rows scatter little enough that none of them is near zero.
+
+A relation holds for all common rows, or from a resume or from the column's first difference on: then it is not one
+before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from postmortem.diff.model import ColumnDiff, Form, Relation
+from postmortem.diff.pair import Curve, Pair
+from postmortem.run.columns import describe
+from postmortem.series import Values
+
+FEWEST_ROWS = 10  # rows of a relation: fewer show no scatter
+ODD_SHARE = 0.05  # the share of the rows that may be anywhere, on either side: a spike in only one run
+FACTOR_SCATTER = 0.1  # nine rows in ten scatter over at most this share of the factor's logarithm: of ×5, by ±8 %
+OFFSET_SCATTER = 0.5  # … and of a distance: Gaussian rows are then 6.6 sigmas from zero
+STEADY = 0.1  # from the first third of its rows to the last, a distance changes by at most this share
+
+
+def find_relations(pair: Pair, columns: Sequence[ColumnDiff], resumes: Collection[int]) -> tuple[Relation, ...]:
+    """The relations of the columns that differ, in their order; `resumes` are the first steps of what either run
+    trained after a resume or a rollback."""
+    relations: list[Relation] = []
+    for column in columns:
+        first = column.first_step
+        if first is not None and (curve := pair.by_step(column.name)) is not None:
+            relations += _latest(curve, sorted({first, *(step for step in resumes if step > first)}, reverse=True))
+    return tuple(relations)
+
+
+def _latest(curve: Curve, starts: Sequence[int]) -> list[Relation]:
+    """The relation of a column from the latest of `starts` on before which it was another, in a list; else none."""
+    for start in starts:
+        first = int(np.searchsorted(curve.step_a, start))
+        for scatter in _scatters(curve, first):
+            before = _figures(scatter.form, curve, slice(0, first))
+            before = before[np.isfinite(before)]
+            if not before.size or not scatter.low <= float(np.median(before)) <= scatter.high:
+                return [scatter.relation(curve, first, before)]
+    return []
+
+
+@dataclass(frozen=True)
+class _Scatter:
+    """How rows scatter about a relation: `low`, `middle` and `high` are figures of its form, see `_figures`."""
+
+    form: Form
+    low: float
+    middle: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        """The scatter as a share of the relation."""
+        return (self.high - self.low) / abs(self.middle)
+
+    def relation(self, curve: Curve, first: int, before: Values) -> Relation:
+        """The relation from row `first` on; `before` are its figures in the rows before that."""
+        shown = math.exp if self.form == "factor" else float
+        figures = (shown(value) for value in (self.middle, self.low, self.high))
+        was = shown(float(np.median(before))) if before.size else None
+        steps = curve.step_a[first:]
+        return Relation(curve.column, self.form, *figures, steps.size, int(steps[0]), int(steps[-1]), was)
+
+
+def _scatters(curve: Curve, first: int) -> list[_Scatter]:
+    """The relations that hold from row `first` on, at most one of each form, the closest first."""
+    column = describe(curve.column)
+    in_nats = column is not None and column.unit.startswith("nats")
+    scatters: list[_Scatter] = []
+    for form, most in (("factor", FACTOR_SCATTER), ("offset", OFFSET_SCATTER))[: 1 + in_nats]:
+        every = _figures(form, curve, slice(first, None))
+        figures = every[np.isfinite(every)]
+        if figures.size < max(FEWEST_ROWS, (1 - ODD_SHARE) * every.size):
+            continue
+        low, middle, high = map(float, np.quantile(figures, (ODD_SHARE, 0.5, 1 - ODD_SHARE)))
+        if middle and (high - low) <= most * abs(middle) and _is_steady(figures, middle):
+            scatters.append(_Scatter(form, low, middle, high))
+    return sorted(scatters, key=lambda scatter: scatter.share)
+
+
+def _is_steady(figures: Values, middle: float) -> bool:
+    """Whether the figures are at the same level in the first third of the rows and in the last."""
+    third = figures.size // 3
+    return abs(float(np.median(figures[-third:]) - np.median(figures[:third]))) <= STEADY * abs(middle)
+
+
+def _figures(form: Form, curve: Curve, rows: slice) -> Values:
+    """What a relation of this form is about in the given rows, float64[≤ n]: ln(b ÷ a), or b − a. NaN or infinite where
+    the row contradicts any; left out where it says nothing, because a figure is not finite, or both are 0."""
+    a, b = curve.a[rows], curve.b[rows]
+    says = np.isfinite(a) & np.isfinite(b)
+    return np.log(b / a)[says & ((a != 0) | (b != 0))] if form == "factor" else (b - a)[says]
