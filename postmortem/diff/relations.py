@@ -11,7 +11,7 @@ before.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,9 @@ from postmortem.series import Values
 
 FEWEST_ROWS = 10  # rows of a relation: fewer show no scatter
 ODD_SHARE = 0.05  # the share of the rows that may be anywhere, on either side: a spike in only one run
-FACTOR_SCATTER = 0.1  # nine rows in ten scatter over at most this share of the factor's logarithm: of ×5, by ±8 %
-OFFSET_SCATTER = 0.5  # … and of a distance: Gaussian rows are then 6.6 sigmas from zero
+# The share of a relation over which nine rows in ten may scatter: of the factor's logarithm (×5 by ±8 %), and of a
+# distance, where it leaves the level of Gaussian rows 6.6 sigmas from zero.
+SCATTER: Mapping[Form, float] = {"factor": 0.1, "offset": 0.5}
 STEADY = 0.1  # from the first third of its rows to the last, a distance changes by at most this share
 
 
@@ -68,10 +69,10 @@ class _Scatter:
     def relation(self, curve: Curve, first: int, before: Values) -> Relation:
         """The relation from row `first` on; `before` are its figures in the rows before that."""
         shown = math.exp if self.form == "factor" else float
-        figures = (shown(value) for value in (self.middle, self.low, self.high))
+        middle, low, high = shown(self.middle), shown(self.low), shown(self.high)
         was = shown(float(np.median(before))) if before.size else None
         steps = curve.step_a[first:]
-        return Relation(curve.column, self.form, *figures, steps.size, int(steps[0]), int(steps[-1]), was)
+        return Relation(curve.column, self.form, middle, low, high, steps.size, int(steps[0]), int(steps[-1]), was)
 
 
 def _scatters(curve: Curve, first: int) -> list[_Scatter]:
@@ -79,13 +80,14 @@ def _scatters(curve: Curve, first: int) -> list[_Scatter]:
     column = describe(curve.column)
     in_nats = column is not None and column.unit.startswith("nats")
     scatters: list[_Scatter] = []
-    for form, most in (("factor", FACTOR_SCATTER), ("offset", OFFSET_SCATTER))[: 1 + in_nats]:
+    forms: tuple[Form, ...] = ("factor", "offset") if in_nats else ("factor",)
+    for form in forms:
         every = _figures(form, curve, slice(first, None))
         figures = every[np.isfinite(every)]
         if figures.size < max(FEWEST_ROWS, (1 - ODD_SHARE) * every.size):
             continue
         low, middle, high = map(float, np.quantile(figures, (ODD_SHARE, 0.5, 1 - ODD_SHARE)))
-        if middle and (high - low) <= most * abs(middle) and _is_steady(figures, middle):
+        if middle and high - low <= SCATTER[form] * abs(middle) and _is_steady(figures, middle):
             scatters.append(_Scatter(form, low, middle, high))
     return sorted(scatters, key=lambda scatter: scatter.share)
 

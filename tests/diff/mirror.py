@@ -37,7 +37,7 @@ def comparable(raw: Any, *, swap: bool, key: str = "", within: str = "") -> Any:
     if swap and (key, within) == ("value", "level"):
         return [0.0 - value if isinstance(value, float) else value for value in raw]
     if isinstance(raw, list):
-        items = [
+        items: list[Any] = [
             _relation(item, swap=swap) if key == "relations" else comparable(item, swap=swap, key=key, within=within)
             for item in raw
         ]

@@ -27,7 +27,7 @@ def curve(seed: int, n: int = N, level: float = 2.0, noise: float = 0.02) -> np.
     return level + 2 * np.exp(-np.arange(n) / 60) + noise * np.random.default_rng(seed).standard_normal(n)
 
 
-def log(path: Path, first: int = 0, **columns: np.ndarray) -> Run:
+def log(path: Path, *, first: int = 0, **columns: np.ndarray) -> Run:
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     lines = (",".join(map(repr, (first + n, *row))) for n, row in enumerate(rows))
     path.write_text("\n".join([",".join(["step", *columns]), *lines]) + "\n")
@@ -47,9 +47,9 @@ def told(d: RunsDiff) -> str:
 @pytest.mark.parametrize("factor", [5.0, 8.0, 1 / 4])
 def test_a_mean_that_was_not_divided_is_a_factor_of_loss_and_gradient(tmp_path: Path, factor: float) -> None:
     loss, norm, rate = curve(1), 1 + curve(2), np.linspace(1e-3, 1e-4, N)
-    rounded = {"loss": np.round(factor * loss, 4), "grad_norm": np.round(factor * norm, 3)}
     a = log(tmp_path / "a.csv", loss=np.round(loss, 4), grad_norm=np.round(norm, 3), lr=rate)
-    d = diff_runs(a, log(tmp_path / "b.csv", **rounded, lr=rate))
+    b = log(tmp_path / "b.csv", loss=np.round(factor * loss, 4), grad_norm=np.round(factor * norm, 3), lr=rate)
+    d = diff_runs(a, b)
     assert {r.column: r.form for r in d.relations} == {"loss": "factor", "grad_norm": "factor"}
     assert all(r.value == pytest.approx(factor, rel=1e-3) and r.rows == N and r.before is None for r in d.relations)
     assert "loss and grad_norm of b are" in told(d) and "at the same learning rate" in told(d)
