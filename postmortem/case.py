@@ -18,6 +18,7 @@ from postmortem.run.event_meaning import not_restored, piece_kind
 from postmortem.run.response import Response, response
 from postmortem.run.timeline import Timeline, TimelineEvent
 from postmortem.series import Series
+from postmortem.shown import NOTHING
 from postmortem.stats import EMA_ROWS, Level, noise_sigma, recent_level, robust_sigma, rounding_sigma
 from postmortem.text import plain
 
@@ -122,7 +123,7 @@ class Sibling:
 
 class Case:
     """One incident, its run, and all incidents of that run. `text`: training text may be shown. `sibling` is another
-    run, if one was given, that helps to tell the data from the state."""
+    run, if one was given, that helps to tell the data from the state. `shown`: by replays of the incident."""
 
     def __init__(
         self,
@@ -133,6 +134,7 @@ class Case:
         sibling: Sibling | None = None,
     ) -> None:
         self.run, self.incident, self.incidents, self.text, self.sibling = run, incident, incidents, text, sibling
+        self.shown = NOTHING
 
     def piece(self, token: int) -> str:
         """A token for people: its piece where the run has a decode table and text may be shown, else its id."""

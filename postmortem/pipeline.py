@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,7 @@ from postmortem.proof.check import CheckedProof, check_proof
 from postmortem.proof.stored_proofs import Proof, load_proofs
 from postmortem.report.select import WORST, IncidentChoice, incident_at
 from postmortem.run import Run
+from postmortem.shown import Shown
 from postmortem.sources import open_run
 from postmortem.text import plain, relative_path
 from postmortem.version import __version__
@@ -214,14 +216,21 @@ def _incident(
     weighed: _Weighed, ident: int, proof: CheckedProof | None, watchdog: Watchdog | None
 ) -> diagnosis.Incident:
     case, observed, ranked = weighed.case, weighed.observed, weighed.ranked
+    if proof is not None:
+        case = copy.copy(case)  # with all that it has computed
+        case.shown = Shown.by(proof.experiments)
     verdict, cause = panel_verdict(ranked, weighed.evidence), leading_cause(ranked)
     if proof is not None and proof.verdict is not None:  # replays outweigh panels
         verdict = proof.verdict
         cause = next((confirmed for confirmed in causes() if confirmed.slug == proof.cause), cause)
-    window = suspect_window(case, cause, observed)
     proven = proof is not None and bool(proof.cause)
     known = cause if cause is not None and (proven or verdict == "supported") else None
-    expected = verification(case, known)
+    window = suspect_window(case, cause, observed)
+    if known is None and case.shown.batches is not None:
+        window = case.shown.batches
+    remedy = known.fix(suspect_for(case, known, observed)) if known and known.fix else None
+    remedy = case.shown.fix if known is None else remedy
+    expected = verification(case, known, remedy or ())
     remedies = known.remedies(case, observed) if known else cautious_remedies(case, cause, window)
     return diagnosis.Incident(
         **shared_facts(case.incident),
@@ -243,12 +252,12 @@ def _incident(
         watch=watch_advice(case),
         changes=remedies,
         verification=expected,
-        lesson=lesson(known.lesson if known else fact_without_cause(case, cause), remedies),
+        lesson=lesson(known.lesson if known else fact_without_cause(case), remedies),
         skip_window=None if known is not None and known.suspect_batch_count is None else window,
         checkpoint=_relative(case.run, case.checkpoint.path) if case.checkpoint else "",
         passed_over=passed_over(case),
         damaged_between=case.damaged_between,
-        remedy=known.fix(suspect_for(case, known, observed)) if known and known.fix else None,
+        remedy=remedy,
         experiments=proof.experiments if proof else (),
         proof=proof.text if proof else "",
         samples=samples(case) if case.text else (),

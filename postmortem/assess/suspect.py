@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from postmortem.case import Case
-from postmortem.causes import Cause, Observed, Suspect
+from postmortem.causes import HALF, Cause, Observed, Suspect
 from postmortem.change import Window
 
 # Batches between a suspect window and the place it is moved to, so that its effect there is distinguishable.
@@ -23,6 +23,7 @@ def suspect_for(case: Case, cause: Cause, observed: Observed) -> Suspect:
         onset=case.onset,
         jump=case.onset if jump is None or jump.step is None else jump.step,
         lost=case.pieces_lost,
+        rate=case.shown.rate or HALF,
     )
 
 

@@ -19,6 +19,7 @@ from postmortem.assess.detection import detect, detect_effective
 from postmortem.assess.symptoms import loss_before
 from postmortem.case import BASELINE_ROWS, MIN_BASELINE_ROWS, Case
 from postmortem.causes import Cause
+from postmortem.change import Change
 from postmortem.checkpoint.health import health_in
 from postmortem.detectors import DetectedIncident, Finding
 from postmortem.diagnosis import MEAN_ROWS, Incident, Relation, Verification, VerificationCheck
@@ -39,14 +40,18 @@ _ABSOLUTE = ("loss", "eval_loss", "grad_norm")
 """Columns that a fix brings back to their old level; it may change that of others: a lower rate, a larger update."""
 
 
-def verification(case: Case, known: Cause | None = None) -> Verification:
+def verification(case: Case, known: Cause | None = None, remedy: Sequence[Change] = ()) -> Verification:
     """§6 of the report: seed, ε, through step T, and the checks of what departed; no checks where the `known` cause is
     harmless, because nothing has to change.
 
     ε is three robust sigmas of the loss before the incident: a fixed run stays at most that far above its baseline.
+    With a `remedy` that lowers the rate, the baseline is the loss where it begins: a slower run cannot be asked to have
+    come as far at the onset.
     """
     through = int(min(case.last_step_after, max(int(case.run.row_steps[-1]), case.incident.peak_step)))
     level, noise = loss_before(case), _noise(case)
+    if level is not None and any(change.name == "lr-scale" for change in remedy):
+        level = max(level, _loss_at_checkpoint(case) or level)
     epsilon = None if noise is None or level is None else max(3 * noise, MARGIN / 2 * abs(level))
     seed = case.run.manifest.seed
     if known is not None and known.harmless:
@@ -150,6 +155,14 @@ def _seen(check: VerificationCheck, broken: Result) -> str:
     if broken.measured is None:
         return "not logged"
     return f"{'found' if check.relation == 'absent' else number(broken.measured)} at step {broken.step}"
+
+
+def _loss_at_checkpoint(case: Case) -> float | None:
+    """The median loss of the rows before the checkpoint from which a remedy begins; None without one, or such rows."""
+    loss, step = case.series("loss"), None if case.checkpoint is None else case.checkpoint.step
+    before = np.empty(0) if loss is None or step is None else loss.value[: np.searchsorted(loss.step, step)]
+    before = before[np.isfinite(before)][-MIN_BASELINE_ROWS:]
+    return float(np.median(before)) if before.size else None
 
 
 def _noise(case: Case) -> float | None:

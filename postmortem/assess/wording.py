@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from postmortem.assess.symptoms import lost_as, rows_lost
 from postmortem.case import Case
-from postmortem.causes import Cause, causes, roll_back, skip
+from postmortem.causes import Cause, causes, lower_rate, roll_back, skip
+from postmortem.change import Change
 from postmortem.detectors import SETTLE_ROWS
 from postmortem.diagnosis import Hypothesis, Remedy
+from postmortem.interventions import build_intervention
 from postmortem.panels import furthest
 from postmortem.stats import noise_sigma
 from postmortem.text import count, number, plain
@@ -82,6 +84,8 @@ def _watch(case: Case, name: str, level: float, peak: float, last: float, back: 
 def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Remedy, ...]:
     """§5 of the report without a root cause: remedies that do no harm, and why the others would be guesses."""
     logged = _logging(case)
+    if case.shown.fix is not None:
+        return (*_what_cured(case, case.shown.fix[0]), *logged)
     if case.level("loss") is None and case.onset <= int(case.run.row_steps[0]):
         first = (
             "Look at the initialization, the schedule, the first batch and the dtype: the log begins with the incident."
@@ -111,6 +115,33 @@ def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) 
     )
 
 
+def _what_cured(case: Case, fix: Change) -> tuple[Remedy, ...]:
+    """The remedies that replays have shown: to repeat what cured the incident, `fix`, whatever was wrong."""
+    if case.shown.batches is not None:
+        left_out = skip(case, case.shown.batches)
+        return (
+            left_out if left_out.done else replace(left_out, text=f"{left_out.text} {_why_skip(case)}"),
+            _look(case),
+        )
+    if case.shown.rate is not None:
+        return (lower_rate(case),)
+    text = build_intervention(fix).text
+    return (Remedy(f"Go on with what cured the incident in a replay: {text}.", "the cause is still open", once=True),)
+
+
+def _why_skip(case: Case) -> str:
+    """What the replays showed of the batches that are left out."""
+    carried = ", and moved, they take the incident along" if case.shown.carries else ""
+    return f"Without them a replay had no incident{carried}: this is a remedy, whatever is wrong with them."
+
+
+def _look(case: Case) -> Remedy:
+    assert case.shown.batches is not None
+    first, last = case.shown.batches
+    text = f"Look at the samples of the batches [{first}, {last}) before a run consumes them again."
+    return Remedy(text, "a look at some samples")
+
+
 def passed_over(case: Case) -> str:
     """Why the checkpoints between the healthy one and the onset were not chosen, in words; "" if there are none."""
     newer = [(f"{c.role} {c.path.name}", health) for c, health in case.passed_over]
@@ -131,17 +162,23 @@ def _absent(case: Case) -> list[str]:
     return [column for column in DECISIVE if column not in case.run.columns]
 
 
-def fact_without_cause(case: Case, cause: Cause | None) -> str:
-    """What an incident teaches whose cause is unknown."""
-    if _absent(case):
-        return "What is not logged cannot explain an incident"
-    likely = f" ({cause.slug} is the first cause to test)" if cause else ""
-    return f"The panels alone do not show the cause{likely}"
+def fact_without_cause(case: Case) -> str:
+    """What an incident teaches whose cause is unknown; "" where that is nothing that another run could use."""
+    title = plain(case.incident.title, 60)
+    if case.shown.batches is not None:
+        first, last = case.shown.batches
+        return f"The batches [{first}, {last}) cause the {title}, in a way that is still open"
+    if case.shown.rate is not None:
+        return f"A lower learning rate prevents the {title}, whose cause is still open"
+    return "What is not logged cannot explain an incident" if _absent(case) else ""
 
 
 def lesson(fact: str, remedies: Sequence[Remedy]) -> str:
     """§7 of the report: `fact`, and the first remedy of §5 that prevents it from happening again; where none does, the
-    first one that is recommended. So the lesson never advises what §5 does not contain, or refuses."""
+    first one that is recommended. So the lesson never advises what §5 does not contain, or refuses. "" without a
+    fact: there is no lesson."""
+    if not fact:
+        return ""
     advised = [remedy for remedy in remedies if not remedy.declined]
     chosen = next((remedy for remedy in advised if not remedy.once), advised[0] if advised else None)
     fact = fact.rstrip(".")

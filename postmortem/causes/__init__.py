@@ -16,6 +16,8 @@ from functools import cache
 from typing import TypeAlias
 
 from postmortem.case import Case, Observation
+from postmortem.causes._remedies import HALF as HALF
+from postmortem.causes._remedies import lower_rate as lower_rate
 from postmortem.causes._remedies import roll_back as roll_back
 from postmortem.causes._remedies import skip as skip
 from postmortem.change import Change, Window
@@ -31,7 +33,8 @@ class Suspect:
 
     `window` are the suspect batches, `move_to` is the later batch that the window can be moved to, `onset` the step of
     the onset, and `jump` the step where the learning rate jumps (the onset where it does not). `lost` is what a resume
-    just before the onset did not restore, by the journal: "optimizer", "schedule", "loader", …
+    just before the onset did not restore, by the journal: "optimizer", "schedule", "loader", … `rate` is the factor of
+    the learning rate that is a remedy: the one that cured the incident in a replay, or a half.
     """
 
     window: Window
@@ -39,6 +42,7 @@ class Suspect:
     onset: int
     jump: int
     lost: frozenset[str] = frozenset()
+    rate: float = HALF
 
 
 def _no_prediction(_: Suspect) -> tuple[Prediction, ...]:

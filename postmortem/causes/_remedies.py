@@ -9,6 +9,8 @@ from postmortem.case import Case
 from postmortem.diagnosis import Remedy
 from postmortem.text import count, number, plain
 
+HALF = 0.5  # of the learning rate: the remedy where no replay has shown which share cures
+
 
 def skip(case: Case, window: tuple[int, int]) -> Remedy:
     """Skip the suspect batches in a replay, which leaves out their tokens."""
@@ -35,15 +37,20 @@ def _tokens(total: float) -> str:
     return f"{amount} {'token' if total == 1 else 'tokens'}"
 
 
-def halve_rate(case: Case) -> Remedy:
-    """Halve the peak learning rate."""
-    halved = halved_peak_rate(case)
-    rates = f" from {number(halved[0])} to {number(halved[1])}" if halved else ""
+def lower_rate(case: Case) -> Remedy:
+    """Lower the learning rate: to the share of it that cured the incident in a replay, else to a half."""
     if done := case.response.lowered_rate():
         return Remedy("Lower the peak learning rate.", done=done)
-    return Remedy(
-        f"Halve the peak learning rate{rates}, or double the warmup.", "slower progress in steps that were stable"
-    )
+    side_effect = "slower progress in steps that were stable"
+    factor, now = case.shown.rate, rate_at_onset(case)
+    if factor is None:
+        rates = "" if now is None else f" ({number(HALF * now)} instead of {number(now)} at the onset)"
+        return Remedy(f"Halve the peak learning rate{rates}, or double the warmup.", side_effect)
+    rates = "" if now is None else f", {number(factor * now)} instead of {number(now)} at the onset"
+    too_high = [failed for failed in (case.shown.failed_rate,) if failed is not None and failed > factor]
+    tried = "".join(f", and with {number(failed)} of it not" for failed in too_high)
+    text = f"Lower the learning rate to {number(factor)} of it{rates}: with this a replay had no incident{tried}."
+    return Remedy(text, side_effect)
 
 
 def lower_clip(case: Case) -> Remedy:
@@ -124,15 +131,14 @@ def roll_back(case: Case, next_action: str = "", *, complete: bool = False, lowe
     )
 
 
-def halved_peak_rate(case: Case) -> tuple[float, float] | None:
-    """(the highest learning rate up to the onset, half of it); None where no positive rate is logged."""
+def rate_at_onset(case: Case) -> float | None:
+    """The learning rate of the last row up to the onset that logged one; None where it is not positive."""
     rates = case.series("lr")
     used = np.empty(0) if rates is None else rates.value[(rates.step <= case.onset) & np.isfinite(rates.value)]
-    peak = float(used.max(initial=0.0))
-    return (peak, peak / 2) if peak > 0 else None
+    return float(used[-1]) if used.size and used[-1] > 0 else None
 
 
 def _lower_rate(case: Case) -> str:
-    rates = halved_peak_rate(case)
-    figures = "" if rates is None else f" of {number(rates[1])} instead of {number(rates[0])}"
+    now, factor = rate_at_onset(case), case.shown.rate or HALF
+    figures = "" if now is None else f" ({number(factor * now)} instead of {number(now)} at the onset)"
     return f"a lower peak learning rate{figures}"

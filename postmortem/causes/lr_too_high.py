@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from postmortem.case import Case
 from postmortem.causes import Cause, Observed
-from postmortem.causes._remedies import halve_rate, lower_clip
+from postmortem.causes._remedies import lower_clip, lower_rate, rate_at_onset
 from postmortem.change import Change
 from postmortem.diagnosis import Prediction, Remedy
 from postmortem.text import number
 
 
 def _root_cause_sentence(case: Case, observed: Observed) -> str:
-    recurring, lr = observed.get("loss.recurring"), case.level("lr")
-    rate = f" of about {number(lr)}" if lr else ""
+    recurring, lr = observed.get("loss.recurring"), rate_at_onset(case)
+    rate = f" of {number(lr)}" if lr else ""
     recurrence = f": {recurring.text}, and they do not depend on one batch" if recurring else ""
     return f"The learning rate{rate} is too high for this stage of the training{recurrence}."
 
@@ -28,7 +28,7 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
 def _remedies(case: Case, observed: Observed) -> tuple[Remedy, ...]:
     reason = "the incidents recur on other batches" if "loss.recurring" in observed else "no batch stands out"
     return (
-        halve_rate(case),
+        lower_rate(case),
         lower_clip(case),
         Remedy("Skip the batches.", declined=reason),
     )
@@ -86,6 +86,6 @@ CAUSE = Cause(
         Prediction((Change("replace", (suspect.window,)),), "persists"),
         Prediction((Change("distinct"),), "persists"),
     ),
-    fix=lambda suspect: (Change("lr-scale", values=(0.5,)),),
+    fix=lambda suspect: (Change("lr-scale", values=(suspect.rate,)),),
     doc=__doc__,
 )

@@ -104,6 +104,8 @@ def decide(design: Design, agreement: str, driven: Driven) -> Decision:
         )
         return Decision("confirmed", confirmed, text)
     other_data, other_state = (driven[arm].outcome for arm in design.data_state_arms)
+    carried = other_data == "cured" and other_state == "follows"
+    batches = "the suspect batches take the incident along, and without them it is cured; " if carried else ""
     if other_data == "cured" and other_state == "cured":
         text = (
             "the suspect batches do no harm in another state, and other batches do no harm in the suspect state: "
@@ -111,11 +113,10 @@ def decide(design: Design, agreement: str, driven: Driven) -> Decision:
         )
         return Decision("interaction", "", text)
     if len(refuted) == len(design.tests):
-        text = "every tested cause failed a prediction: " + "; ".join(
-            f"{cause}: {failure}" for cause, failure in refuted.items()
-        )
-        return Decision("refuted", "", text)
-    return Decision("undecided", "", _undecided_text([test for test in design.tests if test.cause not in refuted]))
+        failures = "; ".join(f"{cause}: {failure}" for cause, failure in refuted.items())
+        return Decision("refuted", "", f"{batches}every tested cause failed a prediction: {failures}")
+    open_tests = [test for test in design.tests if test.cause not in refuted]
+    return Decision("undecided", "", batches + _undecided_text(open_tests))
 
 
 def predictions_hold(design: Design, driven: Driven, cause: str) -> bool:

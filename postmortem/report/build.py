@@ -183,7 +183,7 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
         done_changes=tuple(c for c in incident.changes if c.done),
         declined=tuple(c for c in incident.changes if c.declined and not c.done),
         rollback="" if incident.rollback is None else wording.rollback(incident.rollback),
-        skip_window=None if incident.verdict == "undecided" else incident.skip_window,
+        skip_window=incident.skip_window if incident.verdict != "undecided" or _is_skipped(incident) else None,
         skipped=incident.skipped,
         batches_assumed=any(s.key == "batch_index" and s.missing for s in incident.symptoms),
         checkpoint=incident.checkpoint,
@@ -193,6 +193,11 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
         else _verification(incident.verification, incident.onset_step, row_step),
         lesson=incident.lesson or "Not filled: there is no lesson while the cause is unknown.",
     )
+
+
+def _is_skipped(incident: Incident) -> bool:
+    """Whether the remedy is to leave out batches: replays may show that without showing the cause."""
+    return any(change.name == "skip" for change in incident.remedy or ())
 
 
 def _letters(origins: Iterable[str]) -> dict[str, str]:
