@@ -7,7 +7,7 @@ causes, and of `unknown`, into probabilities by softmax. `docs/diagnosis.md` doc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -361,9 +361,19 @@ class Diagnosis:
     def _repr_markdown_(self) -> str | None:
         return markdown(self)
 
+    @property
+    def leading(self) -> Incident | None:
+        """The incident that a report is about unless another is asked for; None where there is none."""
+        return leading(self.incidents)
+
     def to_json(self) -> str:
         """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""
         return numbers_on_one_line(strict_json(self, ensure_ascii=False))
+
+
+def leading(incidents: Sequence[Incident]) -> Incident | None:
+    """Of incidents, the worst first: the worst of those that an experiment was about, or else the worst."""
+    return next((incident for incident in incidents if incident.proof), incidents[0] if incidents else None)
 
 
 def load(path: Path) -> Diagnosis:

@@ -133,7 +133,8 @@ class Examined:
             rule, not_judged = None, () if incidents else why_not_judged(run)
         else:
             rule, not_judged = watchdog_rule(run, self._watchdog, has_incident=bool(incidents))
-        overall = incidents[0].verdict if incidents else "not_judged" if not_judged else "no_incident"
+        leading = diagnosis.leading(incidents)
+        overall = leading.verdict if leading is not None else "not_judged" if not_judged else "no_incident"
         quiet = () if incidents else tuple(panel.quiet(run) for panel in panels())
         if rule is not None:
             quiet = tuple(quiet_reading(reading, rule) for reading in quiet)

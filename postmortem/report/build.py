@@ -145,7 +145,10 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
     marks = _letters([*symptom_origins, *(e.origin for e in incident.evidence)])
     views = [(e.origin, _evidence(e, numbers, titles, marks)) for e in incident.evidence]
     evidence = [(origin, view) for origin, view in views if view.effect]
-    hypotheses = [_hypothesis(h, numbers, titles) for h in incident.hypotheses]
+    tested = {cause for experiment in incident.experiments for cause in experiment.tests}
+    every = [_hypothesis(h, numbers, titles) for h in incident.hypotheses]
+    unsupported = [h for h in every if h.known and not h.supported_by and h.cause not in tested]
+    hypotheses = [h for h in every if h not in unsupported]
     listed = max(LISTED, min(sum(h.probability >= LISTED_SHARE for h in hypotheses), LISTED_MOST))
     readable = [p for p in incident.panels if not p.silent]
     return IncidentView(
@@ -163,6 +166,7 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
         symptom_sources=_sources(symptom_origins, marks),
         hypotheses=tuple(hypotheses[:listed]),
         others=tuple(hypotheses[listed:]),
+        unsupported=tuple(unsupported),
         strengths=wording.strengths(),
         evidence=tuple(view for _, view in evidence),
         evidence_sources=_sources((origin for origin, _ in evidence), marks),

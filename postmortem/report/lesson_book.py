@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
 from postmortem.diagnosis import Verdict
@@ -73,9 +73,12 @@ def enter(text: str, lesson: Lesson, *, undecided: bool = False) -> str | None:
     - Beside a line that somebody edited, a new one is entered only if the verdict is another one.
     - What the code before this one entered, which has no mark, counts as edited, with a verdict by the panels.
     - An undecided incident is entered only with `undecided`, or instead of a line that says something else.
+    - Advice that stands in the notebook already is not repeated, and an undecided incident that has no other is not
+      entered.
     """
     end = "\r" if "\r\n" in text else ""
     lines = text.split("\n")
+    lesson, undecided = _without_known_advice(lesson, lines, undecided=undecided)
     entries = [(number, entry) for number, line in enumerate(lines) if (entry := _entry(line)) is not None]
     own = [(number, entry) for number, entry in entries if entry.key == lesson.key]
     unedited = [(number, entry) for number, entry in own if entry.unedited]
@@ -92,6 +95,15 @@ def enter(text: str, lesson: Lesson, *, undecided: bool = False) -> str | None:
     else:
         lines = _inserted(lines, lesson, end)
     return "\n".join(lines)
+
+
+def _without_known_advice(lesson: Lesson, lines: Sequence[str], *, undecided: bool) -> tuple[Lesson, bool]:
+    """(the lesson without advice that a line about something else gives already, whether it is entered undecided)."""
+    advice = escape(as_sentence(lesson.advice))
+    others = (line for line in lines if (entry := _entry(line)) is None or entry.key != lesson.key)
+    if not advice or any(advice in line for line in others):
+        return replace(lesson, advice=""), False
+    return lesson, undecided
 
 
 @dataclass(frozen=True)

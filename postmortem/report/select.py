@@ -1,4 +1,4 @@
-"""Chooses the incident that a report is about: by its number, by a step, or the worst."""
+"""Chooses the incident that a report is about: by its number, by a step, or the leading one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Incident = TypeVar("_Incident", bound=Occurrence)
 
 @dataclass(frozen=True)
 class IncidentChoice:
-    """The incident that is asked for: by its number, or by a step; neither is the worst."""
+    """The incident that is asked for: by its number, or by a step; neither is the leading one."""
 
     number: int | None = None
     at: int | None = None
@@ -37,7 +37,8 @@ def incident_at(incidents: Iterable[_Incident], step: int, row_step: int) -> _In
 
 
 def select_id(diagnosis: Diagnosis, *, number: int | None = None, at: int | None = None) -> int | None:
-    """The id of incident `number`, of the incident at step `at`, or of the worst; None where there is no incident.
+    """The id of incident `number`, of the incident at step `at`, or of the leading one: one that an experiment was
+    about, or else the worst. None where there is no incident.
 
     Raises UsageError, which lists the run's incidents, where the chosen one is not among them.
     """
@@ -53,11 +54,11 @@ def select_id(diagnosis: Diagnosis, *, number: int | None = None, at: int | None
         if chosen is None:
             raise UsageError(f"No incident at step {at} or within {NEAR} rows of it: {_incident_list(diagnosis)}")
         return chosen.id
-    return incidents[0].id if incidents else None
+    return None if diagnosis.leading is None else diagnosis.leading.id
 
 
 def select_incident(diagnosis: Diagnosis, number: int | None) -> Incident | None:
-    """The incident with id `number`, or the worst; None where there is no incident."""
+    """The incident with id `number`, or the leading one; None where there is no incident."""
     selected = select_id(diagnosis, number=number)
     return next((i for i in diagnosis.incidents if i.id == selected), None)
 

@@ -150,6 +150,7 @@ class IncidentView:
     symptom_sources: tuple[SourceFile, ...]
     hypotheses: tuple[HypothesisView, ...]  # best first: those that get their own line
     others: tuple[HypothesisView, ...]  # the less likely rest
+    unsupported: tuple[HypothesisView, ...]  # what no panel supports, and no replay tested
     strengths: str  # what strong, moderate and weak mean
     evidence: tuple[EvidenceView, ...]  # what speaks for or against a cause; the rest is with the calm panels
     evidence_sources: tuple[SourceFile, ...]

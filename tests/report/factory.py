@@ -226,8 +226,8 @@ def undecided() -> Diagnosis:
         evidence=(),
         root_cause="",
         hypotheses=(
-            Hypothesis("long_tail_tokens", "Long-tail token outlier", 0.38, 0.5, "weak", (), (), ("garbage_data",)),
-            Hypothesis("garbage_data", "Garbage data", 0.33, 0.3, "weak", (), (), ("long_tail_tokens",)),
+            Hypothesis("long_tail_tokens", "Long-tail token outlier", 0.38, 0.5, "weak", (3,), (), ("garbage_data",)),
+            Hypothesis("garbage_data", "Garbage data", 0.33, 0.3, "weak", (3,), (), ("long_tail_tokens",)),
             Hypothesis("unknown", "None of the causes known here", 0.29, 0.2, "weak"),
         ),
         not_known="Not known yet: long_tail_tokens and garbage_data predict the same panels; replaying step 320 with "

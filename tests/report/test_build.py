@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from postmortem.diagnosis import Diagnosis, Sample, Token
+from postmortem.change import Change
+from postmortem.diagnosis import Diagnosis, Experiment, Sample, Token
 from postmortem.report.build import report_view
+from postmortem.report.render import render
 from postmortem.report.select import select_incident
 from postmortem.report.view import IncidentView, ReportView
 from tests.report.factory import CASES, HOSTILE, clean, hostile, several, spike, undecided
@@ -112,9 +114,27 @@ def test_a_short_window_has_no_mean_of_fifty_rows() -> None:
 
 def test_hypotheses_worth_a_line_and_others() -> None:
     shown = incident(spike())
-    assert [h.number for h in shown.hypotheses] == [1, 2, 3] and [h.number for h in shown.others] == [4, 5, 6, 7]
+    assert [h.number for h in shown.hypotheses] == [1, 2, 3] and not shown.others
+    assert [h.number for h in shown.unsupported] == [4, 5, 6, 7]
     assert [h.left_open for h in shown.hypotheses] == [False, False, True]
     assert shown.hypotheses[1].same_as == (1,) and shown.hypotheses[1].against[0].name == "per-token loss"
+
+
+def test_a_hypothesis_that_no_panel_supports_is_listed_only_if_a_replay_tested_it() -> None:
+    base = spike().incidents[0]
+    panels = (*(replace(h, supported_by=(3,)) for h in base.hypotheses[:4]), *base.hypotheses[4:])
+    tested = Experiment("R1", (Change("distinct"),), "persists", "distinct", tests=("repeated_batch",))
+    shown = incident(replace(spike(), incidents=(replace(base, hypotheses=panels, experiments=(tested,)),)))
+    assert [h.number for h in shown.hypotheses] == [1, 2, 3] and [h.number for h in shown.others] == [4, 7]
+    assert [h.number for h in shown.unsupported] == [5, 6]
+    assert "Not supported by any panel: H5 Noise, or a hard batch and H6 LR schedule bug." in render(
+        replace(spike(), incidents=(replace(base, hypotheses=panels, experiments=(tested,)),))
+    )
+
+
+def test_batches_that_replays_have_shown_are_a_window_although_the_cause_is_open() -> None:
+    carried = replace(spike().incidents[0], verdict="undecided", remedy=(Change("skip", ((312, 313),)),))
+    assert incident(replace(spike(), incidents=(carried,))).skip_window == (312, 313)
 
 
 def test_what_is_taken_and_what_is_not() -> None:

@@ -51,6 +51,26 @@ def test_a_heading_for_each_run_with_its_incidents_below() -> None:
     )
 
 
+def test_advice_stands_once_however_many_runs_teach_it() -> None:
+    text = entered(FIRST, OTHER, SECOND)
+    assert text.count("stratify batches") == 1 and text.count("has 22 rare tokens") == 3
+    assert entered(OTHER, SECOND, FIRST, text=text) == text, "drafted again, all of it stays"
+    assert entered(replace(OTHER, advice="Rare tokens dominate: clip."), text=text).count("clip") == 1
+    mine = "# Lessons\n\nRare tokens dominate the norm: stratify batches.\n"
+    assert entered(FIRST, text=mine).count("stratify") == 1, "written by hand"
+
+
+def test_drafts_that_could_not_decide_say_once_what_to_log() -> None:
+    runs = [replace(FIRST, folder=f"runs/{n}", verdict="undecided", advice="Unexplained: log lr.") for n in range(7)]
+    text = ""
+    for lesson in runs:
+        text = enter(text, lesson, undecided=True) or text
+    assert outline(text)[3:] == ["- **Step 312, undecided"] and text.count("log lr") == 1
+    assert enter("", replace(runs[0], advice=""), undecided=True) is None
+    followed = entered(replace(runs[1], verdict="supported"), text=text)
+    assert "supported" in followed, "a verdict is entered without advice"
+
+
 def test_a_confirmed_lesson_leaves_the_suspicions() -> None:
     text = entered(FIRST, OTHER, SECOND, CONFIRMED)
     assert outline(text) == [

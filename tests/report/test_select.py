@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from postmortem.errors import UsageError
@@ -11,6 +13,13 @@ from tests.report.factory import clean, several, undecided
 
 def test_the_worst_is_the_default() -> None:
     assert select_id(several()) == 1 and select_id(clean()) is None
+
+
+def test_the_incident_that_was_proven_leads() -> None:
+    first, second, third = several().incidents
+    proven = replace(several(), incidents=(first, replace(second, proof="only lr_discontinuity is left"), third))
+    assert select_id(proven) == 2 and proven.leading is proven.incidents[1]
+    assert select_id(proven, number=1) == 1
 
 
 @pytest.mark.parametrize(("at", "found"), [(312, 1), (340, 1), (300, 1), (690, 2), (41, 3)])
