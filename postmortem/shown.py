@@ -16,8 +16,8 @@ class Shown:
     """The replays that were judged from their rows: the changes with which the incident was cured, those with which it
     stayed, and the windows of batches that took it along to where they were moved.
 
-    None of these where a placebo cures as well, or the incident did not appear again without a change: then a cure is
-    chance.
+    None of these where a placebo cures as well or could not be driven, or the incident did not appear again without a
+    change: then a cure may be chance.
     """
 
     cured: tuple[Change, ...] = ()
@@ -27,7 +27,7 @@ class Shown:
     @classmethod
     def by(cls, experiments: Iterable[Experiment]) -> Shown:
         """What `experiments` on one incident have shown."""
-        judged = [experiment for experiment in experiments if experiment.outcome and not experiment.unchecked]
+        judged = [experiment for experiment in experiments if not experiment.unchecked]
         if any(experiment.role in ("R0", "R2") and experiment.outcome != "persists" for experiment in judged):
             return cls()
         alone = [(e.changes[0], e.outcome) for e in judged if e.role not in ("R0", "R2") and len(e.changes) == 1]

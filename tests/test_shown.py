@@ -31,8 +31,8 @@ def test_batches_that_carry_the_incident_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     "doubt",
-    [replace(PLACEBO, outcome="cured"), replace(NULL, outcome="vanished"), replace(PLACEBO, outcome="finite")],
-    ids=["a placebo cures", "nothing to cure", "a placebo half cures"],
+    [replace(PLACEBO, outcome="cured"), replace(NULL, outcome="vanished"), replace(PLACEBO, outcome="")],
+    ids=["a placebo cures", "nothing to cure", "a placebo could not be driven"],
 )
 def test_a_cure_by_chance_shows_nothing(doubt: Experiment) -> None:
     assert Shown.by((NULL, REPLACED, MOVED, doubt)) == NOTHING and NOTHING.fix is None

@@ -31,6 +31,8 @@ def verdict_means(diagnosis: Diagnosis, incident: Incident | None) -> str:
         return plain("; ".join(diagnosis.not_judged), LIMIT)
     if incident is not None and incident.verdict == "supported" and incident.proof:
         return f"{plain(incident.proof, LIMIT)}; only a new proof can confirm it"
+    if incident is not None and incident.verdict == "undecided" and incident.remedy:
+        return "a replay showed a remedy, but the replays do not decide on one cause"
     return VERDICTS[diagnosis.verdict if incident is None else incident.verdict]
 
 

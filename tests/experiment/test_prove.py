@@ -25,6 +25,7 @@ from postmortem.replay.trust import NamedProgram
 from postmortem.run import Run
 from postmortem.run.recorded import RecordedRun
 from postmortem.run.replayed import Difference, ReplayResult
+from postmortem.shown import Shown
 from postmortem.sources import open_run
 from tests.makers import noise, write_run
 from tests.proof.test_design import HERE, PREDICTING, hypothesis, incident, of
@@ -210,7 +211,11 @@ class TestDecision:
         twin = hypothesis("garbage_data", 0.2, Prediction((Change.from_text("replace=312:313"),), "cures"))
         proof = prove(bench(tmp_path, TAIL, of("long_tail_tokens"), twin))
         assert (proof.verdict, proof.cause) == ("undecided", "")
-        assert proof.text == "the replays do not distinguish between long_tail_tokens, garbage_data"
+        assert proof.text == (
+            "the suspect batches take the incident along, and without them it is cured; the replays do not distinguish "
+            "between long_tail_tokens, garbage_data"
+        )
+        assert Shown.by(proof.experiments).fix == (Change.from_text("skip=312:313"),)
 
     def test_what_could_not_be_driven_fails_nothing_and_confirms_nothing(self, tmp_path: Path) -> None:
         world = worlds(**DATA, mask="the program offers no edited()")

@@ -1,0 +1,60 @@
+"""From a stored proof to the report: the incident that was proven leads, and what its replays showed is advised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from postmortem import pipeline
+from postmortem.change import Change
+from postmortem.diagnosis import Diagnosis, Experiment, Incident
+from postmortem.pipeline import diagnose
+from postmortem.proof.check import CheckedProof
+from postmortem.proof.stored_proofs import Proof, store_proof
+from postmortem.report import render, select_id
+from postmortem.sources import open_run
+from tests.makers import noise, write_run
+
+BATCHES = (150, 151)
+NULL = Experiment("R0", (), "persists", "nothing changed")
+PLACEBO = Experiment("R2", (Change("skip", ((148, 149),)),), "persists", "skip batch 148")
+REPLACED = Experiment("R3", (Change("replace", (BATCHES,)),), "cured", "other data")
+MOVED = Experiment("R3", (Change("move", (BATCHES,), (190,)),), "follows", "moved")
+OPEN = "the replays do not distinguish between garbage_data, long_tail_tokens"
+
+
+def drafted(folder: Path, monkeypatch: pytest.MonkeyPatch, *experiments: Experiment) -> tuple[Diagnosis, Incident]:
+    """A draft of a run with a small spike at step 150, which was tested, and a large one at 300."""
+    loss = 3 + noise(0.02, 400)
+    loss[150:153] += 2
+    loss[300:303] += 5
+    run = open_run(write_run(folder, {"loss": loss, "batch_index": np.arange(400)}))
+    small = next(i for i in diagnose(run).incidents if i.onset_step == 150)
+    checked = CheckedProof("undecided", "", OPEN, experiments)
+    monkeypatch.setattr(pipeline, "check_proof", lambda *_: checked)
+    store_proof(folder, Proof(small.key, "undecided", "", "", experiments), ())
+    drafted = diagnose(open_run(folder))
+    assert drafted.incidents[0].onset_step == 300 and drafted.leading is not None
+    return drafted, drafted.leading
+
+
+def test_the_proven_batches_of_the_leading_incident_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, leading = drafted(tmp_path / "run", monkeypatch, NULL, REPLACED, MOVED, PLACEBO)
+    assert leading.onset_step == 150 and select_id(found) == leading.id and found.verdict == leading.verdict
+    assert (leading.verdict, leading.root_cause) == ("undecided", "") and OPEN in leading.not_known
+    assert (leading.remedy, leading.skip_window) == ((Change("skip", (BATCHES,)),), BATCHES)
+    report = render(found)
+    assert "without batches [150, 151)" in report and "take the incident along" in report
+    assert "Change nothing yet" not in report and "Skip window: batches `[150, 151)`" in report
+    assert "The batches [150, 151) cause the loss spike" in leading.lesson
+
+
+def test_a_placebo_that_cures_leaves_no_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cured = Experiment("R2", PLACEBO.changes, "cured", "skip batch 148")
+    _, leading = drafted(tmp_path / "run", monkeypatch, NULL, REPLACED, MOVED, cured)
+    assert leading.remedy is None and leading.onset_step == 150
+    assert leading.changes[0].text.startswith("Change nothing yet")
