@@ -105,8 +105,7 @@ class Sibling:
     incidents: tuple[DetectedIncident, ...]
 
     def incident_near(self, step: int, rows: int, attempt: int | None = None) -> DetectedIncident | None:
-        """An incident of the effective history, or of a rolled-back attempt, that spans `step` or is `rows` steps away
-        or less."""
+        """An incident of the effective history, or of a rolled-back attempt, at most `rows` steps away from `step`."""
         in_lineage = [i for i in self.incidents if i.lineage == attempt]
         return next((i for i in in_lineage if i.onset_step - rows <= step <= i.peak_step + rows), None)
 
@@ -351,16 +350,14 @@ class Case:
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint from before the onset that is known to be finite, and does not reset the optimizer.
-        None where there is no such checkpoint."""
+        """The newest checkpoint from before the onset that is known to be finite and resets no optimizer, or None."""
         health = health_in(self.run)
         return next((c for c in self._earlier_checkpoints if health.of(c).healthy), None)
 
     @property
     def passed_over(self) -> tuple[tuple[Checkpoint, Health], ...]:
         """The checkpoints after `checkpoint` and before the onset, newest first, and what is known of each."""
-        health, chosen = health_in(self.run), self.checkpoint
-        newer = self._earlier_checkpoints
+        health, chosen, newer = health_in(self.run), self.checkpoint, self._earlier_checkpoints
         return tuple((c, health.of(c)) for c in (newer[: newer.index(chosen)] if chosen else newer))
 
     @cached_property

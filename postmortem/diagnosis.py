@@ -361,18 +361,14 @@ class Diagnosis:
     def _repr_markdown_(self) -> str | None:
         return markdown(self)
 
-    @property
-    def leading(self) -> Incident | None:
-        """The incident that a report is about unless another is asked for; None where there is none."""
-        return leading(self.incidents)
-
     def to_json(self) -> str:
         """Strict JSON: non-finite numbers become the strings "NaN", "Infinity" and "-Infinity"."""
         return numbers_on_one_line(strict_json(self, ensure_ascii=False))
 
 
 def leading(incidents: Sequence[Incident]) -> Incident | None:
-    """Of incidents, the worst first: the worst of those that an experiment was about, or else the worst."""
+    """The incident that a report is about unless another is asked for, of `incidents`, the worst first: the worst of
+    those that an experiment was about, or else the worst; None where there is none."""
     return next((incident for incident in incidents if incident.proof), incidents[0] if incidents else None)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from postmortem import pipeline
 from postmortem.change import Change
-from postmortem.diagnosis import Diagnosis, Experiment, Incident
+from postmortem.diagnosis import Diagnosis, Experiment, Incident, leading
 from postmortem.pipeline import diagnose
 from postmortem.proof.check import CheckedProof
 from postmortem.proof.stored_proofs import Proof, store_proof
@@ -35,26 +35,27 @@ def drafted(folder: Path, monkeypatch: pytest.MonkeyPatch, *experiments: Experim
     checked = CheckedProof("undecided", "", OPEN, experiments)
     monkeypatch.setattr(pipeline, "check_proof", lambda *_: checked)
     store_proof(folder, Proof(small.key, "undecided", "", "", experiments), ())
-    drafted = diagnose(open_run(folder))
-    assert drafted.incidents[0].onset_step == 300 and drafted.leading is not None
-    return drafted, drafted.leading
+    again = diagnose(open_run(folder))
+    first = leading(again.incidents)
+    assert again.incidents[0].onset_step == 300 and first is not None
+    return again, first
 
 
 def test_the_proven_batches_of_the_leading_incident_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, leading = drafted(tmp_path / "run", monkeypatch, NULL, REPLACED, MOVED, PLACEBO)
-    assert leading.onset_step == 150 and select_id(found) == leading.id and found.verdict == leading.verdict
-    assert (leading.verdict, leading.root_cause) == ("undecided", "") and OPEN in leading.not_known
-    assert (leading.remedy, leading.skip_window) == ((Change("skip", (BATCHES,)),), BATCHES)
-    report = render(found)
+    draft, shown = drafted(tmp_path / "run", monkeypatch, NULL, REPLACED, MOVED, PLACEBO)
+    assert shown.onset_step == 150 and select_id(draft) == shown.id and draft.verdict == shown.verdict
+    assert (shown.verdict, shown.root_cause) == ("undecided", "") and OPEN in shown.not_known
+    assert (shown.remedy, shown.skip_window) == ((Change("skip", (BATCHES,)),), BATCHES)
+    report = render(draft)
     assert "without batches [150, 151)" in report and "take the incident along" in report
     assert "Change nothing yet" not in report and "Skip window: batches `[150, 151)`" in report
-    assert "The batches [150, 151) cause the loss spike" in leading.lesson
+    assert "The batches [150, 151) cause the loss spike" in shown.lesson
 
 
 def test_a_placebo_that_cures_leaves_no_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cured = Experiment("R2", PLACEBO.changes, "cured", "skip batch 148")
-    _, leading = drafted(tmp_path / "run", monkeypatch, NULL, REPLACED, MOVED, cured)
-    assert leading.remedy is None and leading.onset_step == 150
-    assert leading.changes[0].text.startswith("Change nothing yet")
+    _, shown = drafted(tmp_path / "run", monkeypatch, NULL, REPLACED, MOVED, cured)
+    assert shown.remedy is None and shown.onset_step == 150
+    assert shown.changes[0].text.startswith("Change nothing yet")

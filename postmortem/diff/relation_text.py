@@ -62,11 +62,11 @@ def _groups(relations: Sequence[Relation]) -> list[list[Relation]]:
     return groups
 
 
-def _is_the_same(one: Relation, other: Relation) -> bool:
-    if one.form != "factor" or other.form != "factor" or one.from_step != other.from_step:
+def _is_the_same(first: Relation, second: Relation) -> bool:
+    if {first.form, second.form} != {"factor"} or first.from_step != second.from_step:
         return False
-    scatter = max(math.log(relation.high / relation.low) for relation in (one, other))
-    return abs(math.log(one.value / other.value)) <= max(ALIKE, scatter)
+    scatter = max(math.log(relation.high / relation.low) for relation in (first, second))
+    return abs(math.log(first.value / second.value)) <= max(ALIKE, scatter)
 
 
 def _relation(group: Sequence[Relation], a: RunSummary, b: RunSummary) -> str:

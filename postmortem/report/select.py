@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from postmortem.diagnosis import Diagnosis, Incident
+from postmortem.diagnosis import Diagnosis, Incident, leading
 from postmortem.errors import UsageError
 from postmortem.incident import Occurrence
 from postmortem.text import count, plain
@@ -54,7 +54,8 @@ def select_id(diagnosis: Diagnosis, *, number: int | None = None, at: int | None
         if chosen is None:
             raise UsageError(f"No incident at step {at} or within {NEAR} rows of it: {_incident_list(diagnosis)}")
         return chosen.id
-    return None if diagnosis.leading is None else diagnosis.leading.id
+    chosen = leading(incidents)
+    return None if chosen is None else chosen.id
 
 
 def select_incident(diagnosis: Diagnosis, number: int | None) -> Incident | None:

@@ -46,7 +46,8 @@ def with_replays(case: Case, shown: Shown) -> Case:
 
 
 def rates(*cured: float, failed: tuple[float, ...] = ()) -> Shown:
-    return Shown(*(tuple(Change("lr-scale", values=(f,)) for f in factors) for factors in (cured, failed)))
+    cures, failures = ([Change("lr-scale", values=(factor,)) for factor in factors] for factors in (cured, failed))
+    return Shown(tuple(cures), tuple(failures))
 
 
 def test_proven_batches_are_skipped_although_their_reason_is_open(spiked: Case) -> None:
