@@ -114,6 +114,10 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
         whole = run.series(name, attempt=attempt)
         return whole if whole is None or first is None else whole.window(first, 2**62)
 
+    epoch = run.epoch(attempt=attempt)
+    if epoch is not None and first is not None:
+        epoch = epoch.window(first, 2**62)
+
     def labels(name: str) -> LabelArrays | None:
         whole = run.labels(name, attempt=attempt)
         return None if whole is None else (whole.step, whole.value)
@@ -121,4 +125,4 @@ def _telemetry(run: Run, attempt: int | None, restarts: tuple[int, ...], since: 
     rows = run.steps(attempt=attempt)
     ranks = run.ranks if len(run.ranks) > 1 else ()
     judged = rows if first is None else rows[rows >= first]
-    return Telemetry(series, run.columns, judged, labels, restarts, ranks, run.smoothed)
+    return Telemetry(series, run.columns, judged, labels, restarts, ranks, run.smoothed, epoch)

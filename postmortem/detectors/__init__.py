@@ -17,6 +17,7 @@ from functools import cache
 import numpy as np
 
 from postmortem.detectors import _group
+from postmortem.detectors._epochs import at_epoch_starts, epoch_starts
 from postmortem.detectors._live import LiveDetectors
 from postmortem.detectors._model import (
     DIVERGED,
@@ -35,10 +36,13 @@ from postmortem.detectors._model import (
 )
 from postmortem.detectors._screen import FEWEST_LOSS_ROWS
 from postmortem.detectors._watchdog import Closest, Mode, Watchdog, watchdog_mode, watchdog_of
+from postmortem.detectors.epoch_steps import EpochSteps, epoch_level_steps
+from postmortem.detectors.setting_change import BATCH_SIZES
 from postmortem.discovery import discover, mistake
 from postmortem.incident import Kind
 
 __all__ = [
+    "BATCH_SIZES",
     "DIVERGED",
     "FEWEST_LOSS_ROWS",
     "LINGERING",
@@ -49,6 +53,7 @@ __all__ = [
     "Closest",
     "DetectedIncident",
     "Detector",
+    "EpochSteps",
     "Finding",
     "LabelArrays",
     "LiveDetectors",
@@ -57,7 +62,10 @@ __all__ = [
     "Stream",
     "Telemetry",
     "Watchdog",
+    "at_epoch_starts",
     "detectors",
+    "epoch_level_steps",
+    "epoch_starts",
     "find_incidents",
     "kinds",
     "live",

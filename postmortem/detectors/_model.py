@@ -33,7 +33,8 @@ class Telemetry:
     `series(name)` and `labels(name)` are None where the column was never logged. `row_steps` is int64[n], strictly
     increasing: every row that was written, also rows without a loss. `restarts` are the first steps of the resumed
     attempts. `ranks` are those that were logged, where there are several: `<name>/rank<r>` is the column of one rank.
-    `smoothed` are the columns whose log says that they are averages over the rows before.
+    `smoothed` are the columns whose log says that they are averages over the rows before. `epoch` is the number of the
+    epoch, which may grow by fractions, whatever the log calls it.
     """
 
     series: Callable[[str], Series | None]
@@ -43,6 +44,7 @@ class Telemetry:
     restarts: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
     smoothed: frozenset[str] = frozenset()
+    epoch: Series | None = None
 
 
 @dataclass(frozen=True)

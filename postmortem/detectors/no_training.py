@@ -5,7 +5,8 @@ parameters say so. Columns that were never measured hold such values, too, and s
 0.0000: so the loss must not be learning (of one that is not positive, as in RL, nobody can tell). A rate that is zero
 in its first row, or in the last ones, is a schedule.
 
-A loss that is the same to the bit says so by itself, where the log's rounding leaves room for noise.
+A loss that is the same to the bit says so by itself, where the log's rounding leaves room for noise. So do parameters
+that changed with each update and from some row on do not change by a digit any more, while the rate is not zero.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ loggers repeat the last value until there is a new one."""
 DIGITS = 1_000.0
 """Units of the last digit that a frozen loss must have: one of 0.01 that is logged with two decimals may well vary."""
 
+NORM_DIGITS = 100_000.0
+"""The same for a norm of the parameters: an update changes its fifth or sixth digit, and a norm that settles is
+the same in fewer digits for long."""
+
+LOW_RATE = 1e-3
+"""Share of the highest rate below which a schedule has run out: what an update still changes may be rounded away."""
+
 _LEARNING_SIGMAS, _LEARNING_SHARE = 4.0, 0.02
 """A loss learns where its last third is lower than its first by 4 standard errors, or by 2 %."""
 
@@ -45,7 +53,8 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     loss = Series("loss", loss.step[finite], loss.value[finite])
     if len(loss) < FEWEST_LOSS_ROWS or not loss.value.any():
         return
-    if loss.value.min() > 0 and not _learns(loss.value):
+    learns = loss.value.min() <= 0 or _learns(loss.value)
+    if not learns:
         for name in ("lr", "grad_norm"):
             column = t.series(name)
             if column is not None and len(column) >= FEWEST_LOSS_ROWS and not column.value.any():
@@ -53,13 +62,36 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
         skipped = t.series("skipped")
         if skipped is not None and len(skipped) >= FEWEST_LOSS_ROWS and (skipped.increments().value[1:] > 0).all():
             yield _finding("skipped", skipped.step, 0, 1.0)
-        hashes = t.labels("param_hash")
-        known = [] if hashes is None else [str(value) for value in hashes[1] if value is not None]
-        if hashes is not None and len(known) >= FEWEST_LOSS_ROWS and len(set(known)) == 1:
-            yield _finding("param_hash", hashes[0], 0, float("nan"))
-    row = _frozen_from(loss.value)
+    yield from _parameters(t, learns)
+    row = _frozen_from(loss.value, DIGITS)
     if row is not None:
         yield _finding("loss", loss.step, row, float(loss.value[-1]))
+
+
+def _parameters(t: Telemetry, learns: bool) -> Iterator[Finding]:
+    """Parameters that do not change from some row on; from the first one on only where the loss does not learn, either:
+    else the column was not measured."""
+    hashes, norm = t.labels("param_hash"), t.series("param_norm")
+    if hashes is not None:
+        known = np.array([value is not None for value in hashes[1]], dtype=bool)
+        step, value = hashes[0][known], hashes[1][known].astype(str)
+        row = _same_from(np.append(True, value[1:] != value[:-1])) if step.size >= FEWEST_LOSS_ROWS else None
+        if row is not None and (_rate_left(t, int(step[row])) if row else not learns):
+            yield _finding("param_hash", step, row, float("nan"))
+    if norm is not None and np.isfinite(norm.value).all() and len(norm) >= FEWEST_LOSS_ROWS:
+        row = _frozen_from(norm.value, NORM_DIGITS)
+        if row is not None and (_rate_left(t, int(norm.step[row])) if row else not learns):
+            yield _finding("param_norm", norm.step, row, float(norm.value[-1]))
+
+
+def _rate_left(t: Telemetry, first: int) -> bool:
+    """Whether the rate, where it is logged, is far from zero from step `first` on (its last row may be the end of a
+    schedule)."""
+    rate = t.series("lr")
+    if rate is None:
+        return True
+    rates = rate.window(first, int(rate.step[-1])).value
+    return not rates.size or bool(rates.min() > LOW_RATE * rate.value.max())
 
 
 def _learns(loss: Values) -> bool:
@@ -72,15 +104,18 @@ def _learns(loss: Values) -> bool:
     return fall > min(_LEARNING_SIGMAS * error, _LEARNING_SHARE * float(np.median(first)))
 
 
-def _frozen_from(loss: Values) -> int | None:
-    """The row from which on a loss is the same to the last digit, until the log ends; None where it is not."""
-    value = float(loss[-1])
-    starts = np.flatnonzero(np.diff(loss, prepend=np.inf) != 0)
-    first = int(starts[-1])
-    before = int(np.diff(starts).max(initial=0))
-    if value == 0 or loss.size - first < max(FROZEN_ROWS, FROZEN_TIMES * before):
-        return None
-    return first if abs(value) >= DIGITS * rounding(loss) else None
+def _frozen_from(values: Values, digits: float) -> int | None:
+    """The row from which on a column, float64[n], is the same to the last digit until the log ends; None where it is
+    not, or has fewer units of its last digit than `digits`."""
+    row, value = _same_from(np.diff(values, prepend=np.inf) != 0), float(values[-1])
+    return row if value != 0 and abs(value) >= digits * rounding(values) else None
+
+
+def _same_from(changes: NDArray[np.bool_]) -> int | None:
+    """The last row of bool[n] that changes, if rows enough follow it; the first one always does."""
+    starts = np.flatnonzero(changes)
+    first, before = int(starts[-1]), int(np.diff(starts).max(initial=0))
+    return first if changes.size - first >= max(FROZEN_ROWS, FROZEN_TIMES * before) else None
 
 
 def _finding(column: str, step: Steps, row: int, value: float) -> Finding:

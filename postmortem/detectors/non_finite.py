@@ -32,8 +32,8 @@ from postmortem.series import Series
 EPISODE_ROWS = 50
 """Non-finite rows this close together are one episode."""
 
-_NOT_MEASURED = ("time", "tokens_per_s", "step_time_s")
-"""Columns about the machine, not the training."""
+_NOT_MEASURED = ("time", "tokens_per_s", "step_time_s", "clip_threshold")
+"""Columns about the machine, not the training, and a setting: where nothing is clipped, its threshold is infinite."""
 
 _GRADIENT = ("grad_norm", "grad_norm_clipped", "g2_over_v", "update_rms")
 """Columns that a skipped step makes non-finite without harm to the parameters."""

@@ -150,6 +150,12 @@ class Run:
             batches=None,
         )
 
+    def epoch(self, *, attempt: int | None = None) -> Series | None:
+        """The number of the epoch in each row, which may grow by fractions, over the same rows as `series`; None where
+        no column of a known name counts epochs."""
+        names = (log.names.epoch for log in self._logs)
+        return next((s for name in names if name and (s := self.series(name, attempt=attempt)) is not None), None)
+
     def labels(self, name: str, *, attempt: int | None = None) -> LabelSeries | None:
         """A column of text or lists over the same rows as `series`; of several ranks, the lowest one's."""
         key = (name, attempt)

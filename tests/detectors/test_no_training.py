@@ -77,3 +77,37 @@ def test_a_loss_that_is_logged_again_until_there_is_a_new_one_is_not_frozen() ->
 def test_a_signed_loss_cannot_tell() -> None:
     rng = np.random.default_rng(0)
     assert not findings(telemetry(loss=0.01 * rng.standard_normal(ROWS), lr=np.zeros(ROWS)), "no_training")
+
+
+def _parameters(frozen: int, decimals: int = 12) -> np.ndarray:
+    norm = 20 + 1e-3 * np.cumsum(np.random.default_rng(1).random(ROWS))
+    norm[frozen:] = norm[frozen]
+    return np.round(norm, decimals)
+
+
+def _hashes(frozen: int) -> dict[str, list[str]]:
+    return {"param_hash": [f"h{min(i, frozen)}" for i in range(ROWS)]}
+
+
+@pytest.mark.parametrize("columns", [{"param_norm": _parameters(90)}, {"labels": _hashes(90)}], ids=["norm", "hash"])
+def test_parameters_that_stop_moving_are_found_at_the_row(columns: dict[str, Any]) -> None:
+    lr = np.linspace(1e-3, 1e-4, ROWS)
+    incident = only(telemetry(loss=decline(ROWS), lr=lr, **columns))
+    assert (incident.kind, incident.onset_step, incident.outcome) == ("no_training", 90, "diverged")
+
+
+def test_parameters_that_a_spent_schedule_does_not_move_any_more_are_none() -> None:
+    lr = 1e-3 * np.clip(1 - np.arange(ROWS) / 90, 0, 1)
+    assert find_incidents(telemetry(loss=decline(ROWS), lr=lr, param_norm=_parameters(90), labels=_hashes(90))) == ()
+
+
+def test_a_norm_that_its_rounding_hides_or_that_goes_on_is_not_frozen() -> None:
+    for norm in (_parameters(90, decimals=3), _parameters(ROWS - 15), _parameters(ROWS - 1)):
+        assert find_incidents(telemetry(loss=decline(ROWS), param_norm=norm)) == ()
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_norm_that_never_moves_counts_where_the_loss_does_not_learn_either(learns: bool) -> None:
+    norm = np.full(ROWS, 21.836420712)
+    found = find_incidents(telemetry(loss=decline(ROWS) if learns else _flat(), param_norm=norm))
+    assert [i.kind for i in found] == ([] if learns else ["no_training"])

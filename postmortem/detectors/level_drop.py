@@ -1,0 +1,103 @@
+"""A loss that falls to a new level at once and stays there: labels that leak, other data, another reduction or model.
+
+Learning lowers a loss along a curve. A step is more than the slope on either side explains, is done within a few rows,
+ends below every level that the loss had before (else it came back from somewhere), and stays. A rate that is lowered at
+once lowers the loss, too; and so does the border of an epoch, which `epoch_steps` tells of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from postmortem.detectors._epochs import at_epoch_starts, epoch_starts
+from postmortem.detectors._level_step import SIDE_ROWS, LevelSteps, level_steps
+from postmortem.detectors._model import LINGERING, Detector, Finding, Telemetry, onset_interval
+from postmortem.detectors._screen import ScreenedColumn, screened_column
+from postmortem.detectors._steps import runs
+from postmortem.incident import Kind
+
+SIGMAS, FLOOR = 8.0, 0.04
+"""What a step must exceed: sigmas of the steps that this loss has anyway, and 4 % (on the linear scale of the column's
+median size). A run has thousands of rows at which one could be, and levels wander further than Gaussian noise does."""
+
+KEPT_SHARE, STAYS_ROWS, FOLLOWED_ROWS = 0.5, 40, 200
+"""The loss stays where at least half of the step is left in the last of up to 200 rows; fewer than 40 cannot tell it
+from a batch that is repeated for a while."""
+
+RATE_SHARE = 0.05
+"""A rate that is lower by 5 % from one row to the next was lowered at once: no smooth schedule falls so fast, but in
+its last rows, where hardly anything is learned."""
+
+KIND = Kind("level_drop", "drop of the loss to a new level", measures="loss")
+
+
+def _detect(t: Telemetry) -> Iterator[Finding]:
+    s = screened_column(t.series("loss"), smoothed="loss" in t.smoothed)
+    steps = None if s is None or s.near_zero or s.smoothed else level_steps(s)
+    if s is None or steps is None:
+        return
+    starts = epoch_starts(t.epoch, t.series("batch_index"), t.restarts)
+    sigma = steps.sigma()
+    for row in _drops(steps, max(SIGMAS * sigma, FLOOR * s.unit)):
+        at = _first_low_row(s, steps, row)
+        zero = not steps.after[row] > 0 and not s.log  # some trainers write NaN so: `suspected_non_finite`
+        if not (zero or at_epoch_starts(s.step, at, starts) or _rate_fell(t, s.step, at)):
+            yield _finding(s, steps, row, at, sigma)
+
+
+def _drops(steps: LevelSteps, least: float) -> Iterator[int]:
+    """The rows of `steps.y` at which the level drops for good."""
+    fall = np.nan_to_num(steps.fall)
+    lowest = np.minimum.accumulate(np.where(np.isnan(steps.after), np.inf, steps.after))
+    for rows in runs(np.flatnonzero(fall >= least), SIDE_ROWS):
+        row, at_once = steps.sharpest(rows, -1)
+        kept = KEPT_SHARE * float(fall[row])
+        rest = steps.y[row : row + FOLLOWED_ROWS]
+        new = steps.after[row] <= lowest[row - SIDE_ROWS] - kept
+        stays = float(np.median(rest[-SIDE_ROWS:])) <= steps.before[row] - kept
+        if at_once and new and stays and rest.size >= STAYS_ROWS:
+            yield row
+
+
+def _first_low_row(s: ScreenedColumn, steps: LevelSteps, row: int) -> int:
+    """The row of the column at which the level of a row of `steps.y` changes: the largest fall from row to row within a
+    row of these before and after."""
+    first, last = max((row - 1) * steps.hop, 1), min((row + 2) * steps.hop, s.y.size)
+    return first + int(np.argmin(np.diff(s.y[first - 1 : last])))
+
+
+def _rate_fell(t: Telemetry, step: NDArray[np.int64], row: int) -> bool:
+    """Whether the learning rate was lowered at once, in the block of rows before `row` or at it."""
+    rate = t.series("lr")
+    if rate is None:
+        return False
+    near = rate.window(int(step[max(row - SIDE_ROWS, 0)]), int(step[min(row + 1, step.size - 1)]) + 1).value
+    return bool((near[1:] < (1 - RATE_SHARE) * near[:-1]).any())
+
+
+def _finding(s: ScreenedColumn, steps: LevelSteps, row: int, at: int, sigma: float) -> Finding:
+    before, after = float(steps.before[row]), float(steps.after[row])
+    return Finding(
+        detector="level_drop",
+        kind=KIND.slug,
+        column=s.name,
+        onset_step=int(s.step[at]),
+        onset_interval=onset_interval(s.step, at),
+        peak_step=int(s.step[at]),
+        recovery_step=None,
+        peak=float(s.raw[at]),
+        baseline=s.to_raw(before),
+        scale=sigma * (s.to_raw(before) if s.log else s.size),
+        score=float(steps.fall[row]) / sigma,
+        settled=s.to_raw(after),
+        outcome=LINGERING,
+        figures={"height": (before - after) / s.unit, "ratio": s.to_raw(after) / s.to_raw(before)},
+    )
+
+
+DETECTOR = Detector(
+    "level_drop", (KIND,), _detect, no_stream="That a loss stays low is known forty rows later, and asks for no haste."
+)
