@@ -90,8 +90,11 @@ class Panel:
         return replace(blank, moved=moved, summary=summary, traces=_traces(case, logged)), observations
 
     def _nonfinite(self, case: Case, logged: list[str], reported: set[str]) -> list[Observation]:
-        """That columns which `measure` did not report are not finite, as one observation of the first of them."""
-        names = [name for name in logged if name not in reported] if self.nonfinite else []
+        """That columns which `measure` did not report are not finite, as one observation of the first of them.
+
+        Where nothing is clipped, the clip threshold is infinite: that is a setting, and no measurement.
+        """
+        names = [name for name in logged if name not in {*reported, "clip_threshold"}] if self.nonfinite else []
         broken = {name: step for name in names if (step := first_nonfinite(case, name)) is not None}
         if not broken:
             return []

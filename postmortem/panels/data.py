@@ -11,6 +11,8 @@ from postmortem.case import Case, Observation
 from postmortem.panels import Panel
 from postmortem.panels._batch_tokens import concentration_observation, count_observation, rare_tokens
 from postmortem.panels._drawing import draw_lines
+from postmortem.panels._epochs import epoch_period
+from postmortem.panels._settings import batch_changes
 from postmortem.text import number, plain
 
 if TYPE_CHECKING:
@@ -20,7 +22,15 @@ if TYPE_CHECKING:
 
 
 def _measure(case: Case) -> list[Observation]:
-    return [*_valid_labels(case), *_repeats(case), *_source(case), *_composition(case), *_sibling_batch(case)]
+    return [
+        *_valid_labels(case),
+        *batch_changes(case),
+        *_repeats(case),
+        *epoch_period(case),
+        *_source(case),
+        *_composition(case),
+        *_sibling_batch(case),
+    ]
 
 
 def _valid_labels(case: Case) -> list[Observation]:
@@ -140,7 +150,10 @@ PANEL = Panel(
     11,
     "data",
     "Data, per batch",
-    ("rare_tokens", "valid_labels", "tokens", "repeated_ngram_tokens", "batch_hash", "source", "token_ids"),
+    (
+        *("rare_tokens", "valid_labels", "tokens", "repeated_ngram_tokens", "batch_hash", "source", "token_ids"),
+        *("batch_size", "accumulation", "world_size"),
+    ),
     _measure,
     (
         "which batch it was, whether it repeats, and where it came from: log batch_index, batch_hash, source "
@@ -148,10 +161,14 @@ PANEL = Panel(
     ),
     unit="tokens",
     constant_is_silent=False,
+    without_columns=lambda case: case.run.epoch() is not None,
     draw=_draw,
     observes=(
         "data.no_labels",
         "data.labels_valid",
+        "data.batch_changed",
+        "data.epoch_period",
+        "data.epoch_start",
         "data.repeat",
         "data.unique",
         "data.same_batch_harmless",

@@ -17,12 +17,17 @@ from postmortem.panels._measuring import (
     unclear,
     unclear_text,
 )
+from postmortem.panels._settings import clip_changes
 from postmortem.text import count, number, plain, times
 
 RAISED_Z = 3.5  # neither flat nor a spike: above the whole baseline, but not far above its noise
 
 
 def _measure(case: Case) -> list[Observation]:
+    return [*_norm(case), *clip_changes(case)]
+
+
+def _norm(case: Case) -> list[Observation]:
     nonfinite = _first_nonfinite(case)
     if nonfinite is not None:
         return [nonfinite]
@@ -112,6 +117,8 @@ PANEL = Panel(
         "grad_norm.unclear",
         "grad_norm.spike",
         "grad_norm.clipped",
+        "grad_norm.clip_changed",
+        "grad_norm.clip_off",
         "grad_norm.leads",
         "grad_norm.stays_up",
         "grad_norm.order",

@@ -9,6 +9,7 @@ import numpy as np
 from postmortem.case import Case, Departure, Observation
 from postmortem.detectors import RECOVERED
 from postmortem.panels import Panel
+from postmortem.panels._loss_level import level_changes
 from postmortem.panels._measuring import (
     QUANTILES,
     departure_figures,
@@ -38,7 +39,7 @@ NORMAL_SHARE = 0.25  # of the height of a spike: a row below it is normal beside
 
 
 def _measure(case: Case) -> list[Observation]:
-    return _train_loss(case) + _eval_loss(case)
+    return [*_train_loss(case), *level_changes(case), *_eval_loss(case)]
 
 
 def _train_loss(case: Case) -> list[Observation]:
@@ -192,6 +193,8 @@ PANEL = Panel(
         "loss.raised",
         "loss.few_rows",
         "loss.drop",
+        "loss.falls_for_good",
+        "loss.reduction_changed",
         "loss.never_finite",
         "loss.stays_nonfinite",
         "loss.nonfinite",

@@ -96,11 +96,13 @@ def _nothing_trained(case: Case) -> Iterator[Observation]:
     parts: list[str] = []
     for f in findings:
         rows = f"{f.figures['rows']:.0f} rows"
+        still = f"{f.column} does not change by a digit in {rows}, from step {f.onset_step} on"
         parts.append(
             {
                 "skipped": f"skipped marks the update of all {rows}",
-                "param_hash": f"param_hash is the same in all {rows}",
-                "loss": f"loss does not change by a digit in {rows}, from step {f.onset_step} on",
+                "param_hash": still.replace(" by a digit", ""),
+                "param_norm": still,
+                "loss": still,
             }.get(f.column, f"{f.column} is 0 in all {rows}")
         )
     if findings:
