@@ -65,6 +65,7 @@ CAUSE = Cause(
         "state.schedule_lost": -8.0,
         "state.not_training": -1.0,
         "state.ranks_differ": -2.0,
+        "state.data_changed": -0.5,
     },
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,

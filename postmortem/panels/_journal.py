@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
 
-from postmortem.case import BASELINE_ROWS, RESUME_ROWS, Case, Observation
-from postmortem.run.event_meaning import is_half, old_and_new, setting_kind
+from postmortem.case import RESUME_ROWS, Case, Observation
+from postmortem.run.event_meaning import as_number, is_half, old_and_new, setting_kind
 from postmortem.run.event_text import event_text
 from postmortem.run.journal import Event
 from postmortem.run.naming import name_list
@@ -14,10 +14,8 @@ from postmortem.run.timeline import TimelineEvent
 from postmortem.text import count
 
 LISTED = 4  # events of one kind that a sentence lists
-LATE = 0.5  # the weight of a change that is further from the onset than a resume may be
 
 NOTED: Mapping[str, str] = {
-    "environment_change": "state.environment_change",
     "oom": "state.out_of_memory",
     "kill": "state.ended",
     "run_end": "state.ended",
@@ -31,8 +29,17 @@ NOTED: Mapping[str, str] = {
 }
 """Events that are told as they are → the slug of their observation. Those of one slug become one observation."""
 
+CHANGES = ("config_change", "lr_reduction", "data_change", "environment_change")
+"""What people, or the program for them, changed: it is evidence at any distance, see `fading`."""
+
 NOTICED = ("incident", "nonfinite_parameters")
 """What the training noticed while the incident lasted: its consequences, too."""
+
+_SLUGS_OF_SETTINGS: Mapping[str, str] = {
+    "data": "state.data_changed",
+    "batch size": "state.batch_size_changed",
+    "clipping": "state.clipping_changed",
+}
 
 EFFECTS = (
     ("schedule", "lr_discontinuity", "state.schedule_lost", "the schedule breaks off"),
@@ -44,6 +51,7 @@ OBSERVES = (
     *("state.resumed", "state.incomplete_resume", "state.full_resume", "state.no_resume"),
     *("state.schedule_lost", "state.loader_lost", "state.rolled_back"),
     *("state.rate_raised", "state.rate_lowered", "state.schedule_changed", "state.data_changed"),
+    *("state.batch_size_changed", "state.clipping_changed", "state.environment_change"),
     *("state.half_precision", "state.config_change", "state.noticed", "state.nonfinite_parameters"),
     *dict.fromkeys(NOTED.values()),
     "state.other_event",
@@ -97,21 +105,41 @@ def _lost_at_resume(case: Case) -> Iterator[Observation]:
 
 
 def _changes(case: Case) -> Iterator[Observation]:
-    """Settings and data that changed before the onset, and a rollback that the run came from."""
-    names = ("config_change", "lr_reduction", "data_change")
+    """What changed of settings, data and environment at any time before the onset, and a rollback just before it."""
     by_slug: dict[str, list[TimelineEvent]] = {}
-    for entry in case.timeline.before(case.incident, BASELINE_ROWS * case.row_step, *names):
-        by_slug.setdefault(_slug_of_change(entry.event), []).append(entry)
+    for entry in case.timeline.before(case.incident, case.onset, *CHANGES, "resume"):
+        slug = _slug_of_change(entry.event)
+        if slug is not None:
+            by_slug.setdefault(slug, []).append(entry)
     rollbacks = case.timeline.before(case.incident, RESUME_ROWS * case.row_step, "rollback")
     if rollbacks:
-        by_slug["state.rolled_back"] = rollbacks
+        yield _listing("state.rolled_back", rollbacks)
     for slug, entries in by_slug.items():
-        near = RESUME_ROWS * case.row_step
-        latest = max(entry.step or 0 for entry in entries)
-        yield _listing(slug, entries, strength=1.0 if case.onset - latest <= near else LATE)
+        steps = case.onset - max(entry.step or 0 for entry in entries)
+        o = _listing(slug, entries, strength=fading(steps / case.row_step))
+        distance = f"{count(steps, 'step')} before the onset" if steps else "which is the onset"
+        last = "the last one " if len(entries) > 1 else ""
+        yield replace(o, text=f"{o.text}, {last}{distance}", figures={**o.figures, "steps_before": steps})
 
 
-def _slug_of_change(event: Event) -> str:
+def fading(rows: float) -> float:
+    """The weight of a change that was made `rows` rows before the onset: whole within RESUME_ROWS, then half for each
+    doubling of the distance.
+
+    What a change does may show after ten rows or after a thousand: no lag is known, so each doubling of it is as likely
+    as any other, and the density of a lag d is c / d. An onset without a cause is as likely at one row as at another.
+    So the change is favored by odds of 1 + c / d, and far away their logarithm falls as 1 / d.
+    """
+    return min(1.0, RESUME_ROWS / max(rows, 1.0))
+
+
+def _slug_of_change(event: Event) -> str | None:
+    """The slug of what an event changed; None of a resume by as many ranks as before."""
+    if event.event == "resume":
+        sizes = [as_number(event.keys.get(key)) for key in ("saved_world_size", "world_size")]
+        return "state.batch_size_changed" if None not in sizes and sizes[0] != sizes[1] else None
+    if event.event == "environment_change":
+        return "state.environment_change"
     if event.event == "data_change":
         return "state.data_changed"
     if event.event == "lr_reduction":
@@ -123,7 +151,7 @@ def _slug_of_change(event: Event) -> str:
         return "state.schedule_changed"
     if about == "precision" and is_half(event.keys.get("new")):
         return "state.half_precision"
-    return "state.data_changed" if about == "data" else "state.config_change"
+    return _SLUGS_OF_SETTINGS.get(about, "state.config_change")
 
 
 def _noted(case: Case) -> Iterator[Observation]:
@@ -152,11 +180,12 @@ def _noticed(case: Case) -> Iterator[Observation]:
 
 
 def _listing(slug: str, entries: Sequence[TimelineEvent], strength: float = 1.0, *, moved: bool = True) -> Observation:
-    """One observation that lists events."""
+    """One observation that lists events, the latest ones."""
     phrases = (
-        event_text(e.event) if e.name == "rollback" else f"at step {e.step}, {event_text(e.event)}" for e in entries
+        event_text(e.event) if e.name == "rollback" else f"at step {e.step}, {event_text(e.event)}"
+        for e in entries[-LISTED:]
     )
-    listed = list(dict.fromkeys(islice(phrases, LISTED)))
+    listed = list(dict.fromkeys(phrases))
     more = f"; and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
     step = entries[-1].step
     return Observation(slug, "; ".join(listed) + more, "", step, {"events": len(entries)}, strength, moved)

@@ -18,7 +18,7 @@ from postmortem.text import plain
 _MOST_TEXTS = 1_000
 _KEY_LENGTH = 160
 
-Setting: TypeAlias = Literal["learning rate", "schedule", "data", "precision", "clipping", "other"]
+Setting: TypeAlias = Literal["learning rate", "schedule", "batch size", "data", "precision", "clipping", "other"]
 """What a setting is about, by its name."""
 
 _WORDS = re.compile(r"[^a-z0-9]+")
@@ -26,6 +26,11 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SCHEDULE = frozenset({"schedule", "scheduler", "warmup", "decay", "cooldown", "anneal", "min", "final", "end", "step"})
 _DATA = frozenset({"data", "dataset", "datasets", "shard", "shards", "mixture", "corpus", "tokenizer", "sources"})
 _NOT_DATA = frozenset({"parallel", "workers", "threads", "prefetch", "cache"})
+_BATCH_SIZE = (
+    *({"batch", "size"}, {"batchsize"}, {"bsz"}, {"world", "size"}, {"accum"}, {"accumulate"}, {"accumulation"}),
+    *({"sequence", "length"}, {"seq", "len"}, {"seq", "length"}, {"seqlen"}, {"tokens", "per", "step"}),
+)
+"""Words that together mean what one update is computed from."""
 _PRECISION = frozenset({"dtype", "precision", "fp16", "bf16", "amp"})
 
 _PIECES: Mapping[str, frozenset[str]] = {
@@ -81,6 +86,8 @@ def setting_kind(key: object) -> Setting:
         return "learning rate"
     if _PRECISION & words:
         return "precision"
+    if any(together <= words for together in _BATCH_SIZE):
+        return "batch size"
     return "data" if _DATA & words and not _NOT_DATA & words else "other"
 
 

@@ -72,7 +72,7 @@ class Timeline:
         attempt, step = self._placed
         near = (step >= max(0, incident.onset_step - steps)) & (step <= incident.onset_step)
         in_history = (attempt <= incident.attempt) & (step < self._kept_until(attempt, incident.attempt))
-        return self._picked(self._journal.is_of(*names) & near & in_history)
+        return self._picked(self._journal.is_of(*names) & near & in_history, latest=True)
 
     def after(self, incident: Occurrence, until: int, *names: str) -> list[TimelineEvent]:
         """Events after the onset, up to step `until`. Where the incident was rolled back, this includes all that
@@ -93,8 +93,10 @@ class Timeline:
         later = (a for a, first in self._first_steps.items() if a > incident.attempt and first <= incident.peak_step)
         return min(later, default=None)
 
-    def _picked(self, wanted: NDArray[np.bool_]) -> list[TimelineEvent]:
-        return [self._read(position) for position in np.flatnonzero(wanted)[:_MOST_READ].tolist()]
+    def _picked(self, wanted: NDArray[np.bool_], *, latest: bool = False) -> list[TimelineEvent]:
+        """The wanted events, the first or the `latest` ones where they are too many."""
+        positions = np.flatnonzero(wanted)
+        return [self._read(p) for p in (positions[-_MOST_READ:] if latest else positions[:_MOST_READ]).tolist()]
 
     def _read(self, position: int) -> TimelineEvent:
         attempt, step = self._placed

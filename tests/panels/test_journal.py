@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from postmortem.case import RESUME_ROWS
+from postmortem.panels._journal import fading
 from tests.journals import AT, Journal, event, observed, score, spike, worst
 from tests.makers import STEPS, healthy, healthy_batches, write_run
 
@@ -48,22 +52,61 @@ def test_an_event_before_the_onset_is_evidence(
 
 
 @pytest.mark.parametrize("key", ["weight_decay", "data_parallel.size", "num_workers", "model.max_norm"])
-def test_another_setting_favors_no_cause(key: str, tmp_path: Path) -> None:
+def test_another_setting_favors_no_cause_and_speaks_against_a_coincidence(key: str, tmp_path: Path) -> None:
     changed, plain = spike(tmp_path / "changed", [event("config_change", key=key, old=1, new=2)]), spike(tmp_path / "p")
-    assert f"config {key} changed from 1 to 2" in observed(changed)["state.config_change"]
-    assert [h.score for h in worst(changed).hypotheses] == [h.score for h in worst(plain).hypotheses]
+    assert f"config {key} changed from 1 to 2, 2 steps before the onset" in observed(changed)["state.config_change"]
+    before = {h.cause: h.score for h in worst(plain).hypotheses}
+    assert all(h.score <= before[h.cause] for h in worst(changed).hypotheses if h.cause in before)
+    for cause in ("bit_flip", "benign", "long_tail_tokens"):
+        assert score(changed, cause) < score(plain, cause)
+
+
+@pytest.mark.parametrize(
+    ("keys", "slug"),
+    [
+        (event("config_change", key="data.batch_size", old=32, new=8), "state.batch_size_changed"),
+        (event("config_change", key="trainer.accumulate_grad_batches", old=4, new=1), "state.batch_size_changed"),
+        (event("config_change", key="seqLen", old=512, new=2048), "state.batch_size_changed"),
+        (event("resume", AT, from_step=AT, world_size=8, saved_world_size=16), "state.batch_size_changed"),
+        (event("config_change", key="max_grad_norm", old=1, new=None), "state.clipping_changed"),
+        (event("environment_change", changed={"torch": ["2.8", "2.9"]}), "state.environment_change"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_was_changed_has_its_own_slug(keys: dict[str, Any], slug: str, tmp_path: Path) -> None:
+    changed = spike(tmp_path / "run", [keys])
+    assert slug in observed(changed)
+    assert score(changed, "benign") < score(spike(tmp_path / "plain"), "benign")
+
+
+def test_a_resume_on_as_many_ranks_changed_no_batch_size(tmp_path: Path) -> None:
+    resume = event("resume", AT, from_step=AT, world_size=8, saved_world_size=8)
+    assert "state.batch_size_changed" not in observed(spike(tmp_path / "run", [resume]))
 
 
 def test_many_changes_count_once_and_a_change_long_before_counts_less(tmp_path: Path) -> None:
-    raised = {"key": "lr", "old": 1, "new": 2}
+    raised: dict[str, Any] = {"key": "lr", "old": 1, "new": 2}
     once = score(spike(tmp_path / "once", [event("config_change", **raised)]), "lr_too_high")
     many = [event("config_change", **raised)] * 50
     assert score(spike(tmp_path / "many", many), "lr_too_high") == once
-    early = score(spike(tmp_path / "early", [event("config_change", AT - 60, **raised)]), "lr_too_high")
     none = score(spike(tmp_path / "none"), "lr_too_high")
-    assert none < early < once
-    assert score(spike(tmp_path / "old", [event("config_change", 100, **raised)]), "lr_too_high") == none
+    early = spike(tmp_path / "early", [event("config_change", 100, **raised)])
+    assert none < score(early, "lr_too_high") < once
+    assert observed(early)["state.rate_raised"].endswith("changed from 1 to 2, 250 steps before the onset")
     assert score(spike(tmp_path / "after", [event("config_change", AT + 5, **raised)]), "lr_too_high") == none
+
+
+@given(st.floats(0, 1e9))
+def test_the_weight_of_a_change_halves_with_each_doubling_of_its_distance(rows: float) -> None:
+    assert 0 < fading(rows) <= 1 and (rows > RESUME_ROWS or fading(rows) == 1)
+    assert fading(2 * max(rows, RESUME_ROWS)) == pytest.approx(fading(max(rows, RESUME_ROWS)) / 2)
+
+
+def test_the_latest_of_more_changes_than_are_read_is_the_one_that_counts(tmp_path: Path) -> None:
+    journal = [event("config_change", 1 + i // 10, key="note", old=i, new=i + 1) for i in range(1_100)]
+    latest = event("config_change", AT - 2, key="weight_decay", old=0.1, new=0.0)
+    text = observed(spike(tmp_path / "run", [*journal, latest]))["state.config_change"]
+    assert "weight_decay changed from 0.1 to 0" in text and text.endswith("the last one 2 steps before the onset")
 
 
 def test_what_a_later_attempt_did_explains_no_incident_before_it(tmp_path: Path) -> None:
