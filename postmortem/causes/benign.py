@@ -38,6 +38,8 @@ CAUSE = Cause(
         "weights.jump_alone": -2.0,
         "numerics.skipped_nonfinite_loss": -1.0,
         "data.concentrated_token": -0.7,
+        "data.unlikely": -2.0,
+        "data.excess_tokens": -0.7,
         "loss.never_finite": -6.0,
         "loss.diverges": -4.0,
         "loss.one_row": 0.7,

@@ -50,6 +50,7 @@ CAUSE = Cause(
         "loss.reduction_changed": -4.0,
         "token_loss.disagrees": -4.0,
         "data.rare_tokens": -1.0,
+        "data.unlikely": -1.5,
         "data.repeat": -2.0,
         "data.baseline_harmless": 1.0,
         "data.baseline_harmful": -2.0,

@@ -62,6 +62,9 @@ CAUSE = Cause(
     prior=-2.5,
     weights={
         "data.concentrated_token": 2.5,
+        "data.excess_tokens": 2.5,
+        "data.unlikely": -3.0,
+        "data.likely": -1.0,
         "activations.nonfinite": -2.0,
         "loss.diverges": -2.0,
         "data.rare_tokens": 3.0,

@@ -55,6 +55,7 @@ CAUSE = Cause(
         "weights.jump": 0.5,
         "lr.jump": -3.0,
         "data.rare_tokens": -1.5,
+        "data.unlikely": -1.5,
         "data.new_source": -2.5,
         "data.no_labels": -4.0,
         "data.repeat": -3.0,

@@ -54,6 +54,7 @@ CAUSE = Cause(
         "loss.alone": -3.0,
         "token_loss.disagrees": -3.0,
         "data.rare_tokens": -1.0,
+        "data.unlikely": -1.0,
         "loss.recurring": -0.5,
         "loss.falls_for_good": -0.5,
         "loss.reduction_changed": -3.0,

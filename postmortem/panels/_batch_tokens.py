@@ -146,7 +146,7 @@ def _pairs(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, tuple[Steps, 
     numbers: dict[int, list[int]] = {}
     left = MOST_TOKENS
     for index in np.argsort(np.abs(labels.step - case.onset), kind="stable").tolist():
-        step, samples = int(labels.step[index]), _samples(labels.value[index])
+        step, samples = int(labels.step[index]), samples_of(labels.value[index])
         left -= sum(map(len, samples))
         if left < 0:
             break
@@ -176,7 +176,7 @@ class _Corpus:
         One that is known by its key is not looked at again: an epoch has the same samples as the one before."""
         if key is not None and key in self._numbers:
             return self._numbers[key]
-        tokens = _tokens(row)
+        tokens = tokens_of(row)
         place: object = key if key is not None else None if tokens is None else tokens.tobytes()
         if place not in self._numbers:
             self._numbers[place] = None if tokens is None else len(self.tokens)
@@ -184,13 +184,13 @@ class _Corpus:
         return self._numbers[place]
 
 
-def _samples(value: object) -> list[Sequence[object]]:
+def samples_of(value: object) -> list[Sequence[object]]:
     """The samples of one cell: a list of lists, or one list."""
     rows = _list(value)
     return [_list(row) for row in rows] if rows and _list(rows[0]) else [rows]
 
 
-def _tokens(row: Sequence[object]) -> Steps | None:
+def tokens_of(row: Sequence[object]) -> Steps | None:
     """The tokens of a sample, int64[n]; None where it has anything else in it, or nothing."""
     try:
         tokens = np.asarray(row)

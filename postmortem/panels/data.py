@@ -9,6 +9,7 @@ import numpy as np
 
 from postmortem.case import Case, Observation
 from postmortem.panels import Panel
+from postmortem.panels._batch_likelihood import likelihood_observation
 from postmortem.panels._batch_tokens import concentration_observation, count_observation, rare_tokens
 from postmortem.panels._drawing import draw_lines
 from postmortem.panels._epochs import epoch_period
@@ -108,13 +109,17 @@ def _source(case: Case) -> list[Observation]:
 
 
 def _composition(case: Case) -> list[Observation]:
-    """How rare the batch's tokens are. Many samples with one rare token are many rare tokens, whatever their total."""
-    concentrated = concentration_observation(case)
-    rare = rare_tokens(case)
-    if concentrated is not None and concentrated.moved and rare is not None and not rare.moved:
+    """How unlikely and how rare the batch's tokens are. Random tokens contain rare ones, which then show nothing of
+    their own. Many samples with one rare token are many rare tokens, whatever their total."""
+    likelihood, concentrated, rare = likelihood_observation(case), concentration_observation(case), rare_tokens(case)
+    unlikely = likelihood is not None and likelihood.slug == "data.unlikely"
+    if concentrated is not None and concentrated.moved:
+        # The same tokens are not counted twice.
+        likelihood, concentrated = (likelihood, None) if unlikely else (None, concentrated)
+    if rare is not None and (rare.moved if unlikely else concentrated is not None and concentrated.moved):
         rare = replace(rare, slug="data.rare_tokens_unclear")
     ngrams = count_observation(case, "repeated_ngram_tokens", "data.ngrams")
-    return [o for o in (concentrated, rare, ngrams) if o is not None]
+    return [o for o in (likelihood, concentrated, rare, ngrams) if o is not None]
 
 
 def _sibling_batch(case: Case) -> list[Observation]:
@@ -180,6 +185,9 @@ PANEL = Panel(
         "data.rare_tokens",
         "data.rare_tokens_normal",
         "data.rare_tokens_unclear",
+        "data.unlikely",
+        "data.likely",
+        "data.excess_tokens",
         "data.concentrated_token",
         "data.spread_tokens",
         "data.ngrams",

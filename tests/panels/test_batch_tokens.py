@@ -114,7 +114,7 @@ def test_few_batches_do_not_show_a_corpus(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cell", [[], [[]], [[], [1]], [[None]], [["a"]], [1, 2, 3], [[-100, 2**62]], [[1], [1, [2]]]])
 def test_whatever_a_log_has_in_its_token_ids_is_read(cell: Any) -> None:
-    from postmortem.panels._batch_tokens import _samples, _tokens  # pyright: ignore[reportPrivateUsage]
+    from postmortem.panels._batch_tokens import samples_of, tokens_of
 
-    samples = [_tokens(row) for row in _samples(cell)]
+    samples = [tokens_of(row) for row in samples_of(cell)]
     assert all(tokens is None or (tokens.ndim == 1 and tokens.size) for tokens in samples)
