@@ -58,9 +58,10 @@ def batch(index: int) -> Tensor:
     return (start + 5 * torch.arange(CONTEXT + 1) + noise.long()) % VOCAB
 
 
-def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
-    """Mean cross-entropy of the next token, in nats."""
-    return nn.functional.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+def forward(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the next tokens, and their mean cross-entropy in nats."""
+    logits = model(ids[:, :-1])
+    return logits, nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
 def train(run: Path, steps: int) -> None:
@@ -73,14 +74,15 @@ def train(run: Path, steps: int) -> None:
     held_out = batch(10**9)
 
     with Recorder(run, config=CONFIG) as rec, Checkpointer(rec, state, POLICY) as checkpoints:
-        rec.watch(model, optimizer)
+        watch = rec.watch(model, optimizer)
         resumed = checkpoints.resume()
         if resumed:
             print(resumed.summary())
         for step in range(resumed.step if resumed else 0, steps):
             ids = batch(step)
             rec.batch(step, ids, index=step)
-            loss = loss_of(model, ids)
+            logits, loss = forward(model, ids)
+            watch.logits(logits, ids[:, 1:])
             optimizer.zero_grad()
             loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(model.parameters(), CONFIG["clip"])
@@ -91,7 +93,7 @@ def train(run: Path, steps: int) -> None:
             checkpoints.maybe_save(step + 1)
             if (step + 1) % EVAL_EVERY == 0:
                 with torch.no_grad():
-                    eval_loss = float(loss_of(model, held_out))
+                    eval_loss = float(forward(model, held_out)[1])
                 rec.log(step, eval_loss=eval_loss)
                 checkpoints.best(step + 1, eval_loss)
 

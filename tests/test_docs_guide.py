@@ -76,9 +76,12 @@ def test_the_guide_as_it_is_printed(section: str, tmp_path: Path) -> None:
 
 
 def own_loop(runs: Path) -> None:
-    """The garbage is found; the resume went on at step 120; the checkpoints are there."""
+    """The garbage is found and named; the resume went on at step 120; the checkpoints are there."""
     worst = draft(runs / "five-lines")["incidents"][0]
-    assert worst["onset_step"] == 150
+    assert (worst["onset_step"], worst["hypotheses"][0]["cause"]) == (150, "garbage_data")
+    five_lines = open_run(runs / "five-lines")
+    assert any(name.startswith("grad_norm/") for name in five_lines.columns)
+    assert five_lines.manifest.vocab_size == 64
     told = open_run(runs / "events")
     assert told.series("eval_loss") is not None
     assert [event.keys["kind"] for event in told.journal if event.event == "incident"][-1] == "oom"
@@ -86,8 +89,6 @@ def own_loop(runs: Path) -> None:
     assert [(s.first_step, s.kept_until) for s in run.segments] == [(0, 120), (120, 160)]
     assert {c.role for c in run.checkpoints} == {"rollback", "recovery", "best-k"}
     assert all(c.complete for c in run.checkpoints)
-    watched = open_run(runs / "watched")
-    assert any(name.startswith("grad_norm/") for name in watched.columns)
 
 
 def two_ranks(runs: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,53 +44,74 @@ def logits_and_labels(
     return logits, labels
 
 
-def measure_logits(logits: Tensor, labels: Tensor | None, most: int) -> dict[str, Tensor]:
-    """Column → tensor: `max_output_logit`, `log_z`, and with labels the quantiles of the token losses.
+class TokenLosses(NamedTuple):
+    """The losses of one forward pass, float32 of any shape, -Infinity where one does not count, and the tokens they are
+    of, int of the same shape."""
+
+    losses: Tensor
+    ids: Tensor | None
+
+
+def kept_losses(losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid: Tensor | None) -> TokenLosses:
+    """The losses that count: the `valid` ones, or those whose label is not negative."""
+    if valid is None and labels is not None:
+        valid = labels >= 0
+    losses = losses.detach().float()
+    return TokenLosses(losses if valid is None else losses.masked_fill(~valid.bool(), float("-inf")), ids)
+
+
+def log_partition(logits: Tensor, most: int) -> Tensor:
+    """The log of the softmax denominator, float32[samples, positions], of float[…, positions, vocabulary].
 
     At most `most` logits are processed at a time, or those of one position.
     """
     positions, vocabulary = logits.shape[-2:]
     each = max(1, most // vocabulary)
-    samples = logits.detach().reshape(-1, positions, vocabulary) if logits.dim() != 3 else logits.detach()
+    samples = _samples(logits)
     pieces = [piece for sample in samples.unbind() for piece in sample.split(each)]
     if samples.is_contiguous():
         pieces = list(samples.view(-1, vocabulary).split(each))
-    log_z = torch.cat([piece.float().logsumexp(-1) for piece in pieces]).view(-1, positions)
-    columns = {
-        "max_output_logit": torch.stack([piece.amax() for piece in pieces]).amax(),
-        "log_z": log_z.mean(),
-    }
-    if labels is None:
-        return columns
-    labels = labels.reshape(-1, positions)
-    target = samples.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return columns | measure_token_losses(log_z - target, labels, labels, None)
+    return torch.cat([piece.float().logsumexp(-1) for piece in pieces]).view(-1, positions)
 
 
-def measure_token_losses(
-    losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid: Tensor | None
-) -> dict[str, Tensor]:
-    """Column → tensor: nearest-rank quantiles of the `losses` that count, and the worst tokens, worst first.
+def losses_of_logits(logits: Tensor, labels: Tensor, log_z: Tensor) -> TokenLosses:
+    """The loss of each label, which is int[…, positions] and negative where it does not count."""
+    labels = labels.reshape(log_z.shape)
+    target = _samples(logits).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return kept_losses(log_z - target, labels, labels, None)
 
-    A loss of -Infinity among the worst means that it does not count; `watch.finish_watched_row` removes it.
+
+def _samples(logits: Tensor) -> Tensor:
+    return logits.detach().reshape(-1, *logits.shape[-2:]) if logits.dim() != 3 else logits.detach()
+
+
+def measure_token_losses(parts: Sequence[TokenLosses]) -> dict[str, Tensor]:
+    """Column → tensor: nearest-rank quantiles of the losses of a step's forward passes that count, and the worst
+    tokens, worst first.
+
+    A loss of -Infinity among the worst means that it does not count; `watch.finish_watched_row` removes it. Rows and
+    columns of the worst tokens are those in the step's whole batch, where its micro-batches are equally wide.
     """
-    losses = losses.detach().float()
-    if valid is None and labels is not None:
-        valid = labels >= 0
-    counts = torch.ones_like(losses, dtype=torch.bool) if valid is None else valid.bool()
-    flat = losses.masked_fill(~counts, float("-inf")).reshape(-1)
-    number = counts.sum()
-    ranked = torch.cat([flat.sort().values, flat.new_full((1,), float("nan"))])  # NaN where no loss counts
-    columns: dict[str, Tensor] = {}
-    for name, share in _QUANTILES.items():
-        rank = (number * share).ceil().long().clamp(min=1)
-        place = torch.where(number > 0, flat.numel() - number + rank - 1, flat.numel())
-        columns[f"token_loss_{name}"] = ranked[place]
-    worst = flat.topk(min(_WORST, flat.numel()))
-    columns[f"{WATCHED}worst_token_losses"] = worst.values
-    if losses.dim() == 2:
-        columns[f"{WATCHED}worst_token_rows"] = worst.indices // losses.shape[1]
-        columns[f"{WATCHED}worst_token_cols"] = worst.indices % losses.shape[1]
-    if ids is not None:
-        columns[f"{WATCHED}worst_token_ids"] = ids.reshape(-1)[worst.indices]
+    flat = torch.cat([part.losses.reshape(-1) for part in parts])
+    number = (flat != float("-inf")).sum()
+    ranked = flat.sort()
+    ranks = (number * _shares(flat.device)).ceil().long().clamp(min=1)
+    values = torch.cat([ranked.values, flat.new_full((1,), float("nan"))])  # NaN where no loss counts
+    quantiles = values[torch.where(number > 0, flat.numel() - number + ranks - 1, flat.numel())]
+    columns = {f"token_loss_{name}": value for name, value in zip(_QUANTILES, quantiles.unbind(), strict=True)}
+    worst = ranked.indices[-_WORST:].flip(0)
+    columns[f"{WATCHED}worst_token_losses"] = ranked.values[-_WORST:].flip(0)
+    widths = {part.losses.shape[1] if part.losses.dim() == 2 else 0 for part in parts}
+    if len(widths) == 1 and (width := widths.pop()):
+        columns[f"{WATCHED}worst_token_rows"] = worst // width
+        columns[f"{WATCHED}worst_token_cols"] = worst % width
+    ids = [part.ids.reshape(-1) for part in parts if part.ids is not None]
+    if len(ids) == len(parts):
+        columns[f"{WATCHED}worst_token_ids"] = torch.cat(ids)[worst]
     return columns
+
+
+@lru_cache(maxsize=64)
+def _shares(device: torch.device) -> Tensor:
+    """The shares of the quantiles on `device`, copied there once."""
+    return torch.tensor(list(_QUANTILES.values()), device=device)

@@ -224,6 +224,10 @@ class Recorder:
         """Add columns to the row that the next `log` writes. Values are those that `log` takes."""
         self._attached.update(values)
 
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Add keys to run.json, such as `vocab_size`, where it does not say them already."""
+        self._rows.facts.update(facts)
+
     def event(self, event: str, step: int | None = None, **keys: Any) -> None:
         """Append one event to the journal; it is on disk when this returns.
 

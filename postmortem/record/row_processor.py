@@ -17,7 +17,7 @@ from postmortem.record.input_warnings import InputWarnings
 from postmortem.record.lock import WriterLock
 from postmortem.record.segment import Changes, RunDetails, complete_manifest, name_device, open_segment
 from postmortem.record.token_ids import TokenIds
-from postmortem.record.writer import RunWriter, event_row
+from postmortem.record.writer import RunWriter, event_row, update_manifest
 from postmortem.run.columns import describe
 from postmortem.text import plain
 
@@ -30,6 +30,7 @@ class RowProcessor:
 
     alarms: the live detectors. changes: events about what changed since the last attempt, not journaled yet.
     dense_until: every step before this one is worth sampling. finish_watched_row: set where a model is watched.
+    facts: keys of run.json that became known since it was completed, not written yet.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class RowProcessor:
         self.changes: Changes = []
         self.dense_steps, self.dense_until = DENSE_STEPS, -1
         self.finish_watched_row: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+        self.facts: dict[str, Any] = {}
         self._run, self._facts = run, facts
         self._warnings, self._token_ids = input_warnings, token_ids
         self._rewinds = 0
@@ -150,6 +152,7 @@ class RowProcessor:
 
     def _token_id_entries(self) -> Iterator[QueuedEntry]:
         """Rows with token ids, one at a time, after the detectors looked: called where nobody waits."""
+        self._write_facts()
         self.examine()
         self._token_ids.trim()
         for batch, row in self._token_ids.rows():
@@ -163,6 +166,17 @@ class RowProcessor:
             self._device = device
             try:
                 name_device(self._run, self._facts.rank, device)
+            except (OSError, PostmortemError) as error:
+                self._warn_manifest(error)
+
+    def _write_facts(self) -> None:
+        """Add `facts` to run.json; what it says already stays."""
+        if not self.facts or self.background.attempt is None:
+            return
+        facts, self.facts = self.facts, {}
+        if self._facts.rank == 0:
+            try:
+                update_manifest(self._run, lambda old: {**old, **{k: v for k, v in facts.items() if k not in old}})
             except (OSError, PostmortemError) as error:
                 self._warn_manifest(error)
 

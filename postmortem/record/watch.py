@@ -2,11 +2,12 @@
 
     watch = rec.watch(model, optimizer)
     …
-    optimizer.step()          # a sampled update is measured here, by a hook
-    rec.log(step, loss=loss)  # and what was measured becomes part of this row
+    watch.logits(logits, labels)  # after the forward pass, unless the model itself returns `logits` for its `labels`
+    optimizer.step()              # a sampled update is measured here, by a hook
+    rec.log(step, loss=loss)      # and what was measured becomes part of this row
 
-Everything stays on the device: values go to the recorder as tensors, no collective is called, and forward hooks exist
-only while the next step is sampled. Temporaries are at most as large as one parameter, or 1 MiB.
+Everything stays on the device: values go to the recorder as tensors, no collective is called, and forward hooks on
+layers exist only while the next step is sampled. Temporaries are at most as large as one parameter, or 1 MiB.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ from torch import Tensor, nn
 
 from postmortem.errors import UsageError
 from postmortem.record._layers import WATCHED, layers_of
-from postmortem.record._logits import first_tensor, logits_and_labels, measure_logits, measure_token_losses
+from postmortem.record._logits import (
+    TokenLosses,
+    first_tensor,
+    kept_losses,
+    log_partition,
+    logits_and_labels,
+    losses_of_logits,
+    measure_token_losses,
+)
+from postmortem.record._model_facts import model_facts
 from postmortem.record._moments import make_buckets, measure_update
 from postmortem.record.state_hash import hex_of, partials
 from postmortem.text import plain
@@ -53,16 +63,25 @@ class Sink(Protocol):
         """Add columns to the row that is logged next."""
         ...
 
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Add what the model says about itself to run.json."""
+        ...
+
 
 class Watch:
     """Samples `model` and `optimizer` until it is closed; a context manager. The module's docstring shows its use.
 
     The columns are those of docs/run-format.md. Every `norms_every` steps: the norms of gradients, parameters and
     moments by group, `update_rms` and `g2_over_v`. Every `layers_every` steps: the activations and dead units of the
-    blocks in the model's largest list; also logits and per-token losses if the model returns `logits`. Every
+    blocks in the model's largest list; also the logits if the model returns `logits`, or `logits` is called. Every
     `hash_every` steps: the state hash of the parameters, `nonfinite_count`, and the parameters with NaN or Inf. 0
     turns a kind off. While `something_moved_recently`, every kind that is on is sampled at each step. A step of several
     forward passes shows the activations of the last pass.
+
+    Per-token losses are recorded at every step, over all forward passes of the step, where they are known: of a model
+    that gets `labels` and returns `logits`, or by a call of `logits`. A bad batch is one step, and the next sample
+    would be too late for it. The first forward pass shows the vocabulary, the precision and the frozen parameters,
+    which go into run.json.
 
     The step is one more than that of the row logged last: call `rec.log` once per update, after `optimizer.step()`.
     Without an optimizer only the forward pass is watched. Modules that torch.compile compiled before do not call these
@@ -93,6 +112,7 @@ class Watch:
         self._largest = max((parameter.numel() for parameter in model.parameters()), default=1)
         self._values: dict[str, Any] = {}
         self._dead: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._losses: list[TokenLosses] = []  # of this step's forward passes
         self._attached = dict[str, None]()
         self._hooks: list[RemovableHandle] = []
         self._step = 0
@@ -106,14 +126,21 @@ class Watch:
         else:
             self._buckets = make_buckets(model, optimizer)
             self._permanent_hooks = [optimizer.register_step_post_hook(self._guarded(self._after_update))]
+        self._facts: dict[str, Any] = {}  # of the model, until run.json has them
+        self._shows_logits = False  # whether a hook sees them
+        # A trainer may call a part of its module instead of the module: Lightning does.
+        self._describing = [
+            part.register_forward_hook(self._guarded(self._describe), prepend=True, with_kwargs=True)
+            for part in (model, *model.children())
+        ]
         self._before_step()
 
     def close(self) -> None:
         """Remove every hook. Closing twice does nothing."""
         self._discard()
-        for handle in self._permanent_hooks:
+        for handle in (*self._describing, *self._permanent_hooks):
             handle.remove()
-        self._permanent_hooks = []
+        self._describing, self._permanent_hooks = [], []
 
     def __enter__(self) -> Self:
         return self
@@ -128,23 +155,46 @@ class Watch:
         labels: Tensor | None = None,
         valid: Tensor | None = None,
     ) -> None:
-        """Record quantiles of the per-token losses in nats, and the worst tokens, if norms are due at this step.
+        """Record quantiles of the per-token losses in nats, and the worst tokens, where the logits are not at hand.
 
-        `losses` is float[samples, positions]; call this between the step's forward pass and its `rec.log`. `labels`,
-        or `ids` without them, have the same shape and say which tokens the losses belong to. `valid` is bool of that
-        shape, true where a loss counts; without it, losses count where labels are not negative.
+        `losses` is float[samples, positions]; call this between the step's forward pass and its `rec.log`, once per
+        micro-batch. `labels`, or `ids` without them, have the same shape and say which tokens the losses belong to.
+        `valid` is bool of that shape, true where a loss counts; without it, losses count where labels are not negative.
         """
-        if self._due(self._norms_every):
-            self._values |= measure_token_losses(losses, labels if labels is not None else ids, labels, valid)
+        if self._permanent_hooks:
+            self._guarded(self._see_losses)(losses, ids, labels, valid)
 
     def logits(self, logits: Tensor, labels: Tensor | None = None) -> None:
-        """Record the largest logit, the log of the softmax denominator and token losses, if layers are due now.
+        """Record the per-token losses, and if layers are due now the largest logit and the log of the denominator.
 
         `logits` is float[samples, positions, vocabulary]. `labels` is int[samples, positions], the tokens that they
-        predict, negative where a position does not count. Models that return an object with `logits` need no call.
+        predict, negative where a position does not count. Call this after the forward pass, once per micro-batch.
+        Models that return an object with `logits`, and get `labels`, need no call.
         """
-        if self._due(self._layers_every):
-            self._values |= measure_logits(logits, labels, self._largest)
+        if self._describing:
+            self._facts["vocab_size"] = logits.shape[-1]
+        if self._permanent_hooks:
+            self._guarded(self._see_logits)(logits, labels)
+
+    def _see_logits(self, logits: Tensor, labels: Tensor | None) -> None:
+        self._begin_pass()
+        due = self._due(self._layers_every)
+        if due or labels is not None:
+            log_z = log_partition(logits, self._largest)
+            if due:
+                self._values |= {"max_output_logit": logits.detach().amax(), "log_z": log_z.mean()}
+            if labels is not None:
+                self._losses.append(losses_of_logits(logits, labels, log_z))
+
+    def _see_losses(self, losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid: Tensor | None) -> None:
+        self._begin_pass()
+        self._losses.append(kept_losses(losses, labels if labels is not None else ids, labels, valid))
+
+    def _begin_pass(self) -> None:
+        """Drop the losses of a step that ended without an update: they belong to no row."""
+        if self._sink.logged != self._row:
+            self._find_step()
+            self._losses.clear()
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self._step % every == 0 or self._sink.something_moved_recently)
@@ -162,7 +212,7 @@ class Watch:
     def _before_step(self, *_: object) -> None:
         """Discard values of another step, and add hooks if this step is sampled."""
         self._find_step()
-        if self._values or self._hooks:
+        if self._values or self._hooks or self._losses:
             self._discard()
         if not self._due(self._layers_every):
             return
@@ -171,13 +221,13 @@ class Watch:
             for module in block.modules():
                 if type(module).__name__ in _RELUS:
                     self._hooks.append(module.register_forward_hook(self._guarded(partial(self._measure_units, name))))
-        self._hooks.append(self._model.register_forward_hook(self._guarded(self._measure_output), with_kwargs=True))
 
     def _discard(self) -> None:
         for handle in self._hooks:
             handle.remove()
         self._hooks = []
         self._values.clear()
+        self._losses.clear()
         self._dead.clear()
 
     def _measure_layer(self, name: str, module: nn.Module, _: object, output: object) -> None:
@@ -193,10 +243,27 @@ class Watch:
             rest = (0, 2, 3) if output.dim() == 4 else tuple(range(output.dim() - 1))
             self._dead[name].append(output.amax(rest) == 0)
 
+    def _describe(self, module: nn.Module, _: object, keywords: Mapping[str, object], output: object) -> None:
+        """In the first step: what the model says about itself, and which part of it returns logits."""
+        if not self._model.training:
+            return
+        logits, _ = logits_and_labels(module, keywords, output)
+        facts = model_facts(self._model, first_tensor(output) if logits is None else logits)
+        if self._facts.get("dtype") in ("fp16", "bf16"):  # autocast may cover some parts only
+            facts["dtype"] = self._facts["dtype"]
+        if self._scaler is not None and self._scaler.is_enabled():
+            facts["dtype"] = "fp16"  # nothing else needs a scaler
+        self._facts |= facts
+        if logits is not None and self._layers_every and not self._shows_logits:
+            self._shows_logits = True
+            self._measure_output(module, _, keywords, output)
+            hook = self._guarded(self._measure_output)
+            self._permanent_hooks.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
+
     def _measure_output(self, module: nn.Module, _: object, keywords: Mapping[str, object], output: object) -> None:
         logits, labels = logits_and_labels(module, keywords, output)
         if module.training and logits is not None:
-            self._values |= measure_logits(logits, labels, self._largest)
+            self._see_logits(logits, labels)
 
     def _after_forward(self, module: nn.Module, *_: object) -> None:
         if module.training:
@@ -212,7 +279,7 @@ class Watch:
                 self._values["loss_scale"] = self._scaler.scale(torch.ones_like(self._values["param_norm"]))
         if hash_due:
             self._hash_state()
-        if self._values or self._attached:
+        if self._values or self._losses or self._facts or self._attached:
             self._attach()
         self._step += 1
         self._before_step()
@@ -231,6 +298,15 @@ class Watch:
         """Hand over what was measured; this clears what was handed over for a step that nobody logged."""
         for name, dead in self._dead.items():
             self._values[f"dead_frac/{name}"] = torch.cat(dead).mean(dtype=torch.float32)
+        if self._facts:
+            self._sink.describe(self._facts)
+            self._facts = {}
+            for handle in self._describing:
+                handle.remove()
+            self._describing = []
+        if self._losses:
+            self._values |= measure_token_losses(self._losses)
+            self._losses.clear()
         self._sink.attach({**self._attached, **self._values})
         self._attached = dict.fromkeys(self._values)
 

@@ -13,7 +13,6 @@ LONGEST = 400  # lines of a file
 LONGER = {
     "tests/checkpoint/test_inspection.py": 415,
     "tests/record/test_recorder.py": 470,
-    "tests/record/test_watch.py": 492,
 }
 LARGEST = 0.15  # of the package's lines, in one room
 FOLDERS = ("benchmarks", "examples", "postmortem", "scripts", "tests", "typings")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,89 +24,11 @@ from postmortem.record._layers import WATCHED
 from postmortem.record.state_hash import state_hash
 from postmortem.record.watch import Watch, finish_watched_row
 from postmortem.sources import open_run
-
-VOCABULARY, WIDTH = 11, 8
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU(), nn.Linear(32, WIDTH))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, str]:
-        return x + self.mlp(self.norm(x)), "weights"
-
-
-class GPT(nn.Module):
-    """Returns what Hugging Face models do: an object with logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.wte = nn.Embedding(VOCABULARY, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(3))
-        self.ln_f = nn.LayerNorm(WIDTH)
-        self.lm_head = nn.Linear(WIDTH, VOCABULARY, bias=False)
-
-    def forward(self, ids: Tensor, labels: Tensor | None = None) -> SimpleNamespace:
-        x = self.wte(ids)
-        for block in self.blocks:
-            x, _ = block(x)
-        logits = self.lm_head(self.ln_f(x))
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
-        return SimpleNamespace(logits=logits, loss=loss)
-
-
-class Sink:
-    """A recorder that keeps its rows."""
-
-    def __init__(self) -> None:
-        self.something_moved_recently = False
-        self.logged: int | None = None
-        self.rows: dict[int, dict[str, Any]] = {}
-        self._pending: dict[str, Any] = {}
-
-    def attach(self, values: Mapping[str, Any]) -> None:
-        self._pending.update(values)
-
-    def log(self, step: int, **columns: Any) -> None:
-        taken, self._pending = {**self._pending, **columns}, {}
-        row = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in taken.items()}
-        self.rows[step] = finish_watched_row({name: value for name, value in row.items() if value is not None})
-        self.logged = step
-
-
-def _batch(step: int) -> tuple[Tensor, Tensor]:
-    ids = torch.randint(0, VOCABULARY, (4, 7), generator=torch.Generator().manual_seed(step))
-    labels = ids.roll(-1, 1)
-    labels[:, -1] = -100
-    return ids, labels
-
-
-def _train(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    sink: Any,
-    steps: range,
-    before_log: Callable[[int], None] = lambda step: None,
-) -> None:
-    for step in steps:
-        ids, labels = _batch(step)
-        optimizer.zero_grad()
-        loss = model(ids, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        before_log(step)
-        sink.log(step, loss=loss.detach())
+from tests.record.watched import GPT, VOCABULARY, WIDTH, Sink, batch_of, hooks_of, train
 
 
 def _norm(tensors: list[Tensor]) -> float:
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
-
-
-def _hooks(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @pytest.mark.parametrize("settings", [{}, {"amsgrad": True}, {"fused": True}, {"betas": (0.8, 0.9), "eps": 1e-3}])
@@ -117,9 +38,9 @@ def test_norms_and_moments_are_those_computed_directly(settings: dict[str, Any])
     rest = [*model.ln_f.parameters(), *model.lm_head.parameters()]
     optimizer = torch.optim.AdamW([*decayed, {"params": rest}], lr=1e-2, weight_decay=0.0, **settings)
     with Watch(sink, model, optimizer, norms_every=1, hash_every=1):
-        _train(model, optimizer, sink, range(3))
+        train(model, optimizer, sink, range(3))
         before = [parameter.detach().clone() for parameter in model.parameters()]
-        _train(model, optimizer, sink, range(3, 4))
+        train(model, optimizer, sink, range(3, 4))
     row, parameters = sink.rows[3], dict(model.named_parameters())
     groups = {"embed": ["wte"], "head": ["ln_f", "lm_head"], **{f"layer{n}": [f"blocks.{n}."] for n in range(3)}}
     for group, starts in groups.items():
@@ -155,11 +76,11 @@ def test_activations_dead_units_and_logits_are_those_computed_directly() -> None
         block.register_forward_hook(lambda _, __, output, n=n: seen.setdefault(f"layer{n}", []).append(output[0]))
         block.mlp[1].register_forward_hook(lambda _, __, output, n=n: seen.setdefault(f"relu{n}", []).append(output))
     optimizer = torch.optim.AdamW(model.parameters())
-    ids, labels = _batch(0)
+    ids, labels = batch_of(0)
     with torch.no_grad():
         output = model(ids, labels=labels)
     with Watch(sink, model, optimizer):
-        _train(model, optimizer, sink, range(1))
+        train(model, optimizer, sink, range(1))
     row = sink.rows[0]
     for n in range(3):
         x, units = seen[f"layer{n}"][0], seen[f"relu{n}"][0]
@@ -188,7 +109,7 @@ def test_causal_models_of_hugging_face_predict_the_next_label() -> None:
         sink = Sink()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         with Watch(sink, model, optimizer):
-            ids = _batch(0)[0]
+            ids = batch_of(0)[0]
             padded = torch.cat([torch.full((4, 1), -100), ids[:, :-1]], 1) if shifted else ids
             model(ids, labels=padded if shifted else torch.cat([ids[:, :-2], torch.full((4, 2), -100)], 1))
             optimizer.step()
@@ -196,29 +117,11 @@ def test_causal_models_of_hugging_face_predict_the_next_label() -> None:
         rows.append(sink.rows[0])
     model = GPT()
     with torch.no_grad():
-        logits = model(_batch(0)[0]).logits
-    own = F.cross_entropy(logits[:, :-2].flatten(0, 1), _batch(0)[0][:, :-2].flatten(), reduction="none")
+        logits = model(batch_of(0)[0]).logits
+    own = F.cross_entropy(logits[:, :-2].flatten(0, 1), batch_of(0)[0][:, :-2].flatten(), reduction="none")
     assert rows[0]["token_loss_max"] == pytest.approx(float(own.max()), rel=1e-4)
-    following = F.cross_entropy(logits[:, :-1].flatten(0, 1), _batch(0)[0][:, :-1].flatten(), reduction="none")
+    following = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch_of(0)[0][:, :-1].flatten(), reduction="none")
     assert rows[1]["token_loss_max"] == pytest.approx(float(following.max()), rel=1e-4)
-
-
-def test_explicit_token_losses_count_where_they_are_valid() -> None:
-    model, sink = nn.Linear(2, 2), Sink()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = Watch(sink, model, optimizer, norms_every=2)
-    losses = torch.tensor([[1.0, 2.0, 9.0], [3.0, 4.0, 8.0]])
-    valid = torch.tensor([[True, True, False], [True, True, False]])
-    for step in range(4):
-        watch.token_losses(losses, ids=torch.arange(6).view(2, 3), valid=valid & (step < 2))
-        optimizer.step()
-        sink.log(step)
-    first = sink.rows[0]
-    assert [first[f"token_loss_{name}"] for name in ("p50", "p90", "p99", "max")] == [2.0, 4.0, 4.0, 4.0]
-    assert first["worst_token_losses"] == [4.0, 3.0, 2.0, 1.0] and first["worst_token_ids"] == [4, 3, 1, 0]
-    assert first["worst_token_rows"] == [1, 1, 0, 0] and first["worst_token_cols"] == [1, 0, 1, 0]
-    assert "token_loss_max" not in sink.rows[1] and "token_loss_max" not in sink.rows[3]
-    assert math.isnan(sink.rows[2]["token_loss_max"]) and sink.rows[2]["worst_token_losses"] == []
 
 
 def test_cadence_is_honored_and_unsampled_steps_have_no_hooks() -> None:
@@ -226,15 +129,15 @@ def test_cadence_is_honored_and_unsampled_steps_have_no_hooks() -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     watch = Watch(sink, model, optimizer, norms_every=2, layers_every=3, hash_every=4)
     hooks: list[int] = []
-    _train(model, optimizer, sink, range(9), lambda step: hooks.append(_hooks(model)))
+    train(model, optimizer, sink, range(9), lambda step: hooks.append(hooks_of(model.blocks)))
     assert [step for step, row in sink.rows.items() if "act_rms/layer0" in row] == [0, 3, 6]
     assert [step for step, row in sink.rows.items() if "param_hash" in row] == [0, 4, 8]
     # Gradients are seen whenever anything is: norms belong to the row of an activation, too.
     assert [step for step, row in sink.rows.items() if "param_norm" in row] == [0, 2, 3, 4, 6, 8]
     assert [count > 0 for count in hooks] == [(step + 1) % 3 == 0 for step in range(9)]
     watch.close()
-    _train(model, optimizer, sink, range(9, 13))
-    assert not _hooks(model) and all(list(sink.rows[step]) == ["loss"] for step in range(9, 13))
+    train(model, optimizer, sink, range(9, 13))
+    assert not hooks_of(model) and all(list(sink.rows[step]) == ["loss"] for step in range(9, 13))
 
 
 def test_every_step_is_sampled_while_something_moves() -> None:
@@ -245,7 +148,7 @@ def test_every_step_is_sampled_while_something_moves() -> None:
         sink.something_moved_recently = 4 <= step < 7
 
     with Watch(sink, model, optimizer, norms_every=100, hash_every=0):
-        _train(model, optimizer, sink, range(1, 12), moves)
+        train(model, optimizer, sink, range(1, 12), moves)
     assert [step for step, row in sink.rows.items() if "param_norm" in row][1:] == [5, 6, 7, 8]
     # Hooks stand or not before the row that moves is logged, so a forward pass is watched one step later.
     assert [step for step, row in sink.rows.items() if "act_max/layer2" in row][1:] == [6, 7, 8]
@@ -290,7 +193,7 @@ def test_non_finite_gradients_and_parameters_are_counted_and_named() -> None:
     model, sink = GPT(), Sink()
     optimizer = torch.optim.AdamW(model.parameters())
     with Watch(sink, model, optimizer):
-        model(*_batch(0)).loss.backward()
+        model(*batch_of(0)).loss.backward()
         model.lm_head.weight.grad[0, :3] = torch.tensor([math.inf, math.nan, -math.inf])
         optimizer.step()
         sink.log(0)
@@ -323,28 +226,28 @@ def test_without_an_optimizer_the_forward_pass_is_watched() -> None:
     model, sink = GPT(), Sink()
     with Watch(sink, model, layers_every=2):
         for step in range(4):
-            model(*_batch(step))
+            model(*batch_of(step))
             model.eval()
-            model(_batch(99)[0] * 0)
+            model(batch_of(99)[0] * 0)
             model.train()
             sink.log(step)
     assert [step for step, row in sink.rows.items() if "act_rms/layer2" in row] == [0, 2]
-    assert not _hooks(model)
+    assert not hooks_of(model)
 
 
 def test_evaluation_leaves_no_activations() -> None:
     model, sink = GPT(), Sink()
     optimizer = torch.optim.AdamW(model.parameters())
     with Watch(sink, model, optimizer, layers_every=1):
-        model(*_batch(0)).loss.backward()
+        model(*batch_of(0)).loss.backward()
         model.eval()
-        model(_batch(1)[0])
+        model(batch_of(1)[0])
         model.train()
         optimizer.step()
         sink.log(0)
     with torch.no_grad():
         expected = GPT()
-        x = expected.blocks[0](expected.wte(_batch(0)[0]))[0]
+        x = expected.blocks[0](expected.wte(batch_of(0)[0]))[0]
     assert sink.rows[0]["act_rms/layer0"] == pytest.approx(float(x.square().mean().sqrt()), rel=1e-5)
 
 
@@ -353,12 +256,12 @@ def test_the_scale_of_a_loss_scaler_is_recorded_and_its_gradients_unscaled() -> 
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     with Watch(sink, model, optimizer, scaler=scaler):
-        scaler.scale(model(*_batch(0)).loss).backward()
+        scaler.scale(model(*batch_of(0)).loss).backward()
         scaler.step(optimizer)
         scaler.update()
         sink.log(0)
     plain = GPT()
-    plain(*_batch(0)).loss.backward()
+    plain(*batch_of(0)).loss.backward()
     assert sink.rows[0]["loss_scale"] == 1024.0
     assert sink.rows[0]["grad_norm"] == pytest.approx(_norm([p.grad for p in plain.parameters()]), rel=1e-4)
 
@@ -385,8 +288,8 @@ def test_nothing_is_read_on_the_host() -> None:
         float(model.wte.weight.sum())
     read: list[Any] = []
     with Watch(sink, model, optimizer, norms_every=1, layers_every=1, hash_every=1) as watch:
-        _train(model, optimizer, sink, range(1))
-        ids, labels = _batch(1)
+        train(model, optimizer, sink, range(1))
+        ids, labels = batch_of(1)
         loss = model(ids, labels=labels).loss
         loss.backward()
         (updated,) = (hook for hook in optimizer._optimizer_step_post_hooks.values())
@@ -414,9 +317,9 @@ def test_a_failure_ends_the_watch_and_not_the_training(monkeypatch: pytest.Monke
     monkeypatch.setattr("postmortem.record.watch.measure_update", fails)
     Watch(sink, model, optimizer)
     with pytest.warns(UserWarning, match="watching ends: RuntimeError: no such kernel"):
-        _train(model, optimizer, sink, range(1))
-    _train(model, optimizer, sink, range(1, 3))
-    assert not _hooks(model) and list(sink.rows) == [0, 1, 2]
+        train(model, optimizer, sink, range(1))
+    train(model, optimizer, sink, range(1, 3))
+    assert not hooks_of(model) and list(sink.rows) == [0, 1, 2]
 
 
 def test_a_cadence_below_zero_is_refused() -> None:
@@ -437,8 +340,8 @@ def test_values_land_in_the_rows_of_their_steps_through_a_recorder(tmp_path: Pat
             hashes[step] = state_hash(dict(model.named_parameters())).hex
 
         for step in range(8):
-            rec.batch(step, _batch(step)[0])
-            _train(model, optimizer, rec, range(step, step + 1), compute)
+            rec.batch(step, batch_of(step)[0])
+            train(model, optimizer, rec, range(step, step + 1), compute)
         watch.close()
     run = open_run(tmp_path / "run")
     series, layers, labels = run.series("param_norm"), run.series("act_rms/layer1"), run.labels("param_hash")
