@@ -242,7 +242,7 @@ def _tokens(case: Case) -> Symptom:
         reason = (
             "its token ids are in batches/, but the losses by token are not" if stored else "token ids are not logged"
         )
-        return Symptom(key, label, missing=f"{reason}: record worst_token_ids, see Watch.token_losses")
+        return Symptom(key, label, missing=f"{reason}: record worst_token_ids, see Watch.logits")
     names = Counter(case.piece(int(i)).strip("“”") for i in ids)
     listed = ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in names.most_common(6))
     text = "; ".join([f"highest loss: {listed}", *notes]) if notes else f"none unusual (highest loss: {listed})"

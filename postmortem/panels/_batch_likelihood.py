@@ -10,12 +10,12 @@ a batch of garbage most tokens are unlikely, and in a batch of rare tokens few i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.case import MOVED_BEYOND, MOVED_Z, Case, Observation
+from postmortem.diagnosis import Figure
 from postmortem.panels._batch_tokens import FEWEST_BATCHES, samples_of, tokens_of
 from postmortem.run import LabelSeries
 from postmortem.series import Steps
@@ -27,28 +27,32 @@ MOST_TOKENS = 250_000  # of these batches; more only take longer
 FEWEST_BEFORE = 10  # batches before the onset, outside incidents: fewer do not show what is usual
 RANDOM_SAMPLES = 64  # of random tokens
 UNLIKE_SHARE = 0.25  # of the batch's samples: fewer cannot move the mean loss by what random tokens cost
-USUAL_SHARE = 0.05  # of the samples before: with more that are like random tokens, such samples are part of the corpus
+USUAL_SHARE = 0.2  # of the samples before: with more that are like random tokens, these would not stand out
 EXCESS_IDS = 2  # that a batch of rare tokens has too often
 EXCESS_FLOOR = 0.01  # of the batch's tokens: an excess below it costs less than a tenth of a nat, at ten nats each
 _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Likelihood:
-    """share: of the batch's samples, those that are more like random tokens than like the samples before. level, usual,
-    random: median surprise of a token in nats, of the batch, of the samples before, and of random tokens. excess: the
-    share of the batch's tokens that its `ids` have above their usual one, with the largest such excess before."""
+class _Batches:
+    """The batches around an incident, one entry per batch, except where it says otherwise.
 
-    share: float
-    usual_share: float
-    level: float
+    share: of the batch's samples, those that are nearer to random tokens than to the samples before. level: median
+    surprise of its tokens in nats. usual, random: one number each, the level of samples before and of random tokens.
+    usual_share: one number, `share` over the samples before. worst: the ids that the batch has too often, int[n, 2];
+    excess: their share of its tokens above their usual one; times: this share, and the usual one, float[n, 2].
+    """
+
+    step: Steps
+    before: NDArray[np.bool_]
+    share: _Floats
+    level: _Floats
     usual: float
     random: float
-    ids: tuple[int, ...]
-    ids_share: float
-    ids_usual: float
-    excess: float
-    excess_moved: bool
+    usual_share: float
+    worst: Steps
+    excess: _Floats
+    times: _Floats
 
     @property
     def has_power(self) -> bool:
@@ -56,101 +60,109 @@ class _Likelihood:
         return self.random > self.usual and self.usual_share <= USUAL_SHARE
 
     @property
-    def unlike(self) -> bool:
-        """Whether the batch is like random tokens, at least in part."""
-        return self.has_power and self.share >= UNLIKE_SHARE
+    def unlike(self) -> NDArray[np.bool_]:
+        """Whether a batch is like random tokens, at least in part, and far more than any batch before."""
+        usual = MOVED_BEYOND * float(self.share[self.before].max())
+        return (self.share >= max(UNLIKE_SHARE, usual)) & self.has_power
 
-
-_MEASURED: WeakKeyDictionary[Case, _Likelihood | None] = WeakKeyDictionary()
+    @property
+    def excessive(self) -> NDArray[np.bool_]:
+        """Whether a batch has a few rare ids far more often than any batch before."""
+        past = self.excess[self.before]
+        beyond = self.excess > max(MOVED_BEYOND * float(past.max()), EXCESS_FLOOR)
+        return beyond & (self.excess - float(np.median(past)) > MOVED_Z * robust_sigma(past))
 
 
 def likelihood_observation(case: Case) -> Observation | None:
-    """Whether the tokens of the batch of the onset are as unlikely as random ones, or a few ids are too frequent, or it
-    is like the batches around it. None where too few batches were kept, or random tokens would not stand out."""
-    if case not in _MEASURED:
-        labels = case.labels("token_ids")
-        _MEASURED[case] = None if labels is None else _measure(case, labels)
-    measured = _MEASURED[case]
-    if measured is None:
+    """Whether the tokens of a batch of the incident are as unlikely as random ones, or it has a few ids too often, or
+    all are like the batches around it. None where too few batches were kept, or random tokens would not stand out."""
+    labels = case.labels("token_ids")
+    batches = None if labels is None else _measure(case, labels)
+    if batches is None:
         return None
-    figures = {
-        "share": measured.share,
-        "level": measured.level,
-        "usual": measured.usual,
-        "random": measured.random,
-        "excess": measured.excess,
-    }
-    levels = (
-        f"by the batches around it, a token has a median surprise of {number(measured.level)} nats, usually "
-        f"{number(measured.usual)}, and {number(measured.random)} if it is random"
-    )
-    if measured.unlike:
-        percent = number(round(100 * measured.share))
-        text = f"token_ids: {percent} % of the batch's samples are as unlikely as random tokens: {levels}"
-        return Observation("data.unlikely", text, "token_ids", case.onset, figures, min(1.0, 2 * measured.share))
-    if measured.excess_moved:
-        names = " and ".join(case.piece(token) for token in measured.ids)
-        here, usual = (number(round(100 * share, 1)) for share in (measured.ids_share, measured.ids_usual))
-        text = f"token_ids: {names} are {here} % of the batch's tokens, and {usual} % of those around it"
-        return Observation("data.excess_tokens", text, "token_ids", case.onset, figures)
-    if not measured.has_power or measured.share > measured.usual_share + UNLIKE_SHARE / 2:
+    inside = (batches.step >= case.onset) & (batches.step <= case.incident.peak_step)
+    for slug, shown in (("data.unlikely", batches.unlike), ("data.excess_tokens", batches.excessive)):
+        rows = np.flatnonzero(inside & shown)
+        if rows.size:
+            return _unusual(case, slug, batches, int(rows[0]))
+    onset = np.flatnonzero(batches.step == case.onset)
+    if not onset.size or not batches.has_power or batches.share[inside].max() > UNLIKE_SHARE / 2:
         return None
-    text = f"token_ids: the tokens are as likely as usual: {levels}"
+    text = f"token_ids: the tokens are as likely as usual: {_levels(batches, int(onset[0]))}"
+    figures = _figures(batches, int(onset[0]))
     return Observation("data.likely", text, "token_ids", case.onset, figures, moved=False)
 
 
-def _measure(case: Case, labels: LabelSeries) -> _Likelihood | None:
-    rows = _rows(case, labels)
-    if rows is None:
-        return None
-    steps, tokens, lengths, row = rows
-    suspect = int(np.searchsorted(steps, case.onset))
-    before = np.asarray([step < case.onset and not _in_incident(case, step) for step in steps.tolist()])
-    if steps.size <= FEWEST_BATCHES or before.sum() < FEWEST_BEFORE or not (row == suspect).any():
+def _unusual(case: Case, slug: str, batches: _Batches, row: int) -> Observation:
+    step, figures, strength = int(batches.step[row]), _figures(batches, row), 1.0
+    if slug == "data.unlikely":
+        share = float(batches.share[row])
+        strength = min(1.0, 2 * share)
+        text = (
+            f"{number(round(100 * share))} % of the samples are as unlikely as random tokens: {_levels(batches, row)}"
+        )
+    else:
+        names = " and ".join(case.piece(token) for token in batches.worst[row].tolist())
+        here, usual = (number(round(100 * float(share), 1)) for share in batches.times[row])
+        text = f"{names} are {here} % of the tokens of step {step}, and {usual} % of those around it"
+    return Observation(slug, f"token_ids: {text}", "token_ids", step, figures, strength)
+
+
+def _levels(batches: _Batches, row: int) -> str:
+    return (
+        f"by the batches around it, a token of step {batches.step[row]} has a median surprise of "
+        f"{number(float(batches.level[row]))} nats, usually {number(batches.usual)}, "
+        f"and {number(batches.random)} if it is random"
+    )
+
+
+def _figures(batches: _Batches, row: int) -> dict[str, Figure]:
+    of_row = {name: float(getattr(batches, name)[row]) for name in ("share", "level", "excess")}
+    return {**of_row, "usual": batches.usual, "random": batches.random}
+
+
+def _measure(case: Case, labels: LabelSeries) -> _Batches | None:
+    steps, tokens, lengths, row = _rows(case, labels)
+    before = (steps < case.onset) & ~np.asarray([_in_incident(case, step) for step in steps.tolist()], bool)
+    if steps.size <= FEWEST_BATCHES or before.sum() < FEWEST_BEFORE:
         return None
     ids, token = np.unique(tokens, return_inverse=True)
     length = int(np.median(lengths))
     random = np.random.default_rng(0).integers(ids.size, size=(RANDOM_SAMPLES, length))  # the same in each draft
     token = np.concatenate([token, random.ravel()])
     lengths = np.concatenate([lengths, np.full(RANDOM_SAMPLES, length)])
-    row = np.concatenate([row, np.full(RANDOM_SAMPLES, steps.size)])
-    sample = np.repeat(np.arange(lengths.size), lengths)
-    counts = np.bincount(np.repeat(row, lengths) * ids.size + token, minlength=(steps.size + 1) * ids.size)
-    counts = counts.reshape(steps.size + 1, ids.size)
-    excess, worst = _excess(counts[:-1], length, suspect)
+    row = np.concatenate([row, np.full(RANDOM_SAMPLES, steps.size)])  # the last row
+    sample, of_token = np.repeat(np.arange(lengths.size), lengths), np.repeat(row, lengths)
+    counts = np.bincount(of_token * ids.size + token, minlength=(steps.size + 1) * ids.size).reshape(-1, ids.size)
+    excess, worst, times = _excess(counts[:-1], length)
     follows = sample[1:] == sample[:-1]
-    place, pair_row = sample[1:][follows], np.repeat(row, lengths)[1:][follows]
-    first, second = token[:-1][follows], token[1:][follows]
-    surprise = _surprise(pair_row, first, second, counts, case.run.manifest.vocab_size)
-    # Of the suspect batch, the tokens beside its excessive ids: after a rare id, any token is unlikely.
-    counted = (pair_row != suspect) | ~(np.isin(first, worst) | np.isin(second, worst))
-    surprise, place, pair_row = surprise[counted], place[counted], pair_row[counted]
-    level = _medians(surprise, place, lengths.size)
-    usual = float(np.median(level[np.isin(row, np.flatnonzero(before))]))
+    first, second, of_pair = token[:-1][follows], token[1:][follows], of_token[1:][follows]
+    surprise = _surprise(of_pair, first, second, counts, case.run.manifest.vocab_size)
+    # Only the tokens beside those that a batch has too often: after a rare id, any token is unlikely.
+    own = np.concatenate([worst, np.full((1, worst.shape[1]), -1)])[of_pair]
+    counted = ~((own == first[:, None]) | (own == second[:, None])).any(1)
+    level = _medians(surprise[counted], sample[1:][follows][counted], lengths.size)
+    usual_samples = np.append(before, np.False_)[row]
+    usual = float(np.nanmedian(level[usual_samples]))
     at_random = float(np.median(level[row == steps.size]))
-    unlike = level > (usual + at_random) / 2  # nearer to random tokens than to the samples before
-    here = surprise[pair_row == suspect]
-    past = excess[before]
-    moved = excess[suspect] > max(MOVED_BEYOND * float(past.max()), EXCESS_FLOOR)
-    moved &= excess[suspect] - float(np.median(past)) > MOVED_Z * robust_sigma(past)
-    others = np.arange(steps.size) != suspect
-    return _Likelihood(
-        float(unlike[row == suspect].mean()),
-        float(unlike[np.isin(row, np.flatnonzero(before))].mean()),
-        float(np.median(here)) if here.size else usual,
+    unlike = level > (usual + at_random) / 2
+    return _Batches(
+        steps,
+        before,
+        np.bincount(row, unlike)[:-1] / np.bincount(row)[:-1],
+        np.nan_to_num(_medians(surprise[counted], of_pair[counted], steps.size + 1)[:-1], nan=usual),
         usual,
         at_random,
-        tuple(int(ids[place]) for place in worst),
-        float(counts[suspect, worst].sum() / counts[suspect].sum()),
-        float(counts[:-1][others][:, worst].sum() / counts[:-1][others].sum()),
-        float(excess[suspect]),
-        bool(moved),
+        float(unlike[usual_samples].mean()),
+        ids[worst],
+        excess,
+        times,
     )
 
 
-def _rows(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, Steps, Steps] | None:
-    """(steps, tokens of all samples in a row, tokens of each sample, row of each sample) of the batches nearest the
-    onset, without samples of one token; None where the batch of the onset is not among them."""
+def _rows(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, Steps, Steps]:
+    """(steps, all tokens, number of tokens of each sample, row of each sample) of the batches nearest the onset,
+    without samples of one token and batches that have no others."""
     near = np.argsort(np.abs(labels.step - case.onset), kind="stable")[:MOST_BATCHES]
     kept: dict[int, list[Steps]] = {}
     left = MOST_TOKENS
@@ -159,13 +171,17 @@ def _rows(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, Steps, Steps] 
         left -= sum(tokens.size for tokens in samples)
         if left < 0:
             break
-        kept[int(labels.step[index])] = [tokens for tokens in samples if tokens.size > 1]
-    if not kept.get(case.onset):
-        return None
+        if long := [tokens for tokens in samples if tokens.size > 1]:
+            kept[int(labels.step[index])] = long
     steps = np.sort(np.asarray(list(kept), np.int64))
     samples = [tokens for step in steps.tolist() for tokens in kept[step]]
     row = np.repeat(np.arange(steps.size), [len(kept[step]) for step in steps.tolist()])
-    return steps, np.concatenate(samples), np.asarray([tokens.size for tokens in samples], np.int64), row
+    return (
+        steps,
+        np.concatenate([np.empty(0, np.int64), *samples]),
+        np.asarray([tokens.size for tokens in samples], np.int64),
+        row,
+    )
 
 
 def _in_incident(case: Case, step: int) -> bool:
@@ -210,14 +226,13 @@ def _medians(values: _Floats, group: Steps, groups: int) -> _Floats:
     return np.where(size > 0, middle, np.nan)
 
 
-def _excess(counts: Steps, length: int, suspect: int) -> tuple[_Floats, Steps]:
+def _excess(counts: Steps, length: int) -> tuple[_Floats, Steps, _Floats]:
     """(the share of each row's tokens that its most excessive ids have above their usual share, float[rows]; the places
-    of these ids in the suspect row). Only ids that most samples do not have: more of a frequent one is no rarity."""
+    of these ids, int[rows, 2]; their share in the row and in the others, float[rows, 2]). Only ids that most samples do
+    not have: more of a frequent one is no rarity."""
     sizes = counts.sum(1, keepdims=True)
-    total = counts.sum(0)
-    usual = (total - counts) / np.maximum(sizes.sum() - sizes, 1)
+    usual = (counts.sum(0) - counts) / np.maximum(sizes.sum() - sizes, 1)
     gain = np.where(usual * length < 1, counts / sizes - usual, 0.0)
-    top = min(EXCESS_IDS, counts.shape[1])
-    worst = np.argpartition(gain, -top, axis=1)[:, -top:]
-    best = worst[suspect][np.argsort(-gain[suspect, worst[suspect]])]
-    return np.maximum(np.take_along_axis(gain, worst, 1), 0.0).sum(1), best[gain[suspect, best] > 0]
+    worst = np.argsort(-gain, axis=1)[:, :EXCESS_IDS]
+    shares = [np.take_along_axis(of, worst, 1).sum(1) for of in (counts / sizes, usual)]
+    return np.maximum(np.take_along_axis(gain, worst, 1), 0.0).sum(1), worst, np.stack(shares, 1)

@@ -48,7 +48,7 @@ def test_token_losses_are_those_of_the_whole_step_and_of_every_step() -> None:
             parts: list[Tensor] = []
             for micro in range(2):
                 ids, labels = batch_of(2 * step + micro)
-                logits = model(ids).logits
+                logits: Tensor = model(ids).logits
                 watch.logits(logits, labels)
                 losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
                 parts.append(losses.detach()[labels.flatten() >= 0])
@@ -56,7 +56,7 @@ def test_token_losses_are_those_of_the_whole_step_and_of_every_step() -> None:
             optimizer.step()
             sink.log(step)
             model.eval()
-            model(ids, labels=labels)
+            model(*batch_of(0))
             model.train()
             expected.append(float(torch.cat(parts).max()))
     assert [row["token_loss_max"] for row in sink.rows.values()] == pytest.approx(expected, rel=1e-4)
@@ -65,8 +65,10 @@ def test_token_losses_are_those_of_the_whole_step_and_of_every_step() -> None:
         *[(False, False)] * 2,
     ]
     assert all(max(row["worst_token_rows"]) < 8 for row in sink.rows.values())
-    watch.logits(logits, labels)
-    assert not watch._losses, "a closed watch keeps nothing"
+    rows = [*sink.rows]
+    watch.logits(model(batch_of(0)[0]).logits, batch_of(0)[1])
+    sink.log(3)
+    assert [*sink.rows] == [*rows, 3] and "token_loss_max" not in sink.rows[3], "a closed watch records nothing"
 
 
 def test_losses_of_a_step_without_an_update_are_of_no_row() -> None:
@@ -106,7 +108,7 @@ class Tied(nn.Module):
 def test_a_model_says_its_vocabulary_and_its_precision(model: nn.Module, vocabulary: int | None, half: bool) -> None:
     model = copy.deepcopy(model)
     first, sink = next(model.parameters()), Sink()
-    first.requires_grad_(requires_grad=False)
+    first.requires_grad = False
     optimizer = torch.optim.SGD([*model.parameters()][1:], lr=0.1)
     with Watch(sink, model, optimizer, layers_every=0), torch.autocast("cpu", torch.bfloat16, enabled=half):
         model.eval()
