@@ -139,16 +139,14 @@ def _incident_table(incidents: Sequence[Incident], shown: Incident | None) -> Re
 
 
 def _incident(incident: Incident, row_step: int) -> IncidentView:
-    numbers = {h.cause: n for n, h in enumerate(incident.hypotheses, start=1)}
+    supported, unsupported = _by_support(incident)
+    numbers = {h.cause: n for n, h in enumerate((*supported, *unsupported), start=1)}
     titles = {panel.number: panel.title for panel in incident.panels}
     symptom_origins = [s.origin for s in incident.symptoms if not s.missing]
     marks = _letters([*symptom_origins, *(e.origin for e in incident.evidence)])
     views = [(e.origin, _evidence(e, numbers, titles, marks)) for e in incident.evidence]
     evidence = [(origin, view) for origin, view in views if view.effect]
-    tested = {cause for experiment in incident.experiments for cause in experiment.tests}
-    every = [_hypothesis(h, numbers, titles) for h in incident.hypotheses]
-    unsupported = [h for h in every if h.known and not h.supported_by and h.cause not in tested]
-    hypotheses = [h for h in every if h not in unsupported]
+    hypotheses = [_hypothesis(h, numbers, titles) for h in supported]
     listed = max(LISTED, min(sum(h.probability >= LISTED_SHARE for h in hypotheses), LISTED_MOST))
     readable = [p for p in incident.panels if not p.silent]
     return IncidentView(
@@ -166,7 +164,7 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
         symptom_sources=_sources(symptom_origins, marks),
         hypotheses=tuple(hypotheses[:listed]),
         others=tuple(hypotheses[listed:]),
-        unsupported=tuple(unsupported),
+        unsupported=tuple(_hypothesis(h, numbers, titles) for h in unsupported),
         strengths=wording.strengths(),
         evidence=tuple(view for _, view in evidence),
         evidence_sources=_sources((origin for origin, _ in evidence), marks),
@@ -197,6 +195,13 @@ def _incident(incident: Incident, row_step: int) -> IncidentView:
         else _verification(incident.verification, incident.onset_step, row_step),
         lesson=incident.lesson or "Not filled: there is no lesson while the cause is unknown.",
     )
+
+
+def _by_support(incident: Incident) -> tuple[list[Hypothesis], list[Hypothesis]]:
+    """(the hypotheses that a panel supports or a replay tested, and `unknown`; the others), the likeliest first."""
+    tested = {UNKNOWN, *(cause for experiment in incident.experiments for cause in experiment.tests)}
+    unsupported = [h for h in incident.hypotheses if not h.supported_by and h.cause not in tested]
+    return [h for h in incident.hypotheses if h not in unsupported], unsupported
 
 
 def _is_skipped(incident: Incident) -> bool:

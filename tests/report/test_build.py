@@ -125,9 +125,9 @@ def test_a_hypothesis_that_no_panel_supports_is_listed_only_if_a_replay_tested_i
     panels = (*(replace(h, supported_by=(3,)) for h in base.hypotheses[:4]), *base.hypotheses[4:])
     tested = Experiment("R1", (Change("distinct"),), "persists", "distinct", tests=("repeated_batch",))
     shown = incident(replace(spike(), incidents=(replace(base, hypotheses=panels, experiments=(tested,)),)))
-    assert [h.number for h in shown.hypotheses] == [1, 2, 3] and [h.number for h in shown.others] == [4, 7]
-    assert [h.number for h in shown.unsupported] == [5, 6]
-    assert "Not supported by any panel: H5 Noise, or a hard batch and H6 LR schedule bug." in render(
+    assert [h.number for h in shown.hypotheses] == [1, 2, 3] and [h.number for h in shown.others] == [4, 5]
+    assert shown.others[1].cause == "repeated_batch" and [h.number for h in shown.unsupported] == [6, 7]
+    assert "Not supported by any panel: H6 Noise, or a hard batch and H7 LR schedule bug." in render(
         replace(spike(), incidents=(replace(base, hypotheses=panels, experiments=(tested,)),))
     )
 
