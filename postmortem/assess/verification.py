@@ -28,6 +28,7 @@ from postmortem.run import Run
 from postmortem.run.manifest import inside
 from postmortem.run.replayed import RESULT_FILE, ReplayResult
 from postmortem.series import Series, Steps
+from postmortem.shown import Shown
 from postmortem.stats import noise_sigma
 from postmortem.text import number, plain
 
@@ -40,18 +41,18 @@ _ABSOLUTE = ("loss", "eval_loss", "grad_norm")
 """Columns that a fix brings back to their old level; it may change that of others: a lower rate, a larger update."""
 
 
-def verification(case: Case, known: Cause | None = None, remedy: Sequence[Change] = ()) -> Verification:
+def verification(case: Case, known: Cause | None = None, remedy: tuple[Change, ...] = ()) -> Verification:
     """§6 of the report: seed, ε, through step T, and the checks of what departed; no checks where the `known` cause is
     harmless, because nothing has to change.
 
     ε is three robust sigmas of the loss before the incident: a fixed run stays at most that far above its baseline.
-    With a `remedy` that lowers the rate, the baseline is the loss where it begins: a slower run cannot be asked to have
-    come as far at the onset.
+    With a `remedy` that lowers the rate, the baseline is what a slower run has reached: it cannot be asked to have come
+    as far at the onset.
     """
     through = int(min(case.last_step_after, max(int(case.run.row_steps[-1]), case.incident.peak_step)))
     level, noise = loss_before(case), _noise(case)
-    if level is not None and any(change.name == "lr-scale" for change in remedy):
-        level = max(level, _loss_at_checkpoint(case) or level)
+    slower = _slower(case, remedy)
+    level = level if level is None or slower is None else max(level, slower)
     epsilon = None if noise is None or level is None else max(3 * noise, MARGIN / 2 * abs(level))
     seed = case.run.manifest.seed
     if known is not None and known.harmless:
@@ -157,10 +158,18 @@ def _seen(check: VerificationCheck, broken: Result) -> str:
     return f"{'found' if check.relation == 'absent' else number(broken.measured)} at step {broken.step}"
 
 
-def _loss_at_checkpoint(case: Case) -> float | None:
-    """The median loss of the rows before the checkpoint from which a remedy begins; None without one, or such rows."""
-    loss, step = case.series("loss"), None if case.checkpoint is None else case.checkpoint.step
-    before = np.empty(0) if loss is None or step is None else loss.value[: np.searchsorted(loss.step, step)]
+def _slower(case: Case, remedy: tuple[Change, ...]) -> float | None:
+    """The loss that a run has at the onset if `remedy` scales its rate from the checkpoint on; None where it does not,
+    or the log does not show it.
+
+    Along a gradient flow, progress is rate times steps. So with a tenth of the rate a run comes as far as this one did
+    in a tenth of its steps.
+    """
+    loss, factor = case.series("loss"), Shown(remedy).rate
+    if loss is None or factor is None or case.checkpoint is None:
+        return None
+    reached = case.checkpoint.step + factor * (case.onset - case.checkpoint.step)
+    before = loss.value[: np.searchsorted(loss.step, reached)]
     before = before[np.isfinite(before)][-MIN_BASELINE_ROWS:]
     return float(np.median(before)) if before.size else None
 

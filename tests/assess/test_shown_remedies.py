@@ -83,11 +83,13 @@ def test_any_other_cure_is_repeated(spiked: Case) -> None:
     assert "what cured the incident in a replay" in first.text and "fp32" in first.text
 
 
-def test_a_slower_run_is_held_to_the_loss_where_it_begins(spiked: Case) -> None:
-    """With a tenth of the rate from step 100 on, the loss at the onset cannot be what the faster run had reached."""
-    expected, slower = (verification(spiked, None, remedy) for remedy in ((), (Change("lr-scale", values=(0.1,)),)))
-    assert expected.baseline_loss is not None and slower.baseline_loss is not None
-    assert expected.baseline_loss < 3.7 < slower.baseline_loss
+def test_a_slower_run_is_held_to_the_loss_that_it_can_have_reached(spiked: Case) -> None:
+    """With a tenth of the rate from step 100 on, it is at the onset where the faster run was at step 116."""
+    expected = verification(spiked)
+    half, slower = (verification(spiked, None, (Change("lr-scale", values=(share,)),)) for share in (0.5, 0.1))
+    for check, step in ((expected, 258), (half, 178), (slower, 114)):
+        assert check.baseline_loss == pytest.approx(3 + 2 * np.exp(-step / 150), abs=0.08)  # an average lags behind
+    assert slower.baseline_loss is not None
     assert all(
         check.bound is None or check.bound > slower.baseline_loss for check in slower.checks if check.column == "loss"
     )
