@@ -4,8 +4,8 @@ A mean that was not divided by its number of parts (micro-batches, processes, it
 in the gradient norm. So a factor is told only where the rows hardly scatter about it. A distance lies between two
 trainings, which have noise: it is told where the rows scatter little enough that none of them is near zero.
 
-A relation holds for all common rows, or from a resume or from the column's first difference on: then it is not one
-before.
+A factor holds for all common rows, or from a resume or from the column's first difference on; a distance only from
+there on: two trainings that were never equal have one at any time, and the gap says it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from postmortem.diff.pair import Curve, Pair
 from postmortem.run.columns import describe
 from postmortem.series import Values
 
-FEWEST_ROWS = 10  # rows of a relation: fewer show no scatter
+FEWEST_ROWS = 10  # rows of a relation, and before it: fewer show no scatter
 ODD_SHARE = 0.05  # the share of the rows that may be anywhere, on either side: a spike in only one run
-# The share of a relation over which nine rows in ten may scatter: of the factor's logarithm (×5 by ±8 %), and of a
-# distance, where it leaves the level of Gaussian rows 6.6 sigmas from zero.
+# The share of a relation over which nine rows in ten may scatter: of a factor's logarithm, and of a distance, where it
+# leaves the level of Gaussian rows 6.6 sigmas from zero.
 SCATTER: Mapping[Form, float] = {"factor": 0.1, "offset": 0.5}
-STEADY = 0.1  # from the first third of its rows to the last, a distance changes by at most this share
+WIDEST = 0.1  # … and at most ±5 % of a factor, however large it is
+STEADY = 0.1  # from the first third of its rows to the last, and from zero before it, a relation differs by this share
+ROUNDING = 1e-3  # logarithms and nats: what a log of four digits leaves of equal values
+OF_ITS_OWN = 0.5  # of the scatter of either column itself: near a level of its own, any column is near a multiple
 
 
 def find_relations(pair: Pair, columns: Sequence[ColumnDiff], resumes: Collection[int]) -> tuple[Relation, ...]:
@@ -41,13 +44,14 @@ def find_relations(pair: Pair, columns: Sequence[ColumnDiff], resumes: Collectio
 
 
 def _latest(curve: Curve, starts: Sequence[int]) -> list[Relation]:
-    """The relation of a column from the latest of `starts` on before which it was another, in a list; else none."""
+    """The relation of a column from the latest of `starts` on at which it began, in a list; else none."""
     for start in starts:
         first = int(np.searchsorted(curve.step_a, start))
         for scatter in _scatters(curve, first):
             before = _figures(scatter.form, curve, slice(0, first))
             before = before[np.isfinite(before)]
-            if not before.size or not scatter.low <= float(np.median(before)) <= scatter.high:
+            began = scatter.began_after(before) if before.size >= FEWEST_ROWS else scatter.binds(curve, first)
+            if began:
                 return [scatter.relation(curve, first, before)]
     return []
 
@@ -65,6 +69,21 @@ class _Scatter:
     def share(self) -> float:
         """The scatter as a share of the relation."""
         return (self.high - self.low) / abs(self.middle)
+
+    def began_after(self, before: Values) -> bool:
+        """Whether the rows `before` show none: equal values, or another factor."""
+        level = float(np.median(before))
+        return abs(level) <= STEADY * abs(self.middle) or (self.form == "factor" and not self.low <= level <= self.high)
+
+    def binds(self, curve: Curve, first: int) -> bool:
+        """Whether each column tells the other: their quotient varies less than they do. A distance tells nothing of two
+        trainings that were never equal."""
+        if self.form == "offset":
+            return False
+        values = (np.log(np.abs(column[first:])) for column in (curve.a, curve.b))
+        widths = (np.diff(np.quantile(v[np.isfinite(v)], (ODD_SHARE, 1 - ODD_SHARE))) for v in values)
+        own = min(float(width[0]) for width in widths)
+        return self.high - self.low <= max(OF_ITS_OWN * own, ROUNDING)
 
     def relation(self, curve: Curve, first: int, before: Values) -> Relation:
         """The relation from row `first` on; `before` are its figures in the rows before that."""
@@ -87,7 +106,8 @@ def _scatters(curve: Curve, first: int) -> list[_Scatter]:
         if figures.size < max(FEWEST_ROWS, (1 - ODD_SHARE) * every.size):
             continue
         low, middle, high = map(float, np.quantile(figures, (ODD_SHARE, 0.5, 1 - ODD_SHARE)))
-        if middle and high - low <= SCATTER[form] * abs(middle) and _is_steady(figures, middle):
+        widest = min(SCATTER[form] * abs(middle), WIDEST if form == "factor" else math.inf)
+        if abs(middle) > ROUNDING and high - low <= widest and _is_steady(figures, middle):
             scatters.append(_Scatter(form, low, middle, high))
     return sorted(scatters, key=lambda scatter: scatter.share)
 

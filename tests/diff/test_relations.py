@@ -109,13 +109,29 @@ def test_apart_from_a_resume_on(tmp_path: Path, change: str) -> None:
         curve(1) * (1 + 0.3 * np.random.default_rng(5).random(N)),
         curve(1, level=2.5, noise=0.2),
         curve(1) + np.linspace(0.4, 0.2, N),
+        curve(1) + 0.4,
         -curve(1),
     ],
-    ids=["another seed", "a random factor", "noise", "a distance that shrinks", "another sign"],
+    ids=[
+        "another seed",
+        "a random factor",
+        "noise",
+        "a distance that shrinks",
+        "a distance from the start",
+        "another sign",
+    ],
 )
 def test_what_is_not_constant_is_no_relation(tmp_path: Path, other: np.ndarray) -> None:
     d = diff_runs(log(tmp_path / "a.csv", loss=curve(1)), log(tmp_path / "b.csv", loss=other))
     assert d.relations == () and "times" not in told(d)
+
+
+def test_two_levels_are_no_factor_though_one_is_a_multiple_of_the_other(tmp_path: Path) -> None:
+    """Two trainings that have settled: each row of one is near half of the other, and knows nothing of it."""
+    noise = np.random.default_rng(6).standard_normal((2, N)) * 0.01
+    a, b = log(tmp_path / "a.csv", loss=4 + noise[0]), log(tmp_path / "b.csv", loss=2 + noise[1])
+    assert not relations(a, b)
+    assert relations(a, log(tmp_path / "half.csv", loss=np.round((4 + noise[0]) / 2, 4)))["loss"].form == "factor"
 
 
 def test_a_handful_of_rows_shows_no_relation(tmp_path: Path) -> None:
