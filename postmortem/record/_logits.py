@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from postmortem.record._layers import WATCHED
 
@@ -61,28 +63,41 @@ def kept_losses(losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid
 
 
 def log_partition(logits: Tensor, most: int) -> Tensor:
-    """The log of the softmax denominator, float32[samples, positions], of float[…, positions, vocabulary].
+    """The log of the softmax denominator, float32[n], of float[…, positions, vocabulary].
 
     At most `most` logits are processed at a time, or those of one position.
     """
+    return torch.cat([piece.float().logsumexp(-1) for piece in _pieces(logits, most)])
+
+
+def losses_of_logits(logits: Tensor, labels: Tensor, most: int, limit: float = math.inf) -> TokenLosses:
+    """The loss of each label, which is int[…, positions] and negative where it does not count; `most` as above.
+
+    Of more than `limit` logits, every n-th position counts, so that no more are read.
+    """
+    positions = logits.shape[-2]
+    labels = labels.reshape(-1, positions)
+    every = max(1, math.ceil(logits.numel() / limit))
+    pieces = _pieces(logits[..., ::every, :], most)
+    targets = labels[:, ::every].reshape(-1).clamp(min=0).split([len(piece) for piece in pieces])
+    of_pieces = zip(pieces, targets, strict=True)
+    losses = torch.cat([F.cross_entropy(piece.float(), target, reduction="none") for piece, target in of_pieces])
+    losses = losses.view(len(labels), -1)
+    if every > 1:
+        whole = losses.new_full(labels.shape, float("-inf"))
+        whole[:, ::every] = losses
+        losses = whole
+    return kept_losses(losses, labels, labels, None)
+
+
+def _pieces(logits: Tensor, most: int) -> Sequence[Tensor]:
+    """float[n, vocabulary] each, of at most `most` logits or one position, in order and without a copy."""
     positions, vocabulary = logits.shape[-2:]
-    each = max(1, most // vocabulary)
-    samples = _samples(logits)
-    pieces = [piece for sample in samples.unbind() for piece in sample.split(each)]
-    if samples.is_contiguous():
-        pieces = list(samples.view(-1, vocabulary).split(each))
-    return torch.cat([piece.float().logsumexp(-1) for piece in pieces]).view(-1, positions)
-
-
-def losses_of_logits(logits: Tensor, labels: Tensor, log_z: Tensor) -> TokenLosses:
-    """The loss of each label, which is int[…, positions] and negative where it does not count."""
-    labels = labels.reshape(log_z.shape)
-    target = _samples(logits).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return kept_losses(log_z - target, labels, labels, None)
-
-
-def _samples(logits: Tensor) -> Tensor:
-    return logits.detach().reshape(-1, *logits.shape[-2:]) if logits.dim() != 3 else logits.detach()
+    logits, each = logits.detach(), max(1, most // vocabulary)
+    if logits.is_contiguous():
+        return logits.view(-1, vocabulary).split(each)
+    samples = logits.reshape(-1, positions, vocabulary) if logits.dim() != 3 else logits
+    return [piece for sample in samples.unbind() for piece in sample.split(each)]
 
 
 def measure_token_losses(parts: Sequence[TokenLosses]) -> dict[str, Tensor]:
@@ -96,8 +111,8 @@ def measure_token_losses(parts: Sequence[TokenLosses]) -> dict[str, Tensor]:
     number = (flat != float("-inf")).sum()
     ranked = flat.sort()
     ranks = (number * _shares(flat.device)).ceil().long().clamp(min=1)
-    values = torch.cat([ranked.values, flat.new_full((1,), float("nan"))])  # NaN where no loss counts
-    quantiles = values[torch.where(number > 0, flat.numel() - number + ranks - 1, flat.numel())]
+    values = torch.cat([ranked.values, flat.new_full((1,), float("nan"))])  # the last one is of rank 1 of no losses
+    quantiles = values[flat.numel() - number + ranks - 1]
     columns = {f"token_loss_{name}": value for name, value in zip(_QUANTILES, quantiles.unbind(), strict=True)}
     worst = ranked.indices[-_WORST:].flip(0)
     columns[f"{WATCHED}worst_token_losses"] = ranked.values[-_WORST:].flip(0)

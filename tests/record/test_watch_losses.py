@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from postmortem.record import Recorder
+from postmortem.record._logits import losses_of_logits
 from postmortem.record.watch import Watch
 from postmortem.sources import open_run
 from tests.record.watched import GPT, Sink, batch_of, hooks_of
@@ -136,3 +137,14 @@ def test_what_a_run_says_of_itself_stays(tmp_path: Path) -> None:
             rec.log(step, loss=loss)
     manifest = open_run(tmp_path / "run").manifest
     assert (manifest.dtype, manifest.vocab_size, manifest.raw["frozen_parameters"]) == ("fp8", 50, 0)
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_of_many_logits_every_nth_position_is_read(sliced: bool) -> None:
+    logits = torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0))[:, : 8 if sliced else 9]
+    labels = torch.arange(logits.shape[1]).remainder(5).expand(3, -1)
+    whole, some = losses_of_logits(logits, labels, 10), losses_of_logits(logits, labels, 10, 50)
+    own = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+    torch.testing.assert_close(whole.losses, own)
+    torch.testing.assert_close(some.losses[:, ::3], own[:, ::3])
+    assert int(some.losses.isfinite().sum()) == own[:, ::3].numel()
