@@ -39,6 +39,7 @@ CAUSE = Cause(
         "numerics.skipped_nonfinite_loss": -1.0,
         "data.concentrated_token": -0.7,
         "data.unlikely": -2.0,
+        "data.same_batch_harmful": -1.0,
         "data.excess_tokens": -0.7,
         "loss.never_finite": -6.0,
         "loss.diverges": -4.0,

@@ -51,6 +51,7 @@ CAUSE = Cause(
         "token_loss.disagrees": -4.0,
         "data.rare_tokens": -1.0,
         "data.unlikely": -1.5,
+        "data.same_batch_harmful": -2.0,
         "data.repeat": -2.0,
         "data.baseline_harmless": 1.0,
         "data.baseline_harmful": -2.0,

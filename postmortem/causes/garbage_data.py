@@ -89,6 +89,9 @@ CAUSE = Cause(
         "weights.nonfinite_unprovoked": -3.0,
         "grad_norm.nonfinite_first": -2.0,
         "data.same_batch_harmless": -1.5,
+        "data.same_batch_harmful": 1.5,
+        # The samples, not their neighbors, are what is bad in garbage; a long tail is in how they were put together.
+        "data.same_samples_harmless": -2.5,
         "numerics.scale_drop_first": -2.0,
         "data.baseline_harmless": -1.5,
         "data.baseline_harmful": 1.0,

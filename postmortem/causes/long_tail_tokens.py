@@ -83,6 +83,7 @@ CAUSE = Cause(
         "data.new_source": -1.5,
         "data.no_labels": -4.0,
         "data.same_batch_harmless": -1.0,
+        "data.same_batch_harmful": 1.5,
         "loss.flat": -1.0,
         "loss.alone": -5.0,
         "loss.stays_nonfinite": -3.0,

@@ -48,6 +48,7 @@ CAUSE = Cause(
         "update.large": 0.3,
         "dead_units.moved": 1.0,
         "data.same_batch_harmless": 1.0,
+        "data.same_batch_harmful": -2.0,
         "loss.stays_up": 0.7,
         "activations.moved": 0.3,
         "token_loss.whole": 0.5,

@@ -123,7 +123,7 @@ def _figures(batches: _Batches, row: int) -> dict[str, Figure]:
 
 def _measure(case: Case, labels: LabelSeries) -> _Batches | None:
     steps, tokens, lengths, row = _rows(case, labels)
-    before = (steps < case.onset) & ~np.asarray([_in_incident(case, step) for step in steps.tolist()], bool)
+    before = (steps < case.onset) & ~np.asarray([in_incident(case, step) for step in steps.tolist()], bool)
     if steps.size <= FEWEST_BATCHES or before.sum() < FEWEST_BEFORE:
         return None
     ids, token = np.unique(tokens, return_inverse=True)
@@ -184,7 +184,8 @@ def _rows(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, Steps, Steps]:
     )
 
 
-def _in_incident(case: Case, step: int) -> bool:
+def in_incident(case: Case, step: int) -> bool:
+    """Whether an incident of the run spans `step`."""
     return any(incident.onset_step <= step <= incident.peak_step for incident in case.incidents)
 
 

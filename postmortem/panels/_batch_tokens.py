@@ -150,8 +150,8 @@ def _pairs(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, tuple[Steps, 
         left -= sum(map(len, samples))
         if left < 0:
             break
-        ids = _list(names.at(step)) if names is not None else []
-        keys = map(str, ids) if len(ids) == len(samples) else [None] * len(samples)
+        ids = names_of(names.at(step)) if names is not None else []
+        keys = ids if len(ids) == len(samples) else [None] * len(samples)
         present = {corpus.number(tokens, key) for tokens, key in zip(samples, keys, strict=True)}
         numbers[step] = sorted(number for number in present if number is not None)
     steps = np.sort(np.asarray(list(numbers), np.int64))
@@ -182,6 +182,11 @@ class _Corpus:
             self._numbers[place] = None if tokens is None else len(self.tokens)
             self.tokens += [] if tokens is None else [np.unique(tokens)]
         return self._numbers[place]
+
+
+def names_of(value: object) -> list[str]:
+    """The names in one cell of sample_ids."""
+    return [str(name) for name in _list(value)]
 
 
 def samples_of(value: object) -> list[Sequence[object]]:

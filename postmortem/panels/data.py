@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from postmortem.case import Case, Observation
+from postmortem.case import MIN_CLEAN_ROWS, Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._batch_likelihood import likelihood_observation
-from postmortem.panels._batch_tokens import concentration_observation, count_observation, rare_tokens
+from postmortem.panels._batch_likelihood import in_incident, likelihood_observation
+from postmortem.panels._batch_tokens import concentration_observation, count_observation, names_of, rare_tokens
 from postmortem.panels._drawing import draw_lines
 from postmortem.panels._epochs import epoch_period
 from postmortem.panels._settings import batch_changes
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from postmortem.diagnosis import PanelReading
+
+MOST_ROWS = 20_000  # nearest the onset, in which the batch's samples are searched
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -71,13 +73,41 @@ def _repeats(case: Case) -> list[Observation]:
     if not near.size:
         text = "the batch hash differs from those of the neighboring steps"
         observations.append(Observation("data.unique", text, "batch_hash", case.onset, moved=False))
-    harmless = [s for s in far if not any(i.onset_step <= s <= i.peak_step for i in case.incidents)]
-    if harmless:
-        step, text = harmless[0], f"the same batch hash occurs at step {harmless[0]} without an incident"
-        observations.append(
-            Observation("data.same_batch_harmless", text, "batch_hash", step, {"step": step}, moved=False)
-        )
-    return observations
+    return [*observations, *_other_epochs(case, far), *_samples_elsewhere(case)]
+
+
+def _other_epochs(case: Case, steps: list[int]) -> list[Observation]:
+    """What the same batch did at other `steps`, where an incident could have been seen."""
+    first = int(case.run.row_steps[0]) + MIN_CLEAN_ROWS * case.row_step
+    judged = [step for step in steps if step >= first]
+    harmless = [step for step in judged if not in_incident(case, step)]
+    if not judged:
+        return []
+    step = (harmless or judged)[0]
+    text = f"the same batch hash occurs at step {step} {'without' if harmless else 'with'} an incident"
+    slug = "data.same_batch_harmless" if harmless else "data.same_batch_harmful"
+    return [Observation(slug, text, "batch_hash", step, {"step": step}, moved=not harmless)]
+
+
+def _samples_elsewhere(case: Case) -> list[Observation]:
+    """Whether each sample of the batch was harmless in another batch, as in another epoch that was shuffled."""
+    names = case.labels("sample_ids")
+    here = set(names_of(names.at(case.onset))) if names is not None else set[str]()
+    if names is None or not here:
+        return []
+    first = int(case.run.row_steps[0]) + MIN_CLEAN_ROWS * case.row_step
+    far = (np.abs(names.step - case.onset) > 20 * case.row_step) & (names.step >= first)
+    rows, left = np.flatnonzero(far), set(here)
+    for row in rows[np.argsort(np.abs(names.step[rows] - case.onset), kind="stable")][:MOST_ROWS].tolist():
+        if not left:
+            break
+        if not left.isdisjoint(others := names_of(names.value[row])) and not in_incident(case, int(names.step[row])):
+            left.difference_update(others)
+    if left:
+        return []
+    text = f"each of the {len(here):,} samples of the batch was in another batch that had no incident"
+    figures = {"samples": len(here)}
+    return [Observation("data.same_samples_harmless", text, "sample_ids", case.onset, figures, moved=False)]
 
 
 def _source(case: Case) -> list[Observation]:
@@ -177,6 +207,8 @@ PANEL = Panel(
         "data.repeat",
         "data.unique",
         "data.same_batch_harmless",
+        "data.same_batch_harmful",
+        "data.same_samples_harmless",
         "data.new_source",
         "data.new_source_once",
         "data.usual_source",

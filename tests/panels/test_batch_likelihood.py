@@ -131,3 +131,35 @@ def test_few_batches_say_nothing(tmp_path: Path, kept: int) -> None:
     column = batches(text(64, 7), random_ids(64, 7))
     few = [cell if abs(step - SPIKE) <= kept // 2 else None for step, cell in enumerate(column)]
     assert observed(incident(tmp_path, few)) is None
+
+
+@pytest.mark.parametrize(
+    ("once_more", "spikes_again", "slug"),
+    [
+        (SPIKE - 100, False, "data.same_batch_harmless"),
+        (SPIKE - 100, True, "data.same_batch_harmful"),
+        (SPIKE + 120, True, "data.same_batch_harmful"),
+        (5, False, None),  # a model that knows nothing yet cannot be harmed
+    ],
+)
+def test_the_same_batch_in_another_epoch(tmp_path: Path, once_more: int, spikes_again: bool, slug: str | None) -> None:
+    logged = {name: healthy()[name] for name in ("loss", "lr", "grad_norm")}
+    hashes = healthy_batches()["batch_hash"]
+    hashes[once_more] = hashes[SPIKE]
+    logged["loss"][SPIKE] += 2
+    if spikes_again:
+        logged["loss"][once_more] += 2
+    incidents = diagnose(open_run(write_run(tmp_path / "run", logged, batches={"batch_hash": hashes}))).incidents
+    here = next(each for each in incidents if each.onset_step == SPIKE)
+    same = [e for e in here.evidence if e.observation.startswith("data.same_batch")]
+    assert [e.observation for e in same] == ([slug] if slug else [])
+    assert all((e.weights.get("garbage_data", 0) > 0) == spikes_again for e in same)
+
+
+@pytest.mark.parametrize("elsewhere", [8, 7])
+def test_samples_that_were_harmless_in_another_epoch_are_no_garbage(tmp_path: Path, elsewhere: int) -> None:
+    names = [[f"{step}-{sample}" for sample in range(8)] for step in range(STEPS)]
+    for sample in range(elsewhere):  # each in a batch of its own, as after shuffling
+        names[100 + 7 * sample][sample] = names[SPIKE][sample]
+    seen = incident(tmp_path, [None] * STEPS, sample_ids=names)
+    assert ("data.same_samples_harmless" in {e.observation for e in seen.evidence}) == (elsewhere == 8)

@@ -193,6 +193,8 @@ def test_watch_and_a_recorder_of_the_callers(tmp_path: Path) -> None:
         recorder.log(6, loss=1.0)  # still open
     read = open_run(tmp_path / "run")
     assert read.manifest.config == {"mine": 1}
+    assert read.manifest.vocab_size == 32
+    assert sorted(numbers(tmp_path / "run", "token_loss_p50")) == list(range(6)), "at every step, without a call"
     groups = {name.partition("/")[2] for name in read.columns if name.startswith("grad_norm/")}
     assert {"layer0", "layer1"} <= groups
     parts = [numbers(tmp_path / "run", f"grad_norm/{group}")[0] for group in groups]

@@ -150,12 +150,44 @@ def test_an_exception_ends_the_run_as_failed(tmp_path: Path) -> None:
     assert sorted(numbers(tmp_path / "run", "loss")) == [0, 1, 2]
 
 
+class Wrapped(Tiny):
+    """Trains a model of Hugging Face's form, as most modules that wrap one do: the module itself is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Inner(self.embed, self.head)
+        del self.embed, self.head
+
+    def loss(self, ids: Tensor) -> Tensor:
+        logits = self.model(ids[:, :-1], labels=ids[:, 1:])["logits"]
+        return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+
+class Inner(nn.Module):
+    def __init__(self, embed: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.embed, self.head = embed, head
+
+    def forward(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.head(self.embed(ids))}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_token_losses_are_recorded_where_logits_and_labels_pass_by(tmp_path: Path, accumulate: int) -> None:
+    fit(tmp_path / "run", tmp_path, watch=True, module=Wrapped(), accumulate_grad_batches=accumulate)
+    run = open_run(tmp_path / "run")
+    loss, highest = numbers(tmp_path / "run", "loss"), numbers(tmp_path / "run", "token_loss_max")
+    assert sorted(highest) == list(range(6)) and all(highest[step] > loss[step] for step in highest)
+    assert run.manifest.vocab_size == 32
+
+
 def test_watch_and_a_recorder_of_the_callers(tmp_path: Path) -> None:
     with Recorder(tmp_path / "run", config={"mine": 1}) as recorder:
         fit(recorder, tmp_path, watch=True)
         recorder.log(6, loss=1.0)  # still open
     run = open_run(tmp_path / "run")
     assert run.manifest.config == {"mine": 1}
+    assert run.manifest.vocab_size == 32
     groups = [name for name in run.columns if name.startswith("grad_norm/")]
     assert groups
     parts = [numbers(tmp_path / "run", name)[0] for name in groups]
