@@ -22,6 +22,7 @@ from postmortem.run.columns import describe
 from postmortem.series import Values
 
 FEWEST_ROWS = 10  # rows of a relation, and before it: fewer show no scatter
+MOST_ROWS = 20_000  # rows that are looked at, evenly spaced: more of them hardly move a quantile
 ODD_SHARE = 0.05  # the share of the rows that may be anywhere, on either side: a spike in only one run
 # The share of a relation over which nine rows in ten may scatter: of a factor's logarithm, and of a distance, where it
 # leaves the level of Gaussian rows 6.6 sigmas from zero.
@@ -48,7 +49,7 @@ def _latest(curve: Curve, starts: Sequence[int]) -> list[Relation]:
     for start in starts:
         first = int(np.searchsorted(curve.step_a, start))
         for scatter in _scatters(curve, first):
-            before = _figures(scatter.form, curve, slice(0, first))
+            before = _figures(scatter.form, curve, _spaced(curve, 0, first))
             before = before[np.isfinite(before)]
             began = scatter.began_after(before) if before.size >= FEWEST_ROWS else scatter.binds(curve, first)
             if began:
@@ -80,7 +81,7 @@ class _Scatter:
         trainings that were never equal."""
         if self.form == "offset":
             return False
-        values = (np.log(np.abs(column[first:])) for column in (curve.a, curve.b))
+        values = (np.log(np.abs(column[_spaced(curve, first)])) for column in (curve.a, curve.b))
         widths = (np.diff(np.quantile(v[np.isfinite(v)], (ODD_SHARE, 1 - ODD_SHARE))) for v in values)
         own = min(float(width[0]) for width in widths)
         return self.high - self.low <= max(OF_ITS_OWN * own, ROUNDING)
@@ -101,7 +102,7 @@ def _scatters(curve: Curve, first: int) -> list[_Scatter]:
     scatters: list[_Scatter] = []
     forms: tuple[Form, ...] = ("factor", "offset") if in_nats else ("factor",)
     for form in forms:
-        every = _figures(form, curve, slice(first, None))
+        every = _figures(form, curve, _spaced(curve, first))
         figures = every[np.isfinite(every)]
         if figures.size < max(FEWEST_ROWS, (1 - ODD_SHARE) * every.size):
             continue
@@ -116,6 +117,12 @@ def _is_steady(figures: Values, middle: float) -> bool:
     """Whether the figures are at the same level in the first third of the rows and in the last."""
     third = figures.size // 3
     return abs(float(np.median(figures[-third:]) - np.median(figures[:third]))) <= STEADY * abs(middle)
+
+
+def _spaced(curve: Curve, first: int, last: int | None = None) -> slice:
+    """At most about MOST_ROWS of the rows [first, last)."""
+    end = curve.a.size if last is None else last
+    return slice(first, end, max(1, (end - first) // MOST_ROWS))
 
 
 def _figures(form: Form, curve: Curve, rows: slice) -> Values:
