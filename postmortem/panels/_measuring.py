@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from postmortem.case import Case, Departure
 from postmortem.detectors import DIVERGED, UNRESOLVED
 from postmortem.series import Series
+from postmortem.stats import MEDIAN_ERROR, noise_sigma
 from postmortem.text import number, plain, times
 
 STILL_ROWS = 5  # rows before and after the onset that show whether a column stands still since then
@@ -103,6 +105,37 @@ def stands_still(case: Case, name: str) -> tuple[float, int] | None:
     before, after = series.value[max(first - STILL_ROWS, 0) : first], series.value[first:]
     still = after.size >= STILL_ROWS and np.ptp(after) == 0 and before.size == STILL_ROWS and np.ptp(before) > 0
     return (float(after[0]), after.size) if still else None
+
+
+GROWTH_ROWS = 10  # rows just before the onset whose level is compared with that of the rows before them
+GROWN = 1.25  # the least factor between these levels that is called growth
+
+
+def growth_before(case: Case, name: str) -> tuple[float, float] | None:
+    """(level before, level just before the onset) of a positive column that grows towards the onset; None where it does
+    not, or too few rows say so. What a single batch does has no such announcement.
+
+    Levels are medians of the logarithm, and differ by more than three of their standard errors.
+    """
+    series = case.series(name)
+    if series is None:
+        return None
+    rows = series.window(case.unaffected_from(4 * GROWTH_ROWS), case.onset).value
+    if rows.size < 4 * GROWTH_ROWS or not (np.isfinite(rows) & (rows > 0)).all():
+        return None
+    before, just = np.log(rows[-4 * GROWTH_ROWS : -2 * GROWTH_ROWS]), np.log(rows[-GROWTH_ROWS:])
+    error = MEDIAN_ERROR * noise_sigma(np.log(rows)) * math.sqrt(1 / before.size + 1 / just.size)
+    grown = float(np.median(just) - np.median(before))
+    if grown < max(math.log(GROWN), 3 * error):
+        return None
+    return math.exp(float(np.median(before))), math.exp(float(np.median(just)))
+
+
+def resume_steps(case: Case) -> NDArray[np.int64]:
+    """The steps at which the run was resumed, int[n], in order: where an attempt began, and where the journal says."""
+    begun = {s.first_step for s in case.run.segments if s.attempt > 0}
+    journaled = {e.step for e in case.timeline.of("resume") if e.step is not None}
+    return np.array(sorted(begun | journaled), np.int64)
 
 
 def incident_rows(case: Case, series: Series) -> Series:

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
-from postmortem.case import Case, Departure, Observation
+from postmortem.case import RESUME_ROWS, Case, Departure, Observation
 from postmortem.detectors import RECOVERED
 from postmortem.panels import Panel
 from postmortem.panels._loss_level import level_changes
 from postmortem.panels._measuring import (
-    QUANTILES,
     departure_figures,
     departure_text,
     furthest,
     loss_drop,
     loss_rise,
     old_level_text,
-    token_share_of_rise,
+    resume_steps,
     unclear,
     unclear_text,
 )
+from postmortem.panels._witnesses import unmoved_witnesses
 from postmortem.series import Series
-from postmortem.text import count, number
+from postmortem.text import count, number, times
 
-# Columns that a real change of the loss moves in the same row or the next; other code than that of the loss computes
-# them.
-WITNESSES = (
-    "grad_norm",
-    "update_rms",
-    "param_norm",
-    "adam_m_norm",
-    "max_output_logit",
-)
 CALM_RATIO = 1.5  # of an evaluation loss to its level before: from here on it is not called calm
+ABOUT_UNIFORM = (0.9, 3.0)  # multiples of ln V that unpredictable tokens may cost
+SURE_OF_ITSELF = 2.0  # a multiple of ln V beyond which few models are so sure that it is the tokens alone
+WORSE = 1.05  # a multiple of ln V: a loss that stays above it is worse than guessing, whatever rounding there is
+ROWS_FOR_GOOD = 10  # rows after the peak that show where the loss stays
+FEWEST_RECURRENCES, FEWEST_GAPS = 3, 3  # incidents that are called recurring, and gaps that can show a period
 NORMAL_SHARE = 0.25  # of the height of a spike: a row below it is normal beside it
 
 
@@ -76,7 +73,9 @@ def _of_few_rows(case: Case) -> list[Observation]:
         return []
     step, value = peak
     text = f"loss {number(value)} at step {step}, {number(level.value)} before the onset: too few rows for a baseline"
-    return [Observation("loss.few_rows", text, "loss", step, {"value": value, "baseline": level.value})]
+    observation = Observation("loss.few_rows", text, "loss", step, {"value": value, "baseline": level.value})
+    series = case.series("loss")
+    return [observation, *(() if series is None or value <= level.value else _for_good(case, series, step))]
 
 
 def _unmoved(up: Departure, down: Departure | None) -> Observation:
@@ -127,6 +126,72 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
     observations = [Observation("loss.spike", departure_text(up), "loss", up.step, departure_figures(up))]
     series = case.series("loss")
     assert series is not None
+    observations += [*_for_good(case, series, up.step), *_recurrence(case), *_against_uniform(case, series, up)]
+    if _one_row(case, series, up):
+        text = "the loss is abnormal in one row only; the next one is normal"
+        observations.append(Observation("loss.one_row", text, "loss", up.step))
+    if not any(f.column != "loss" for f in case.incident.findings) and (alone := unmoved_witnesses(case, up)):
+        observations.append(_alone(up, alone))
+    return observations
+
+
+def _recurrence(case: Case) -> Iterator[Observation]:
+    """Whether the loss departs again and again, and what these incidents have in common: resumes, or a period.
+
+    A period is one of the data (epochs, shards) or of the schedule. Three gaps at random are within a twentieth of
+    multiples of their median in about 1 of 100 runs.
+    """
+    peers = [i for i in case.incidents if i.lineage == case.incident.lineage]
+    onsets = np.unique([i.onset_step for i in peers if any(f.column == "loss" for f in i.findings)])
+    if onsets.size < FEWEST_RECURRENCES:
+        return
+    number_of = f"{onsets.size} incidents of the loss in this run"
+    resumes = resume_steps(case)
+    after = onsets - resumes[np.searchsorted(resumes, onsets, side="right") - 1] if resumes.size else onsets
+    reach = (RESUME_ROWS + 1) * case.row_step
+    resumed = int(((after >= 0) & (after < reach)).sum())
+    chance = min(1.0, resumes.size * reach / max(int(onsets[-1] - case.run.row_steps[0]), 1))
+    if resumed / onsets.size >= max(0.5, 2 * chance):
+        text = f"the loss departs repeatedly, and {resumed} of {number_of} begin where it was resumed"
+        yield Observation("loss.at_resumes", text, "loss", case.onset, {"incidents": onsets.size, "resumed": resumed})
+        return
+    gaps = np.diff(onsets) / np.median(np.diff(onsets))
+    if gaps.size >= FEWEST_GAPS and (np.abs(gaps - np.rint(gaps)) <= 0.05).all() and (gaps >= 0.5).all():
+        period = float(np.median(np.diff(onsets)))
+        text = f"the loss departs every {number(period)} steps: {number_of}, at multiples of that period"
+        yield Observation("loss.periodic", text, "loss", case.onset, {"incidents": onsets.size, "period": period})
+        return
+    text = f"the loss departs repeatedly: {number_of}"
+    yield Observation("loss.recurring", text, "loss", case.onset, {"incidents": onsets.size})
+
+
+def _against_uniform(case: Case, series: Series, up: Departure) -> Iterator[Observation]:
+    """How the loss of the incident compares with ln V, which a model pays that guesses.
+
+    For uniformly random tokens, one that knows only how frequent they are pays ln V + ln ln V − 1 (Zipf's law), 1.13
+    ln V at 50,000 tokens. One that is sure of itself pays more: 2 ln V where it leaves 1/V for all other tokens
+    together, and 3 ln V where it leaves 1/V², which is hardly ever right.
+    """
+    if (uniform := _ln_vocab(case)) is None:
+        return
+    least, most = (share * uniform for share in ABOUT_UNIFORM)
+    sudden = float(series.window(up.first_step, up.first_step + case.row_step + 1).value.max())
+    figures = {"ln_vocab": uniform, "value": up.value}
+    against = f"ln V = {number(uniform)}"
+    if up.value < 0.75 * uniform:
+        text = f"the loss peaks at {number(up.value)}, well below {against}"
+        yield Observation("loss.below_uniform", text, "loss", up.step, figures, moved=False)
+    elif up.baseline < 0.8 * uniform and least <= sudden <= most:
+        text = f"the loss jumps to {number(sudden)}, {times(sudden / uniform)} {against}: the tokens are unpredictable"
+        strength = 1.0 if sudden <= SURE_OF_ITSELF * uniform else 0.5
+        yield Observation("loss.near_uniform", text, "loss", up.first_step, {**figures, "value": sudden}, strength)
+    elif up.baseline < 0.8 * uniform and up.value > most:
+        text = f"the loss peaks at {number(up.value)}, {times(up.value / uniform)} {against}: far worse than guessing"
+        yield Observation("loss.above_uniform", text, "loss", up.step, figures)
+
+
+def _for_good(case: Case, series: Series, peak: int) -> Iterator[Observation]:
+    """Whether the loss does not return, and whether it then stays above ln V."""
     if case.incident.outcome in ("lingering", "diverged"):
         settled = next(
             (f.settled for f in case.incident.findings if f.column == "loss" and f.settled is not None), None
@@ -136,37 +201,33 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
             f"the loss does not return to its old level{old_level_text(case, settled)}{level}: {case.incident.outcome}"
         )
         slug = "loss.stays_up" if case.incident.outcome == "lingering" else "loss.diverges"
-        observations.append(Observation(slug, text, "loss", case.incident.recovery_step or up.step))
-    peers = [i for i in case.incidents if i is not case.incident and any(f.column == "loss" for f in i.findings)]
-    if len(peers) >= 2:
-        text = f"the loss departs repeatedly: {count(len(peers) + 1, 'incident')} of the loss in this run"
-        observations.append(Observation("loss.recurring", text, "loss", case.onset, {"incidents": len(peers) + 1}))
+        yield Observation(slug, text, "loss", case.incident.recovery_step or peak)
+    later, uniform = series.window(peak + case.row_step, int(series.step[-1]) + 1).value, _ln_vocab(case)
+    if uniform is None or later.size < ROWS_FOR_GOOD or not np.isfinite(later).all():
+        return
+    last = float(np.median(later[-ROWS_FOR_GOOD:]))
+    if min(last, float(np.median(later))) > WORSE * uniform:
+        text = f"the loss stays above ln V = {number(uniform)}, at {number(last)} in the last rows: worse than guessing"
+        yield Observation("loss.stays_above_uniform", text, "loss", peak, {"ln_vocab": uniform, "value": last})
+
+
+def _ln_vocab(case: Case) -> float | None:
+    """ln V, in nats; None where the run does not say V."""
     vocabulary = case.run.manifest.vocab_size
-    if vocabulary:
-        uniform = math.log(vocabulary)
-        figures = {"ln_vocab": uniform, "value": up.value}
-        if up.baseline < 0.8 * uniform <= 0.9 * uniform <= up.value:
-            text = f"the loss peaks at {number(up.value)}, about ln V = {number(uniform)}: the tokens are unpredictable"
-            observations.append(Observation("loss.near_uniform", text, "loss", up.step, figures))
-        elif up.value < 0.75 * uniform:
-            text = f"the loss peaks at {number(up.value)}, well below ln V = {number(uniform)}"
-            observations.append(Observation("loss.below_uniform", text, "loss", up.step, figures, moved=False))
-    if _one_row(case, series, up):
-        text = "the loss is abnormal in one row only; the next one is normal"
-        observations.append(Observation("loss.one_row", text, "loss", up.step))
-    witnesses = {name: not d.flat for name in WITNESSES if (d := case.departure(name)) is not None}
-    share = token_share_of_rise(case)
-    if share is not None:
-        at_onset = [case.departure(name, (case.onset, case.onset + 1)) for name in QUANTILES]
-        witnesses["token_loss_*"] = share[0] >= 0.3 or any(d is not None and d.moved for d in at_onset)
-    other_findings = any(f.column != "loss" for f in case.incident.findings)
-    if len(witnesses) >= 2 and not other_findings and not any(witnesses.values()):
-        text = f"the loss departs, but no other logged column does: {', '.join(witnesses)} did not move"
-        # The token quantiles are the same loss, computed elsewhere; the other columns could miss a harmless batch.
-        strength = 1.0 if share is not None else 0.6
-        figures = {"witnesses": len(witnesses)}
-        observations.append(Observation("loss.alone", text, "loss", up.step, figures, strength))
-    return observations
+    return math.log(vocabulary) if vocabulary and vocabulary > 1 else None
+
+
+def _alone(up: Departure, witnesses: tuple[str, ...]) -> Observation:
+    """That the loss departs, and what follows it at other times does not.
+
+    The token quantiles are the same loss, computed elsewhere: with another column, they settle it. Alone they may share
+    a fault with it; and the other columns could miss a harmless batch, so that without the quantiles nothing is sure.
+    """
+    tokens, others = "token_loss_*" in witnesses, len(witnesses) - ("token_loss_*" in witnesses)
+    strength = (1.0 if others else 0.7) if tokens else 0.3
+    verb = "follows" if len(witnesses) == 1 else "follow"
+    text = f"the loss departs, and {', '.join(witnesses)}, which {verb} it in the rows before, did not move"
+    return Observation("loss.alone", text, "loss", up.step, {"witnesses": len(witnesses)}, strength)
 
 
 def _one_row(case: Case, series: Series, up: Departure) -> bool:
@@ -202,7 +263,11 @@ PANEL = Panel(
         "loss.stays_up",
         "loss.diverges",
         "loss.recurring",
+        "loss.at_resumes",
+        "loss.periodic",
         "loss.near_uniform",
+        "loss.above_uniform",
+        "loss.stays_above_uniform",
         "loss.below_uniform",
         "loss.one_row",
         "loss.alone",

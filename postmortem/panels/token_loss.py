@@ -17,6 +17,7 @@ from postmortem.panels._measuring import (
     unclear,
     unclear_text,
 )
+from postmortem.panels._witnesses import EXPLAINED, tokens_follow
 from postmortem.text import number
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     from postmortem.diagnosis import PanelReading
 
-AGREES, DISAGREES = 0.5, 0.3  # shares of the rise of the loss that the quantiles explain
+AGREES = 0.5  # share of the rise of the loss that the quantiles explain
+HALF = 0.5  # share of the rise of the mean from which the median rises with it
+UNPROVEN = 0.3  # strength of a disagreement of quantiles that did not follow the loss before
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -35,11 +38,12 @@ def _measure(case: Case) -> list[Observation]:
     tail = max(departures, key=lambda d: d.value - d.baseline)
     at_onset = any(d.moved for d in _row(case, case.onset).values())
     share = token_share_of_rise(case) if case.loss_moved() else None
-    if share is not None and share[0] < DISAGREES and not at_onset:
+    if share is not None and share[0] < EXPLAINED and not at_onset:
         percent = number(round(100 * max(share[0], 0.0)))
         text = f"explains {percent} % of the rise of the loss: {departure_text(tail)}"
         figures = {**departure_figures(tail), "share_of_rise": share[0]}
-        return [Observation("token_loss.disagrees", text, tail.column, share[1], figures, moved=False)]
+        strength = 1.0 if tokens_follow(case) else UNPROVEN
+        return [Observation("token_loss.disagrees", text, tail.column, share[1], figures, strength, moved=False)]
     agrees = share is not None and share[0] >= AGREES
     if not agrees and not any(d.moved for d in departures):
         if (large := unclear(tail, *departures)) is not None:
@@ -54,7 +58,9 @@ def _measure(case: Case) -> list[Observation]:
     if not tails:
         return []
     tail = max(tails, key=lambda d: d.value - d.baseline)
-    return [_shape(quantiles.get("token_loss_p50"), tail, tails[-1], step), *_few_tokens(case, step)]
+    loss = case.departure("loss", (step, step + 1))
+    rise = loss.value - loss.baseline if loss is not None and loss.value > loss.baseline else None
+    return [_shape(quantiles.get("token_loss_p50"), tail, tails[-1], step, rise), *_few_tokens(case, step)]
 
 
 def _row(case: Case, step: int) -> dict[str, Departure]:
@@ -62,12 +68,18 @@ def _row(case: Case, step: int) -> dict[str, Departure]:
     return {name: d for name in QUANTILES if (d := finite_departure(case, name, (step, step + 1))) is not None}
 
 
-def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: int) -> Observation:
+def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: int, rise: float | None) -> Observation:
+    """Whether few tokens have a loss that is higher than before, or all of them; `rise` is that of the mean, in nats.
+
+    Where the median token rises by half as much as the mean, most tokens do, however far the highest ones went.
+    """
     tail_shift = tail.value - tail.baseline
     middle_shift = 0.0 if middle is None else middle.value - middle.baseline
     shifts = {"median_shift": middle_shift, "tail_shift": tail_shift, "highest": highest.value}
     figures = {**departure_figures(tail), **shifts}
-    if middle is not None and middle.z > 4 and middle_shift > 0.5 * tail_shift:
+    least = tail_shift if rise is None else min(rise, tail_shift)
+    moved = middle is not None and middle.z > 4
+    if middle is not None and moved and middle_shift > HALF * least:
         text = (
             f"the whole histogram shifts: {middle.column} by {number(middle_shift)} nats, {tail.column} by "
             f"{number(tail_shift)}"
@@ -76,7 +88,8 @@ def _shape(middle: Departure | None, tail: Departure, highest: Departure, step: 
     if tail_shift > 0:
         median = f", while the median token moves by {number(middle_shift)} nats" if middle is not None else ""
         text = f"a heavy right tail: {departure_text(tail)}{median}"
-        return Observation("token_loss.tail", text, tail.column, step, figures)
+        strength = 1.0 - middle_shift / least if moved else 1.0
+        return Observation("token_loss.tail", text, tail.column, step, figures, strength)
     text = f"lower than before: {departure_text(tail)}"
     return Observation("token_loss.lower", text, tail.column, step, figures)
 
