@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
-from postmortem.case import Case, Departure, Observation
+from postmortem.case import RESUME_ROWS, Case, Departure, Observation
 from postmortem.panels import Panel
 from postmortem.panels._measuring import (
     departure_figures,
     departure_text,
     finite_departure,
     first_nonfinite,
+    growth_before,
     moved_columns,
     moving_order,
     stands_still,
@@ -18,9 +22,14 @@ from postmortem.panels._measuring import (
     unclear_text,
 )
 from postmortem.panels._settings import clip_changes
+from postmortem.stats import MEDIAN_ERROR, noise_sigma
 from postmortem.text import count, number, plain, times
 
 RAISED_Z = 3.5  # neither flat nor a spike: above the whole baseline, but not far above its noise
+STEP_ROWS, FEWEST_STEP_ROWS = 20, 5  # rows on either side of a step, and the fewest that show a level
+FACTORS = sorted({*range(2, 17), *(2**power for power in range(5, 25))})
+"""Numbers of micro-batches that a loss may not be divided by, and loss scales that a gradient may not be divided by."""
+SAME_RATE = 0.05  # relative change up to which the learning rate is the same on both sides
 
 
 def _measure(case: Case) -> list[Observation]:
@@ -31,6 +40,11 @@ def _norm(case: Case) -> list[Observation]:
     nonfinite = _first_nonfinite(case)
     if nonfinite is not None:
         return [nonfinite]
+    return [*_size(case), *_growth(case), *_integer_factor(case)]
+
+
+def _size(case: Case) -> list[Observation]:
+    """What the norm did in the incident."""
     up, down = finite_departure(case, "grad_norm", sign=1), finite_departure(case, "grad_norm", sign=-1)
     if (still := stands_still(case, "grad_norm")) is not None:
         text = f"grad_norm is exactly {number(still[0])} in each of the {count(still[1], 'row')} since the onset"
@@ -82,6 +96,55 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
     return observations
 
 
+def _growth(case: Case) -> Iterator[Observation]:
+    """Whether the norm grows in the rows before the onset."""
+    if (levels := growth_before(case, "grad_norm")) is not None:
+        text = f"grad_norm grows before the onset, from {number(levels[0])} to {number(levels[1])}"
+        figures = {"before": levels[0], "at_onset": levels[1]}
+        yield Observation("grad_norm.grows", text, "grad_norm", case.onset, figures)
+
+
+def _integer_factor(case: Case) -> Iterator[Observation]:
+    """Whether the norm steps by an exact factor where the run was resumed or a setting changed, at an equal rate.
+
+    A factor is exact where the norm's step is within two standard errors of it, and these are so small that a step of
+    any size is so close to one of FACTORS in at most one of five cases; less than full strength where no loss agrees.
+    """
+    changed = case.timeline.before(case.incident, RESUME_ROWS * case.row_step, "config_change")
+    steps = {case.resume, *(entry.step for entry in changed)} - {None}
+    for at in sorted(step for step in steps if step is not None):
+        rate, norm, loss = (_step(case, name, at) for name in ("lr", "grad_norm", "loss"))
+        if rate is None or norm is None or abs(rate[0]) > SAME_RATE:
+            continue
+        size, error = abs(norm[0]), norm[1]
+        near = sorted(FACTORS, key=lambda factor: abs(math.log(factor) - size))[:2]
+        if abs(math.log(near[0]) - size) > 2 * error or abs(math.log(near[1] / near[0])) < 20 * error:
+            continue
+        ratio = math.exp(norm[0])
+        agrees = loss is not None and abs(loss[0] - math.copysign(math.log(near[0]), norm[0])) <= max(3 * loss[1], 0.02)
+        factor = number(near[0]) if ratio > 1 else f"1/{number(near[0])}"
+        text = f"grad_norm is {times(ratio)} as large from step {at} on, at an equal rate: a factor of {factor}" + (
+            ", and so is the loss" if agrees else ""
+        )
+        figures = {"factor": near[0], "ratio": ratio, "loss_ratio": None if loss is None else math.exp(loss[0])}
+        yield Observation("grad_norm.integer_factor", text, "grad_norm", at, figures, 1.0 if agrees else 0.5)
+        return
+
+
+def _step(case: Case, name: str, at: int) -> tuple[float, float] | None:
+    """(step, its standard error) of the logarithm of a positive column between the rows before and from step `at`."""
+    series = case.series(name)
+    if series is None:
+        return None
+    reach = STEP_ROWS * case.row_step
+    sides = (series.window(at - reach, at).value, series.window(at, at + reach).value)
+    if any(side.size < FEWEST_STEP_ROWS or not (np.isfinite(side) & (side > 0)).all() for side in sides):
+        return None
+    before, after = (np.log(side) for side in sides)
+    variance = sum(noise_sigma(side) ** 2 / side.size for side in (before, after))
+    return float(np.median(after) - np.median(before)), MEDIAN_ERROR * math.sqrt(variance)
+
+
 def _first_nonfinite(case: Case) -> Observation | None:
     step = first_nonfinite(case, "grad_norm")
     if step is None:
@@ -121,6 +184,8 @@ PANEL = Panel(
         "grad_norm.clip_off",
         "grad_norm.leads",
         "grad_norm.stays_up",
+        "grad_norm.grows",
+        "grad_norm.integer_factor",
         "grad_norm.order",
         "grad_norm.nonfinite_first",
         "grad_norm.nonfinite",
