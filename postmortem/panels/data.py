@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 20_000  # nearest the onset, in which the batch's samples are searched
 
 
+FEWEST_USUAL = 2  # batches from a source before the onset: one that was seen less often is not called usual
+
+
 def _measure(case: Case) -> list[Observation]:
     return [
         *_valid_labels(case),
@@ -127,13 +130,19 @@ def _source(case: Case) -> list[Observation]:
     share = float(np.mean(before == source)) if before.size else 0.0
     figures = {"rows": length, "share_before": share}
     name = plain(source, 60)
-    if before.size >= 20 and share < 0.02 and length < 0.5 * same_after.size:
-        batches = "1 batch comes" if length == 1 else f"{length:,} consecutive batches come"
-        text = (
-            f"{batches} from source {name}, which supplied {number(100 * share)} % of the {before.size} batches before"
-        )
-        slug = "data.new_source" if length > 1 else "data.new_source_once"
+    supplied = f"source {name}, which supplied {number(100 * share)} % of the {before.size} batches before"
+    if before.size >= 20 and share < 0.02:
+        if length < 0.5 * same_after.size:
+            batches = "1 batch comes" if length == 1 else f"{length:,} consecutive batches come"
+            slug, text = "data.new_source" if length > 1 else "data.new_source_once", f"{batches} from {supplied}"
+        else:
+            slug, text = (
+                "data.source_changed",
+                f"{length:,} of the {same_after.size:,} batches since come from {supplied}",
+            )
         return [Observation(slug, text, "source", case.onset, figures)]
+    if share * before.size < FEWEST_USUAL:
+        return []
     text = f"the batch comes from source {name}, as do {number(100 * share)} % of the batches before"
     return [Observation("data.usual_source", text, "source", case.onset, figures, moved=False)]
 
@@ -211,6 +220,7 @@ PANEL = Panel(
         "data.same_samples_harmless",
         "data.new_source",
         "data.new_source_once",
+        "data.source_changed",
         "data.usual_source",
         "data.baseline_harmless",
         "data.baseline_harmful",
