@@ -129,14 +129,14 @@ def _nan(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
 def _flip(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
     c["param_norm"][300:] += 9.0
     rise = np.exp(-np.arange(STEPS - 301) / 30)
-    c["loss"][301:] += 2 * rise
     c["grad_norm"][301:] *= 1 + 9 * rise
-    for name in ("token_loss_p50", "token_loss_p99", "token_loss_max"):
+    for name in ("loss", "token_loss_p50", "token_loss_p99", "token_loss_max"):
         c[name][301:] += 2 * rise
     return {}
 
 
 def _log(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
+    c |= {f"token_loss_{q}": n * c["loss"] + noise(0.01, seed=12) for q, n in (("p50", 0.9), ("p99", 2), ("max", 2.6))}
     c["loss"][300] *= 3
     return {}
 
@@ -154,11 +154,12 @@ def _overflow(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
 
 
 def _recurring(c: dict[str, np.ndarray], b: Batches) -> dict[str, Any]:
-    for at in (150, 240, 330, 420):
+    c["lr"] = 3e-4 * np.exp(-(((np.arange(STEPS) - 250) / 80) ** 2))
+    for at in (180, 225, 262, 318):
         rise = np.exp(-np.arange(30) / 8)
-        c["loss"][at : at + 30] += 1.5 * rise
+        c["grad_norm"][at - 20 : at] *= np.linspace(1.0, 1.4, 20)
         c["grad_norm"][at : at + 30] *= 1 + 12 * rise
-        for name in ("token_loss_p50", "token_loss_p99", "token_loss_max"):
+        for name in ("loss", "token_loss_p50", "token_loss_p99", "token_loss_max"):
             c[name][at : at + 30] += 1.5 * rise
     return {}
 
@@ -186,8 +187,7 @@ def make(cause: str, root: Path) -> Path:
 
 @pytest.mark.parametrize("cause", CASES)
 def test_the_textbook_case_of_each_cause_is_ranked_first(cause: str, tmp_path: Path) -> None:
-    d = of(make(cause, tmp_path / "run"))
-    worst = d.incidents[0]
+    worst = of(make(cause, tmp_path / "run")).incidents[0]
     assert worst.hypotheses[0].cause == cause, [(h.cause, h.score) for h in worst.hypotheses[:4]]
     assert worst.verdict == "supported"
     assert worst.root_cause.endswith(".")

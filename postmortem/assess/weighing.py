@@ -10,8 +10,9 @@ from postmortem.diagnosis import UNKNOWN, Evidence, Hypothesis, Prediction, Verd
 
 UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here", which every cause has to beat
 SUPPORTED_SHARE = 0.61  # the best cause must have more than this share, or the tool abstains
-SUPPORTED_WEIGHT = 2.0  # … and at least one observation alone must give it this weight
+SUPPORTED_WEIGHT = 2.0  # … and at least one observation alone must give it this weight, also to lead at all
 FAVORS, COUNTS_AGAINST = 0.3, 1.5  # log-odds from which a panel counts as supporting a cause, or as counting against it
+HINTED = -0.5  # the highest log-odds of a cause that only hints speak for: many of them are still no knowledge
 ALIKE = 0.7  # log-odds: rivals this close to the best predict the panels equally well
 
 
@@ -30,7 +31,7 @@ def rank_causes(
     """The causes that the evidence speaks for or against, and `unknown`, best first, each with its predictions of
     replays. A cause without any evidence is left out, so that it takes no share from the others."""
     involved = {c.slug: c for c in causes() if any(e.observation in c.weights for e in evidence)}
-    scores = {slug: c.prior + sum(e.weights.get(slug, 0.0) for e in evidence) for slug, c in involved.items()}
+    scores = {slug: _score(cause, evidence) for slug, cause in involved.items()}
     titles = {slug: c.title for slug, c in involved.items()} | {UNKNOWN: "None of the causes known here"}
     rivals = {slug: c.rivals for slug, c in involved.items()}
     absent = {c.slug for c in causes()} - involved.keys()
@@ -53,6 +54,13 @@ def rank_causes(
         )
         for cause, probability in rank(scores).items()
     )
+
+
+def _score(cause: Cause, evidence: Sequence[Evidence]) -> float:
+    """The log-odds of a cause against `unknown`: below it where no single observation is specific to the cause."""
+    weights = [e.weights.get(cause.slug, 0.0) for e in evidence]
+    score = cause.prior + sum(weights)
+    return score if max(weights, default=0.0) >= SUPPORTED_WEIGHT else min(score, HINTED)
 
 
 def panel_verdict(ranked: Sequence[Hypothesis], evidence: Sequence[Evidence]) -> Verdict:

@@ -1,8 +1,10 @@
 """Silent data corruption: a parameter changed although no update could have changed it so much.
 
 A parameter norm moves violently in one step whose gradient, update and learning rate were ordinary, and the loss
-follows in the next step. The incident does not reproduce: a null replay of the same batches from the same checkpoint
-does not show it. It is ruled out by a replay that shows the incident, and by weights that changed no more than before.
+follows in the next step; or in the same one, with the gradient, where the parameter changed before the forward pass.
+Then the norm moves further than the updates of that step can move it. The incident does not reproduce: a null replay of
+the same batches from the same checkpoint does not show it. It is ruled out by a replay that shows the incident, by
+weights that changed no more than before, and by a resume at that step, which may have loaded other weights.
 
 **Smallest fix.** Replace the node, and restore the last checkpoint before the incident.
 """
@@ -16,7 +18,8 @@ from postmortem.diagnosis import Prediction, Remedy
 
 
 def _root_cause_sentence(case: Case, observed: Observed) -> str:
-    jump = observed.get("weights.unprovoked_jump") or observed.get("weights.nonfinite_unprovoked")
+    slugs = ("weights.unprovoked_jump", "weights.nonfinite_unprovoked", "weights.changed_between")
+    jump = next((observed[slug] for slug in slugs if slug in observed), None)
     change = jump.text if jump else f"a parameter seems to have moved by itself near step {case.onset}"
     return f"A parameter changed, and no update explains it: {change}."
 
@@ -37,7 +40,12 @@ CAUSE = Cause(
         "weights.jump_alone": 1.5,
         "weights.unprovoked_jump": 6.0,
         "weights.nonfinite_unprovoked": 4.0,
+        "weights.changed_between": 5.0,
         "weights.smooth": -4.0,
+        "weights.changed_at_resume": -3.0,
+        "loss.above_uniform": 0.5,
+        "loss.at_resumes": -2.0,
+        "grad_norm.integer_factor": -2.0,
         "weights.jump": -2.5,
         "weights.nonfinite_first": -2.0,
         "state.resumed": -1.5,

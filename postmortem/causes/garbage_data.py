@@ -30,7 +30,8 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
     )
     where = f": {new.text}" if new else ""
     level = (
-        f", and the loss reaches {number(uniform.figure('value'))}, about ln V = {number(uniform.figure('ln_vocab'))}"
+        f", and the loss reaches {number(uniform.figure('value'))}: a guess costs ln V = "
+        f"{number(uniform.figure('ln_vocab'))}"
         if uniform
         else ""
     )
@@ -65,12 +66,15 @@ CAUSE = Cause(
         "loss.diverges": -1.0,
         "data.new_source": 2.5,
         "data.new_source_once": 1.0,
+        "data.source_changed": 1.0,
         "token_loss.whole": 2.0,
         "loss.near_uniform": 3.0,
         "grad_norm.spike": 0.5,
         "loss.falls_for_good": -3.0,
         "loss.reduction_changed": -4.0,
         "loss.below_uniform": -2.0,
+        "loss.above_uniform": -1.5,
+        "loss.stays_above_uniform": -1.0,
         "loss.spike": 0.5,
         "data.usual_source": -2.5,
         "data.repeat": -2.0,

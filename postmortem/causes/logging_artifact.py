@@ -1,7 +1,8 @@
 """The log is wrong, but the run is fine.
 
-One loss value lies far outside its usual range, while the gradient norm, the per-token losses, the parameters and the
-next step are normal. Any other panel that departs with the loss rules it out.
+One loss value lies far outside its usual range, while the per-token losses, the gradient norm, the parameters and the
+next step are normal. Only a column that followed the loss before can testify to that: many gradient norms hardly do,
+and a batch that is wrong may leave them alone. Any other panel that departs with the loss rules it out.
 
 **Smallest fix.** Fix the logger; the run needs no change.
 """
@@ -34,17 +35,19 @@ CAUSE = Cause(
         "activations.nonfinite": -3.0,
         "moments.nonfinite": -3.0,
         "weights.jump_alone": -3.0,
-        "grad_norm.flat": 1.0,
+        "grad_norm.flat": 0.5,
+        "loss.one_row": 0.5,
         "loss.suspected_nonfinite": 1.0,
         "loss.never_finite": -3.0,
         "loss.diverges": -4.0,
         "loss.alone": 4.5,
-        "token_loss.disagrees": 2.0,
+        "token_loss.disagrees": 2.5,
         "loss.stays_up": -4.0,
         "loss.stays_nonfinite": -3.0,
         "loss.flat": -2.0,
         "loss.recurring": -1.0,
         "loss.falls_for_good": -2.0,
+        "loss.stays_above_uniform": -2.0,
         "grad_norm.spike": -4.0,
         "grad_norm.raised": -2.0,
         "grad_norm.nonfinite": -3.0,
@@ -55,6 +58,7 @@ CAUSE = Cause(
         "activations.moved": -2.0,
         "weights.jump": -3.0,
         "weights.unprovoked_jump": -4.0,
+        "weights.changed_at_resume": -3.0,
         "weights.nonfinite": -4.0,
         "weights.nonfinite_first": -4.0,
         "lr.jump": -2.0,
@@ -75,7 +79,7 @@ CAUSE = Cause(
     root_cause_sentence=_root_cause_sentence,
     remedies=_remedies,
     proof_text="Null replay: the point is normal. No intervention is needed.",
-    lesson="If no other panel confirms a single departed point, the log is wrong and not the run",
+    lesson="A point that no column which follows the loss confirms is one of the log, and not of the run",
     predicts=lambda suspect: (Prediction((), "vanishes"),),
     fix=lambda suspect: (),
     harmless=True,

@@ -50,6 +50,7 @@ CAUSE = Cause(
         "update.flat": 0.3,
         "token_loss.whole": 0.3,
         "lr.smooth": -6.0,
+        "lr.jump_after": -3.0,
         "data.no_labels": -3.0,
         "loss.alone": -2.0,
         "loss.falls_for_good": -1.0,

@@ -1,9 +1,11 @@
 """The learning rate is too high for the loss surface at this stage (edge of stability).
 
-Incidents recur and do not depend on a batch: the same batch is harmless elsewhere. They often occur near the end of
-warmup, where lr is highest; gradients stay high after the spike, and units may die. A single incident that follows one
-batch rules it out. The panels alone cannot distinguish it from a stale second moment (`stale_second_moment`): a replay
-with a lower β2 can.
+Incidents recur where lr is high, and do not depend on a batch: the same batch is harmless elsewhere. They often occur
+near the end of warmup; gradient norm and updates grow before the loss does, and stay high after it, and units may die.
+A single incident that follows one batch rules it out, and so do incidents that begin at resumes or come back with a
+period: those are of the data or of the state. Incidents that only recur, or a loss that only diverges, point to no
+cause yet. The panels alone cannot distinguish it from a stale second moment (`stale_second_moment`): a replay with a
+lower β2 can.
 
 **Smallest fix.** A lower peak lr, or a longer warmup.
 """
@@ -39,34 +41,51 @@ CAUSE = Cause(
     title="Learning rate too high",
     prior=-2.5,
     weights={
-        "lr.extreme": 2.0,
-        "loss.diverges": 1.5,
-        "loss.recurring": 2.5,
-        "grad_norm.stays_up": 1.0,
         "grad_norm.clip_off": 0.5,
+        "lr.extreme": 2.5,
+        "weights.large_steps": 2.0,
+        "lr.recurs_high": 2.0,
+        "loss.diverges": 0.7,
+        "loss.recurring": 1.0,
+        "loss.above_uniform": 0.5,
+        "loss.stays_above_uniform": 0.5,
+        "grad_norm.grows": 1.0,
+        "grad_norm.leads": 0.7,
+        "grad_norm.stays_up": 0.7,
         "lr.near_peak": 1.0,
+        "update.grows": 1.0,
         "update.large": 0.3,
         "dead_units.moved": 1.0,
         "data.same_batch_harmless": 1.0,
         "data.same_batch_harmful": -2.0,
-        "loss.stays_up": 0.7,
+        "loss.stays_up": 0.3,
         "activations.moved": 0.3,
-        "token_loss.whole": 0.5,
+        "token_loss.whole": 0.3,
         "moments.stale": 0.5,
         "weights.jump": 0.5,
+        "loss.at_resumes": -3.0,
+        "loss.periodic": -2.0,
+        "grad_norm.integer_factor": -2.0,
         "lr.jump": -3.0,
         "data.rare_tokens": -1.5,
         "data.unlikely": -1.5,
         "data.new_source": -2.5,
+        "data.source_changed": -1.5,
         "data.no_labels": -4.0,
         "data.repeat": -3.0,
         "moments.reset": -3.0,
+        "update.without_moments": -2.0,
+        "weights.changed_at_resume": -2.0,
+        "state.resumed": -1.5,
+        "state.incomplete_resume": -2.0,
+        "state.full_resume": -1.0,
         "loss.alone": -4.0,
         "token_loss.disagrees": -4.0,
         "loss.one_row": -1.5,
         "loss.falls_for_good": -3.0,
         "loss.reduction_changed": -4.0,
         "weights.unprovoked_jump": -3.0,
+        "weights.changed_between": -3.0,
         "token_loss.tail": -0.5,
         "numerics.scale_drop_first": -1.0,
         "data.baseline_harmless": 1.0,

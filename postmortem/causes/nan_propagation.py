@@ -57,6 +57,7 @@ CAUSE = Cause(
     title="NaN written by a destructive update",
     prior=-2.5,
     weights={
+        "weights.changed_between": -2.0,
         "update.before_nonfinite": 1.0,
         "activations.nonfinite": 0.3,
         "moments.nonfinite": 0.3,

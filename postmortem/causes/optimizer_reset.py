@@ -82,6 +82,9 @@ CAUSE = Cause(
     prior=-3.0,
     weights={
         "moments.reset": 5.5,
+        "update.without_moments": 3.0,
+        "weights.changed_at_resume": 1.0,
+        "loss.at_resumes": 1.0,
         "state.resumed": 1.5,
         "state.incomplete_resume": 3.5,
         "state.schedule_lost": 4.0,
