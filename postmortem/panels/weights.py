@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from postmortem.case import BASELINE_ROWS, Case, Observation
 from postmortem.panels import Panel
@@ -36,6 +37,7 @@ USUAL_UPDATE = 0.2  # of Adam, where no update is logged: 0.2 to 0.5 is common
 HUGE = 1e6  # times its usual size: an activation that no update and no batch makes so large in one step
 LARGE_SHARE, FEWEST_LARGE_STEPS = 0.1, 3  # a hundred times the common share of 0.001 per step, in so many rows
 UNSEEN = 0.7  # strength of what no logged gradient explains where steps in between were not logged
+JUST_BEFORE = 5  # rows whose changes a jump must exceed, too
 JUMP = 6.0  # an ordinary update never changes the norm by this many times the largest change before
 
 
@@ -196,10 +198,11 @@ def _before_nonfinite(case: Case) -> list[Observation]:
 
 
 def _jump(case: Case, name: str) -> Observation | None:
-    """A change of a norm from one row to the next that exceeds every change in the baseline, and whether a gradient
-    explains it.
+    """A change of a norm from one row to the next that exceeds every change in the baseline and in the rows just before
+    it, and whether a gradient explains it.
 
-    Rows need not be evenly spaced: a row after a longer gap may have moved further.
+    Rows need not be evenly spaced: a row after a longer gap may have moved further. Changes that grow from row to row
+    are those of a training whose updates grow, and no jump.
     """
     series = case.series(name)
     if series is None:
@@ -211,8 +214,10 @@ def _jump(case: Case, name: str) -> Observation | None:
     if len(before) < BASELINE_ROWS // 4 or not len(inside):
         return None
     first = int(np.searchsorted(change.step, inside.step[0]))
-    per_step = float((before.value / steps_between[: len(before)]).max())
-    usual = np.maximum(float(before.value.max()), per_step * steps_between[first : first + len(inside)])
+    per_step = change.value / steps_between
+    just_before = sliding_window_view(per_step, JUST_BEFORE).max(axis=1)[first - JUST_BEFORE :][: len(inside)]
+    most = np.maximum(float(per_step[: len(before)].max()), just_before)
+    usual = np.maximum(float(before.value.max()), most * steps_between[first : first + len(inside)])
     worst = int(np.argmax(inside.value / np.maximum(usual, 1e-300)))
     if not inside.value[worst] > JUMP * max(usual[worst], 1e-6 * float(np.abs(near.value).max())):
         return None

@@ -131,3 +131,10 @@ def test_steps_that_change_the_norm_by_a_large_share_are_too_long(steps: int, to
     columns["loss"][AT : AT + steps] += np.arange(steps)
     run = run_of(tmp_path, columns)
     assert ("weights.large_steps" in observed(run)) == told
+
+
+def test_changes_that_grow_from_row_to_row_are_no_jump(tmp_path: Path) -> None:
+    columns = harder(program("sgd"), slice(AT, AT + 80), 3.0)
+    columns["param_norm"] = 20 + np.cumsum(1e-3 * np.clip(1 + (np.arange(ROWS) - AT) / 5, 1, 15))
+    columns["loss"][AT + 80] += 9  # the peak is late
+    assert not {slug for slug in observed(run_of(tmp_path, columns)) if "jump" in slug}
