@@ -178,6 +178,8 @@ def test_rows_that_were_rolled_back_are_checked_in_the_run_that_broke_only(tmp_p
 
 def test_where_nothing_has_to_change_there_is_nothing_to_verify(tmp_path: Path) -> None:
     columns = healthy()
+    for name, factor in (("token_loss_p50", 0.9), ("token_loss_p99", 2.0), ("token_loss_max", 2.6)):
+        columns[name] = factor * columns["loss"] + noise(0.01, seed=12)  # they follow the loss, and so can testify
     columns["loss"][300] *= 3
     worst = diagnose(open_run(write_run(tmp_path / "run", columns, batches=healthy_batches()))).incidents[0]
     assert worst.root_cause and worst.hypotheses[0].cause == "logging_artifact"
