@@ -64,6 +64,10 @@ CAUSE = Cause(
         "lr.jump": -2.0,
         "moments.reset": -3.0,
         "data.repeat": -2.0,
+        # The batch of that very step is unusual, which explains the point: a wrong log would be a coincidence.
+        "data.unlikely": -2.5,
+        "data.excess_tokens": -2.5,
+        "data.concentrated_token": -2.5,
         "data.no_labels": -3.0,
         "update.large": -2.0,
         "data.baseline_harmless": 0.5,

@@ -122,7 +122,7 @@ def _figures(batches: _Batches, row: int) -> dict[str, Figure]:
 
 
 def _measure(case: Case, labels: LabelSeries) -> _Batches | None:
-    steps, tokens, lengths, row = _rows(case, labels)
+    steps, tokens, lengths, row = batches_near(case, labels)
     before = (steps < case.onset) & ~np.asarray([in_incident(case, step) for step in steps.tolist()], bool)
     if steps.size <= FEWEST_BATCHES or before.sum() < FEWEST_BEFORE:
         return None
@@ -160,7 +160,7 @@ def _measure(case: Case, labels: LabelSeries) -> _Batches | None:
     )
 
 
-def _rows(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, Steps, Steps]:
+def batches_near(case: Case, labels: LabelSeries) -> tuple[Steps, Steps, Steps, Steps]:
     """(steps, all tokens, number of tokens of each sample, row of each sample) of the batches nearest the onset,
     without samples of one token and batches that have no others."""
     near = np.argsort(np.abs(labels.step - case.onset), kind="stable")[:MOST_BATCHES]

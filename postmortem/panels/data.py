@@ -10,6 +10,7 @@ import numpy as np
 from postmortem.case import MIN_CLEAN_ROWS, Case, Observation
 from postmortem.panels import Panel
 from postmortem.panels._batch_likelihood import in_incident, likelihood_observation
+from postmortem.panels._batch_repeats import repeat_observations
 from postmortem.panels._batch_tokens import concentration_observation, count_observation, names_of, rare_tokens
 from postmortem.panels._drawing import draw_lines
 from postmortem.panels._epochs import epoch_period
@@ -32,6 +33,7 @@ def _measure(case: Case) -> list[Observation]:
         *_valid_labels(case),
         *batch_changes(case),
         *_repeats(case),
+        *repeat_observations(case),
         *epoch_period(case),
         *_source(case),
         *_composition(case),
@@ -150,7 +152,10 @@ def _source(case: Case) -> list[Observation]:
 def _composition(case: Case) -> list[Observation]:
     """How unlikely and how rare the batch's tokens are. Random tokens contain rare ones, which then show nothing of
     their own. Many samples with one rare token are many rare tokens, whatever their total."""
+    repeats = repeat_observations(case)
     likelihood, concentrated, rare = likelihood_observation(case), concentration_observation(case), rare_tokens(case)
+    if any(o.slug == "data.periodic" for o in repeats):
+        likelihood = None  # no text repeats itself so, and that it is unlikely says no more
     unlikely = likelihood is not None and likelihood.slug == "data.unlikely"
     if concentrated is not None and concentrated.moved:
         # The same tokens are not counted twice.
@@ -158,7 +163,7 @@ def _composition(case: Case) -> list[Observation]:
     if rare is not None and (rare.moved if unlikely else concentrated is not None and concentrated.moved):
         rare = replace(rare, slug="data.rare_tokens_unclear")
     ngrams = count_observation(case, "repeated_ngram_tokens", "data.ngrams")
-    return [o for o in (likelihood, concentrated, rare, ngrams) if o is not None]
+    return [*repeats, *(o for o in (likelihood, concentrated, rare, ngrams) if o is not None)]
 
 
 def _sibling_batch(case: Case) -> list[Observation]:
@@ -215,6 +220,8 @@ PANEL = Panel(
         "data.epoch_start",
         "data.repeat",
         "data.unique",
+        "data.samples_again",
+        "data.periodic",
         "data.same_batch_harmless",
         "data.same_batch_harmful",
         "data.same_samples_harmless",

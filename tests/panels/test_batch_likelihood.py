@@ -163,3 +163,29 @@ def test_samples_that_were_harmless_in_another_epoch_are_no_garbage(tmp_path: Pa
         names[100 + 7 * sample][sample] = names[SPIKE][sample]
     seen = incident(tmp_path, [None] * STEPS, sample_ids=names)
     assert ("data.same_samples_harmless" in {e.observation for e in seen.evidence}) == (elsewhere == 8)
+
+
+def test_samples_that_come_again_in_another_order_are_a_repeated_batch(tmp_path: Path) -> None:
+    ids = text(64, 8)
+    earlier = ids[20 * SAMPLES : 22 * SAMPLES][::2]
+    seen = incident(tmp_path, batches(ids, earlier[np.random.default_rng(0).permutation(SAMPLES)]))
+    again = next(e for e in seen.evidence if e.observation == "data.samples_again")
+    assert "100 % of the samples were in the" in again.text and "batches before, usually 0 %" in again.text
+    assert again.weights["repeated_batch"] > 0
+
+
+def test_samples_that_always_come_again_show_nothing(tmp_path: Path) -> None:
+    """A small corpus: an epoch is ten batches."""
+    ids = np.tile(text(64, 8)[: 10 * SAMPLES], (9, 1))[: len(KEPT) * SAMPLES]
+    seen = {e.observation for e in incident(tmp_path, batches(ids)).evidence}
+    assert not {"data.samples_again", "data.periodic"} & seen
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_periodic_tokens_are_shown(tmp_path: Path, period: int) -> None:
+    """Padding has the period one."""
+    ids = text(64, 9)
+    here = np.concatenate([ids[:SAMPLES, :4], np.tile(ids[:SAMPLES, :period], 20 // period + 1)[:, :20]], 1)
+    seen = incident(tmp_path, batches(ids, here))
+    assert "data.periodic" in {e.observation for e in seen.evidence}
+    assert seen.hypotheses[0].cause != "garbage_data"
