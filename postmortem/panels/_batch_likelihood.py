@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.case import MOVED_BEYOND, MOVED_Z, Case, Observation
+from postmortem.case import Case, Observation
 from postmortem.diagnosis import Figure
 from postmortem.panels._batch_tokens import FEWEST_BATCHES, samples_of, tokens_of
 from postmortem.run import LabelSeries
@@ -30,6 +30,7 @@ UNLIKE_SHARE = 0.25  # of the batch's samples: fewer cannot move the mean loss b
 USUAL_SHARE = 0.2  # of the samples before: with more that are like random tokens, these would not stand out
 EXCESS_IDS = 2  # that a batch of rare tokens has too often
 EXCESS_FLOOR = 0.01  # of the batch's tokens: an excess below it costs less than a tenth of a nat, at ten nats each
+SIGMAS, BEYOND = 6.0, 1.5  # robust sigmas from which an excess stands out, and times the largest one before
 _Floats = NDArray[np.float64]
 
 
@@ -62,15 +63,15 @@ class _Batches:
     @property
     def unlike(self) -> NDArray[np.bool_]:
         """Whether a batch is like random tokens, at least in part, and far more than any batch before."""
-        usual = MOVED_BEYOND * float(self.share[self.before].max())
+        usual = BEYOND * float(self.share[self.before].max())
         return (self.share >= max(UNLIKE_SHARE, usual)) & self.has_power
 
     @property
     def excessive(self) -> NDArray[np.bool_]:
         """Whether a batch has a few rare ids far more often than any batch before."""
         past = self.excess[self.before]
-        beyond = self.excess > max(MOVED_BEYOND * float(past.max()), EXCESS_FLOOR)
-        return beyond & (self.excess - float(np.median(past)) > MOVED_Z * robust_sigma(past))
+        beyond = self.excess > max(BEYOND * float(past.max()), EXCESS_FLOOR)
+        return beyond & (self.excess - float(np.median(past)) > SIGMAS * robust_sigma(past))
 
 
 def likelihood_observation(case: Case) -> Observation | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.case import MOVED_BEYOND, Case, Observation
-from postmortem.panels._batch_likelihood import FEWEST_BEFORE, batches_near, in_incident
+from postmortem.case import Case, Observation
+from postmortem.panels._batch_likelihood import BEYOND, FEWEST_BEFORE, batches_near, in_incident
 from postmortem.series import Steps
 from postmortem.text import count, number
 
@@ -32,7 +32,7 @@ def repeat_observations(case: Case) -> list[Observation]:
     ):
         share = measure(steps.size, tokens, lengths, row)
         here, usual = float(share[onset[0]]), share[before]
-        if here >= max(LEAST_SHARE, MOVED_BEYOND * float(usual.max())):
+        if here >= max(LEAST_SHARE, BEYOND * float(usual.max())):
             repeated = what.format(count(int(onset[0]), "batch"))
             percents = [number(round(100 * float(value))) for value in (here, np.median(usual))]
             text = f"token_ids: {percents[0]} % of {repeated}, usually {percents[1]} %"
