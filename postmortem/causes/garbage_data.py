@@ -57,12 +57,12 @@ CAUSE = Cause(
     title="Garbage data from one source",
     prior=-2.5,
     weights={
-        # Neither rare tokens nor a few ids that are too frequent are rare among random tokens, nor do they show them.
+        # Random tokens contain rare ones, but not a few ids far more often than others.
         "data.concentrated_token": 0.5,
         "data.rare_tokens": 1.0,
         "data.unlikely": 4.0,
         "data.likely": -2.5,
-        "data.excess_tokens": -1.0,
+        "data.excess_tokens": -2.0,
         "loss.diverges": -1.0,
         "data.new_source": 2.5,
         "data.new_source_once": 1.0,

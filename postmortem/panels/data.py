@@ -157,9 +157,9 @@ def _composition(case: Case) -> list[Observation]:
     if any(o.slug == "data.periodic" for o in repeats):
         likelihood = None  # no text repeats itself so, and that it is unlikely says no more
     unlikely = likelihood is not None and likelihood.slug == "data.unlikely"
-    if concentrated is not None and concentrated.moved:
-        # The same tokens are not counted twice.
-        likelihood, concentrated = (likelihood, None) if unlikely else (None, concentrated)
+    if concentrated is not None and concentrated.moved and likelihood is not None:
+        # The same tokens are not counted twice: what is measured of all tokens goes before what is of one.
+        likelihood, concentrated = (likelihood, None) if likelihood.moved else (None, concentrated)
     if rare is not None and (rare.moved if unlikely else concentrated is not None and concentrated.moved):
         rare = replace(rare, slug="data.rare_tokens_unclear")
     ngrams = count_observation(case, "repeated_ngram_tokens", "data.ngrams")
