@@ -57,7 +57,7 @@ CAUSE = Cause(
         "data.rare_tokens": -1.0,
         "data.unlikely": -1.0,
         "loss.recurring": -0.5,
-        "loss.falls_for_good": -0.5,
+        "loss.falls_for_good": -2.0,
         "loss.reduction_changed": -3.0,
         "data.baseline_harmful": -0.5,
         "data.epoch_period": -5.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,9 @@ from postmortem.stats import MEDIAN_ERROR, noise_sigma, robust_sigma
 
 Values = NDArray[np.float64]
 
-SIDE_ROWS = 20
+SIDE_ROWS, LEAST_SIDE_ROWS, SIDES = 20, 8, 8
 """Rows whose median is the level on one side: enough that noise moves it by a quarter of its sigma, few enough that a
-trend over two such blocks is a line."""
+trend over two such blocks is a line. A log of fewer than eight such blocks has shorter ones."""
 
 _LOCAL_ROWS, _AT_ONCE = 3, 0.7
 """Rows on either side that show at which row a level changed, and the share of a step that is between them where it
@@ -25,7 +26,7 @@ changed at once."""
 
 @dataclass(frozen=True, eq=False)
 class LevelSteps:
-    """float64[n] each, in units of y, for every row with two blocks of SIDE_ROWS on each side (NaN elsewhere).
+    """float64[n] each, in units of y, for every row with two blocks of `side` rows on each side (NaN elsewhere).
 
     `fall[i]`: the median of the block before row i minus that of the block from row i on, less what the slope on either
     side makes of it: where the level falls as fast before or after, nothing stepped. So a curve that flattens, one that
@@ -35,6 +36,7 @@ class LevelSteps:
 
     y: Values
     hop: int
+    side: int
     before: Values
     after: Values
     fall: Values
@@ -42,13 +44,14 @@ class LevelSteps:
     bend: Values
     least_sigma: float
 
-    def sigma(self, but_near: NDArray[np.integer] | None = None) -> float:
-        """What a step of this very column is without a cause, by its noise and its waves: a robust sigma over all rows
-        but those whose blocks reach over one of `but_near`; where too few are left, by its noise alone."""
-        known = np.isfinite(self.bend)
-        for row in [] if but_near is None else but_near.tolist():
-            known[max(row - 2 * SIDE_ROWS, 0) : row + 2 * SIDE_ROWS] = False
-        usual = robust_sigma(self.bend[known], 0.0) if known.sum() >= SIDE_ROWS else 0.0
+    def sigma(self, but_near: Iterable[int]) -> float:
+        """What a step down of this very column is without a cause, by its noise and its waves: a robust sigma over all
+        rows but those whose blocks reach over one of `but_near`; where too few are left, by its noise alone. Only bends
+        downwards count: a curve that flattens, as a loss at first, bends the other way."""
+        known = self.bend > 0
+        for row in but_near:
+            known[max(row - 2 * self.side, 0) : row + 2 * self.side] = False
+        usual = robust_sigma(self.bend[known], 0.0) if known.sum() >= self.side else 0.0
         return max(usual, self.least_sigma)
 
     def sharpest(self, rows: NDArray[np.intp], sign: int) -> tuple[int, bool]:
@@ -66,7 +69,8 @@ def level_steps(s: ScreenedColumn) -> LevelSteps | None:
     """The steps of a column; None where it is too short to have one."""
     hop = hop_for(s.y.size)
     y = s.y if hop == 1 else np.median(s.y[: s.y.size // hop * hop].reshape(-1, hop), axis=1)
-    w, n = SIDE_ROWS, y.size
+    n = y.size
+    w = min(max(n // SIDES, LEAST_SIDE_ROWS), SIDE_ROWS)
     if n < 5 * w:
         return None
     level = np.median(sliding_window_view(y, w), axis=1)  # level[i]: of the rows [i, i + w)
@@ -83,4 +87,4 @@ def level_steps(s: ScreenedColumn) -> LevelSteps | None:
         return rows
 
     least = max(float(noise), MIN_SCALE * s.unit)
-    return LevelSteps(y, hop, whole(before), whole(after), whole(fall), whole(rise), whole(bend), least)
+    return LevelSteps(y, hop, w, whole(before), whole(after), whole(fall), whole(rise), whole(bend), least)

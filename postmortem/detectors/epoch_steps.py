@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._epochs import NEAR_ROWS, epoch_starts
-from postmortem.detectors._level_step import SIDE_ROWS, level_steps
+from postmortem.detectors._level_step import level_steps
 from postmortem.detectors._model import LINGERING, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import ScreenedColumn, screened_column
 from postmortem.incident import Kind
@@ -63,11 +63,11 @@ def epoch_level_steps(loss: Series | None, starts: NDArray[np.int64], *, smoothe
     if s is None or steps is None:
         return None
     rows = np.searchsorted(s.step, starts) // steps.hop
-    rows = rows[(rows >= 2 * SIDE_ROWS) & (rows <= steps.y.size - 2 * SIDE_ROWS)]
-    if rows.size < FEWEST or np.diff(rows).min(initial=4 * SIDE_ROWS) < 4 * SIDE_ROWS:
+    rows = rows[(rows >= 2 * steps.side) & (rows <= steps.y.size - 2 * steps.side)]
+    if rows.size < FEWEST or np.diff(rows).min(initial=4 * steps.side) < 4 * steps.side:
         return None  # a block beside one start would reach over the next
     near = np.clip(rows[:, None] + np.arange(-NEAR_ROWS, NEAR_ROWS + 1), 0, steps.y.size - 1)
-    sigma = steps.sigma(but_near=rows)
+    sigma = steps.sigma(rows.tolist())
     least = max(SIGMAS * sigma, FLOOR * s.unit)
     fall, rise = np.nan_to_num(steps.fall)[near], np.nan_to_num(steps.rise)[near]
     falls = bool((fall.max(axis=1) >= least).sum() >= (rise.max(axis=1) >= least).sum())

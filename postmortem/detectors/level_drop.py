@@ -23,9 +23,9 @@ SIGMAS, FLOOR = 8.0, 0.04
 """What a step must exceed: sigmas of the steps that this loss has anyway, and 4 % (on the linear scale of the column's
 median size). A run has thousands of rows at which one could be, and levels wander further than Gaussian noise does."""
 
-KEPT_SHARE, STAYS_ROWS, FOLLOWED_ROWS = 0.5, 40, 200
-"""The loss stays where at least half of the step is left in the last of up to 200 rows; fewer than 40 cannot tell it
-from a batch that is repeated for a while."""
+KEPT_SHARE, FOLLOWED_ROWS = 0.5, 200
+"""The loss stays where at least half of the step is left in the last of up to 200 rows; fewer than two blocks (40 rows)
+cannot tell it from a batch that is repeated for a while."""
 
 RATE_SHARE = 0.05
 """A rate that is lower by 5 % from one row to the next was lowered at once: no smooth schedule falls so fast, but in
@@ -40,26 +40,27 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     if s is None or steps is None:
         return
     starts = epoch_starts(t.epoch, t.series("batch_index"), t.restarts)
-    sigma = steps.sigma()
-    for row in _drops(steps, max(SIGMAS * sigma, FLOOR * s.unit)):
+    for row, sigma in _drops(steps, FLOOR * s.unit):
         at = _first_low_row(s, steps, row)
         zero = not steps.after[row] > 0 and not s.log  # some trainers write NaN so: `suspected_non_finite`
         if not (zero or at_epoch_starts(s.step, at, starts) or _rate_fell(t, s.step, at)):
             yield _finding(s, steps, row, at, sigma)
 
 
-def _drops(steps: LevelSteps, least: float) -> Iterator[int]:
-    """The rows of `steps.y` at which the level drops for good."""
+def _drops(steps: LevelSteps, floor: float) -> Iterator[tuple[int, float]]:
+    """The rows of `steps.y` at which the level drops for good, by `floor` or more, each with the sigma of steps."""
     fall = np.nan_to_num(steps.fall)
     lowest = np.minimum.accumulate(np.where(np.isnan(steps.after), np.inf, steps.after))
-    for rows in runs(np.flatnonzero(fall >= least), SIDE_ROWS):
+    for rows in runs(np.flatnonzero(fall >= max(SIGMAS * steps.least_sigma, floor)), steps.side):
         row, at_once = steps.sharpest(rows, -1)
+        if not at_once or fall[row] < SIGMAS * (sigma := steps.sigma([row])):
+            continue
         kept = KEPT_SHARE * float(fall[row])
         rest = steps.y[row : row + FOLLOWED_ROWS]
-        new = steps.after[row] <= lowest[row - SIDE_ROWS] - kept
-        stays = float(np.median(rest[-SIDE_ROWS:])) <= steps.before[row] - kept
-        if at_once and new and stays and rest.size >= STAYS_ROWS:
-            yield row
+        new = steps.after[row] <= lowest[row - steps.side] - kept
+        stays = float(np.median(rest[-steps.side :])) <= steps.before[row] - kept
+        if new and stays and rest.size >= 2 * steps.side:
+            yield row, sigma
 
 
 def _first_low_row(s: ScreenedColumn, steps: LevelSteps, row: int) -> int:

@@ -8,9 +8,9 @@ again and again (batches in order of their length, a batch size that is ramped u
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from postmortem.detectors._model import LINGERING, Detector, Finding, Telemetry, onset_interval
@@ -23,12 +23,12 @@ SETTINGS = ("clip_threshold", *BATCH_SIZES)
 """The columns that are settings, or follow from one. (A rate has a trend and a loss scale adapts itself: they have
 detectors of their own.) An infinite clip threshold is a value like any other: nothing is clipped."""
 
-BAND_ROWS = 20
-"""Rows before and after a change that lie in two bands which do not overlap: of 40 rows of one noise, those after are
-never all above or below those before by chance (once in 10^11)."""
+BAND_ROWS, TIMES = 20, 1.25
+"""Rows before and after a change that lie in two bands, and how far these are apart, as a factor. Of 40 rows of one
+noise, those after are never all above or below those before by chance (once in 10^11)."""
 
-TIMES, LEAST_SHARE = 1.25, 0.01
-"""How far the bands are apart, as a factor; two constants may be 1 % apart."""
+CONSTANT_ROWS, LEAST_TIMES = 8, 1.01
+"""The same for two constants, which need no rows to tell them from noise; but a few short batches are no setting."""
 
 MOST_CHANGES = 3
 """A column that changes more often is scheduled, or sorted."""
@@ -51,7 +51,8 @@ def _changes(column: Series) -> Iterator[Finding]:
     if len(rows) > MOST_CHANGES:
         return
     for row in rows:
-        before, after = float(np.median(value[row - BAND_ROWS : row])), float(np.median(value[row : row + BAND_ROWS]))
+        sides = value[max(row - BAND_ROWS, 0) : row], value[row : row + BAND_ROWS]
+        before, after = (float(np.median(side)) for side in sides)
         low, high = sorted((before, after))
         factor = high / low if low > 0 and np.isfinite(high) else np.inf
         yield Finding(
@@ -74,15 +75,35 @@ def _changes(column: Series) -> Iterator[Finding]:
 
 def _rows_of_change(value: NDArray[np.float64]) -> list[int]:
     """The first row of each new band, value float64[n], not negative and without NaN."""
-    if value.size < 2 * BAND_ROWS or value.min() == value.max():
+    if value.size < 2 * CONSTANT_ROWS or value.min() == value.max():
         return []
-    bands = sliding_window_view(value, BAND_ROWS)
-    low, high = bands.min(axis=1), bands.max(axis=1)
-    lo, hi, after_lo, after_hi = low[:-BAND_ROWS], high[:-BAND_ROWS], low[BAND_ROWS:], high[BAND_ROWS:]
-    times = np.where((lo == hi) & (after_lo == after_hi), 1 + LEAST_SHARE, TIMES)
-    changed = ((after_lo > hi) & (after_lo >= times * hi)) | ((after_hi < lo) & (lo >= times * after_hi))
-    rows = np.flatnonzero(changed) + BAND_ROWS
+    rows = np.union1d(_band_starts(value, CONSTANT_ROWS, LEAST_TIMES, constant=True), _band_starts(value))
     return [int(run[0]) for run in runs(rows, 1)]  # one row between two bands is two changes, of one event
+
+
+def _band_starts(
+    value: NDArray[np.float64], width: int = BAND_ROWS, times: float = TIMES, *, constant: bool = False
+) -> NDArray[np.intp]:
+    """The rows from which on `width` rows lie in another band than those before."""
+    if value.size < 2 * width:
+        return np.empty(0, np.intp)
+    low, high = _over_rows(np.minimum, value, width), _over_rows(np.maximum, value, width)
+    lo, hi, after_lo, after_hi = low[:-width], high[:-width], low[width:], high[width:]
+    changed = ((after_lo > hi) & (after_lo >= times * hi)) | ((after_hi < lo) & (lo >= times * after_hi))
+    if constant:
+        changed &= (lo == hi) & (after_lo == after_hi)
+    rises = _over_rows(np.logical_and, np.diff(value) > 0, width - 1)
+    return np.flatnonzero(changed & ~(rises[:-width] & rises[width:])) + width  # that is a total which began anew
+
+
+def _over_rows(extreme: np.ufunc, rows: NDArray[Any], width: int) -> NDArray[Any]:
+    """The extreme of the rows [i, i + width), for each i: in log2(width) passes, as stretches double."""
+    reached = 1
+    while reached < width:
+        further = min(reached, width - reached)
+        rows = extreme(rows[:-further], rows[further:])
+        reached += further
+    return rows
 
 
 DETECTOR = Detector(

@@ -13,6 +13,7 @@ import numpy as np
 from postmortem.case import Case, Observation
 from postmortem.detectors import BATCH_SIZES
 from postmortem.panels._measuring import grouped
+from postmortem.panels._settings import where
 from postmortem.series import Series
 from postmortem.stats import robust_sigma
 from postmortem.text import number, times
@@ -32,11 +33,12 @@ def level_changes(case: Case) -> Iterator[Observation]:
     """One observation for each change of the level."""
     for f in case.incident.findings:
         if f.kind == "level_drop":
-            text = (
-                f"the loss falls at once from {number(f.baseline)} to {number(f.settled or f.peak)} at step "
-                f"{f.onset_step} ({times(f.figures['ratio'])}) and stays there: learning lowers it along a curve"
+            rate = "" if case.series("lr") is not None else " (or a lower rate does so at once: lr is not logged)"
+            levels = f"from {number(f.baseline)} to {number(f.settled or f.peak)} ({times(f.figures['ratio'])})"
+            how = f"at once {where(case, f)}, and stays there: learning lowers it along a curve{rate}"
+            yield Observation(
+                "loss.falls_for_good", f"the loss falls {levels} {how}", "loss", f.onset_step, dict(f.figures)
             )
-            yield Observation("loss.falls_for_good", text, "loss", f.onset_step, dict(f.figures))
     yield from _other_reduction(case)
 
 

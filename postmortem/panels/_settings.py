@@ -20,7 +20,7 @@ def clip_changes(case: Case) -> Iterator[Observation]:
         if f.column == "clip_threshold":
             off = f.peak == 0 or not np.isfinite(f.peak)  # trainers write "none" both ways
             slug = "grad_norm.clip_off" if off else "grad_norm.clip_changed"
-            text = f"clip_threshold changes from {_limit(f.baseline)} to {_limit(f.peak)} {_where(case, f)}"
+            text = f"clip_threshold changes from {_limit(f.baseline)} to {_limit(f.peak)} {where(case, f)}"
             text += _follows(case, f) if off or f.peak > f.baseline else ""
             yield Observation(slug, text, f.column, f.onset_step, _figures(f))
 
@@ -31,7 +31,7 @@ def batch_changes(case: Case) -> Iterator[Observation]:
     if changes:
         parts = [
             f"{f.column} changes from {grouped(f.baseline)} to {grouped(f.peak)} "
-            f"({times(f.peak / max(f.baseline, TINY))}) {_where(case, f)}"
+            f"({times(f.peak / max(f.baseline, TINY))}) {where(case, f)}"
             for f in changes
         ]
         first = changes[0]
@@ -42,7 +42,7 @@ def _changes(case: Case) -> list[Finding]:
     return [f for f in case.incident.findings if f.kind == "setting_change"]
 
 
-def _where(case: Case, f: Finding) -> str:
+def where(case: Case, f: Finding) -> str:
     """At which step, and whether the run was resumed there: a setting changes where a program is started again."""
     resumed = case.resume is not None and abs(f.onset_step - case.resume) <= case.row_step
     return f"at step {f.onset_step}" + (", where the run was resumed" if resumed else "")

@@ -76,3 +76,12 @@ def test_a_loss_of_zero_is_no_drop() -> None:
     loss = decline(ROWS)
     loss[AT:] = 0.0
     assert not findings(telemetry(loss=loss), "level_drop") and find_incidents(telemetry(loss=loss))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sixty_rows_of_every_tenth_step_are_enough(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    loss = (2.3 + 3.5 * np.exp(-np.arange(60) / 10)) * np.exp(0.02 * rng.standard_normal(60))
+    loss[35:] *= 0.6
+    (f,) = DETECTOR.findings(telemetry(loss=loss, every=10))
+    assert (f.onset_step, f.onset_interval) == (350, (340, 350))

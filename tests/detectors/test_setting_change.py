@@ -61,8 +61,9 @@ def test_noise_is_no_change(seed: int, sigma: float) -> None:
         np.repeat([512, 1024, 2048, 4096, 8192], 60),  # a batch size that is ramped up
         np.tile(np.repeat([900.0, 300.0], 25), 6),  # batches in order of their length
         np.cumsum(np.full(ROWS, 4096.0)),  # a running total
+        4096.0 * (1 + np.arange(ROWS) % 150),  # one that begins anew at a resume
     ],
-    ids=["ramp", "sorted", "total"],
+    ids=["ramp", "sorted", "total", "totals"],
 )
 def test_a_schedule_and_a_counter_are_none(tokens: np.ndarray) -> None:
     assert not findings(telemetry(loss=decline(ROWS), tokens=tokens), "setting_change")
@@ -71,5 +72,13 @@ def test_a_schedule_and_a_counter_are_none(tokens: np.ndarray) -> None:
 def test_one_short_batch_and_the_end_of_a_log_are_none() -> None:
     tokens = np.full(ROWS, 4096.0)
     tokens[[100, 200]] = 17
-    tokens[-5:] = 1024
+    tokens[-5:] = 1024  # as the rows of an epoch's end are
     assert not findings(telemetry(loss=decline(ROWS), tokens=tokens), "setting_change")
+
+
+def test_two_constants_need_few_rows_and_two_bands_need_more() -> None:
+    few = np.repeat([4096.0, 1024.0], [50, 10])
+    (f,) = DETECTOR.findings(telemetry(tokens=few, every=10))
+    assert (f.onset_step, f.onset_interval) == (500, (490, 500))
+    noisy = few * np.random.default_rng(0).uniform(0.95, 1.05, few.size)
+    assert not list(DETECTOR.findings(telemetry(tokens=noisy, every=10)))
