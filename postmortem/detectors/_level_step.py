@@ -54,15 +54,14 @@ class LevelSteps:
         usual = robust_sigma(self.bend[known], 0.0) if known.sum() >= self.side else 0.0
         return max(usual, self.least_sigma)
 
-    def sharpest(self, rows: NDArray[np.intp], sign: int) -> tuple[int, bool]:
-        """Of neighboring `rows`, the one at which the level changes most (`sign` −1: falls), and whether it does so at
-        once there. A few rows of another level do not move a median: it steps beside the row where the level does."""
+    def steepest(self, rows: NDArray[np.intp]) -> tuple[int, bool]:
+        """Of neighboring `rows`, the one at which the level falls most, and whether it does so at once there. A few
+        rows of another level do not move a median: it may step beside the row where the level does."""
         near = np.clip(rows[:, None] + np.arange(-_LOCAL_ROWS, _LOCAL_ROWS), 0, self.y.size - 1)
         sides = np.median(self.y[near].reshape(rows.size, 2, _LOCAL_ROWS), axis=2)
-        change = sign * (sides[:, 1] - sides[:, 0])
-        best = int(np.argmax(change))
-        step = sign * (self.after[rows] - self.before[rows])
-        return int(rows[best]), bool(change[best] >= _AT_ONCE * step.max())
+        fall = sides[:, 0] - sides[:, 1]
+        best = int(np.argmax(fall))
+        return int(rows[best]), bool(fall[best] >= _AT_ONCE * (self.before[rows] - self.after[rows]).max())
 
 
 def level_steps(s: ScreenedColumn) -> LevelSteps | None:

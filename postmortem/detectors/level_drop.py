@@ -52,7 +52,7 @@ def _drops(steps: LevelSteps, floor: float) -> Iterator[tuple[int, float]]:
     fall = np.nan_to_num(steps.fall)
     lowest = np.minimum.accumulate(np.where(np.isnan(steps.after), np.inf, steps.after))
     for rows in runs(np.flatnonzero(fall >= max(SIGMAS * steps.least_sigma, floor)), steps.side):
-        row, at_once = steps.sharpest(rows, -1)
+        row, at_once = steps.steepest(rows)
         if not at_once or fall[row] < SIGMAS * (sigma := steps.sigma([row])):
             continue
         kept = KEPT_SHARE * float(fall[row])

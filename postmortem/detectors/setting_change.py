@@ -40,7 +40,19 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     for name in SETTINGS:
         column = t.series(name)
         if column is not None:
-            yield from _changes(column)
+            yield from _changes(_with_none(t, column) if name == "clip_threshold" else column)
+
+
+def _with_none(t: Telemetry, threshold: Series) -> Series:
+    """A clip threshold that is not logged any more after a resume, where the gradient norm still is, is none: infinite
+    in these rows."""
+    norm, last = t.series("grad_norm"), int(threshold.step[-1])
+    resume = next((step for step in t.restarts if step > last), None)
+    since = np.empty(0, np.int64) if norm is None else norm.step[norm.step > last]
+    if resume is None or not since.size or since[0] < resume:
+        return threshold
+    value = np.append(threshold.value, np.full(since.size, np.inf))
+    return Series(threshold.name, np.append(threshold.step, since), value)
 
 
 def _changes(column: Series) -> Iterator[Finding]:
@@ -92,7 +104,7 @@ def _band_starts(
     changed = ((after_lo > hi) & (after_lo >= times * hi)) | ((after_hi < lo) & (lo >= times * after_hi))
     if constant:
         changed &= (lo == hi) & (after_lo == after_hi)
-    rises = _over_rows(np.logical_and, np.diff(value) > 0, width - 1)
+    rises = _over_rows(np.logical_and, value[1:] > value[:-1], width - 1)
     return np.flatnonzero(changed & ~(rises[:-width] & rises[width:])) + width  # that is a total which began anew
 
 

@@ -38,6 +38,12 @@ def test_a_clip_threshold_that_is_gone_is_a_change_and_no_divergence(off: float)
     only(telemetry(loss=decline(ROWS), clip_threshold=_changed(math.inf, 1.0)))
 
 
+@pytest.mark.parametrize(("resumes", "changes"), [((AT,), [AT]), ((), []), ((AT + 30,), [])])
+def test_a_threshold_that_is_not_logged_after_a_resume_is_none(resumes: tuple[int, ...], changes: list[int]) -> None:
+    t = telemetry(clip_threshold=np.ones(AT), grad_norm=np.ones(ROWS), restarts=resumes)
+    assert [(f.onset_step, f.peak) for f in DETECTOR.findings(t)] == [(step, math.inf) for step in changes]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.floats(1.6, 50), st.booleans())
 def test_labels_that_vary_and_change_their_level_are_found_at_the_row(seed: int, factor: float, fewer: bool) -> None:
