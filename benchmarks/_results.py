@@ -7,8 +7,9 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -67,7 +68,14 @@ class Results(Generic[R]):
         write_bytes(self.path, buffer.getvalue().to_pybytes())
 
     def complete(
-        self, keys: Sequence[Key], make: Callable[[str, int, str], R], code: str, *, jobs: int, title: str
+        self,
+        keys: Sequence[Key],
+        make: Callable[[str, int, str], R],
+        code: str,
+        *,
+        jobs: int,
+        title: str,
+        pool: Callable[[int], Executor] = ThreadPoolExecutor,
     ) -> dict[Key, R]:
         """All rows of `code`: the kept rows, and the missing ones of `keys`, made by `make(fault, seed, code)`. Every
         new row is saved at once, so that the bench can be interrupted and resumed.
@@ -80,29 +88,39 @@ class Results(Generic[R]):
             rows[key] = row
             self.save(list(rows.values()))
 
-        work(lambda key: make(*key, code), missing, keep, jobs=jobs, title=title)
+        work(partial(_make, make, code), missing, keep, jobs=jobs, title=title, pool=pool)
         return rows
 
 
+def _make(make: Callable[[str, int, str], R], code: str, key: Key) -> R:
+    return make(*key, code)
+
+
 def work(
-    function: Callable[[Key], T], keys: Sequence[Key], then: Callable[[Key, T], object], *, jobs: int, title: str
+    function: Callable[[Key], T],
+    keys: Sequence[Key],
+    then: Callable[[Key, T], object],
+    *,
+    jobs: int,
+    title: str,
+    pool: Callable[[int], Executor] = ThreadPoolExecutor,
 ) -> None:
-    """Call `function` for each key in `jobs` threads, and `then` with each key and result, in this thread, as they end.
+    """Call `function` for each key in `jobs` workers of `pool`, and `then` with each key and result, here, as they end.
     Shows a progress bar on a terminal. After an error no further key is started.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        ThreadPoolExecutor(jobs) as pool,
+        pool(jobs) as workers,
         Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress,
     ):
         task = progress.add_task(title, total=len(keys))
-        pending = {pool.submit(function, key): key for key in keys}
+        pending = {workers.submit(function, key): key for key in keys}
         try:
             for future in as_completed(pending):
                 then(pending[future], future.result())
                 progress.advance(task)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
             raise
 
 
