@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Config = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Training:
@@ -40,7 +38,13 @@ TRAININGS: Mapping[str, Training] = {
     "lion": Training(400, {"optimizer.name": "lion", "schedule.base_lr": 3e-4}),
     "ramped": Training(
         400,
-        {"optimizer.name": "sgd", "optimizer.ramp": 48, "optimizer.clip": 100.0, "schedule.base_lr": 0.02},
+        {
+            "optimizer.name": "sgd",
+            "optimizer.clip": 100.0,  # never reached: the update follows the gradient
+            "optimizer.ramp": 48,
+            "model.zero_start": True,
+            "schedule.base_lr": 0.02,
+        },
         too_high=1 / 40,
     ),
     "mixed": Training(400, {"data.word_orders": 8, "data.batch_size": 4, "schedule.base_lr": 1e-3}),
@@ -52,5 +56,6 @@ FAMILIES: Mapping[str, Family] = {
     "sparse": Family("adamw", "every tenth step logged", every=10),
     "no_vocab": Family("adamw", "no vocabulary said", without=frozenset({"vocab", "vocab_size"})),
     "early_trend": Family("ramped", "an early trend in each column"),
+    "brief_trend": Family("ramped", "the same trend in half as many rows: every second step logged", every=2),
     "heavy_tail": Family("mixed", "heavy-tailed noise"),
 }

@@ -1,7 +1,8 @@
 """The lab's program, changed: another optimizer, another start, another mixture of data; see `families.TRAININGS`.
 
 The keys that the lab's config does not have: `optimizer.name` "sgd" (momentum) or "lion", `optimizer.ramp` (steps over
-which the weight of the loss grows from a tenth to 1), and `data.word_orders`. Without them the program is the lab's.
+which the weight of the loss grows from a tenth to 1), `model.zero_start` (the head and the last matrix of each branch
+are 0, as in many recipes: all tokens have the loss ln V), and `data.word_orders`. Without them it is the lab's own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from postmortem.program import Batch, Config, Measured
 
 ENTRY_POINT = "benchmarks.changed.programs:build_changed"
 _OF_ADAM = ("adam_m_norm", "adam_v_norm", "g2_over_v")
+_ZERO_AT_START = ("head", "out", "down")
 
 
 def build_changed(config: Config) -> ChangedProgram:
@@ -35,6 +37,10 @@ class ChangedProgram(LabProgram):
         super().__init__(config)
         if config["data"].get("word_orders", 1) > 1:
             self.loader = MixedLoader(config)
+        if config["model"].get("zero_start"):
+            for name, values in self._arena.views(self._arena.flat).items():
+                if name.endswith(_ZERO_AT_START):
+                    values.zero_()
         self._ramp = int(config["optimizer"].get("ramp", 0))
         rule = {"sgd": self._sgd, "lion": self._lion}.get(config["optimizer"]["name"])
         self._of_adam = rule is None

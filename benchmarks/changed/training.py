@@ -12,21 +12,19 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from _results import code_hash
-
-from changed.families import FAMILIES, TRAININGS, Family, Training
-from changed.programs import ENTRY_POINT, ChangedProgram, build_changed
 from postmortem.lab.config import default_config
 from postmortem.lab.fault_plan import WHOLE_STATE, FaultPlan, StopAndResume
 from postmortem.lab.faults import find_fault
 from postmortem.program import select
 from postmortem.record import Recorder
 from postmortem.training_loop import Row, drive
+
+from .families import FAMILIES, TRAININGS, Family, Training
+from .programs import ENTRY_POINT, ChangedProgram, build_changed
 
 CLEAN = "none"
 _FROM_THE_START = ("lr_too_high", "fp16_overflow")
@@ -74,25 +72,25 @@ class Trained:
 def train(training: str, seed: int, faults: Iterable[str]) -> Iterator[Trained]:
     """The clean run of a seed, and then one run per fault of `faults`."""
     changed = TRAININGS[training]
-    clean = _plan(changed, seed, CLEAN)
+    clean = plan_of(changed, seed, CLEAN)
     rows, program = Rows(), build_changed(clean.config)
-    _drive(program, clean, rows, clean.at)
+    drive_plan(program, clean, rows, clean.at)
     kept = program.state_dict()
     before = rows.until(clean.at)
-    _drive(program, clean, rows, clean.steps)
+    drive_plan(program, clean, rows, clean.steps)
     yield _trained(clean, program, rows, seed, CLEAN)
     for fault in faults:
-        plan = _plan(changed, seed, fault)
+        plan = plan_of(changed, seed, fault)
         program = build_changed(plan.config)
         from_start = fault in _FROM_THE_START or plan.parameters.get("variant") == "warmup"
         rows = Rows() if from_start else before.until(plan.at)
         if not from_start:
             program.load_state_dict(kept)
-        _drive(program, plan, rows, plan.steps)
+        drive_plan(program, plan, rows, plan.steps)
         yield _trained(plan, program, rows, seed, fault)
 
 
-def _plan(training: Training, seed: int, fault: str) -> FaultPlan:
+def plan_of(training: Training, seed: int, fault: str) -> FaultPlan:
     """The plan of a run; all but what the fault writes into it is drawn from the seed alone."""
     rng, steps = Random(f"changed:{seed}"), training.steps
     config = default_config(seed, steps)
@@ -121,7 +119,7 @@ def _clear(step: int, plan: FaultPlan) -> bool:
     return not plan.at - _CLEAR[0] < step < plan.at + _CLEAR[1]
 
 
-def _drive(program: ChangedProgram, plan: FaultPlan, rows: Rows, until: int) -> None:
+def drive_plan(program: ChangedProgram, plan: FaultPlan, rows: Rows, until: int) -> None:
     """Train until `until` updates are done, with the stop and resume that may lie before."""
     stop = plan.stop
     if stop is not None and program.updates <= stop.step < until:
@@ -147,7 +145,6 @@ def _trained(plan: FaultPlan, program: ChangedProgram, rows: Rows, seed: int, fa
     truth = {
         "fault": fault,
         "seed": seed,
-        "code": trains(),
         "steps": plan.steps,
         "at": plan.at,
         "onset_step": onset,
@@ -159,8 +156,11 @@ def _trained(plan: FaultPlan, program: ChangedProgram, rows: Rows, seed: int, fa
     return Trained(plan.config, program.loader.tokenizer.pieces, rows, truth)
 
 
-def write(run: Trained, family: Family, out: Path) -> None:
-    """Record `run` in the folder `out` as the family logs it, and its truth beside it, in `<out>.truth.json`, last."""
+def write(run: Trained, family: Family, out: Path, code: str) -> None:
+    """Record `run` in the folder `out` as the family logs it. Its truth is written beside it at the end, with the hash
+    of the `code` that trained it."""
+    truth = truth_file(out)
+    truth.unlink(missing_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     manifest: dict[str, Any] = {
@@ -190,7 +190,7 @@ def write(run: Trained, family: Family, out: Path) -> None:
                     recorder.log(step, metrics)
             if number + 1 < len(run.rows.attempts):
                 recorder.close()  # as if it was killed: no event says how it ended
-    out.with_name(f"{out.name}.truth.json").write_text(json.dumps(run.truth, indent=2) + "\n")
+    truth.write_text(json.dumps({**run.truth, "code": code}, indent=2) + "\n")
 
 
 def folder(runs: Path, family: str, fault: str, seed: int) -> Path:
@@ -198,26 +198,28 @@ def folder(runs: Path, family: str, fault: str, seed: int) -> Path:
     return runs / family / f"{fault}-{seed}"
 
 
-@cache
-def trains() -> str:
-    """The hash of the code that trains: the numbers of a run are a function of it and the seed."""
-    own = ("families.py", "programs.py", "training.py")
-    return code_hash(("lab", "training_loop.py", *(f"../benchmarks/changed/{name}" for name in own)))
+def truth_file(path: Path) -> Path:
+    """The file beside the run `path` that says what is true of it."""
+    return path.with_name(f"{path.name}.truth.json")
 
 
-def ensure_trained(runs: Path, training: str, seed: int, faults: Sequence[str]) -> None:
-    """Train and write what is missing of a seed, for all families that log this training."""
+def read_truth(path: Path) -> dict[str, Any]:
+    """What is true of the run `path`."""
+    return json.loads(truth_file(path).read_text())
+
+
+def ensure_trained(runs: Path, training: str, seed: int, faults: Sequence[str], code: str) -> None:
+    """Train and write what is missing of a seed, or was trained by other code, for all families that log `training`."""
     families = {name: family for name, family in FAMILIES.items() if family.training == training}
 
-    code = trains()
-
     def missing(fault: str) -> bool:
-        truths = [folder(runs, name, fault, seed).with_name(f"{fault}-{seed}.truth.json") for name in families]
-        return not all(truth.exists() and json.loads(truth.read_text()).get("code") == code for truth in truths)
+        paths = [folder(runs, name, fault, seed) for name in families]
+        return not all(truth_file(path).exists() and read_truth(path).get("code") == code for path in paths)
 
-    wanted = [fault for fault in faults if fault != CLEAN and missing(fault)]
-    if not wanted and not missing(CLEAN):
+    wanted = [fault for fault in faults if missing(fault)]
+    if not wanted:
         return
-    for run in train(training, seed, wanted):
-        for name, family in families.items():
-            write(run, family, folder(runs, name, run.truth["fault"], seed))
+    for run in train(training, seed, [fault for fault in wanted if fault != CLEAN]):
+        if run.truth["fault"] in wanted:
+            for name, family in families.items():
+                write(run, family, folder(runs, name, run.truth["fault"], seed), code)

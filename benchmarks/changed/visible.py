@@ -5,6 +5,7 @@ Pure functions on arrays. A fault that no column shows cannot be asked of a diag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -55,12 +56,11 @@ def shows(run: Floats, twin: Floats, clean: Floats) -> NDArray[np.bool_]:
 
 
 def spread(clean: Floats) -> Floats:
-    """Robust sigma between clean runs in each row, float[n] from float[seeds, n]: of their distances from the median
-    over the seeds, pooled over the rows around. The distances are of a median that they helped to set, which takes a
-    share of 1/seeds out of their variance: it is put back."""
-    center = np.median(clean, axis=0)
-    seeds = clean.shape[0]
-    return SIGMA_PER_MAD * _pooled(np.abs(clean - center)) * (seeds / max(1, seeds - 1)) ** 0.5
+    """Robust sigma between clean runs in each row, float[n] from float[seeds, n] with at least two seeds: 1.4826 times
+    the median distance of two seeds, over √2, pooled over the rows around. Distances of pairs need no center, which
+    few seeds would pull towards themselves (Rousseeuw & Croux 1993)."""
+    one, other = np.triu_indices(clean.shape[0], 1)
+    return SIGMA_PER_MAD / math.sqrt(2) * _pooled(np.abs(clean[one] - clean[other]))
 
 
 def visible(
