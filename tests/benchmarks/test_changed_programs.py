@@ -15,6 +15,7 @@ from benchmarks.changed import judge, training
 from benchmarks.changed.families import FAMILIES, TRAININGS, Family, Training
 from benchmarks.changed.programs import MixedLoader, build_changed
 from benchmarks.changed.training import CLEAN, Rows, plan_of, read_truth, train, write
+from postmortem.lab import list_faults
 from postmortem.lab.data import Loader
 from postmortem.panels import panels
 from postmortem.run.columns import CLOCKS
@@ -100,6 +101,31 @@ def test_a_fault_that_branches_off_its_twin_is_the_run_from_step_zero(
     at = faulty.truth["at"]
     assert written(faulty.rows.until(at)) == written(clean.rows.until(at))
     assert written(faulty.rows) != written(clean.rows)
+
+
+@pytest.mark.parametrize("fault", sorted(set(list_faults()) - {CLEAN}))
+def test_besides_its_fault_a_run_is_its_twin(fault: str) -> None:
+    stops = 0
+    for seed in range(20):
+        clean, faulty = (plan_of(TRAININGS["adamw"], seed, name) for name in (CLEAN, fault))
+        ordinary = [[s for s in plan.config["data"]["streams"] if s["recipe"] == "a"] for plan in (clean, faulty)]
+        assert faulty.at == clean.at and ordinary[0] == ordinary[1]
+        stops += clean.stop is not None
+        if fault != "optimizer_reset":
+            assert faulty.stop == clean.stop
+        for stream in ordinary[0]:
+            assert not clean.at - 60 < stream["first"] + stream["batches"] < clean.at + 100
+    assert 0 < stops < 20
+
+
+def test_only_the_log_of_a_logging_artifact_differs_from_its_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRAININGS, "small", small("sgd"))
+    clean, faulty = train("small", SEED, ["logging_artifact"])
+    rows = [[row for _, _, row in run.rows.attempts[0]] for run in (clean, faulty)]
+    differ = [step for step, (a, b) in enumerate(zip(*rows, strict=True)) if a != b]
+    onset, count = faulty.truth["onset_step"], faulty.truth["parameters"]["rows"]
+    assert differ == list(range(onset, onset + count))
+    assert all({**rows[0][step], "loss": 0.0} == {**rows[1][step], "loss": 0.0} for step in differ)
 
 
 def test_a_family_is_written_as_it_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
