@@ -137,6 +137,10 @@ bench: .venv/bench ## Measure drafting and detection, and update docs/benchmarks
 lab-bench: .venv/test ## Fault bench on fresh lab seeds: resumable, slow (an hour or more)
 	@$(PY) benchmarks/lab_faults.py --write
 
+.PHONY: changed-bench
+changed-bench: .venv/test ## Fault bench on programs that differ from the lab's: resumable, slow (40 minutes)
+	@$(PY) benchmarks/changed_programs.py --write
+
 .PHONY: prove-bench
 prove-bench: .venv/test ## Prove causes on fresh lab seeds: resumable, slow (up to two hours)
 	@$(PY) benchmarks/prove_faults.py --write

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, fields
@@ -77,18 +78,27 @@ class Results(Generic[R]):
         title: str,
         pool: Callable[[int], Executor] = ThreadPoolExecutor,
     ) -> dict[Key, R]:
-        """All rows of `code`: the kept rows, and the missing ones of `keys`, made by `make(fault, seed, code)`. Every
-        new row is saved at once, so that the bench can be interrupted and resumed.
+        """All rows of `code`: the kept rows, and the missing ones of `keys`, made by `make(fault, seed, code)`. New
+        rows are saved at once, or within a second of the last save, so that the bench can be interrupted and resumed.
         """
         rows = self.load(code)
         missing = [key for key in keys if key not in rows]
         say(f"{len(rows)} rows kept for this code ({code}), {len(missing)} to make")
 
-        def keep(key: Key, row: R) -> None:
-            rows[key] = row
-            self.save(list(rows.values()))
+        saved_at = 0.0
 
-        work(partial(_make, make, code), missing, keep, jobs=jobs, title=title, pool=pool)
+        def keep(key: Key, row: R) -> None:
+            nonlocal saved_at
+            rows[key] = row
+            if time.monotonic() - saved_at >= 1.0:
+                self.save(list(rows.values()))
+                saved_at = time.monotonic()
+
+        try:
+            work(partial(_make, make, code), missing, keep, jobs=jobs, title=title, pool=pool)
+        finally:
+            if missing:
+                self.save(list(rows.values()))
         return rows
 
 

@@ -1,6 +1,6 @@
 """The bench of changed programs: the lab's faults in programs that the rules have not seen.
 
-Six families: other optimizers, other logging, other data. Each seed is trained once per training, the clean twin
+The families have other optimizers, other logging, other data. Each seed is trained once per training, the clean twin
 included, and logged as each family logs it. A fault counts only where it is *visible*: where a measured column leaves
 that of the clean twin (`changed/visible.py`). Drafting is in process, without pictures.
 
@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from _measure import machine, publish, say
@@ -143,7 +144,8 @@ def main() -> None:
     families = arguments.family or list(FAMILIES)
     faults = arguments.fault or list(FAULTS)
     runs = arguments.runs or RUNS / "changed"
-    pool = partial(ProcessPoolExecutor, initializer=_one_thread)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which import numpy and torch only after this
+    pool = partial(ProcessPoolExecutor, mp_context=get_context("spawn"))
     trainings = [name for name in TRAININGS if any(FAMILIES[family].training == name for family in families)]
     code = code_hash(TRAINS)
     work(
@@ -185,10 +187,6 @@ def _train(runs: Path, faults: Sequence[str], code: str, key: Key) -> float:
     started = time.process_time()
     ensure_trained(runs, *key, faults, code)
     return time.process_time() - started
-
-
-def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 if __name__ == "__main__":

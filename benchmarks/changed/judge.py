@@ -174,7 +174,7 @@ def show(runs: Path, clean_seeds: tuple[int, ...], key: str, seed: int, code: st
 
 @cache
 def numbers(path: Path) -> Mapping[str, Floats]:
-    """The measured columns of a run, float[n] each, and their `step`; NaN where a row has no finite value."""
+    """The columns that a run measured in each of its rows, float[n] each, and the rows' `step`."""
     run = open_run(path)
     wide = {name: series for name in run.columns if not is_clock(name) and (series := run.series(name)) is not None}
     columns: dict[str, Floats] = {"step": run.row_steps.astype(float)}
@@ -182,6 +182,6 @@ def numbers(path: Path) -> Mapping[str, Floats]:
 
 
 def _at(steps: Floats, columns: Mapping[str, Floats]) -> dict[str, Floats]:
-    """The rows of `columns` at `steps`; a row that is not there is not finite."""
+    """The rows of `columns` at `steps`, which are among theirs."""
     places = np.searchsorted(columns["step"], steps)
     return {name: values[places] for name, values in columns.items() if name != "step"}

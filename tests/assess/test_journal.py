@@ -102,7 +102,9 @@ def test_an_event_is_told(name: str, tmp_path: Path) -> None:
     ids=["no keys", "no step", "other types"],
 )
 @pytest.mark.parametrize("rows", [spike, rolled_back])
-def test_events_without_their_keys_break_nothing(keys: dict[str, Any], rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_events_without_their_keys_break_nothing(
+    keys: dict[str, Any], rows: Callable[..., Path], tmp_path: Path
+) -> None:
     """All events in one journal, and each after another one."""
     names = list(EVENTS)
     for folder, part in (("all", names), ("even", names[::2]), ("odd", names[1::2])):
