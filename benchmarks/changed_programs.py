@@ -140,6 +140,8 @@ def main() -> None:
     parser.add_argument("--columns-seeds", type=int, default=2, help="seeds drafted with fewer columns (default 2)")
     parser.add_argument("--runs", type=Path, help="where the runs are, or are trained")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds: what is visible is judged by how far clean runs of several seeds are apart")
     seeds = tuple(range(arguments.first_seed, arguments.first_seed + arguments.seeds))
     families = arguments.family or list(FAMILIES)
     faults = arguments.fault or list(FAULTS)

@@ -59,8 +59,8 @@ def spread(clean: Floats) -> Floats:
     """Robust sigma between clean runs in each row, float[n] from float[seeds, n] with at least two seeds: 1.4826 times
     the median distance of two seeds, over √2, pooled over the rows around. Distances of pairs need no center, which
     few seeds would pull towards themselves (Rousseeuw & Croux 1993)."""
-    one, other = np.triu_indices(clean.shape[0], 1)
-    return SIGMA_PER_MAD / math.sqrt(2) * _pooled(np.abs(clean[one] - clean[other]))
+    first, second = np.triu_indices(clean.shape[0], 1)
+    return SIGMA_PER_MAD / math.sqrt(2) * _pooled(np.abs(clean[first] - clean[second]))
 
 
 def visible(
