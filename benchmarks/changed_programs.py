@@ -77,7 +77,7 @@ def column_table(rows: Sequence[Row], shown: Mapping[Key, Shown]) -> str:
     seeds = {row.seed for row in rows if row.columns == FEW}
     considered = [row for row in rows if row.seed in seeds and row.cause != CLEAN and is_visible(row, shown)]
     right = Counter(row.columns for row in considered if row.right)
-    sure = Counter(row.columns for row in considered if row.wrong_and_sure)
+    sure = Counter(row.columns for row in considered if row.sure and not row.right)
 
     def cell(columns: str) -> str:
         return f"{right[columns]} ({sure[columns]})"
@@ -115,7 +115,7 @@ def _line(title: str, rows: Sequence[Row], shown: Mapping[Key, Shown]) -> str:
         _share(sum(row.right for row in seen), len(seen)),
         sum(row.rank is not None and row.rank <= 3 for row in seen),
         sum(row.abstained for row in seen),
-        sum(row.wrong_and_sure for row in rows),
+        sum(row.sure and not row.right for row in rows),
         f"{sum(not row.right for row in clean)} of {len(clean)}",
         ", ".join(f"{cause} {count}" for cause, count in wrong.most_common(6)) or "–",
     ]

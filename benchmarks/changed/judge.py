@@ -48,6 +48,7 @@ class Row:
     verdict: str
     incidents: int
     found: bool  # an incident begins where the fault does; for a fault without such a step: there is an incident
+    abstained: bool
     top_cause: str | None  # this field and the ones below are None if no incident was found
     top_probability: float | None
     rank: int | None  # of the true cause, from 1
@@ -72,12 +73,9 @@ class Row:
         return self.incidents == 0 if self.cause == CLEAN else self.rank == 1
 
     @property
-    def abstained(self) -> bool:
-        return self.verdict == "undecided" or self.top_cause == "unknown"
-
-    @property
-    def wrong_and_sure(self) -> bool:
-        return not self.right and not self.abstained and (self.top_probability or 0.0) >= SURE
+    def sure(self) -> bool:
+        """A cause is named, with a high probability."""
+        return not self.abstained and (self.top_probability or 0.0) >= SURE
 
 
 def columns_of(columns: str) -> Callable[[str], bool]:
@@ -141,6 +139,7 @@ def draft(runs: Path, key: str, seed: int, code: str) -> Row:
         verdict=worst.verdict if worst else diagnosis.verdict,
         incidents=len(diagnosis.incidents),
         found=any(begins_at(i.onset_interval, i.onset_step, onset) for i in diagnosis.incidents),
+        abstained=top == "unknown" or (worst is not None and worst.verdict == "undecided"),
         top_cause=top,
         top_probability=causes[top] if top else None,
         rank=list(causes).index(fault) + 1 if fault in causes else None,

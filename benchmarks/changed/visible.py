@@ -56,9 +56,11 @@ def shows(run: Floats, twin: Floats, clean: Floats) -> NDArray[np.bool_]:
 
 
 def spread(clean: Floats) -> Floats:
-    """Robust sigma between clean runs in each row, float[n] from float[seeds, n] with at least two seeds: 1.4826 times
-    the median distance of two seeds, over √2, pooled over the rows around. Distances of pairs need no center, which
-    few seeds would pull towards themselves (Rousseeuw & Croux 1993)."""
+    """Robust sigma between clean runs in each row, float[n] from float[seeds, n] with at least two seeds.
+
+    It is the median distance of two seeds, pooled over the rows around, made a standard deviation and divided by √2.
+    Distances of pairs need no center, which few seeds would pull towards themselves (Rousseeuw & Croux 1993).
+    """
     first, second = np.triu_indices(clean.shape[0], 1)
     return SIGMA_PER_MAD / math.sqrt(2) * _pooled(np.abs(clean[first] - clean[second]))
 
