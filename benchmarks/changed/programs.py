@@ -68,9 +68,10 @@ class ChangedProgram(LabProgram):
         self._arena.flat.sub_(rate * self._m)
 
     def _lion(self, rate: float) -> None:
-        """Lion (arXiv 2302.06675) without weight decay: each parameter moves by ± rate, so the update RMS is 1."""
-        update = (0.9 * self._m + 0.1 * self._arena.grad).sign_()
-        self._arena.flat.sub_(rate * update)
+        """Lion (arXiv 2302.06675) without weight decay: each parameter moves by ± rate, so the update RMS is 1. A NaN
+        stays one, as in Optax; torch.sign would make it 0, and freeze the parameter instead of destroying it."""
+        update = 0.9 * self._m + 0.1 * self._arena.grad
+        self._arena.flat.sub_(rate * torch.where(update.isnan(), update, update.sign()))
         self._m.mul_(0.99).add_(0.01 * self._arena.grad)
 
 

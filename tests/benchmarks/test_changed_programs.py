@@ -68,6 +68,13 @@ def test_the_update_rms_of_lion_is_constant_and_only_adam_has_second_moments() -
     assert "adam_v_norm" in rows_of("adamw")[0]
 
 
+def test_lion_writes_a_nan_into_its_parameter() -> None:
+    program = build_changed(plan_of(small("lion"), SEED, CLEAN).config)
+    program._arena.grad[3] = float("nan")
+    program._lion(0.1)
+    assert program._arena.flat.isnan().nonzero().flatten().tolist() == [3]
+
+
 def test_the_ramp_is_the_weight_of_the_loss_and_all_tokens_begin_at_ln_v() -> None:
     changes = TRAININGS["ramped"].changes
     assert changes["optimizer.ramp"] <= 0.15 * TRAININGS["ramped"].steps
