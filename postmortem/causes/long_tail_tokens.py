@@ -62,7 +62,7 @@ CAUSE = Cause(
     prior=-2.5,
     weights={
         "data.concentrated_token": 2.5,
-        "data.excess_tokens": 2.5,
+        "data.excess_tokens": 3.0,  # as much as a count of rare tokens: it is one
         "data.unlikely": -3.0,
         "data.likely": -1.0,
         "activations.nonfinite": -2.0,

@@ -160,7 +160,8 @@ def _composition(case: Case) -> list[Observation]:
     if concentrated is not None and concentrated.moved and likelihood is not None:
         # The same tokens are not counted twice: what is measured of all tokens goes before what is of one.
         likelihood, concentrated = (likelihood, None) if likelihood.moved else (None, concentrated)
-    if rare is not None and (rare.moved if unlikely else concentrated is not None and concentrated.moved):
+    dense = any(o is not None and o.moved for o in (likelihood, concentrated))
+    if rare is not None and (rare.moved if unlikely else dense and not rare.moved):
         rare = replace(rare, slug="data.rare_tokens_unclear")
     ngrams = count_observation(case, "repeated_ngram_tokens", "data.ngrams")
     return [*repeats, *(o for o in (likelihood, concentrated, rare, ngrams) if o is not None)]
