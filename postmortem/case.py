@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
 import numpy as np
 
 from postmortem.checkpoint.health import Health, health_in
+from postmortem.departure import Departure, beside_others, measure_departure
 from postmortem.detectors import DetectedIncident, Finding
 from postmortem.diagnosis import Figure
 from postmortem.run import Checkpoint, LabelSeries, Run
@@ -19,20 +19,16 @@ from postmortem.run.response import Response, response
 from postmortem.run.timeline import Timeline, TimelineEvent
 from postmortem.series import Series
 from postmortem.shown import NOTHING
-from postmortem.stats import EMA_ROWS, Level, noise_sigma, recent_level, robust_sigma, rounding_sigma
+from postmortem.stats import EMA_ROWS, Level, recent_level
 from postmortem.text import plain
 
 BASELINE_ROWS = 100  # rows of a baseline: enough for a robust sigma, few enough to be local
 MIN_BASELINE_ROWS = 5  # fewer say nothing about noise
 MIN_CLEAN_ROWS = 20  # rows since an earlier incident that are enough for a baseline
 SPARSE_BASELINE_ROWS = 20  # rows of the baseline of a column that is logged too seldom for the usual one
-RELATIVE_FLOOR = 0.01  # the least scale of a column that hardly varies: 1 % of its level
-MOVED_Z = 6.0  # robust z from which a column has moved
-MOVED_BEYOND = 1.5  # and the least multiple of the largest departure in the baseline
-SEVERAL = 3.0  # a multiple of the baseline that is never called flat, however noisy the baseline is
 RESUME_ROWS = 10  # rows before the onset in which a resume may matter
 AFTER_ROWS = 200  # rows after an incident in which what was done about it, and whether that worked, is looked for
-TINY = 1e-300  # instead of 0 in a logarithm or a quotient
+RANK_LOSS = "loss/rank"  # what the columns of one rank's loss begin with
 FAR_PEAK_ROWS = 20  # a peak further from the onset is a consequence, not the batch
 
 
@@ -59,42 +55,6 @@ class Observation:
         """
         value = self.figures[key]
         return float("nan") if value is None else float(value)
-
-
-@dataclass(frozen=True)
-class Departure:
-    """The largest departure of a column from its own baseline within the incident's span.
-
-    `z` is the robust z-score (signed; on the logarithm where the column is positive), `ratio` is value ÷ baseline (NaN
-    where the baseline is not clearly positive), `first_step` the first row beyond MOVED_Z in the same direction,
-    `lowest` and `highest` the extremes of the baseline.
-    """
-
-    column: str
-    value: float
-    step: int
-    baseline: float
-    z: float
-    ratio: float
-    first_step: int
-    beyond: float  # |departure| ÷ the largest departure within the baseline, same scale
-    lowest: float
-    highest: float
-
-    @property
-    def moved(self) -> bool:
-        """Whether it is far outside the noise, and larger than every departure in the baseline itself."""
-        return abs(self.z) >= MOVED_Z and self.beyond >= MOVED_BEYOND
-
-    @property
-    def several(self) -> bool:
-        """Whether it is several times its baseline, or one several times as small; six sigmas where no ratio tells."""
-        return abs(self.z) >= MOVED_Z if math.isnan(self.ratio) else not 1 / SEVERAL < self.ratio < SEVERAL
-
-    @property
-    def flat(self) -> bool:
-        """Whether the column stood still. A large departure from a noisy baseline is neither flat nor moved."""
-        return not self.moved and not self.several
 
 
 @dataclass(frozen=True)
@@ -227,18 +187,16 @@ class Case:
     def baseline(self, name: str) -> Series | None:
         """Finite rows of `name` before the onset (up to BASELINE_ROWS); None where fewer than MIN_BASELINE_ROWS."""
         series = self.series(name)
-        if series is None:
-            return None
+        return None if series is None else self._rows_before(series)
+
+    def _rows_before(self, series: Series) -> Series | None:
         before = series.window(self.baseline_start, self.onset - self.row_step)
         if len(before) < MIN_BASELINE_ROWS:  # a sparse column: take the last rows, however old
             end = int(np.searchsorted(series.step, self.onset))
-            before = Series(
-                name,
-                series.step[max(0, end - SPARSE_BASELINE_ROWS) : end],
-                series.value[max(0, end - SPARSE_BASELINE_ROWS) : end],
-            )
+            rows = slice(max(0, end - SPARSE_BASELINE_ROWS), end)
+            before = Series(series.name, series.step[rows], series.value[rows])
         keep = np.isfinite(before.value)
-        before = Series(name, before.step[keep], before.value[keep])
+        before = Series(series.name, before.step[keep], before.value[keep])
         return before if len(before) >= MIN_BASELINE_ROWS else None
 
     def level(self, name: str) -> float | None:
@@ -249,44 +207,20 @@ class Case:
     def departure(self, name: str, span: tuple[int, int] | None = None, sign: int = 0) -> Departure | None:
         """The largest departure of `name` in `span` (default: `span_of` it); with `sign` ±1, upward or downward only.
 
-        A non-finite value is an infinite departure. None where the column or its baseline is missing.
+        The loss of one rank is measured beside those of the others: they fall and waver together. A non-finite value is
+        an infinite departure. None where the column or its baseline is missing.
         """
-        series, before = self.series(name), self.baseline(name)
-        inside = None if series is None else series.window(*(span or self.span_of(name)))
-        if before is None or inside is None or not len(inside):
+        series = self.series(name)
+        others = [s for n in self.family(RANK_LOSS) if n != name and (s := self.series(n)) is not None]
+        beside = series is not None and name.startswith(RANK_LOSS) and len(others) > 0
+        measured = beside_others(series, others) if series is not None and beside else series
+        before = None if measured is None else self._rows_before(measured)
+        inside = None if measured is None else measured.window(*(span or self.span_of(name)))
+        if series is None or before is None or inside is None or not len(inside):
             return None
-        level = float(np.median(before.value))
-        last_place = rounding_sigma(np.concatenate((before.value, inside.value[np.isfinite(inside.value)])))
-        positive = bool((before.value > 0).all()) and level > last_place
-        has_ratio = positive or (bool((before.value >= 0).all()) and level > max(noise_sigma(before.value), last_place))
-
-        def scaled(values: np.ndarray) -> np.ndarray:
-            return np.log(np.maximum(values, TINY)) if positive else values
-
-        center = float(np.median(scaled(before.value)))
-        residual = scaled(before.value) - center
-        floor = RELATIVE_FLOOR if positive else RELATIVE_FLOOR * max(abs(center), float(np.abs(residual).max()), TINY)
-        scale = max(robust_sigma(residual, 0.0), floor, last_place / level if positive else last_place)
-        with np.errstate(invalid="ignore"):
-            z = (scaled(inside.value) - center) / scale
-        z = np.where(np.isfinite(inside.value), z, np.inf * (sign or 1))
-        worst = int(np.argmax(np.abs(z) if sign == 0 else sign * z))
-        same_way = np.sign(z) == np.sign(z[worst])
-        first = int(np.argmax(same_way & (np.abs(z) >= min(MOVED_Z, abs(z[worst])))))
-        widest = max(float(np.abs(residual).max()), scale)
-        agrees = sign == 0 or sign * float(z[worst]) > 0  # else nothing departed in the direction of `sign`
-        return Departure(
-            name,
-            float(inside.value[worst]),
-            int(inside.step[worst]),
-            level,
-            float(z[worst]),
-            float(inside.value[worst]) / level if has_ratio and inside.value[worst] >= 0 else float("nan"),
-            int(inside.step[first]),
-            abs(float(z[worst])) * scale / widest if agrees else 0.0,
-            float(before.value.min()),
-            float(before.value.max()),
-        )
+        d = measure_departure(before, inside, sign)
+        value = series.at(d.step)
+        return d if not beside or value is None else replace(d, value=value, baseline=value / d.ratio)
 
     @cached_property
     def timeline(self) -> Timeline:

@@ -30,6 +30,43 @@ def noise_sigma(values: NDArray[np.floating]) -> float:
     return SIGMA_PER_MAD * float(np.median(np.abs(np.diff(values)))) / math.sqrt(2)
 
 
+TREND_ROWS = 48
+"""Rows that tell where a column is and where it goes: few enough to follow a falling loss closely."""
+
+
+def expected(values: NDArray[np.floating], sigma: float) -> tuple[float, float]:
+    """(lowest, highest) value that finite `values`, float[n] with n ≥ 1 and noise of `sigma`, let expect next.
+
+    Their median, where the later half of the last rows is where the earlier half was, within three standard errors.
+    Else what lies between the median of the later half and that median once more as far from the earlier one: a rise
+    that goes on evenly is at half of that, one that slows down, as all that begins does, below; none goes further."""
+    recent = values[-TREND_ROWS:]
+    earlier, later = np.split(recent, [recent.size // 2])
+    if earlier.size:
+        level = float(np.median(later))
+        rise = level - float(np.median(earlier))
+        if abs(rise) > 3 * MEDIAN_ERROR * sigma * math.sqrt(1 / earlier.size + 1 / later.size):
+            return level + min(rise, 0.0), level + max(rise, 0.0)
+    middle = float(np.median(values))
+    return middle, middle
+
+
+def detrended(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Finite `values`, float[n], less their trend: of each stretch of about half of `TREND_ROWS`, the line through the
+    medians of its halves."""
+    stretches = np.array_split(values, max(values.size // (TREND_ROWS // 2), 1))
+    return np.concatenate([_about_line(stretch) for stretch in stretches])
+
+
+def _about_line(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    if values.size < 4:
+        return values - np.median(values)
+    half = values.size // 2
+    slope = (np.median(values[-half:]) - np.median(values[:half])) / (values.size - half)
+    residual = values - slope * np.arange(values.size)
+    return residual - np.median(residual)
+
+
 EMA_ROWS = 50
 """Rows of the exponential moving average that tells the level of a column; its weights fall by 2 / (rows + 1) a row."""
 
