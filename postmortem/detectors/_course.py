@@ -15,7 +15,11 @@ from postmortem.stats import MEDIAN_ERROR
 Values = NDArray[np.float64]
 
 HORIZON_ROWS = 1_000
-"""Rows for which an excursion is followed; tr1-13B took about 500 iterations to come back."""
+"""Rows for which an excursion of a loss is followed; tr1-13B took about 500 iterations to come back."""
+
+SYMPTOM_HORIZON_ROWS = 200
+"""Rows for which one of another column is followed. Only a loss has a level to come back to: gradient norms, updates
+and the worst token follow rate, schedule and what was learned, and a level that held for so long is the new one."""
 
 BAND_SIGMAS = 2.5
 """Half the width of the band, in robust sigmas, in which a row counts as back: 99 % of Gaussian noise is inside."""
@@ -50,8 +54,9 @@ class Course:
     """What became of an excursion.
 
     Rows are counted from the onset; `level` is in units of y; `end` is the first row after the excursion. `abrupt`: it
-    rose at once. `decays`: it came down, or is coming down. Once `shape_rows` rows or more from the onset on are known,
-    further rows change neither peak, recovery nor `end`; with `level_rows`, they change nothing at all."""
+    rose at once. `decays`: it came down, or is coming down. `returned`: it was back in the band of its baseline. Once
+    `shape_rows` rows or more from the onset on are known, further rows change neither peak, recovery nor `end`; with
+    `level_rows`, they change nothing at all."""
 
     peak: int
     recovery: int | None
@@ -60,26 +65,28 @@ class Course:
     abrupt: bool
     decays: bool
     end: int
-    shape_rows: int = HORIZON_ROWS + 1
-    level_rows: int = HORIZON_ROWS + 1
+    shape_rows: int
+    level_rows: int
+    returned: bool = False
 
 
-def trace_course(y: Values, center: float, scale: float, unit: float) -> Course:
-    """Follow the rows from the onset on, y float64[n] with y[0] the onset, against the level and noise before it.
+def trace_course(y: Values, center: float, scale: float, unit: float, horizon: int = HORIZON_ROWS) -> Course:
+    """Follow up to `horizon` rows from the onset on, y float64[n] with y[0] the onset, against the level and noise
+    before it.
 
     `center` and `scale` (robust sigma) are in units of y; `unit` is the size of one floor unit in y.
 
     Recovered: back in the band of 2.5 sigma, and it stays there without a shift beyond noise. Lingering: settled at a
-    higher level. Diverged: a rise by half or more that never came down. Unresolved: the log ends within SETTLE_ROWS of
-    the peak, before the column is back, and was not up by half for as many rows either: what still rises after them
-    needs no later peak to be called diverged.
+    higher level. Diverged: a rise by half or more that never came down, where the horizon is that of a loss.
+    Unresolved: the log ends within SETTLE_ROWS of the peak, before the column is back, and was not up by half for as
+    many rows either: what still rises after them needs no later peak to be called diverged.
     """
-    rows = y[:HORIZON_ROWS]
+    rows = y[:horizon]
     band = BAND_SIGMAS * scale
     soon, later = forward_median(rows, SOON_ROWS), forward_median(rows, _LATER_ROWS)
     back = (rows <= center + band) & (soon <= center + band)
     back[0] = False
-    if y.size <= HORIZON_ROWS:
+    if y.size <= horizon:
         back[-2:] = False
     returns = np.flatnonzero(back)
     if returns.size:
@@ -87,22 +94,22 @@ def trace_course(y: Values, center: float, scale: float, unit: float) -> Course:
         peak = int(np.argmax(rows[:recovery]))
         level, lingers = _level_after(y, recovery, center, scale, unit)
         outcome = LINGERING if lingers else RECOVERED
-        shape = recovery + SOON_ROWS if recovery + SOON_ROWS <= HORIZON_ROWS else HORIZON_ROWS + 1
+        shape = recovery + SOON_ROWS if recovery + SOON_ROWS <= horizon else horizon + 1
         known = max(shape, recovery + 3 * SETTLE_ROWS)
-        return Course(peak, recovery, level, outcome, _abrupt(rows, peak, center), True, recovery, shape, known)
+        return Course(peak, recovery, level, outcome, _abrupt(rows, peak, center), True, recovery, shape, known, True)
     top = float(rows.max())
     first_top = int(np.argmax(rows >= top - _PEAK_SIGMAS * scale))
-    log_ends = y.size <= HORIZON_ROWS
+    log_ends, final = y.size <= horizon, horizon + 1
     level = float(np.median(rows[-max(10, rows.size // 4) :]))
     decays = level - center < _DECAY_SHARE * (top - _PEAK_SIGMAS * scale - center)
     low = np.flatnonzero(soon - center < _LARGE_LOG * unit)
     rows_up = rows.size - 1 - (int(low[-1]) if low.size else -1)
     if log_ends and rows.size - 1 - first_top < SETTLE_ROWS and (decays or rows_up < SETTLE_ROWS):
         peak = int(np.argmax(rows))
-        return Course(peak, None, None, UNRESOLVED, _abrupt(rows, peak, center), decays, rows.size)
-    if level - center >= max(_LARGE_LOG * unit, 0.5 * (top - center)):
+        return Course(peak, None, None, UNRESOLVED, _abrupt(rows, peak, center), decays, rows.size, final, final)
+    if horizon == HORIZON_ROWS and level - center >= max(_LARGE_LOG * unit, 0.5 * (top - center)):
         abrupt = _abrupt(rows, first_top, center)
-        return Course(int(np.argmax(rows)), None, level, DIVERGED, abrupt, decays, rows.size)
+        return Course(int(np.argmax(rows)), None, level, DIVERGED, abrupt, decays, rows.size, final, final)
     calm = (np.abs(rows - level) <= band) & (np.abs(soon - level) <= band) & (np.abs(later - level) <= band)
     calm_rows = np.flatnonzero(calm)
     recovery = int(calm_rows[0]) if calm_rows.size else None
@@ -111,7 +118,8 @@ def trace_course(y: Values, center: float, scale: float, unit: float) -> Course:
     if recovery is not None and recovery <= peak:
         recovery = peak + 1 if peak + 1 < rows.size else None
     end = rows.size if recovery is None else recovery
-    return Course(peak, recovery, level, LINGERING, _abrupt(rows, peak, center), decays, max(end, 1))
+    abrupt = _abrupt(rows, peak, center)
+    return Course(peak, recovery, level, LINGERING, abrupt, decays, max(end, 1), final, final)
 
 
 def _level_after(y: Values, recovery: int, center: float, scale: float, unit: float) -> tuple[float | None, bool]:

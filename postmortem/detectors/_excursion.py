@@ -11,10 +11,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.detectors._course import Course, trace_course
-from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, Finding, Telemetry, onset_interval
+from postmortem.detectors._course import HORIZON_ROWS, Course, trace_course
+from postmortem.detectors._model import DIVERGED, LINGERING, UNRESOLVED, Finding, onset_interval
 from postmortem.detectors._rolling import TAIL_BLOCK
 from postmortem.detectors._screen import (
+    CENTER_ROWS,
     MEANT_DIGITS,
     MIN_ROWS,
     MIN_SCALE,
@@ -24,8 +25,8 @@ from postmortem.detectors._screen import (
     ScreenedColumn,
     safe_level,
     screen,
-    screened_column,
 )
+from postmortem.detectors._tail import tail_height
 from postmortem.incident import Kind
 from postmortem.stats import robust_sigma
 
@@ -67,7 +68,8 @@ _BLIP_ROWS = 3
 @dataclass(frozen=True)
 class Excursion:
     """One excursion, in rows of the signal: its onset, the row that gave it away, the row from which it is followed,
-    and its course, counted from the onset. `center` and `scale` (robust sigma) are in units of y."""
+    and its course, counted from the onset, over up to `horizon` rows. `center` and `scale` (robust sigma) are in units
+    of y."""
 
     onset: int
     row: int
@@ -75,6 +77,17 @@ class Excursion:
     center: float
     scale: float
     course: Course
+    horizon: int = HORIZON_ROWS
+    tail: float = 0.0  # the height, in units of y, that noise of single rows may have before it
+
+    def height(self, s: ScreenedColumn) -> float:
+        """The height of its peak, in units of y."""
+        return float(s.y[self.onset + self.course.peak]) - self.center
+
+    def followed_in(self, s: ScreenedColumn) -> Excursion:
+        """The same excursion with its course as the rows of `s` show it."""
+        e = follow_excursion(s, self.onset, self.row, self.follow_from, self.center, self.scale, self.horizon)
+        return replace(self, course=e.course)
 
     def shifted(self, rows: int) -> Excursion:
         """The same excursion after the first `rows` rows of the signal were dropped."""
@@ -82,10 +95,10 @@ class Excursion:
 
 
 def follow_excursion(
-    s: ScreenedColumn, onset: int, row: int, follow_from: int, center: float, scale: float
+    s: ScreenedColumn, onset: int, row: int, follow_from: int, center: float, scale: float, horizon: int = HORIZON_ROWS
 ) -> Excursion:
     """The excursion that began at row `onset`, was noticed at `row`, and is followed from row `follow_from` on."""
-    course = trace_course(s.y[follow_from:], center, scale, s.unit)
+    course = trace_course(s.y[follow_from:], center, scale, s.unit, horizon)
     if (lead := follow_from - onset) > 0:
         rows = s.y[onset : follow_from + course.peak + 1]
         course = replace(
@@ -97,7 +110,7 @@ def follow_excursion(
             shape_rows=course.shape_rows + lead,
             level_rows=course.level_rows + lead,
         )
-    return Excursion(onset, row, follow_from, center, scale, course)
+    return Excursion(onset, row, follow_from, center, scale, course, horizon)
 
 
 class BaselineRows:
@@ -119,7 +132,7 @@ class BaselineRows:
         """Keep an excursion out of later baselines; after a lasting one the baseline begins where it settled."""
         end = e.onset + e.course.end
         self._clean[e.onset : end] = False
-        if e.course.outcome != RECOVERED and e.course.recovery is not None and e.course.level is not None:
+        if e.course.outcome == LINGERING and e.course.level is not None and not e.course.returned:
             shift = e.course.level - e.center
             if shift > _SHIFT_SIGMAS * e.scale:
                 self.since, self.known_scale = end, e.scale
@@ -234,7 +247,9 @@ class ExcursionSearch(BaselineSearch):
         allowed = set(before[-_CREEP_ROWS:].tolist())
         while onset - 1 in allowed and s.y[onset - 1] > creep:
             onset -= 1
-        return follow_excursion(s, onset, row, onset, center, scale)
+        known = s.y[before[before >= min(CENTER_ROWS, row // 2)]]  # the first rows may be anything
+        e = follow_excursion(s, onset, row, onset, center, scale, self.rule.horizon)
+        return replace(e, tail=tail_height(known))
 
 
 class LiveExcursionSearch(ExcursionSearch):
@@ -302,11 +317,13 @@ def _early_jump(s: ScreenedColumn) -> int | None:
     return int(rows[0]) + 1 if rows.size else None
 
 
-def excursion_finding(s: ScreenedColumn, e: Excursion, detector: str, kind: str, opens: bool = True) -> Finding:
+def excursion_finding(
+    s: ScreenedColumn, e: Excursion, detector: str, kind: str, opens: bool = True, brief: bool = False
+) -> Finding:
     """An excursion as a finding: rows become steps, and y the column's own unit."""
     peak = e.onset + e.course.peak
     recovery = None if e.course.recovery is None else int(s.step[e.onset + e.course.recovery])
-    height = float(s.y[peak]) - e.center
+    height = e.height(s)
     baseline = s.to_raw(e.center)
     return Finding(
         detector=detector,
@@ -324,16 +341,8 @@ def excursion_finding(s: ScreenedColumn, e: Excursion, detector: str, kind: str,
         outcome=e.course.outcome,
         figures={"height": height / s.unit, "ratio": float(s.raw[peak]) / baseline if baseline else float("nan")},
         opens=opens,
+        brief=brief,
     )
-
-
-def spike_findings(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -> Iterator[Finding]:
-    """The excursions of one column as findings; from `rule.opening` up they open an incident by themselves."""
-    s = screened_column(t.series(column))
-    if s is None:
-        return
-    for e in excursions(s, rule):
-        yield excursion_finding(s, e, detector, kind, opens=opens_incident(s, e, rule))
 
 
 def stands_out(s: ScreenedColumn, e: Excursion) -> bool:
@@ -343,12 +352,12 @@ def stands_out(s: ScreenedColumn, e: Excursion) -> bool:
     zero must depart for three rows or by ten times what it ever did before, and by more than the log's rounding: policy
     losses are signed averages with heavy tails, in which one row may be at 20 sigmas and two in a row hardly ever are.
     """
-    peak, center = e.onset + e.course.peak, s.to_raw(e.center)
-    if s.smoothed and float(s.y[peak]) - e.center < _SMOOTHED_SIGMAS * max(e.scale, _slow_sigma(s.y[: e.onset])):
+    center = s.to_raw(e.center)
+    if s.smoothed and e.height(s) < _SMOOTHED_SIGMAS * max(e.scale, _slow_sigma(s.y[: e.onset])):
         return False
     if not s.near_zero:
         return True
-    height = float(s.raw[peak]) - center
+    height = float(s.raw[e.onset + e.course.peak]) - center
     earlier = float(np.max(np.abs(s.raw[: e.onset] - center), initial=0.0))
     lasts = e.course.end >= _BLIP_ROWS
     return height >= MEANT_DIGITS * s.last_digit and (lasts or height >= _TAIL_TIMES * earlier)
@@ -365,8 +374,16 @@ def _slow_sigma(past: NDArray[np.float64]) -> float:
 
 
 def opens_incident(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
-    """Whether an excursion is high enough to open an incident by itself."""
-    return float(s.y[e.onset + e.course.peak]) - e.center >= rule.opening * s.unit
+    """Whether an excursion opens an incident by itself: high enough, and no slow rise of a column that wanders."""
+    wandered = rule.wanders and e.course.outcome == LINGERING and not e.course.abrupt
+    return e.height(s) >= rule.opening * s.unit and not wandered
+
+
+def in_tail(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
+    """Whether an excursion is so brief, and so low, that noise with a heavy tail may have made it. In a column that
+    wanders, none makes twice what opens an incident (log units: a gradient norm at 30 times its level)."""
+    sure = rule.wanders and e.height(s) >= 2 * rule.opening * s.unit
+    return e.course.end <= _BLIP_ROWS and e.height(s) < e.tail and not sure
 
 
 def shape_kind(e: Excursion, spike: str, shift: str, drift: str) -> str:

@@ -15,6 +15,13 @@ LEAD_ROWS, CAUSE_LEAD_ROWS = 8, 50
 """Rows by which a symptom may move ahead of the loss (papers report 1 to 8 steps), and a cause (optimizer, schedule,
 data, loss scale: GLM-130B's fell about 30 steps ahead)."""
 
+SYMPTOM_ROWS = 50
+"""Rows of a departure of another column than the loss that may belong to what departs after it: as many as a cause may
+be ahead. It may last to the end of the log, and be no more than what its column does by then."""
+
+TOGETHER_ROWS = 1
+"""Rows between two columns that one batch moves: the loss of its row, or what its update did to the next one."""
+
 _USUAL_ROWS = 48
 """Rows before a repeated batch whose highest loss is still usual."""
 
@@ -40,7 +47,8 @@ class _Group:
         return int(np.searchsorted(self._t.row_steps, step))
 
     def span(self, f: Finding) -> tuple[int, int]:
-        """First and last row (of `row_steps`) that a finding covers; to the end where it never recovers."""
+        """First and last row (of `row_steps`) that a finding covers; to the end where a loss, a cause or a non-finite
+        value never recovers. A symptom covers SYMPTOM_ROWS at most: what departs later departs by itself."""
         lo = self._row(f.onset_step)
         if f.recovery_step is not None:
             hi = self._row(f.recovery_step)
@@ -48,6 +56,8 @@ class _Group:
             hi = self._t.row_steps.size
         else:
             hi = self._row(f.peak_step)
+        if f.role == "symptom" and not is_core(f):
+            hi = min(hi, lo + SYMPTOM_ROWS)
         return lo, max(lo, hi)
 
     def accepts(self, f: Finding) -> bool:
@@ -86,8 +96,19 @@ def group_into_incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[Det
             group.add(f)
     without_loss: list[_Group] = []
     _distribute(rest, without_loss, _Group.accepts, t)
-    opened = [_incident(t, g.findings) for g in (*groups, *without_loss) if any(f.opens for f in g.findings)]
+    opened = [_incident(t, g.findings) for g in (*groups, *without_loss) if _opens(t, g.findings)]
     return tuple(sorted(opened, key=lambda i: (-i.severity, i.onset_step)))
+
+
+def _opens(t: Telemetry, findings: Sequence[Finding]) -> bool:
+    """Whether any of them opens an incident: by itself, or because another column departs in the same row."""
+    opening = [f for f in findings if f.opens]
+    if any(not f.brief for f in opening):
+        return True
+    row = {f.column: int(np.searchsorted(t.row_steps, f.onset_step)) for f in findings}
+    return any(
+        abs(row[f.column] - row[g.column]) <= TOGETHER_ROWS and f.column != g.column for f in opening for g in findings
+    )
 
 
 def _distribute(

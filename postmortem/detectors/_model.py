@@ -55,7 +55,8 @@ class Finding:
     peak (None where it never settles, or the log ends first). `onset_interval` is (last normal logged step, onset_step)
     where the two are more than one step apart. `peak`, `baseline`, `scale` (robust sigma) and `settled` are in the
     column's own units; `score` is the departure in robust sigmas. A finding with `opens` false supports an incident
-    that another finding opened, and is dropped where there is none. `declared` is its kind as the detector declares it,
+    that another finding opened, and is dropped where there is none. One that is `brief` may be a row from a heavy tail:
+    it opens one only where another column departs in the same row. `declared` is its kind as the detector declares it,
     filled in by `Detector.findings`.
     """
 
@@ -75,6 +76,7 @@ class Finding:
     suspected: bool = False
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     opens: bool = True
+    brief: bool = False
     declared: Kind | None = None
 
     @property

@@ -9,9 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from postmortem.detectors._course import HORIZON_ROWS, SYMPTOM_HORIZON_ROWS
 from postmortem.detectors._rolling import CHUNK_ROWS, hop_for, local_noise, trailing_extremes, trailing_quantiles
 from postmortem.series import Series
-from postmortem.stats import rounding
+from postmortem.stats import detrended, rounding
 
 Values = NDArray[np.float64]
 
@@ -72,12 +73,19 @@ class Rule:
 
     A row must be `sigmas` of robust noise above its baseline, and at least `floor` (in log units where the column is
     positive, else a fraction of its median size). From `opening` up (same unit as `floor`), the excursion opens an
-    incident by itself.
+    incident by itself. `wanders`: it may rise by itself, as no loss does: its baseline goes on with a rise, and a level
+    that holds is its new one.
     """
 
     sigmas: float = 7.0
     floor: float = 0.03
     opening: float = 0.0
+    wanders: bool = False
+
+    @property
+    def horizon(self) -> int:
+        """Rows for which an excursion is followed."""
+        return SYMPTOM_HORIZON_ROWS if self.wanders else HORIZON_ROWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +192,7 @@ def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, min_scale
     """Screen finite values y float64[n]. Exact where `hop` is 1; `min_scale` is a sigma known from before these rows.
 
     The noise is read from the lower side only, and from rows against their neighbors as well as against their past:
-    so a spike in the past does not widen it, and a trend does not hide in it.
+    so a spike in the past does not widen it, and a trend does not hide in it. The baseline follows a trend (`_trend`).
     """
     hop = hop_for(y.size) if hop is None else hop
     center = trailing_quantiles(y, CENTER_ROWS, hop, (0.5,), MIN_ROWS)[0]
@@ -199,6 +207,10 @@ def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, min_scale
     low, high = trailing_extremes(noise, TAIL_ROWS, hop)
     sigmas = np.maximum.reduce([np.full_like(scale, rule.sigmas), -_TAIL_FACTOR * low, _UPPER_FACTOR * high])
     limit = np.maximum(np.maximum(sigmas * scale, rule.floor * unit), _short_past_excess(y, hop, scale.size))
+    level, rise = _trend(y, hop)
+    center = np.minimum(center, level)
+    if rule.wanders:
+        center += np.maximum(rise, 0.0)
     return Screen(hop, center, scale, np.where(np.isfinite(limit), limit, np.inf))
 
 
@@ -206,6 +218,32 @@ def rows_of_grid(grid: Values, hop: int, lo: int, hi: int) -> Values:
     """float64[hi - lo]: what a value for every `hop`-th row is in the rows from `lo` to `hi`."""
     first = lo // hop
     return np.repeat(grid[first : -(-hi // hop)], hop)[lo - first * hop : hi - first * hop]
+
+
+def _trend(y: Values, hop: int) -> tuple[Values, Values]:
+    """(the median of the later half of the past of each row, by how much it exceeds that of the earlier half), of the
+    last CENTER_ROWS rows or all there are: float64[ceil(n / hop)] each, in units of y; nan where there is no past.
+
+    The halves are half a past apart, and so is the median of the whole from the row that follows: a column that rises
+    evenly is there by the same rise, and one that falls is at its later half or below. A rise that slows down, as
+    all that begins does, ends below that; it is bounded by what half the past did.
+    """
+    half = CENTER_ROWS // 2
+    rows = np.arange(0, y.size, hop)
+    level = trailing_quantiles(y, half, hop, (0.5,), MIN_ROWS)[0]
+    shift = -(-half // hop)
+    rise = np.full(rows.size, np.nan)
+    rise[shift:] = (level[shift:] - level[:-shift]) * half / (shift * hop)
+    for g in range(*np.searchsorted(rows, (MIN_ROWS, CENTER_ROWS)).tolist()):
+        past = y[: rows[g]]
+        earlier, level[g] = (_middle(part) for part in np.split(past, [past.size // 2]))
+        rise[g] = level[g] - earlier
+    return level, rise
+
+
+def _middle(y: Values) -> float:
+    """The nearest-rank median of float64[n], as `trailing_quantiles` has it."""
+    return float(np.sort(y)[round(0.5 * (y.size - 1))])
 
 
 def _wander_sigma(y: Values, center: Values, hop: int) -> Values:
@@ -226,10 +264,11 @@ def _wander_sigma(y: Values, center: Values, hop: int) -> Values:
 
 def _short_past_excess(y: Values, hop: int, rows: int) -> Values:
     """The excess that a row with fewer than CENTER_ROWS rows of past must have as well: _FEW_RANGES times the range of
-    the MIN_ROWS rows before it. 0 further on."""
+    the MIN_ROWS rows before it about their trend. 0 further on."""
     excess = np.zeros(rows)
-    low, high = trailing_quantiles(y[:CENTER_ROWS], MIN_ROWS, hop, (0.0, 1.0), MIN_ROWS)
-    excess[: low.size] = np.nan_to_num(_FEW_RANGES * (high - low))
+    for g, row in enumerate(range(0, min(y.size, CENTER_ROWS), hop)):
+        if row >= MIN_ROWS:
+            excess[g] = _FEW_RANGES * np.ptp(detrended(y[row - MIN_ROWS : row]))
     return excess
 
 
@@ -241,7 +280,9 @@ def safe_level(y: Values, rule: Rule, unit: float, ahead: int) -> float:
     """
     if y.size + ahead <= MIN_ROWS:
         return math.inf
-    return lowest_center(y, CENTER_ROWS, ahead) + max(rule.sigmas * lowest_scale(y, unit, ahead), rule.floor * unit)
+    past = min(y.size, CENTER_ROWS)
+    center = min(lowest_center(y, window, ahead) for window in (past, past - past // 2))
+    return center + max(rule.sigmas * lowest_scale(y, unit, ahead), rule.floor * unit)
 
 
 def lowest_center(y: Values, window: int, ahead: int) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from postmortem.detectors._column_stream import ColumnStream
-from postmortem.detectors._excursion import LiveExcursionSearch, opens_incident, spike_findings
-from postmortem.detectors._model import Detector
-from postmortem.detectors._screen import Rule
+from postmortem.detectors._excursion import LiveExcursionSearch, excursion_finding, excursions, in_tail, opens_incident
+from postmortem.detectors._model import Detector, Finding, Telemetry
+from postmortem.detectors._screen import Rule, screened_column
 from postmortem.incident import Kind
 
 
@@ -20,14 +21,23 @@ def spike_detector(name: str, column: str, rule: Rule, kind: Kind, *, no_stream:
             name,
             column,
             partial(LiveExcursionSearch, rule),
-            lambda s, e: (kind.slug, opens_incident(s, e, rule)),
+            lambda s, e: (kind.slug, opens_incident(s, e, rule) and not in_tail(s, e, rule)),
             one_kind=True,
         )
 
     return Detector(
         name,
         (kind,),
-        lambda t: spike_findings(t, column, rule, name, kind.slug),
+        lambda t: _findings(t, column, rule, name, kind.slug),
         None if no_stream else stream,
         no_stream,
     )
+
+
+def _findings(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -> Iterator[Finding]:
+    """The excursions of one column as findings; from `rule.opening` up they open an incident by themselves."""
+    s = screened_column(t.series(column))
+    if s is None:
+        return
+    for e in excursions(s, rule):
+        yield excursion_finding(s, e, detector, kind, opens_incident(s, e, rule), in_tail(s, e, rule))

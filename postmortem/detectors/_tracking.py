@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from postmortem.detectors._course import BAND_SIGMAS, HORIZON_ROWS, SOON_ROWS
-from postmortem.detectors._excursion import BaselineRows, Excursion, follow_excursion
+from postmortem.detectors._excursion import BaselineRows, Excursion
 from postmortem.detectors._screen import NOISE_ROWS, ScreenedColumn
 
 _AHEAD_ROWS = 7
@@ -181,7 +181,7 @@ class Tracker:
         for i, o in enumerate(self.open):
             if o.final:
                 continue
-            old, e = o.e, follow_excursion(s, o.e.onset, o.e.row, o.e.follow_from, o.e.center, o.e.scale)
+            old, e = o.e, o.e.followed_in(s)
             o.e = e
             if e.course != old.course:
                 search = o.search.copy()

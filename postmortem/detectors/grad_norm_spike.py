@@ -6,7 +6,7 @@ from postmortem.detectors._screen import Rule
 from postmortem.detectors._spike import spike_detector
 from postmortem.incident import Kind
 
-RULE = Rule(sigmas=7.0, floor=1.1, opening=1.7)
+RULE = Rule(sigmas=7.0, floor=1.1, opening=1.7, wanders=True)
 """Three times the baseline supports an incident, five and a half times opens one: gradient norms are heavy-tailed, and
 one clipped step is no incident."""
 

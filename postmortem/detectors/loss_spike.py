@@ -12,6 +12,7 @@ from postmortem.detectors._excursion import (
     LiveExcursionSearch,
     excursion_finding,
     excursions,
+    in_tail,
     opens_incident,
     shape_kind,
     stands_out,
@@ -42,21 +43,27 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
             if any(span[0] < end and start < span[1] for start, end in spans):
                 continue
             spans.append(span)
-            yield excursion_finding(s, e, "loss_spike", *_judge(s, e))
+            yield excursion_finding(s, e, "loss_spike", *_judge(s, e), in_tail(s, e, RULE))
         log, s = s.log, None  # of a long run, only one scale fits into memory beside the run
         s = screened_column(series, log=False, smoothed=smoothed) if log else None
 
 
 def _judge(s: ScreenedColumn, e: Excursion) -> tuple[str, bool]:
     """Kind, and whether it opens an incident."""
-    sure = float(s.y[e.onset + e.course.peak]) - e.center >= _SURE_SIGMAS * e.scale
+    sure = e.height(s) >= _SURE_SIGMAS * e.scale
     brief = e.course.outcome == RECOVERED and (e.course.recovery or 0) <= _BRIEF_ROWS
     opens = stands_out(s, e) and (not brief or sure or opens_incident(s, e, RULE))
     return shape_kind(e, "loss_spike", "level_shift", "divergence"), opens
 
 
+def _judge_alone(s: ScreenedColumn, e: Excursion) -> tuple[str, bool]:
+    """Kind, and whether it opens an incident without another column."""
+    kind, opens = _judge(s, e)
+    return kind, opens and not in_tail(s, e, RULE)
+
+
 def _stream() -> ColumnStream:
-    return ColumnStream("loss_spike", "loss", partial(LiveExcursionSearch, RULE), _judge, linear=True)
+    return ColumnStream("loss_spike", "loss", partial(LiveExcursionSearch, RULE), _judge_alone, linear=True)
 
 
 DETECTOR = Detector("loss_spike", LOSS_KINDS, _detect, _stream)
