@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.case import Case, Departure
+from postmortem.case import Case
+from postmortem.departure import Departure
 from postmortem.detectors import DIVERGED, UNRESOLVED
 from postmortem.series import Series
 from postmortem.stats import MEDIAN_ERROR, noise_sigma

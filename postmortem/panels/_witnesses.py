@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.case import BASELINE_ROWS, Case, Departure
+from postmortem.case import BASELINE_ROWS, Case
+from postmortem.departure import MOVED_Z, Departure
 from postmortem.panels._measuring import QUANTILES, token_share_of_rise
 
 WITNESSES = ("grad_norm", "update_rms", "param_norm", "adam_m_norm", "max_output_logit")

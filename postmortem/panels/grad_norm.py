@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from postmortem.case import RESUME_ROWS, Case, Departure, Observation
+from postmortem.case import RESUME_ROWS, Case, Observation
+from postmortem.departure import Departure
 from postmortem.panels import Panel
 from postmortem.panels._measuring import (
     departure_figures,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from postmortem.case import Case, Departure, Observation
+from postmortem.case import Case, Observation
+from postmortem.departure import Departure
 from postmortem.panels import Panel
 from postmortem.panels._drawing import COLORS, set_scale
 from postmortem.panels._measuring import (
