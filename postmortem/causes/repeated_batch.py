@@ -41,7 +41,6 @@ CAUSE = Cause(
     prior=-3.0,
     weights={
         "data.repeat": 6.0,
-        "data.samples_again": 3.0,  # the samples come again, in another order than that of an epoch
         "grad_norm.spike": -1.0,
         "loss.drop": 1.5,
         "grad_norm.drop": 1.0,

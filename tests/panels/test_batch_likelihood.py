@@ -165,13 +165,13 @@ def test_samples_that_were_harmless_in_another_epoch_are_no_garbage(tmp_path: Pa
     assert ("data.same_samples_harmless" in {e.observation for e in seen.evidence}) == (elsewhere == 8)
 
 
-def test_samples_that_come_again_in_another_order_are_a_repeated_batch(tmp_path: Path) -> None:
+def test_samples_that_come_again_in_another_order_are_shown(tmp_path: Path) -> None:
     ids = text(64, 8)
     earlier = ids[20 * SAMPLES : 22 * SAMPLES][::2]
     seen = incident(tmp_path, batches(ids, earlier[np.random.default_rng(0).permutation(SAMPLES)]))
     again = next(e for e in seen.evidence if e.observation == "data.samples_again")
     assert "100 % of the samples were in the" in again.text and "batches before, usually 0 %" in again.text
-    assert again.weights["repeated_batch"] > 0
+    assert not again.weights, "it may be the border between two epochs"
 
 
 def test_samples_that_always_come_again_show_nothing(tmp_path: Path) -> None:
