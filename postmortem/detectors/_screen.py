@@ -206,7 +206,8 @@ def screen(y: Values, rule: Rule, unit: float, hop: int | None = None, min_scale
     noise[:CENTER_ROWS] = 0.0
     low, high = trailing_extremes(noise, TAIL_ROWS, hop)
     sigmas = np.maximum.reduce([np.full_like(scale, rule.sigmas), -_TAIL_FACTOR * low, _UPPER_FACTOR * high])
-    limit = np.maximum(np.maximum(sigmas * scale, rule.floor * unit), _short_past_excess(y, hop, scale.size))
+    short_past = _short_past_excess(y, hop, scale.size, rule.wanders)
+    limit = np.maximum(np.maximum(sigmas * scale, rule.floor * unit), short_past)
     level, rise = _trend(y, hop)
     center = np.minimum(center, level)
     if rule.wanders:
@@ -262,13 +263,14 @@ def _wander_sigma(y: Values, center: Values, hop: int) -> Values:
     return np.nan_to_num(wander)
 
 
-def _short_past_excess(y: Values, hop: int, rows: int) -> Values:
+def _short_past_excess(y: Values, hop: int, rows: int, wanders: bool) -> Values:
     """The excess that a row with fewer than CENTER_ROWS rows of past must have as well: _FEW_RANGES times the range of
-    the MIN_ROWS rows before it about their trend. 0 further on."""
+    the MIN_ROWS rows before it, about their trend unless the column `wanders`. 0 further on."""
     excess = np.zeros(rows)
     for g, row in enumerate(range(0, min(y.size, CENTER_ROWS), hop)):
         if row >= MIN_ROWS:
-            excess[g] = _FEW_RANGES * np.ptp(detrended(y[row - MIN_ROWS : row]))
+            past = y[row - MIN_ROWS : row]
+            excess[g] = _FEW_RANGES * np.ptp(past if wanders else detrended(past))
     return excess
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from postmortem.case import TINY, Case, Observation
+from postmortem.case import Case, Observation
+from postmortem.departure import TINY
 from postmortem.detectors import Finding
 from postmortem.panels._measuring import grouped
 from postmortem.text import times
