@@ -27,6 +27,7 @@ MOST_TOKENS = 250_000  # of these batches; more only take longer
 FEWEST_BEFORE = 10  # batches before the onset, outside incidents: fewer do not show what is usual
 RANDOM_SAMPLES = 64  # of random tokens
 UNLIKE_SHARE = 0.25  # of the batch's samples: fewer cannot move the mean loss by what random tokens cost
+MOST_SHARE = 0.5  # of them: garbage, whatever else is in the batch
 USUAL_SHARE = 0.2  # of the samples before: with more that are like random tokens, these would not stand out
 EXCESS_IDS = 2  # that a batch of rare tokens has too often
 EXCESS_FLOOR = 0.01  # of the batch's tokens: an excess below it costs less than a tenth of a nat, at ten nats each
@@ -82,7 +83,10 @@ def likelihood_observation(case: Case) -> Observation | None:
     if batches is None:
         return None
     inside = (batches.step >= case.onset) & (batches.step <= case.incident.peak_step)
-    for slug, shown in (("data.unlikely", batches.unlike), ("data.excess_tokens", batches.excessive)):
+    # Where fewer than most samples are unlikely, the few ids that come too often may be why.
+    mostly = batches.unlike & (batches.share >= MOST_SHARE)
+    kinds = ("data.unlikely", mostly), ("data.excess_tokens", batches.excessive), ("data.unlikely", batches.unlike)
+    for slug, shown in kinds:
         rows = np.flatnonzero(inside & shown)
         if rows.size:
             return _unusual(case, slug, batches, int(rows[0]))

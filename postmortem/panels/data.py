@@ -9,7 +9,7 @@ import numpy as np
 
 from postmortem.case import MIN_CLEAN_ROWS, Case, Observation
 from postmortem.panels import Panel
-from postmortem.panels._batch_likelihood import in_incident, likelihood_observation
+from postmortem.panels._batch_likelihood import MOST_SHARE, in_incident, likelihood_observation
 from postmortem.panels._batch_repeats import repeat_observations
 from postmortem.panels._batch_tokens import concentration_observation, count_observation, names_of, rare_tokens
 from postmortem.panels._drawing import draw_lines
@@ -158,8 +158,10 @@ def _composition(case: Case) -> list[Observation]:
         likelihood = None  # no text repeats itself so, and that it is unlikely says no more
     unlikely = likelihood is not None and likelihood.slug == "data.unlikely"
     if concentrated is not None and concentrated.moved and likelihood is not None:
-        # The same tokens are not counted twice: what is measured of all tokens goes before what is of one.
-        likelihood, concentrated = (likelihood, None) if likelihood.moved else (None, concentrated)
+        # The same tokens are not counted twice: what is measured of most tokens goes before what is of one.
+        partly = unlikely and likelihood.figure("share") < MOST_SHARE
+        likelihood, concentrated = (likelihood, None) if likelihood.moved and not partly else (None, concentrated)
+        unlikely &= likelihood is not None
     dense = any(o is not None and o.moved for o in (likelihood, concentrated))
     if rare is not None and (rare.moved if unlikely else dense and not rare.moved):
         rare = replace(rare, slug="data.rare_tokens_unclear")
