@@ -90,6 +90,7 @@ CAUSE = Cause(
         "weights.nonfinite_first": -5.0,
         "weights.nonfinite_unprovoked": -5.0,
         "lr.jump": -3.0,
+        "moments.other_update": -2.0,
         "moments.reset": -3.0,
         "data.repeat": -3.0,
         "data.new_source": -2.0,

@@ -88,6 +88,7 @@ CAUSE = Cause(
         "loss.stays_nonfinite": -2.0,
         "loss.recurring": -0.5,
         "lr.jump": -3.0,
+        "moments.other_update": -2.0,
         "moments.reset": -3.0,
         "weights.unprovoked_jump": -3.0,
         "weights.nonfinite_unprovoked": -3.0,

@@ -62,6 +62,7 @@ CAUSE = Cause(
         "weights.nonfinite": -4.0,
         "weights.nonfinite_first": -4.0,
         "lr.jump": -2.0,
+        "moments.other_update": -2.0,
         "moments.reset": -3.0,
         "data.repeat": -2.0,
         # The batch of that very step is unusual, which explains the point: a wrong log would be a coincidence.

@@ -92,6 +92,7 @@ CAUSE = Cause(
         "loss.falls_for_good": -3.0,
         "loss.reduction_changed": -4.0,
         "lr.jump": -3.0,
+        "moments.other_update": -2.0,
         "moments.reset": -3.0,
         "weights.unprovoked_jump": -3.0,
         "weights.nonfinite_unprovoked": -3.0,

@@ -73,6 +73,7 @@ CAUSE = Cause(
         "data.source_changed": -1.5,
         "data.no_labels": -4.0,
         "data.repeat": -3.0,
+        "moments.other_update": -2.0,
         "moments.reset": -3.0,
         "update.without_moments": -2.0,
         "weights.changed_at_resume": -2.0,

@@ -29,7 +29,7 @@ def _root_cause_sentence(case: Case, observed: Observed) -> str:
     resume = f"When the run was resumed at step {resumed.step}," if resumed else f"At step {case.onset}"
     effects = [
         observed[slug].text
-        for slug in ("moments.reset", "state.schedule_lost", "state.loader_lost")
+        for slug in ("moments.reset", "moments.other_update", "state.schedule_lost", "state.loader_lost")
         if slug in observed
     ]
     if incomplete:
@@ -82,6 +82,7 @@ CAUSE = Cause(
     prior=-3.0,
     weights={
         "moments.reset": 5.5,
+        "moments.other_update": 4.0,
         "update.without_moments": 3.0,
         "weights.changed_at_resume": 1.0,
         "loss.at_resumes": 1.0,
@@ -91,6 +92,7 @@ CAUSE = Cause(
         "state.loader_lost": 4.0,
         "update.large": 1.0,
         "moments.continuous": -6.0,
+        "moments.count_continues": -0.5,
         "state.no_resume": -2.0,
         "state.full_resume": -1.0,
         "state.not_training": -2.0,

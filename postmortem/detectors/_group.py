@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from postmortem.departure import measure_departure
 from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, DetectedIncident, Finding, Telemetry
 from postmortem.incident import Role
 
@@ -24,6 +25,10 @@ TOGETHER_ROWS = 1
 
 _USUAL_ROWS = 48
 """Rows before a repeated batch whose highest loss is still usual."""
+
+WITNESSES = ("grad_norm", "update_rms", "token_loss_max", "token_loss_p99")
+WITNESS_ROWS, FEWEST_WITNESS_ROWS = 100, 20
+"""Columns that move with a batch that moves the loss, and rows of their past that show what is usual."""
 
 _TIERS = {RECOVERED: 2, LINGERING: 3, UNRESOLVED: 4, DIVERGED: 5}
 _FATAL, _FATAL_SUSPECTED, _FATAL_UNRESOLVED, _FATAL_LOSS_RECOVERED, _FATAL_RECOVERED = 5.99, 4.9, 2.5, 3.5, 1.9
@@ -108,7 +113,25 @@ def _opens(t: Telemetry, findings: Sequence[Finding]) -> bool:
     row = {f.column: int(np.searchsorted(t.row_steps, f.onset_step)) for f in findings}
     return any(
         abs(row[f.column] - row[g.column]) <= TOGETHER_ROWS and f.column != g.column for f in opening for g in findings
-    )
+    ) or any(_has_witness(t, f) for f in opening)
+
+
+def _has_witness(t: Telemetry, f: Finding) -> bool:
+    """Whether a column that other code computes leaves its own noise in the rows of a brief finding."""
+    first, last = np.searchsorted(t.row_steps, (f.onset_step, f.peak_step))
+    past = t.row_steps[max(first - WITNESS_ROWS, 0) : first]
+    inside = t.row_steps[first : last + TOGETHER_ROWS + 1]
+    if past.size < FEWEST_WITNESS_ROWS:
+        return False
+    for name in (name for name in WITNESSES if name != f.column):
+        column = t.series(name)
+        before = None if column is None else column.window(int(past[0]), f.onset_step)
+        rows = None if column is None else column.window(int(inside[0]), int(inside[-1]) + 1)
+        if before is None or rows is None or len(before) < FEWEST_WITNESS_ROWS or not len(rows):
+            continue
+        if np.isfinite(before.value).all() and measure_departure(before, rows, sign=1).moved:
+            return True
+    return False
 
 
 def _distribute(

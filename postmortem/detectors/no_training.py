@@ -39,6 +39,9 @@ LOW_RATE = 1e-3
 _LEARNING_SIGMAS, _LEARNING_SHARE = 4.0, 0.02
 """A loss learns where its last third is lower than its first by 4 standard errors, or by 2 %."""
 
+_TIMES_LARGER = 1e3
+"""A norm of parameters that is so many times what it was has not grown: an element of it is another number."""
+
 Values = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
@@ -76,12 +79,29 @@ def _parameters(t: Telemetry, learns: bool) -> Iterator[Finding]:
         known = np.array([value is not None for value in hashes[1]], dtype=bool)
         step, value = hashes[0][known], hashes[1][known].astype(str)
         row = _same_from(np.append(True, value[1:] != value[:-1])) if step.size >= FEWEST_LOSS_ROWS else None
-        if row is not None and (_rate_left(t, int(step[row])) if row else not learns):
+        if row is not None and (_goes_on(t, int(step[row])) if row else not learns):
             yield _finding("param_hash", step, row, float("nan"))
     if norm is not None and np.isfinite(norm.value).all() and len(norm) >= FEWEST_LOSS_ROWS:
         row = _frozen_from(norm.value, NORM_DIGITS)
-        if row is not None and (_rate_left(t, int(norm.step[row])) if row else not learns):
+        if row is not None and (_goes_on(t, int(norm.step[row])) if row else not learns):
             yield _finding("param_norm", norm.step, row, float(norm.value[-1]))
+
+
+def _goes_on(t: Telemetry, first: int) -> bool:
+    """Whether the training goes on from step `first` on, so that its parameters should move."""
+    return _rate_left(t, first) and not _destroyed(t, first)
+
+
+def _destroyed(t: Telemetry, first: int) -> bool:
+    """Whether the parameters stand still because their numbers are gone: NaN, or so large that no update changes a
+    digit of them."""
+    loss, norm = t.series("loss"), t.series("param_norm")
+    gone = loss is not None and not np.isfinite(loss.window(first, int(loss.step[-1]) + 1).value).all()
+    if gone or norm is None:
+        return gone
+    row = int(np.searchsorted(norm.step, first))
+    before, since = norm.value[:row], norm.value[row:]
+    return not np.isfinite(since).all() or bool(before.size and since.max(initial=0.0) > _TIMES_LARGER * before.min())
 
 
 def _rate_left(t: Telemetry, first: int) -> bool:

@@ -12,10 +12,20 @@ from postmortem.panels._measuring import (
 )
 from postmortem.text import number
 
+_MOMENTS = ("adam_m_norm", "adam_v_norm")  # a step count that goes on says nothing of them: it may be set by itself
+
 
 def _measure(case: Case) -> list[Observation]:
-    resets = [f for f in case.incident.findings if f.kind == "optimizer_state_discontinuity"]
+    findings = [f for f in case.incident.findings if f.kind == "optimizer_state_discontinuity"]
+    resets = [f for f in findings if f.column != "update_rms"]
     observations: list[Observation] = []
+    for f in findings:
+        if f.column == "update_rms":
+            text = (
+                f"update_rms goes from {number(f.baseline)} to {number(f.peak)} at step {f.onset_step}, in the first "
+                "row after the resume, and neither the rate nor grad_norm does: other moments made the update"
+            )
+            observations.append(Observation("moments.other_update", text, f.column, f.onset_step, dict(f.figures)))
     if resets:
         parts = [
             f"{f.column} falls from {number(f.baseline)} to {number(f.peak)} at step {f.peak_step}" for f in resets[:3]
@@ -26,13 +36,14 @@ def _measure(case: Case) -> list[Observation]:
         first = resets[0]
         observations.append(Observation("moments.reset", "; ".join(parts), first.column, first.onset_step, figures))
     else:
-        names = [n for n in ("adam_m_norm", "adam_v_norm", "optimizer_step") if _continues(case, n)]
+        names = [n for n in (*_MOMENTS, "optimizer_step") if _continues(case, n)]
         if names:
             text = f"{', '.join(names)}: continuous across the onset"
             lost = case.pieces_lost - {
                 "rng"
             }  # where the resume lost another piece, moments that came back excuse nothing
             slug = "moments.restored" if lost and "optimizer" not in lost else "moments.continuous"
+            slug = slug if set(names) & set(_MOMENTS) else "moments.count_continues"
             observations.append(Observation(slug, text, names[0], case.onset, moved=False))
     before = (case.onset - 8 * case.row_step, case.onset + case.row_step)
     ratio = finite_departure(case, "g2_over_v", before, sign=1)
@@ -60,8 +71,10 @@ PANEL = Panel(
     observes=(
         "moments.reset",
         "moments.continuous",
+        "moments.count_continues",
         "moments.restored",
         "moments.stale",
+        "moments.other_update",
         "moments.nonfinite",
     ),
     nonfinite="moments.nonfinite",

@@ -30,7 +30,9 @@ def _measure(case: Case) -> list[Observation]:
         unclear = not time.moved and not time.flat
         slug = "throughput.slow" if slow else "throughput.unclear" if unclear else "throughput.flat"
         text, figures = unclear_text(time) if unclear else departure_text(time), departure_figures(time)
-        observations.append(Observation(slug, text, "step_time_s", time.step, figures, moved=slow or (unclear and time.beyond > 1)))
+        observations.append(
+            Observation(slug, text, "step_time_s", time.step, figures, moved=slow or (unclear and time.beyond > 1))
+        )
     return observations
 
 

@@ -111,3 +111,15 @@ def test_a_norm_that_never_moves_counts_where_the_loss_does_not_learn_either(lea
     norm = np.full(ROWS, 21.836420712)
     found = find_incidents(telemetry(loss=decline(ROWS) if learns else _flat(), param_norm=norm))
     assert [i.kind for i in found] == ([] if learns else ["no_training"])
+
+
+@pytest.mark.parametrize("gone", ["loss", "norm"])
+def test_parameters_whose_numbers_are_gone_are_not_called_frozen(gone: str) -> None:
+    loss, norm = decline(ROWS), 20 + 0.01 * np.arange(ROWS)
+    hashes = [f"{row:x}" for row in range(ROWS)]
+    hashes[120:] = ["dead"] * (ROWS - 120)
+    norm[120:] = 6e36 if gone == "norm" else norm[120]
+    if gone == "loss":
+        loss[120:] = np.nan
+    t = telemetry(loss=loss, param_norm=norm, labels={"param_hash": hashes})
+    assert findings(t, "no_training") == []

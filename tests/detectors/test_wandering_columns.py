@@ -113,3 +113,14 @@ def test_one_row_of_a_sparse_log_is_an_incident(row: int) -> None:
     loss[row] += 1.5
     incident = only(telemetry(loss=loss, every=10))
     assert (incident.onset_step, incident.onset_interval) == (10 * row, (10 * row - 10, 10 * row))
+
+
+def test_a_row_within_the_tail_opens_an_incident_only_with_a_witness() -> None:
+    """The noise of the loss has a heavy tail; its highest row is an incident where the gradient leaves its own."""
+    rng = np.random.default_rng(3)
+    loss = 2.3 * np.exp(0.04 * rng.standard_t(3, ROWS))
+    loss[AT] = 2.3 * np.exp(1.5 * np.abs(np.log(loss[:AT] / 2.3)).max())
+    norm = np.exp(noise(0.1, 4))
+    assert not [i for i in find_incidents(telemetry(loss=loss, grad_norm=norm)) if i.onset_step == AT]
+    norm[AT] = 2.5
+    assert [i.onset_step for i in find_incidents(telemetry(loss=loss, grad_norm=norm)) if i.onset_step == AT] == [AT]
