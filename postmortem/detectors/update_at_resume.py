@@ -20,13 +20,13 @@ from postmortem.detectors.optimizer_state import KIND
 from postmortem.series import Series
 
 COLUMN = "update_rms"
-PAST_ROWS, FEWEST_ROWS, SIGMAS = 40, 12, 4.0
+PAST_ROWS, FEWEST_ROWS, SIGMAS = 20, 12, 4.0
 """Rows before a resume that show what is usual, and the fewest; and what a departure must exceed, beside each one that
 they show: at a known place, 4 sigmas are passed by chance once in 30,000 resumes."""
 
 GRADIENT_SHARE, BACK_SHARE = 0.5, 0.25
-"""Shares of the change, in log units: that the gradient norm of the same row may make of it, and that is left where the
-update is back."""
+"""Shares of the change, in log units: that the gradient norm of the same row may make of it, where it departs by two
+sigmas; and that is left where the update is back."""
 
 
 def _detect(t: Telemetry) -> Iterator[Finding]:
@@ -61,17 +61,19 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
 
 
 def _gradient_change(t: Telemetry, step: int) -> float:
-    """The change of the gradient norm at `step` against the rows before it, in log units; 0 where it is not logged."""
+    """How far the gradient norm of `step` departs from the rows before it, in log units; 0 where it does not, or is not
+    logged."""
     norm = t.series("grad_norm")
-    value = None if norm is None else norm.at(step)
-    if norm is None or value is None or not value > 0:
+    end = 0 if norm is None else int(np.searchsorted(norm.step, step))
+    if norm is None or end < FEWEST_ROWS or norm.at(step) is None:
         return 0.0
-    end = int(np.searchsorted(norm.step, step))
-    past = norm.value[max(end - PAST_ROWS, 0) : end]
-    past = past[np.isfinite(past) & (past > 0)]
-    usual = float(np.median(past)) if past.size else value
-    low, high = (float(np.quantile(past, q)) for q in (0.05, 0.95)) if past.size else (usual, usual)
-    return 0.0 if low <= value <= high else math.log(value / usual)
+    before, here = slice(max(end - PAST_ROWS, 0), end), slice(end, end + 1)
+    if not np.isfinite(norm.value[before]).all():
+        return 0.0
+    d = measure_departure(
+        Series(norm.name, norm.step[before], norm.value[before]), Series(norm.name, norm.step[here], norm.value[here])
+    )
+    return math.log(d.ratio) if abs(d.z) >= SIGMAS / 2 and d.ratio > 0 else 0.0
 
 
 DETECTOR = Detector(

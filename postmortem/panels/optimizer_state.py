@@ -35,7 +35,7 @@ def _measure(case: Case) -> list[Observation]:
         }
         first = resets[0]
         observations.append(Observation("moments.reset", "; ".join(parts), first.column, first.onset_step, figures))
-    else:
+    elif not observations:  # an update that other moments made says more than norms that look as before
         names = [n for n in (*_MOMENTS, "optimizer_step") if _continues(case, n)]
         if names:
             text = f"{', '.join(names)}: continuous across the onset"
@@ -54,10 +54,13 @@ def _measure(case: Case) -> list[Observation]:
 
 
 def _continues(case: Case, name: str) -> bool:
-    """Whether the column has finite rows before the onset, and from there on."""
+    """Whether the column has finite rows before the onset, and from there on, of which the first is as usual."""
     series = case.series(name)
     goes_on = series is not None and len(series) > 0 and int(series.step[-1]) >= case.onset
-    return goes_on and case.baseline(name) is not None and first_nonfinite(case, name) is None
+    if not goes_on or case.baseline(name) is None or first_nonfinite(case, name) is not None:
+        return False
+    first = case.departure(name, (case.onset, case.onset + case.row_step))
+    return first is None or not (first.moved or first.several)
 
 
 PANEL = Panel(
