@@ -19,7 +19,7 @@ SIDE_ROWS, LEAST_SIDE_ROWS, SIDES = 20, 8, 8
 """Rows whose median is the level on one side: enough that noise moves it by a quarter of its sigma, few enough that a
 trend over two such blocks is a line. A log of fewer than eight such blocks has shorter ones."""
 
-_LOCAL_ROWS, _AT_ONCE = 3, 0.7
+LOCAL_ROWS, _AT_ONCE = 3, 0.7
 """Rows on either side that show at which row a level changed, and the share of a step that is between them where it
 changed at once."""
 
@@ -57,8 +57,8 @@ class LevelSteps:
     def steepest(self, rows: NDArray[np.intp]) -> tuple[int, bool]:
         """Of neighboring `rows`, the one at which the level falls most, and whether it does so at once there. A few
         rows of another level do not move a median: it may step beside the row where the level does."""
-        near = np.clip(rows[:, None] + np.arange(-_LOCAL_ROWS, _LOCAL_ROWS), 0, self.y.size - 1)
-        sides = np.median(self.y[near].reshape(rows.size, 2, _LOCAL_ROWS), axis=2)
+        near = np.clip(rows[:, None] + np.arange(-LOCAL_ROWS, LOCAL_ROWS), 0, self.y.size - 1)
+        sides = np.median(self.y[near].reshape(rows.size, 2, LOCAL_ROWS), axis=2)
         fall = sides[:, 0] - sides[:, 1]
         best = int(np.argmax(fall))
         return int(rows[best]), bool(fall[best] >= _AT_ONCE * (self.before[rows] - self.after[rows]).max())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.detectors._epochs import at_epoch_starts, epoch_starts
-from postmortem.detectors._level_step import SIDE_ROWS, LevelSteps, level_steps
+from postmortem.detectors._level_step import LOCAL_ROWS, SIDE_ROWS, LevelSteps, level_steps
 from postmortem.detectors._model import LINGERING, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import ScreenedColumn, screened_column
 from postmortem.detectors._steps import runs
@@ -58,8 +58,10 @@ def _drops(steps: LevelSteps, floor: float) -> Iterator[tuple[int, float]]:
         kept = KEPT_SHARE * float(fall[row])
         rest = steps.y[row : row + FOLLOWED_ROWS]
         new = steps.after[row] <= lowest[row - steps.side] - kept
+        just_before = float(np.median(steps.y[row - LOCAL_ROWS : row]))
+        lifted = just_before - steps.before[row] > kept  # it fell from where it had just risen to
         stays = float(np.median(rest[-steps.side :])) <= steps.before[row] - kept
-        if new and stays and rest.size >= 2 * steps.side:
+        if new and stays and not lifted and rest.size >= 2 * steps.side:
             yield row, sigma
 
 
