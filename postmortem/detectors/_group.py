@@ -27,7 +27,7 @@ _USUAL_ROWS = 48
 """Rows before a repeated batch whose highest loss is still usual."""
 
 WITNESSES = ("grad_norm", "update_rms", "token_loss_max", "token_loss_p99")
-WITNESS_ROWS, FEWEST_WITNESS_ROWS = 100, 20
+WITNESS_ROWS, FEWEST_WITNESS_ROWS = 40, 20
 """Columns that move with a batch that moves the loss, and rows of their past that show what is usual."""
 
 _TIERS = {RECOVERED: 2, LINGERING: 3, UNRESOLVED: 4, DIVERGED: 5}

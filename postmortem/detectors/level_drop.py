@@ -27,6 +27,9 @@ KEPT_SHARE, FOLLOWED_ROWS = 0.5, 200
 """The loss stays where at least half of the step is left in the last of up to 200 rows; fewer than two blocks (40 rows)
 cannot tell it from a batch that is repeated for a while."""
 
+STAIR_SHARE = 0.5
+"""The share of a step that another one has that belongs to the same stairs."""
+
 RATE_SHARE = 0.05
 """A rate that is lower by 5 % from one row to the next was lowered at once: no smooth schedule falls so fast, but in
 its last rows, where hardly anything is learned."""
@@ -40,7 +43,10 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     if s is None or steps is None:
         return
     starts = epoch_starts(t.epoch, t.series("batch_index"), t.restarts)
-    for row, sigma in _drops(steps, FLOOR * s.unit):
+    drops = list(_drops(steps, FLOOR * s.unit))
+    if any(_is_a_stair(steps, row) for row, _ in drops):
+        return
+    for row, sigma in drops:
         at = _first_low_row(s, steps, row)
         zero = not steps.after[row] > 0 and not s.log  # some trainers write NaN so: `suspected_non_finite`
         if not (zero or at_epoch_starts(s.step, at, starts) or _rate_fell(t, s.step, at)):
@@ -63,6 +69,14 @@ def _drops(steps: LevelSteps, floor: float) -> Iterator[tuple[int, float]]:
         stays = float(np.median(rest[-steps.side :])) <= steps.before[row] - kept
         if new and stays and not lifted and rest.size >= 2 * steps.side:
             yield row, sigma
+
+
+def _is_a_stair(steps: LevelSteps, row: int) -> bool:
+    """Whether the loss falls at once elsewhere, too, and half as far or more: in stairs, as epochs and schedules that
+    are not logged make them."""
+    fall = np.nan_to_num(steps.fall)
+    others = runs(np.flatnonzero(fall >= max(STAIR_SHARE * fall[row], SIGMAS * steps.least_sigma)), steps.side)
+    return any(steps.steepest(rows)[1] for rows in others if np.abs(rows - row).min() > steps.side)
 
 
 def _first_low_row(s: ScreenedColumn, steps: LevelSteps, row: int) -> int:

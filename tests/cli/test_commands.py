@@ -17,9 +17,10 @@ from postmortem import cli, pipeline, sources
 from postmortem.errors import UnreadableInput
 from postmortem.interventions import intervention_classes
 from tests.cli.conftest import Call
-from tests.makers import healthy, healthy_batches, worked_example, write_run
+from tests.makers import worked_example
 from tests.report.factory import CASES, clean, several, spike
 from tests.samples import copy_of, sample
+from tests.test_pipeline import make
 
 
 @pytest.fixture
@@ -297,9 +298,7 @@ class TestVerifyAgainst:
         assert code == 1 and "attempt 0, which were rolled back: this is the run that broke" in out, out
 
     def test_a_harmless_cause_leaves_nothing_to_verify(self, call: Call, tmp_path: Path) -> None:
-        columns = healthy()
-        columns["loss"][300] *= 3
-        write_run(tmp_path / "artifact", columns, batches=healthy_batches())
+        make("logging_artifact", tmp_path / "artifact")
         assert call("draft", "artifact")[0] == 0
         assert "nothing in the run has to change" in (tmp_path / "artifact/postmortem/report.md").read_text()
         code, out, err = call("verify", "artifact/postmortem/diagnosis.json", "--against", "artifact")

@@ -31,7 +31,7 @@ def against_clean(trained: Trained, name: str) -> RunsDiff:
         ("clean", "identical", None, None),
         ("resumed", "identical", None, None),
         ("nudged", "equivalent", NUDGED, "other_arithmetic"),
-        ("odd", "equivalent", WRONG, "log_only"),
+        ("odd", "transient", WRONG, "log_only"),
         ("rolled", "recovered", BAD[0], "other_batch"),
         ("hurt", "lingering", HURT, "other_state"),
         ("slow", "different", 0, "other_config"),

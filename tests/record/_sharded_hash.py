@@ -66,7 +66,7 @@ with torch.no_grad():
         parameter.fill_(0.25)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 rows: list[dict[str, Any]] = []
-sink = SimpleNamespace(something_moved_recently=False, logged=None, attach=rows.append)
+sink = SimpleNamespace(something_moved_recently=False, logged=None, attach=rows.append, describe=lambda facts: None)
 with Watch(sink, model, optimizer):
     model(torch.arange(6)).float().square().sum().backward()
     optimizer.step()
