@@ -224,7 +224,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], bool, str]] 
     "another verdict": (
         lambda proof: proof.update(verdict="refuted", cause=""), True, "its replays show confirmed: long_tail_tokens"
     ),
-    "another cause, replays gone": (other_cause, False, "do not prove garbage_data"),
+    "another cause, replays gone": (other_cause, False, "no panel suggests garbage_data"),
     "a cause that no panel suggests": (
         lambda proof: proof.update(cause="lr_too_high"), False, "no panel suggests lr_too_high"
     ),
