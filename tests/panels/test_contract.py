@@ -97,6 +97,7 @@ def test_every_observation_that_a_case_makes_is_weighed_by_some_cause(tmp_path: 
     """An observation that no cause weighs is either context for people or a misspelt slug: the list is kept by hand."""
     context = {
         "lr.near_peak",
+        "token_loss.unclear",
         "grad_norm.unclear",
         "grad_norm.clipped",
         "grad_norm.leads",
