@@ -21,7 +21,7 @@ FAR, FARTHER = 5.0, 10.0
 LEAST_SHARE = 0.01
 """Of the column's level: a smaller distance shows nothing, however quiet the clean runs are."""
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 """Rows on each side over which the spread of the clean runs is pooled: a row alone has one value per seed."""
 
 _BATCH_FACTS = frozenset({"batch_index", "tokens", "valid_labels", "rare_tokens", "repeated_ngram_tokens"})
@@ -79,7 +79,7 @@ def visible(
 
 
 def _pooled(values: Floats) -> Floats:
-    """The median of float[seeds, n] over seeds and the rows at most `NEIGHBOURS` away, float[n]."""
-    padded = np.pad(values, ((0, 0), (NEIGHBOURS, NEIGHBOURS)), constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1, axis=1)
+    """The median of float[seeds, n] over seeds and the rows at most `NEIGHBORS` away, float[n]."""
+    padded = np.pad(values, ((0, 0), (NEIGHBORS, NEIGHBORS)), constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBORS + 1, axis=1)
     return np.nanmedian(windows, axis=(0, 2))
