@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from postmortem.detectors._model import Alarm, Detector, Row
 
 
@@ -23,14 +25,16 @@ class LiveDetectors:
         differ."""
         self._last = step
         alarms: Sequence[Alarm] = ()
-        for add_row in self._add_row_methods:
-            if new := add_row(step, row):
-                alarms = [*alarms, *new]
+        with np.errstate(all="ignore"):  # a log may contain any float
+            for add_row in self._add_row_methods:
+                if new := add_row(step, row):
+                    alarms = [*alarms, *new]
         return alarms
 
     def end(self) -> Sequence[Alarm]:
         """The run is over: every open alarm is settled or withdrawn. No row may follow."""
-        return [alarm for stream in self._streams for alarm in stream.end(self._last)]
+        with np.errstate(all="ignore"):
+            return [alarm for stream in self._streams for alarm in stream.end(self._last)]
 
     def levels(self) -> dict[str, float]:
         """Column → a value that its next row must exceed to raise an alarm at once, for callers that would rather pass

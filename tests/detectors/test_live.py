@@ -184,6 +184,7 @@ def test_after_a_rollback_it_reports_what_the_remaining_history_shows(back_to: i
 
 @settings(max_examples=60, deadline=None)
 @example([math.inf, *[0.0] * 60], 1)
+@example([0.0] * 5 + [-8.9e307], 1)
 @example([2.5, math.nan, *[0.0] * 60], 1)
 @given(any_values(150), st.integers(1, 50))
 def test_any_values_at_all_end_without_an_open_alarm(values: list[float], every: int) -> None:
