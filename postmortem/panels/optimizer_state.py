@@ -19,13 +19,6 @@ def _measure(case: Case) -> list[Observation]:
     findings = [f for f in case.incident.findings if f.kind == "optimizer_state_discontinuity"]
     resets = [f for f in findings if f.column != "update_rms"]
     observations: list[Observation] = []
-    for f in findings:
-        if f.column == "update_rms":
-            text = (
-                f"update_rms goes from {number(f.baseline)} to {number(f.peak)} at step {f.onset_step}, in the first "
-                "row after the resume, and neither the rate nor grad_norm does: other moments made the update"
-            )
-            observations.append(Observation("moments.other_update", text, f.column, f.onset_step, dict(f.figures)))
     if resets:
         parts = [
             f"{f.column} falls from {number(f.baseline)} to {number(f.peak)} at step {f.peak_step}" for f in resets[:3]
@@ -35,7 +28,7 @@ def _measure(case: Case) -> list[Observation]:
         }
         first = resets[0]
         observations.append(Observation("moments.reset", "; ".join(parts), first.column, first.onset_step, figures))
-    elif not observations:  # an update that other moments made says more than norms that look as before
+    elif not findings:  # an update that other moments made says more than norms that look as before
         names = [n for n in (*_MOMENTS, "optimizer_step") if _continues(case, n)]
         if names:
             text = f"{', '.join(names)}: continuous across the onset"
@@ -77,7 +70,6 @@ PANEL = Panel(
         "moments.count_continues",
         "moments.restored",
         "moments.stale",
-        "moments.other_update",
         "moments.nonfinite",
     ),
     nonfinite="moments.nonfinite",

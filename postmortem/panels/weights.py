@@ -56,7 +56,7 @@ def _measure(case: Case) -> list[Observation]:
     elif names and case.baseline(names[0]) is not None:
         text = f"no norm changes more than before: {column_names(names)}"
         observations.append(Observation("weights.smooth", text, names[0], case.onset, moved=False))
-    observations += [*_large_steps(case), *_growing(case), *_without_moments(case)]
+    observations += [*_large_steps(case), *_growing(case), *_without_moments(case), *_other_moments(case)]
     return [*observations, *(_before_nonfinite(case) or _update(case))]
 
 
@@ -170,6 +170,22 @@ def _without_moments(case: Case) -> Iterator[Observation]:
                 figures = {"value": value, "baseline": level, "expected": expected, "factor": factor, "beta2": beta2}
                 yield Observation("update.without_moments", text, "update_rms", case.resume, figures)
                 return
+
+
+def _other_moments(case: Case) -> Iterator[Observation]:
+    """That the first update after a resume departs: the rate is divided out, and moments are what is left."""
+    norm = case.series("grad_norm")
+    for f in case.incident.findings:
+        if f.detector == "update_at_resume":
+            logged = norm is not None and norm.at(f.onset_step) is not None
+            text = (
+                f"update_rms, from which the rate is divided out, goes from {number(f.baseline)} to {number(f.peak)} "
+                f"at step {f.onset_step}, the first row after the resume"
+                + (", and grad_norm does not explain it: other moments made the update" if logged else "")
+            )
+            # Without a gradient norm, another gradient may have made it as well.
+            strength, figures = 1.0 if logged else 0.5, dict(f.figures)
+            yield Observation("moments.other_update", text, f.column, f.onset_step, figures, strength)
 
 
 def _before_nonfinite(case: Case) -> list[Observation]:
@@ -305,6 +321,7 @@ PANEL = Panel(
     ),
     log_scale=True,
     observes=(
+        "moments.other_update",
         "weights.nonfinite_unprovoked",
         "weights.nonfinite_first",
         "weights.nonfinite",
