@@ -219,8 +219,11 @@ class Case:
         if series is None or before is None or inside is None or not len(inside):
             return None
         d = measure_departure(before, inside, sign)
-        value = series.at(d.step)
-        return d if not beside or value is None else replace(d, value=value, baseline=value / d.ratio)
+        value, own = series.at(d.step), self._rows_before(series)
+        if not beside or value is None or own is None:
+            return d
+        usual = d.baseline * float(np.median([v for other in others if (v := other.at(d.step)) is not None]))
+        return replace(d, value=value, baseline=usual, lowest=float(own.value.min()), highest=float(own.value.max()))
 
     @cached_property
     def timeline(self) -> Timeline:

@@ -8,6 +8,7 @@ that of their later half where they fall, and further by their rise where they m
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ SEVERAL = 3.0  # a multiple of the baseline that is never called flat, however n
 SEEN_RATIO = 5.0  # a column in which no such multiple would count as moved cannot tell that it stood still
 STILL_SHARE, STILL_RATIO = 0.5, 1.1  # of what would have moved; or a multiple of what was expected: it stood still
 TINY = 1e-300  # instead of 0 in a logarithm or a quotient
+LARGEST_LOG = math.log(sys.float_info.max)  # a trend on the logarithm may lead further than any float
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def measure_departure(before: Series, inside: Series, sign: int = 0) -> Departur
     same_way = np.sign(z) == np.sign(z[worst])
     first = int(np.argmax(same_way & (np.abs(z) >= min(MOVED_Z, abs(z[worst])))))
     edge = high if beside[worst] > 0 else low
-    baseline = math.exp(edge) if positive else edge
-    value = float(rows[worst])
+    baseline = math.exp(min(edge, LARGEST_LOG)) if positive else edge
+    value, agrees = float(rows[worst]), sign == 0 or sign * float(z[worst]) >= 0
     return Departure(
         before.name,
         value,
@@ -117,8 +119,8 @@ def measure_departure(before: Series, inside: Series, sign: int = 0) -> Departur
         float(z[worst]),
         value / baseline if has_ratio and value >= 0 and baseline > 0 else float("nan"),
         int(inside.step[first]),
-        abs(float(z[worst])) * scale / widest if sign * float(z[worst]) >= 0 else 0.0,
+        abs(float(z[worst])) * scale / widest if agrees else 0.0,
         float(past.min()),
         float(past.max()),
-        math.exp(min(max(MOVED_Z * scale, MOVED_BEYOND * widest), 700.0)) if positive else float("nan"),
+        math.exp(min(max(MOVED_Z * scale, MOVED_BEYOND * widest), LARGEST_LOG)) if positive else float("nan"),
     )

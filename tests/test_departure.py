@@ -71,10 +71,20 @@ def test_the_rows_that_are_compared_need_not_be_positive() -> None:
     assert down.moved and down.z < 0 and down.step == ROWS + 1
 
 
-def test_a_value_that_is_not_finite_is_an_infinite_departure() -> None:
+@pytest.mark.parametrize("sign", [-1, 0, 1])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_an_infinite_departure(value: float, sign: int) -> None:
     values = np.ones(ROWS + 8)
-    values[ROWS + 3] = np.nan
-    assert departure(values).z == np.inf and departure(values).step == ROWS + 3
+    values[ROWS + 3] = value
+    d = departure(values, sign)
+    assert abs(d.z) == np.inf and d.moved and d.step == ROWS + 3
+
+
+def test_a_column_that_grows_as_far_as_numbers_go_has_a_baseline() -> None:
+    """Its trend, on the logarithm, leads further."""
+    values = np.concatenate((np.ones(ROWS - 48), 10.0 ** np.linspace(0, 300, 48), np.full(8, 1e308)))
+    with np.errstate(all="ignore"):  # as in a diagnosis
+        assert np.isfinite(departure(values, 0).baseline)
 
 
 def test_a_rank_is_compared_with_the_others_of_its_row() -> None:
@@ -98,6 +108,17 @@ def test_one_rank_that_departs_alone_is_the_one_that_moved(tmp_path: Path) -> No
     assert departures["loss/rank2"].ratio == pytest.approx(1.6, abs=0.15)
     assert departures["loss/rank2"].value == ranks["loss/rank2"][departures["loss/rank2"].step - 0]
     assert "ranks.one" in {o.slug for panel in panels() for o in panel.read(case)[1]}
+
+
+def test_a_rank_that_logs_zero_is_told_in_its_own_unit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ranks = {f"loss/rank{r}": 2.3 * np.exp(0.02 * rng.standard_normal(500)) for r in range(3)}
+    ranks["loss/rank2"][AT + 3] = 0.0
+    loss = 2.3 + 0.01 * rng.standard_normal(500)
+    loss[AT : AT + 12] += 1
+    d = case_of(tmp_path, loss=loss, **ranks).departure("loss/rank2", sign=-1)
+    assert d is not None and d.moved and (d.value, d.step, d.ratio) == (0.0, AT + 3, 0.0)
+    assert 2.1 < d.lowest < d.baseline < d.highest < 2.6
 
 
 @pytest.mark.parametrize("seed", range(4))
