@@ -53,9 +53,12 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     row = rise_row(raw[:HEAD_ROWS])
     if row is None:
         return
-    rows = raw.size if raw.min() > 0 else int(np.argmin(raw > 0))  # a zero later on is no return
-    s = ScreenedColumn("loss", step[:rows], raw[:rows], np.log(raw[:rows]), True, 1.0, 1.0)
-    before = s.y[max(row - len(_NEEDS), 0) : row]
+    positive = raw[row:] > 0
+    rows = raw.size if positive.all() else row + int(np.argmin(positive))  # a zero later on is no return
+    first = max(row - len(_NEEDS), 0)  # the rows before may be anything
+    s = ScreenedColumn("loss", step[first:rows], raw[first:rows], np.log(raw[first:rows]), True, 1.0, 1.0)
+    row -= first
+    before = s.y[:row]
     scale = max(_largest_rise(before), MIN_SCALE)
     e = follow_excursion(s, row, row, row, float(np.median(before)), scale)
     f = excursion_finding(s, e, "early_rise", DIVERGENCE.slug)

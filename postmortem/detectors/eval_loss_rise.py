@@ -97,7 +97,8 @@ def _finding(step: NDArray[np.int64], loss: Values, row: int, end: int) -> Findi
     """The rise at `row`; `end` is the row that is back, or the number of rows."""
     past = loss[max(row - PAST_ROWS, 0) : row]
     level, peak, back = _level(past), row + int(np.argmax(loss[row:end])), end < loss.size
-    usual = float(np.max(np.diff(past), initial=0.0))
+    usual, rise = float(np.max(np.diff(past), initial=0.0)), float(loss[peak] - level)
+    ratio = float(loss[peak]) / level if level > 0 else float("nan")
     return Finding(
         detector="eval_loss_rise",
         kind=KIND.slug,
@@ -109,10 +110,10 @@ def _finding(step: NDArray[np.int64], loss: Values, row: int, end: int) -> Findi
         peak=float(loss[peak]),
         baseline=level,
         scale=usual,
-        score=float(loss[peak] - level) / usual if usual else float("inf"),
+        score=rise / usual if usual else float("inf"),
         settled=None if back else float(np.median(loss[row:])),
         outcome=RECOVERED if back else DIVERGED if end - row >= SURE_ROWS else UNRESOLVED,
-        figures={"height": float(np.log(loss[peak] / level)), "ratio": float(loss[peak]) / level},
+        figures={"height": float(np.log(ratio)) if level > 0 else rise, "ratio": ratio},
     )
 
 

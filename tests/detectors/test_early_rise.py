@@ -27,6 +27,14 @@ def test_a_rise_that_stays_is_found_at_its_first_row(loss: tuple[float, ...], on
     assert (incident.kind, incident.onset_step, incident.outcome) == ("divergence", onset, "unresolved")
 
 
+@pytest.mark.parametrize("first", [0.0, -3.0])
+def test_a_first_row_that_is_not_positive_is_not_looked_at(first: float) -> None:
+    loss = (first, *RATE_TOO_HIGH[:3], *(2.0,) * 5, *RATE_TOO_HIGH[3:])
+    with np.errstate(all="ignore"):
+        incident = only(telemetry(loss=loss))
+    assert (incident.kind, incident.onset_step) == ("divergence", 9)
+
+
 @pytest.mark.parametrize("every", [1, 200])
 def test_what_stays_above_the_first_rows_diverged_even_if_it_falls_later(every: int) -> None:
     loss = np.concatenate((RATE_TOO_HIGH, np.full(20, 50.0), np.geomspace(40, 2.8, 40)))

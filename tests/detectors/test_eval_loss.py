@@ -30,6 +30,13 @@ def test_it_leaves_while_the_train_loss_is_calm(rows: int) -> None:
     assert incident.severity > 4
 
 
+@pytest.mark.parametrize("level", [0.0, -4.3])
+def test_a_level_that_is_not_positive_has_no_ratio_and_yet_a_size(level: float) -> None:
+    incident = only(_run(np.append(np.full(25, level), np.full(10, 5.0)), every=2))
+    assert (incident.kind, incident.onset_step) == ("eval_loss_rise", 51)
+    assert 5 < incident.severity < 6 and np.isnan(incident.findings[0].figures["ratio"])
+
+
 @pytest.mark.parametrize(("before", "after"), [(2.0, 2.9), (0.1, 0.39), (-4.3, 5.0)])
 def test_a_small_or_signed_one_that_leaves_its_noise_is_found(before: float, after: float) -> None:
     evaluations = before + 0.005 * np.random.default_rng(0).standard_normal(40)
