@@ -33,7 +33,6 @@ def _measure(case: Case) -> list[Observation]:
         *_valid_labels(case),
         *batch_changes(case),
         *_repeats(case),
-        *repeat_observations(case),
         *epoch_period(case),
         *_source(case),
         *_composition(case),
