@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from postmortem.case import Case, Observation
-from postmortem.departure import TINY
 from postmortem.detectors import Finding
 from postmortem.panels._measuring import grouped
 from postmortem.text import times
@@ -31,8 +30,7 @@ def batch_changes(case: Case) -> Iterator[Observation]:
     changes = [f for f in _changes(case) if f.column != "clip_threshold"]
     if changes:
         parts = [
-            f"{f.column} changes from {grouped(f.baseline)} to {grouped(f.peak)} "
-            f"({times(f.peak / max(f.baseline, TINY))}) {where(case, f)}"
+            f"{f.column} changes from {grouped(f.baseline)} to {grouped(f.peak)}{_factor(f)} {where(case, f)}"
             for f in changes
         ]
         first = changes[0]
@@ -65,6 +63,10 @@ def _follows(case: Case, f: Finding) -> str:
         return ""
     usual = f"{100 * before.mean():.0f} % of the rows before"
     return f": since then grad_norm_clipped follows grad_norm, which it did in {usual}"
+
+
+def _factor(f: Finding) -> str:
+    return f" ({times(f.peak / f.baseline)})" if f.baseline > 0 else ""
 
 
 def _figures(f: Finding) -> dict[str, float]:

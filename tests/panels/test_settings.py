@@ -39,6 +39,12 @@ def test_a_setting_is_known_by_the_names_of_other_tools(name: str, tmp_path: Pat
     assert _text(incident, "data.batch_changed") == "accumulation changes from 8 to 2 (0.25×) at step 300"
 
 
+def test_what_was_zero_has_no_factor(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"loss": healthy()["loss"], "batch_size": np.repeat([0, 8], [AT, STEPS - AT])}
+    incident = worst(write_run(tmp_path / "run", columns))
+    assert _text(incident, "data.batch_changed") == "batch_size changes from 0 to 8 at step 300"
+
+
 def _clipped(threshold: np.ndarray) -> dict[str, np.ndarray]:
     columns = healthy()
     columns["grad_norm"] *= 2
