@@ -35,22 +35,18 @@ class EpochSteps:
     """The steps of the loss at the starts of epochs.
 
     `rows` are int64[k], the rows of the loss that begin an epoch with a step, `starts` the number of all that could be
-    judged. `falls`: the level falls there. `returns`: it goes back in between. `before`, `after` are float64[k], the
+    judged, and `period` the rows from one of these to the next, by their median. `falls`: the level falls there. `returns`: it goes back in between. `before`, `after` are float64[k], the
     levels on either side of the first row, in units of y; `sigma` is what is usual elsewhere."""
 
     loss: ScreenedColumn
     rows: NDArray[np.int64]
     starts: int
+    period: int
     falls: bool
     returns: bool
     before: NDArray[np.float64]
     after: NDArray[np.float64]
     sigma: float
-
-    @property
-    def period(self) -> int:
-        """Rows from one step to the next, by their median."""
-        return int(np.median(np.diff(self.rows)))
 
 
 def epoch_level_steps(loss: Series | None, starts: NDArray[np.int64], *, smoothed: bool) -> EpochSteps | None:
@@ -79,7 +75,8 @@ def epoch_level_steps(loss: Series | None, starts: NDArray[np.int64], *, smoothe
     before, after = steps.before[best], steps.after[best]
     back = (before[1:] - after[:-1]) * (1 if falls else -1)  # what the level went back by until the next step
     returns = int((back >= least).sum()) >= min(FEWEST, back.size)  # while a model learns fast, its fall hides it
-    return EpochSteps(s, rows[steps_here] * steps.hop, int(rows.size), falls, returns, before, after, sigma)
+    period = int(np.median(np.diff(rows))) * steps.hop
+    return EpochSteps(s, rows[steps_here] * steps.hop, int(rows.size), period, falls, returns, before, after, sigma)
 
 
 def _detect(t: Telemetry) -> Iterator[Finding]:

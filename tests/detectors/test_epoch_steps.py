@@ -10,7 +10,7 @@ import pytest
 from postmortem.detectors import Telemetry, find_incidents
 from postmortem.detectors._epochs import epoch_starts
 from postmortem.series import Series
-from tests.detectors.helpers import telemetry
+from tests.detectors.helpers import findings, telemetry
 
 EPOCHS, LENGTH = 5, 120
 ROWS = EPOCHS * LENGTH
@@ -33,6 +33,14 @@ def test_a_sawtooth_is_told_as_one_from_the_first_border_on(epoch: np.ndarray) -
     assert (incident.kind, incident.onset_step, incident.outcome) == ("epoch_steps", LENGTH, "lingering")
     (f,) = incident.findings
     assert (f.figures["steps"], f.figures["starts"], f.figures["period_rows"]) == (4, 4, LENGTH)
+
+
+def test_the_period_is_that_of_the_epochs_where_the_loss_does_not_step_at_each() -> None:
+    step, levels = np.arange(4 * LENGTH), np.array([3.0, 2.5, 2.6, 2.1])  # it goes on rising from the second epoch
+    ramp = 0.1 * (step % LENGTH) / LENGTH
+    loss = levels[step // LENGTH] + ramp + 0.01 * np.random.default_rng(0).standard_normal(step.size)
+    (f,) = findings(_with_epoch(telemetry(loss=loss), step // LENGTH), "epoch_steps")
+    assert (f.figures["steps"], f.figures["starts"], f.figures["period_rows"]) == (2, 3, LENGTH)
 
 
 def test_the_index_of_the_batch_tells_epochs_and_a_resume_does_not() -> None:
