@@ -95,20 +95,21 @@ def measure_departure(before: Series, inside: Series, sign: int = 0) -> Departur
 
     y, earlier = scaled(rows), scaled(past)
     residual = detrended(earlier)
-    low, high = expected(earlier, robust_sigma(residual, 0.0))
-    residual = earlier - low if low == high else residual  # where there is a trend, its noise is what is left without
-    floor = RELATIVE_FLOOR * (1.0 if positive else max(abs(low), float(np.abs(residual).max()), TINY))
+    lows, high = expected(earlier, robust_sigma(residual, 0.0), _rows_ahead(before, inside))
+    steady = bool((lows == high).all())
+    residual = earlier - high if steady else residual  # where there is a trend, its noise is what is left without
+    floor = RELATIVE_FLOOR * (1.0 if positive else max(abs(float(lows[0])), float(np.abs(residual).max()), TINY))
     scale = max(robust_sigma(residual, 0.0), floor, last_place / middle if positive else last_place)
     widest = max(float(np.abs(residual).max()), scale)
     with np.errstate(invalid="ignore"):
-        z, beside = (y - np.clip(y, low, high)) / scale, y - (low + high) / 2
+        z, beside = (y - np.clip(y, lows, high)) / scale, y - (lows + high) / 2
     way = sign or (1 if not finite.all() or float(np.max(z)) >= -float(np.min(z)) else -1)
     z, beside = (np.where(finite, values, np.inf * way) for values in (z, beside))
     worst = int(np.lexsort((way * beside, way * z))[-1])
     worst = int(np.argmax(~finite)) if not finite.all() else worst
     same_way = np.sign(z) == np.sign(z[worst])
     first = int(np.argmax(same_way & (np.abs(z) >= min(MOVED_Z, abs(z[worst])))))
-    edge = high if beside[worst] > 0 else low
+    edge = high if beside[worst] > 0 else float(lows[worst])
     baseline = math.exp(min(edge, LARGEST_LOG)) if positive else edge
     value, agrees = float(rows[worst]), sign == 0 or sign * float(z[worst]) >= 0
     return Departure(
@@ -124,3 +125,9 @@ def measure_departure(before: Series, inside: Series, sign: int = 0) -> Departur
         float(past.max()),
         math.exp(min(max(MOVED_Z * scale, MOVED_BEYOND * widest), LARGEST_LOG)) if positive else float("nan"),
     )
+
+
+def _rows_ahead(before: Series, inside: Series) -> Values:
+    """How many rows of `before` each row of `inside` is after the last of them, float[m]; 1 or more."""
+    between = float(np.median(np.diff(before.step))) if len(before) > 1 else 1.0
+    return np.maximum((inside.step - before.step[-1]) / between, 1.0)

@@ -34,21 +34,26 @@ TREND_ROWS = 48
 """Rows that tell where a column is and where it goes: few enough to follow a falling loss closely."""
 
 
-def expected(values: NDArray[np.floating], sigma: float) -> tuple[float, float]:
-    """(lowest, highest) value that finite `values`, float[n] with n ≥ 1 and noise of `sigma`, let expect next.
+def expected(
+    values: NDArray[np.floating], sigma: float, ahead: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], float]:
+    """(lowest, highest) value that finite `values`, float[n] with n ≥ 1 and noise of `sigma`, let expect in the rows
+    that are `ahead`, float[m], rows after the last of them: float[m], and one for all.
 
     Their median, where the later half of the last rows is where the earlier half was, within three standard errors.
     Else what lies between the median of the later half and that median once more as far from the earlier one: a rise
-    that goes on evenly is at half of that, one that slows down, as all that begins does, below; none goes further."""
+    that goes on evenly is at half of that, one that slows down, as all that begins does, below; none goes further. A
+    fall may go on evenly for as long as a run lasts."""
     recent = values[-TREND_ROWS:]
     earlier, later = np.split(recent, [recent.size // 2])
     if earlier.size:
         level = float(np.median(later))
         rise = level - float(np.median(earlier))
         if abs(rise) > 3 * MEDIAN_ERROR * sigma * math.sqrt(1 / earlier.size + 1 / later.size):
-            return level + min(rise, 0.0), level + max(rise, 0.0)
+            evenly = (ahead + (later.size - 1) / 2) / later.size
+            return level + min(rise, 0.0) * np.maximum(evenly, 1.0), level + max(rise, 0.0)
     middle = float(np.median(values))
-    return middle, middle
+    return np.full(ahead.size, middle), middle
 
 
 def detrended(values: NDArray[np.floating]) -> NDArray[np.floating]:

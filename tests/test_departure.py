@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from postmortem.assess.weighing import weigh
 from postmortem.departure import Departure, beside_others, measure_departure
 from postmortem.detectors import find_incidents
 from postmortem.panels import panels
 from postmortem.series import Series
 from tests.detectors.helpers import telemetry
-from tests.panels.test_flat_or_not import AT, case_of
+from tests.makers import STEPS, noise
+from tests.panels.test_flat_or_not import AT, case_of, observed, spiked
 
 ROWS = 100
+LEVELS = {"loss.spike", "loss.drop", "loss.flat", "loss.unclear", "loss.raised"}
 
 
 def departure(values: np.ndarray, sign: int = 1) -> Departure:
@@ -121,16 +124,31 @@ def test_a_rank_that_logs_zero_is_told_in_its_own_unit(tmp_path: Path) -> None:
     assert 2.1 < d.lowest < d.baseline < d.highest < 2.6
 
 
+@pytest.mark.parametrize(("floor", "rows", "height"), [(1.5, 90, 1.3), (0.5, 40, 2.0), (0.2, 60, 2.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_what_the_detector_finds_the_panel_calls_moved(tmp_path: Path, seed: int) -> None:
-    """In a loss that still falls by a third in the rows of its baseline."""
+def test_what_the_detector_finds_the_panel_calls_moved(
+    tmp_path: Path, seed: int, floor: float, rows: float, height: float
+) -> None:
+    """In a loss that still falls, by a third or to a fifth, in the rows of its baseline; and to fall on is no drop."""
     rng, step = np.random.default_rng(seed), np.arange(300)
-    loss = (1.5 + 5 * np.exp(-step / 90)) * np.exp(0.02 * rng.standard_normal(300))
+    loss = (floor + 5 * np.exp(-step / rows)) * np.exp(0.02 * rng.standard_normal(300))
     at = 110
-    loss[at : at + 6] *= 1.3
+    loss[at : at + 6] *= height
     (incident, *_) = find_incidents(telemetry(loss=loss))
     assert incident.onset_step == at
     case = case_of(tmp_path, loss=loss)
     moved = case.departure("loss", sign=1)
     assert moved is not None and moved.moved
-    assert "loss.spike" in {o.slug for panel in panels() for o in panel.read(case)[1]}
+    assert {"loss.spike"} == {o.slug for o in observed(case).values() if o.slug in LEVELS}
+
+
+@pytest.mark.parametrize(("fall", "height"), [(3, 4), (4, 4), (4, 5)])
+def test_a_spike_out_of_a_falling_norm_is_not_said_to_be_still(fall: float, height: float, tmp_path: Path) -> None:
+    """The median of the rows before is far above where the norm was last."""
+    norm = 0.6 * np.exp(noise(0.1, seed=3) - np.log(fall) * (np.minimum(np.arange(STEPS), AT) - 200) / 100)
+    norm[AT : AT + 5] *= height
+    case = case_of(tmp_path, loss=spiked(), grad_norm=norm)
+    seen = observed(case)
+    assert "grad_norm.spike" in seen and not any("did not move" in o.text for o in seen.values())
+    weights = next(e for e in weigh(case, [(3, seen["grad_norm.spike"])])).weights
+    assert weights["benign"] < 0 and weights["logging_artifact"] < 0
