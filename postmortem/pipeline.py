@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from postmortem.assess.suspect import suspect_for, suspect_window
 from postmortem.assess.symptoms import summary, symptoms
 from postmortem.assess.verification import verification
 from postmortem.assess.watchdog import quiet_reading, rollback, watchdog_rule
-from postmortem.assess.weighing import leading_cause, panel_verdict, rank_causes, weigh
+from postmortem.assess.weighing import backed_causes, leading_cause, panel_verdict, rank_causes, weigh
 from postmortem.assess.wording import (
     cautious_remedies,
     fact_without_cause,
@@ -213,6 +213,14 @@ def _weigh(case: Case) -> _Weighed:
     return _Weighed(case, readings, observed, evidence, rank_causes(evidence, predictions))
 
 
+def _cautious(case: Case, ranked: Sequence[Hypothesis], window: tuple[int, int]) -> tuple[diagnosis.Remedy, ...]:
+    """§5 without a root cause: of batches only where more speaks for a cause of that kind than against it, or where
+    they were skipped."""
+    guesses = backed_causes(ranked)
+    batches = any(guess.suspect_batch_count is not None for guess in guesses) or case.response.skipped(window)
+    return cautious_remedies(case, next(iter(guesses), None), window if batches else None)
+
+
 def _incident(
     weighed: _Weighed, ident: int, proof: CheckedProof | None, watchdog: Watchdog | None
 ) -> diagnosis.Incident:
@@ -232,7 +240,7 @@ def _incident(
     remedy = known.fix(suspect_for(case, known, observed)) if known and known.fix else None
     remedy = case.shown.fix if known is None else remedy
     expected = verification(case, known, remedy or ())
-    remedies = known.remedies(case, observed) if known else cautious_remedies(case, cause, window)
+    remedies = known.remedies(case, observed) if known else _cautious(case, ranked, window)
     return diagnosis.Incident(
         **shared_facts(case.incident),
         id=ident,

@@ -12,7 +12,7 @@ UNKNOWN_SCORE = 0.0  # log-odds of "none of the causes known here", which every 
 SUPPORTED_SHARE = 0.61  # the best cause must have more than this share, or the tool abstains
 SUPPORTED_WEIGHT = 2.0  # … and at least one observation alone must give it this weight, also to lead at all
 FAVORS, COUNTS_AGAINST = 0.3, 1.5  # log-odds from which a panel counts as supporting a cause, or as counting against it
-HINTED = -0.5  # the highest log-odds of a cause that only hints speak for: many of them are still no knowledge
+HINTED = -0.5  # the highest log-odds of a cause that only hints speak for: many are no knowledge, yet above any prior
 ALIKE = 0.7  # log-odds: rivals this close to the best predict the panels equally well
 
 
@@ -75,6 +75,12 @@ def leading_cause(ranked: Sequence[Hypothesis]) -> Cause | None:
     """The best known cause; `unknown` is left out."""
     by_slug = {c.slug: c for c in causes()}
     return next((by_slug[h.cause] for h in ranked if h.cause in by_slug), None)
+
+
+def backed_causes(ranked: Sequence[Hypothesis]) -> tuple[Cause, ...]:
+    """The known causes for which all observations together say more than against them, best first."""
+    by_slug = {c.slug: c for c in causes()}
+    return tuple(by_slug[h.cause] for h in ranked if h.cause in by_slug and h.score > by_slug[h.cause].prior)
 
 
 def _panels(evidence: Sequence[Evidence], cause: str, sign: int) -> tuple[int, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from postmortem.assess.symptoms import lost_as, rows_lost
+from postmortem.assess.weighing import backed_causes
 from postmortem.case import Case
-from postmortem.causes import Cause, causes, lower_rate, roll_back, skip
+from postmortem.causes import Cause, lower_rate, roll_back, skip
 from postmortem.change import Change
 from postmortem.detectors import SETTLE_ROWS
 from postmortem.diagnosis import Hypothesis, Remedy
@@ -26,9 +27,11 @@ def why_not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> 
     """Why no root cause is given: what replays showed (`proof`), or which replay or column would decide."""
     if proof:
         return f"Not known: {proof}."
-    by_slug = {c.slug: c for c in causes()}
+    by_slug = {c.slug: c for c in backed_causes(ranked)}
     known = [h for h in ranked if h.cause in by_slug and h.supported_by]
     if not known:
+        if any(h.supported_by for h in ranked):
+            return "Not known yet: more speaks against each known cause than for it."
         return "Not known yet: no observation speaks for a known cause."
     best = known[0]
     close = [h for h in known[1:3] if h.probability >= CLOSE * best.probability]
@@ -81,8 +84,9 @@ def _watch(case: Case, name: str, level: float, peak: float, last: float, back: 
     )
 
 
-def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) -> tuple[Remedy, ...]:
-    """§5 of the report without a root cause: remedies that do no harm, and why the others would be guesses."""
+def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int] | None) -> tuple[Remedy, ...]:
+    """§5 of the report without a root cause: remedies that do no harm, and why the others would be guesses. `cause` is
+    the best guess, and `window` the batches that someone might skip, where the evidence does not speak against it."""
     logged = _logging(case)
     if case.shown.fix is not None:
         return (*_what_cured(case, case.shown.fix[0]), *logged)
@@ -98,21 +102,15 @@ def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int]) 
             *logged,
             Remedy("Continue from here.", declined="the run does not recover by itself"),
         )
-    guess = f" for “{cause.title}”" if cause else ""
-    first = Remedy(
-        "Change nothing yet; run the replay of section 4 first.",
-        "one replay from the checkpoint before the onset",
-        once=True,
-    )
-    skipped = skip(case, window)
-    if not skipped.done:
-        skipped = replace(skipped, declined="a skip removes any spike that a batch causes, but does not show why")
-    return (
-        first,
-        *logged,
-        skipped,
-        Remedy(f"A remedy{guess}.", declined="the evidence is not sufficient yet"),
-    )
+    guess = f" for “{cause.title}”" if cause else " against a guessed cause"
+    first = Remedy("Change nothing yet.", "none", once=True)
+    if cause is not None:
+        text = "Change nothing yet; run the replay of section 4 first."
+        first = Remedy(text, "one replay from the checkpoint before the onset", once=True)
+    skipped = () if window is None else (skip(case, window),)
+    why = "a skip removes any spike that a batch causes, but does not show why"
+    declined = [each if each.done else replace(each, declined=why) for each in skipped]
+    return (first, *logged, *declined, Remedy(f"A remedy{guess}.", declined="the evidence is not sufficient yet"))
 
 
 def _what_cured(case: Case, fix: Change) -> tuple[Remedy, ...]:

@@ -23,6 +23,12 @@ def _incidents(path: Path, loss: np.ndarray, epoch: str = "epoch") -> tuple[Inci
     return diagnose(open_run(path)).incidents
 
 
+def _names_neither_batch_nor_rate(incident: Incident) -> bool:
+    """Whether §4 proposes no replay, and §5 not even declines to skip a batch."""
+    sections = (incident.not_known, incident.lesson, *(remedy.text for remedy in incident.changes))
+    return not any(word in text for text in sections for word in ("batches", "rate", "replay"))
+
+
 def _text(incident: Incident, slug: str) -> str:
     return next((e.text for e in incident.evidence if e.observation == slug), "")
 
@@ -36,6 +42,7 @@ def test_a_sawtooth_is_the_order_of_the_data(epoch: str, tmp_path: Path) -> None
     )
     for incident in incidents:
         assert _text(incident, "data.epoch_period") and incident.hypotheses[0].cause == "unknown"
+        assert _names_neither_batch_nor_rate(incident)
 
 
 def test_spikes_that_begin_with_epochs_are_one_movement(tmp_path: Path) -> None:
@@ -63,6 +70,7 @@ def test_the_public_sawtooth_has_the_period_of_an_epoch_and_names_neither_a_batc
     assert "every 1,400 rows: its movement has the period of an epoch" in _text(worst, "data.epoch_period")
     named = next(h.cause for h in worst.hypotheses if h.cause != "unknown")
     assert named in ("benign", "nan_propagation", "empty_labels"), "of no batch, and not of the rate"
+    assert _names_neither_batch_nor_rate(worst)
 
 
 @pytest.mark.skipif(not REPORTS.is_dir(), reason="the public cases are not here")
