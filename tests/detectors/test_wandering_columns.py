@@ -115,6 +115,20 @@ def test_one_row_of_a_sparse_log_is_an_incident(row: int) -> None:
     assert (incident.onset_step, incident.onset_interval) == (10 * row, (10 * row - 10, 10 * row))
 
 
+def test_most_spikes_that_a_sparse_log_shows_in_two_columns_are_incidents() -> None:
+    """Of 64 by a third or a half of the loss, in one logged row; from the median of all rows before, 33."""
+    opened = 0
+    for seed in range(8):
+        for row in (18, 25, 35, 50):
+            for nats in (0.8, 1.5):
+                loss, norm = decline(ROWS, seed)[::10].copy(), calm_norm(ROWS, seed + 50)[::10].copy()
+                loss[row] += nats
+                norm[row] *= 3
+                incidents = find_incidents(telemetry(loss=loss, grad_norm=norm, every=10))
+                opened += any(i.onset_step == 10 * row for i in incidents)
+    assert opened >= 48
+
+
 def test_a_row_within_the_tail_opens_an_incident_only_with_a_witness() -> None:
     """The noise of the loss has a heavy tail; its highest row is an incident where the gradient leaves its own."""
     rng = np.random.default_rng(3)

@@ -73,8 +73,9 @@ class TestPhysics:
         seen = observed(run_of(tmp_path, self.jumped(program("sgd"), 1e3, gradient=1e3, update=1e3)))
         assert "weights.jump" in seen and "weights.unprovoked_jump" not in seen
 
-    def test_a_jump_where_the_run_was_resumed_is_the_resumes(self, tmp_path: Path) -> None:
-        run = run_of(tmp_path, self.jumped(program("adam"), 1e4, gradient=3.0, update=1.0), journal=resumed(AT))
+    @pytest.mark.parametrize("gradient", [1.0, 3.0])
+    def test_a_jump_where_the_run_was_resumed_is_the_resumes(self, gradient: float, tmp_path: Path) -> None:
+        run = run_of(tmp_path, self.jumped(program("adam"), 1e4, gradient, update=1.0), journal=resumed(AT))
         assert f"resumed at step {AT}" in observed(run)["weights.changed_at_resume"].text
         assert shares(run).get("bit_flip", 0.0) < 0.05
 
@@ -131,6 +132,8 @@ def test_steps_that_change_the_norm_by_a_large_share_are_too_long(steps: int, to
     columns["loss"][AT : AT + steps] += np.arange(steps)
     run = run_of(tmp_path, columns)
     assert ("weights.large_steps" in observed(run)) == told
+    incident = diagnose(run).incidents[0]
+    assert (incident.verdict == "supported" and incident.hypotheses[0].cause == "lr_too_high") == told
 
 
 def test_changes_that_grow_from_row_to_row_are_no_jump(tmp_path: Path) -> None:
