@@ -55,12 +55,10 @@ def test_the_proven_batches_of_the_leading_incident_are_skipped(
 
 
 def test_the_rate_that_cured_is_the_remedy_and_not_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arms = [
-        Experiment("R1", (Change("lr-scale", values=(share,)),), outcome, "a lower rate")
-        for share, outcome in ((0.5, "persists"), (0.1, "cured"))
-    ]
+    half, tenth = (Change("lr-scale", values=(share,)) for share in (0.5, 0.1))
+    arms = Experiment("R1", (half,), "persists", "a half"), Experiment("R1", (tenth,), "cured", "a tenth")
     _, shown = drafted(tmp_path / "run", monkeypatch, NULL, *arms, PLACEBO)
-    assert shown.onset_step == 150 and shown.remedy == (Change("lr-scale", values=(0.1,)),)
+    assert shown.onset_step == 150 and shown.remedy == (tenth,)
     text = "Lower the learning rate to 0.1 of it: with this a replay had no incident, and with 0.5 of it not."
     assert shown.changes[0].text == text and not any("alve" in remedy.text for remedy in shown.changes)
 
