@@ -35,8 +35,9 @@ class EpochSteps:
     """The steps of the loss at the starts of epochs.
 
     `rows` are int64[k], the rows of the loss that begin an epoch with a step, `starts` the number of all that could be
-    judged, and `period` the rows from one of these to the next, by their median. `falls`: the level falls there. `returns`: it goes back in between. `before`, `after` are float64[k], the
-    levels on either side of the first row, in units of y; `sigma` is what is usual elsewhere."""
+    judged, and `period` the rows from one of these to the next, by their median. `falls`: the level falls there.
+    `returns`: it goes back in between. `before`, `after` are float64[k], the levels on either side of the first row, in
+    units of y; `sigma` is what is usual elsewhere."""
 
     loss: ScreenedColumn
     rows: NDArray[np.int64]
