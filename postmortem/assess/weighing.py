@@ -31,11 +31,13 @@ def rank_causes(
     """The causes that the evidence speaks for or against, and `unknown`, best first, each with its predictions of
     replays. A cause without any evidence is left out, so that it takes no share from the others."""
     involved = {c.slug: c for c in causes() if any(e.observation in c.weights for e in evidence)}
-    scores = {slug: _score(cause, evidence) for slug, cause in involved.items()}
+    sums = {slug: c.prior + sum(e.weights.get(slug, 0.0) for e in evidence) for slug, c in involved.items()}
+    scores = {slug: total if _is_specific(slug, evidence) else min(total, HINTED) for slug, total in sums.items()}
     titles = {slug: c.title for slug, c in involved.items()} | {UNKNOWN: "None of the causes known here"}
     rivals = {slug: c.rivals for slug, c in involved.items()}
     absent = {c.slug for c in causes()} - involved.keys()
-    scores[UNKNOWN] = UNKNOWN_SCORE
+    sums[UNKNOWN] = scores[UNKNOWN] = UNKNOWN_SCORE
+    in_order = sorted(rank(scores).items(), key=lambda share: (-scores[share[0]], -sums[share[0]]))
     return tuple(
         Hypothesis(
             cause=cause,
@@ -52,22 +54,19 @@ def rank_causes(
             ),
             predictions=predictions.get(cause, ()),
         )
-        for cause, probability in rank(scores).items()
+        for cause, probability in in_order
     )
 
 
-def _score(cause: Cause, evidence: Sequence[Evidence]) -> float:
-    """The log-odds of a cause against `unknown`: below it where no single observation is specific to the cause."""
-    weights = [e.weights.get(cause.slug, 0.0) for e in evidence]
-    score = cause.prior + sum(weights)
-    return score if max(weights, default=0.0) >= SUPPORTED_WEIGHT else min(score, HINTED)
+def _is_specific(cause: str, evidence: Sequence[Evidence]) -> bool:
+    """Whether a single observation is specific to the cause."""
+    return max((e.weights.get(cause, 0.0) for e in evidence), default=0.0) >= SUPPORTED_WEIGHT
 
 
 def panel_verdict(ranked: Sequence[Hypothesis], evidence: Sequence[Evidence]) -> Verdict:
     """`supported` where one known cause outweighs all others together, else `undecided`: abstaining is a result."""
     best = ranked[0]
-    strongest = max((e.weights.get(best.cause, 0.0) for e in evidence), default=0.0)
-    clear = best.cause != UNKNOWN and best.probability > SUPPORTED_SHARE and strongest >= SUPPORTED_WEIGHT
+    clear = best.cause != UNKNOWN and best.probability > SUPPORTED_SHARE and _is_specific(best.cause, evidence)
     return "supported" if clear else "undecided"
 
 
@@ -78,9 +77,10 @@ def leading_cause(ranked: Sequence[Hypothesis]) -> Cause | None:
 
 
 def backed_causes(ranked: Sequence[Hypothesis]) -> tuple[Cause, ...]:
-    """The known causes for which all observations together say more than against them, best first."""
-    by_slug = {c.slug: c for c in causes()}
-    return tuple(by_slug[h.cause] for h in ranked if h.cause in by_slug and h.score > by_slug[h.cause].prior)
+    """The known causes that a panel supports and all observations together say more for than against, best first."""
+    score = {h.cause: h.score for h in ranked if h.supported_by}
+    backed = {c.slug: c for c in causes() if score.get(c.slug, c.prior) > c.prior}
+    return tuple(backed[h.cause] for h in ranked if h.cause in backed)
 
 
 def _panels(evidence: Sequence[Evidence], cause: str, sign: int) -> tuple[int, ...]:

@@ -28,14 +28,15 @@ def why_not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> 
     if proof:
         return f"Not known: {proof}."
     by_slug = {c.slug: c for c in backed_causes(ranked)}
-    known = [h for h in ranked if h.cause in by_slug and h.supported_by]
+    known = [h for h in ranked if h.cause in by_slug]
     if not known:
         if any(h.supported_by for h in ranked):
             return "Not known yet: more speaks against each known cause than for it."
         return "Not known yet: no observation speaks for a known cause."
     best = known[0]
     close = [h for h in known[1:3] if h.probability >= CLOSE * best.probability]
-    names = " and ".join(f"“{h.title}” ({h.cause})" for h in [best, *close])
+    *others, last = (f"“{h.title}” ({h.cause})" for h in [best, *close])
+    names = f"{', '.join(others)} and {last}" if others else last
     lead = f"the evidence is too weak to choose; {names} {'lead' if close else 'leads'}"
     absent = [c for c in DECISIVE if c not in case.run.columns]
     log = f" Log {', '.join(absent[:4])} next time." if absent else ""
@@ -104,13 +105,15 @@ def cautious_remedies(case: Case, cause: Cause | None, window: tuple[int, int] |
         )
     guess = f" for “{cause.title}”" if cause else " against a guessed cause"
     first = Remedy("Change nothing yet.", "none", once=True)
-    if cause is not None:
+    if cause is not None and not cause.harmless:  # section 4 names a replay that would decide
         text = "Change nothing yet; run the replay of section 4 first."
         first = Remedy(text, "one replay from the checkpoint before the onset", once=True)
     skipped = () if window is None else (skip(case, window),)
     why = "a skip removes any spike that a batch causes, but does not show why"
     declined = [each if each.done else replace(each, declined=why) for each in skipped]
-    return (first, *logged, *declined, Remedy(f"A remedy{guess}.", declined="the evidence is not sufficient yet"))
+    if cause is None or not cause.harmless:
+        declined.append(Remedy(f"A remedy{guess}.", declined="the evidence is not sufficient yet"))
+    return (first, *logged, *declined)
 
 
 def _what_cured(case: Case, fix: Change) -> tuple[Remedy, ...]:
