@@ -67,6 +67,7 @@ CAUSE = Cause(
         "data.likely": -1.0,
         "activations.nonfinite": -2.0,
         "loss.diverges": -2.0,
+        "loss.stays_above_uniform": -1.5,  # one batch passes
         "data.rare_tokens": 3.0,
         "token_loss.tail": 2.5,
         "token_loss.few_ids": 1.0,

@@ -61,6 +61,9 @@ _SMOOTHED_SIGMAS, _SMOOTHED_ROWS = 7.0, 512
 _TAIL_TIMES = 10.0
 """Under Student's t with 2.5 degrees of freedom, a row passes ten times the largest of n rows before once in 600 n."""
 
+_SLOW_ROWS = 20
+"""A rise that takes as many rows to its peak, and begins with less than half of it, is a trend that turned."""
+
 _BLIP_ROWS = 3
 """An excursion of up to three rows is a spike, wherever it ended."""
 
@@ -375,7 +378,8 @@ def _slow_sigma(past: NDArray[np.float64]) -> float:
 
 def opens_incident(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
     """Whether an excursion opens an incident by itself: high enough, and no slow rise of a column that wanders."""
-    wandered = rule.wanders and e.course.outcome == LINGERING and not e.course.abrupt
+    slow = e.course.outcome == LINGERING or e.course.peak >= _SLOW_ROWS
+    wandered = rule.wanders and slow and not e.course.abrupt
     return e.height(s) >= rule.opening * s.unit and not wandered
 
 

@@ -263,12 +263,30 @@ def _jump(case: Case, name: str) -> Observation | None:
         return Observation("weights.unprovoked_jump", text, name, step, {**figures, "possible": possible})
     if _explained(case, window):
         return Observation("weights.jump", text, name, step, figures)
+    if others := _groups_that_jump(case, name, window):
+        text += f"; {plain(others[0])} jumps in {those}, too, as in an update of all parameters"
+        return Observation("weights.jump", text, name, step, figures)
     if case.departure("grad_norm", window) is None:
         return Observation("weights.jump_alone", f"{text}; no gradient of {those} is logged", name, step, figures)
     unmoved = "neither grad_norm nor lr" if case.departure("lr", window) is not None else "grad_norm"
     text += f"; {unmoved} of {those} {'explains' if ' ' in unmoved else 'does not explain'} it"
     strength = 1.0 if one_step else UNSEEN
     return Observation("weights.unprovoked_jump", text, name, step, figures, strength)
+
+
+def _groups_that_jump(case: Case, name: str, window: tuple[int, int]) -> list[str]:
+    """The other groups of parameters whose norm moves in `window` as no step of theirs did before. One damaged element
+    is in a single group, which moves the norm of all parameters along, but no other."""
+    groups: list[str] = []
+    for group in case.family("param_norm/"):
+        series = case.series(group)
+        near = None if series is None else series.window(case.baseline_start, window[1])
+        if group == name or near is None or len(near) < BASELINE_ROWS // 4:
+            continue
+        per_step, inside = np.abs(np.diff(near.value)) / np.diff(near.step), near.step[1:] >= window[0]
+        if inside.any() and per_step[inside].max() > JUMP * max(per_step[~inside].max(initial=0.0), 1e-300):
+            groups.append(group)
+    return groups if len(groups) > (name == "param_norm") else []
 
 
 def _possible(case: Case, window: tuple[int, int]) -> float | None:

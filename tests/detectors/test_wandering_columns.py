@@ -59,6 +59,17 @@ def test_an_early_trend_is_no_incident(column: str, shape: str) -> None:
         assert find_incidents(telemetry(loss=decline(ROWS, seed), **{column: values})) == (), rows
 
 
+@pytest.mark.parametrize("column", ["token_loss_max", "update_rms"])
+@pytest.mark.parametrize("top", [0.9, 1.1])
+def test_a_trend_that_turns_is_no_incident(column: str, top: float) -> None:
+    """As the worst token's loss of a model that begins to learn: a first high row, then a slow rise, and the way back."""
+    way = np.interp(np.arange(ROWS), [0, 20, 70, 90], [0.0, 0.12, top, 0.0])
+    way[21] += 0.3
+    for seed in range(3):
+        values = 5.5 * np.exp(way + noise(0.02, seed))
+        assert find_incidents(telemetry(loss=decline(ROWS, seed), **{column: values})) == (), seed
+
+
 def test_a_level_that_holds_is_the_new_one_and_what_departs_from_it_is_found() -> None:
     rms = 0.2 * np.exp(noise(0.03, 0))
     rms[100:] *= 4

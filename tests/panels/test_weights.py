@@ -73,6 +73,17 @@ class TestPhysics:
         seen = observed(run_of(tmp_path, self.jumped(program("sgd"), 1e3, gradient=1e3, update=1e3)))
         assert "weights.jump" in seen and "weights.unprovoked_jump" not in seen
 
+    @pytest.mark.parametrize("groups", [1, 3])
+    def test_groups_that_jump_together_were_updated(self, groups: int, tmp_path: Path) -> None:
+        """A damaged element is in one group. The first update of a blow-up goes through all of them."""
+        columns = self.jumped(program("sgd"), 30.0, gradient=1.0, update=1.0)
+        for n in range(3):
+            moved = columns["param_norm"] if n < groups else columns["param_norm"] - 30e-3 * (np.arange(ROWS) >= AT)
+            columns[f"param_norm/layer{n}"] = moved / 2
+        seen = observed(run_of(tmp_path, columns))
+        assert ("weights.unprovoked_jump" in seen) == (groups == 1)
+        assert groups == 1 or "jumps in that step, too" in seen["weights.jump"].text
+
     @pytest.mark.parametrize("gradient", [1.0, 3.0])
     def test_a_jump_where_the_run_was_resumed_is_the_resumes(self, gradient: float, tmp_path: Path) -> None:
         run = run_of(tmp_path, self.jumped(program("adam"), 1e4, gradient, update=1.0), journal=resumed(AT))
