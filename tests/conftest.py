@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from hypothesis import settings
 
 from tests.samples import OTHER_ARITHMETIC
+
+# Hundreds of tests start a process. Where the environment forbids to keep bytecode, each would compile all anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 pytest_plugins = ["tests.replays"]
 

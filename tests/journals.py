@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,9 +40,16 @@ def rolled_back(root: Path, journal: Journal = (), again: float = 0.0, rows: int
     return write_run(root, joined, steps=steps, attempt=attempt, journal=journal)
 
 
+_diagnosed: dict[str, Incident] = {}
+
+
 def worst(run: Path) -> Incident:
-    """The worst incident of a run."""
-    return diagnose(open_run(run)).incidents[0]
+    """The worst incident of a run; runs of the same files, such as those without a journal, are diagnosed once."""
+    files = sorted(path for path in run.rglob("*") if path.is_file())
+    digest = sha256(repr([(path.relative_to(run), path.read_bytes()) for path in files]).encode()).hexdigest()
+    if digest not in _diagnosed:
+        _diagnosed[digest] = diagnose(open_run(run)).incidents[0]
+    return _diagnosed[digest]
 
 
 def observed(run: Path) -> dict[str, str]:

@@ -261,10 +261,11 @@ def _jump(case: Case, name: str) -> Observation | None:
     if possible is not None and figures["ratio"] > ALIGNED * possible:
         text += f"; the updates of {those} are at most {times(possible)} as large as before"
         return Observation("weights.unprovoked_jump", text, name, step, {**figures, "possible": possible})
-    if _explained(case, window):
-        return Observation("weights.jump", text, name, step, figures)
-    if others := _groups_that_jump(case, name, window):
+    explained = _explained(case, window)
+    if not explained and (others := _groups_that_jump(case, name, window)):
+        explained = True
         text += f"; {plain(others[0])} jumps in {those}, too, as in an update of all parameters"
+    if explained:
         return Observation("weights.jump", text, name, step, figures)
     if case.departure("grad_norm", window) is None:
         return Observation("weights.jump_alone", f"{text}; no gradient of {those} is logged", name, step, figures)

@@ -6,20 +6,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer
 
 from postmortem import cli
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., tuple[int, str, str]]
+_commands_of = cache(typer.main.get_command)
+"""The commands of an application, made once: typer makes all of them for every call, which takes longer than most."""
 
 
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Call]:
     """`outside(main, *first)`: what runs `first …` by `main`, in the test's own directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(typer.main, "get_command", _commands_of)
 
     def made(main: Callable[[], None], *first: str) -> Call:
         def run(*words: object) -> tuple[int, str, str]:

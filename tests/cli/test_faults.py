@@ -9,7 +9,9 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -23,6 +25,11 @@ from tests.cli.conftest import ROOT
 
 SAMPLE = ROOT / "sample_runs" / "19-spike-001"
 COMMANDS = [(app, info) for app in (cli.app, runs_diff.app) for info in app.registered_commands]
+
+
+def name_of(info: typer.models.CommandInfo) -> str:
+    assert info.callback is not None
+    return str(info.callback.__name__)
 
 
 def of_system(number: int, file: str | None = None) -> OSError:
@@ -62,24 +69,33 @@ FAULTS: dict[str, tuple[BaseException, int, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("app", "info"), COMMANDS, ids=[str(info.callback.__name__) for _, info in COMMANDS])
-def test_every_command_explains_every_fault(
-    app: typer.Typer,
-    info: typer.models.CommandInfo,
-    fault: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    error, code, message = FAULTS[fault]
-    assert info.callback is not None and info.callback.__code__ is explained(print).__code__, "not `explained`"
+@cache
+def raising(number: int) -> tuple[Any, list[BaseException]]:
+    """(the commands of an application, one of which raises the last error of a list; the list). Typer makes all anew
+    for every call, which would be most of the work here."""
+    app, info = COMMANDS[number]
+    errors: list[BaseException] = []
 
     def command() -> None:
-        raise error
+        raise errors[-1]
 
-    command.__name__ = info.callback.__name__
-    monkeypatch.setattr(info, "callback", explained(command))
-    words = [command.__name__.replace("_", "-")] if app is cli.app else []
+    command.__name__ = name_of(info)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(info, "callback", explained(command))
+        return typer.main.get_command(app), errors
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=[name_of(info) for _, info in COMMANDS])
+def test_every_command_explains_every_fault(
+    number: int, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (app, info), (error, code, message) = COMMANDS[number], FAULTS[fault]
+    assert info.callback is not None and info.callback.__code__ is explained(print).__code__, "not `explained`"
+    commands, errors = raising(number)
+    errors.append(error)
+    monkeypatch.setattr(typer.main, "get_command", lambda _: commands)
+    words = [name_of(info).replace("_", "-")] if app is cli.app else []
     with pytest.raises(SystemExit) as end:
         guarded(lambda: app(words, prog_name="postmortem"))
     shown = capsys.readouterr().err

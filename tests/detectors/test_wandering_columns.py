@@ -62,7 +62,7 @@ def test_an_early_trend_is_no_incident(column: str, shape: str) -> None:
 @pytest.mark.parametrize("column", ["token_loss_max", "update_rms"])
 @pytest.mark.parametrize("top", [0.9, 1.1])
 def test_a_trend_that_turns_is_no_incident(column: str, top: float) -> None:
-    """As the worst token's loss of a model that begins to learn: a first high row, then a slow rise, and the way back."""
+    """As the worst token's loss of a model that begins to learn: one high row, a slow rise, and the way back."""
     way = np.interp(np.arange(ROWS), [0, 20, 70, 90], [0.0, 0.12, top, 0.0])
     way[21] += 0.3
     for seed in range(3):

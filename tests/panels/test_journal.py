@@ -53,7 +53,10 @@ def test_an_event_before_the_onset_is_evidence(
 
 @pytest.mark.parametrize("key", ["weight_decay", "data_parallel.size", "num_workers", "model.max_norm"])
 def test_another_setting_favors_no_cause_and_speaks_against_a_coincidence(key: str, tmp_path: Path) -> None:
-    changed, plain = spike(tmp_path / "changed", [event("config_change", key=key, old=1, new=2)]), spike(tmp_path / "p")
+    changed, plain = (
+        spike(tmp_path / "changed", [event("config_change", key=key, old=1, new=2)]),
+        spike(tmp_path / "plain"),
+    )
     assert f"config {key} changed from 1 to 2, 2 steps before the onset" in observed(changed)["state.config_change"]
     before = {h.cause: h.score for h in worst(plain).hypotheses}
     assert all(h.score <= before[h.cause] for h in worst(changed).hypotheses if h.cause in before)
@@ -89,7 +92,7 @@ def test_many_changes_count_once_and_a_change_long_before_counts_less(tmp_path: 
     once = score(spike(tmp_path / "once", [event("config_change", **raised)]), "lr_too_high")
     many = [event("config_change", **raised)] * 50
     assert score(spike(tmp_path / "many", many), "lr_too_high") == once
-    none = score(spike(tmp_path / "none"), "lr_too_high")
+    none = score(spike(tmp_path / "plain"), "lr_too_high")
     early = spike(tmp_path / "early", [event("config_change", 100, **raised)])
     assert none < score(early, "lr_too_high") < once
     assert observed(early)["state.rate_raised"].endswith("changed from 1 to 2, 250 steps before the onset")

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from postmortem import cli
+from postmortem import cli, diff, pipeline
+from postmortem.report import canvas
 from tests.faults import SHORT, FailingDisk, failing_disk, temporary_names
 from tests.samples import sample
 
@@ -37,9 +39,24 @@ COMMANDS = {
 }  # fmt: skip
 
 
+def once(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """`compute`, whose first result is kept."""
+    kept: list[Any] = []
+
+    def computed(*arguments: Any, **options: Any) -> Any:
+        if not kept:
+            kept.append(compute(*arguments, **options))
+        return kept[0]
+
+    return computed
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Run a command in a folder: (exit code, stderr)."""
+    """Run a command in a folder: (exit code, stderr). What it computes and draws of its run, which is the same in every
+    folder, is kept from the first call on: here it is about what it then does with the disk."""
+    for module, name in ((pipeline, "diagnose"), (diff, "diff_runs"), (canvas, "draw")):
+        monkeypatch.setattr(module, name, once(getattr(module, name)))
 
     def called(folder: Path, words: Sequence[str]) -> tuple[int, str]:
         monkeypatch.chdir(folder)
