@@ -1,4 +1,5 @@
-"""What watching adds to the lab's step: our watch at its default cadence, and trainscope at its smallest settings.
+"""What watching adds to the lab's step: our watch at its default cadence, its token losses,
+and trainscope at its smallest settings.
 
 Copies of one lab training run in one process and take blocks of 100 steps in turn. Each records a row per step with
 `Recorder`, and differs in what it does besides. The CPU time of the whole process is counted, with background threads.
@@ -12,19 +13,25 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from _measure import interval, machine, options, publish, rounds_of
+from torch import Tensor, nn
 
 from postmortem.lab.config import default_config
+from postmortem.lab.model import MiniGPT
 from postmortem.lab.program import LabProgram, build
 from postmortem.record import Recorder
+from postmortem.record.watch import Watch
 
 GOAL = 0.02  # CPU of the lab's step: what was asked for
 BLOCK = 100  # steps: ten samples of norms, two of layers, one hash
 MINIMAL, THINNED = "trainscope, profile `minimal`", "… and only every tenth step traced"
 ALONE, WATCH = "the lab's step, recorded", "`Recorder.watch`, default cadence"
+TOKENS = "… and `watch.logits` at every step"
 
 
 class Contender:
@@ -54,15 +61,30 @@ def contenders(folder: Path) -> dict[str, Contender]:
     from trainscope.core.config import load_config
     from trainscope.scope import TrainScope
 
-    named = {name: Contender(folder / f"run-{n}") for n, name in enumerate((ALONE, WATCH, MINIMAL, THINNED))}
-    watched = named[WATCH]
-    watched.recorder.watch(watched.program._model, watched.program._adam)
+    named = {name: Contender(folder / f"run-{n}") for n, name in enumerate((ALONE, WATCH, TOKENS, MINIMAL, THINNED))}
+    watches = {
+        name: named[name].recorder.watch(named[name].program._model, named[name].program._adam)
+        for name in (WATCH, TOKENS)
+    }
+    named[TOKENS].program._model.register_forward_hook(partial(_see_logits, watches[TOKENS]))
     thinned = {"trace_every_n_steps": 10}
     for name, more in ((MINIMAL, {}), (THINNED, thinned)):
         settings: dict[str, Any] = {"profile": "minimal", "run_dir": str(folder), "run_name": f"scope-{len(more)}"}
         program = named[name].program
         named[name].after = TrainScope(program._model, program._adam, load_config(settings | more)).attach().step
     return named
+
+
+def _see_logits(watch: Watch, model: nn.Module, inputs: tuple[Tensor, Tensor], _: object) -> None:
+    """As a loop that holds its logits does. The lab's model returns none: random ones of their shape take as long."""
+    ids, labels = inputs
+    if model.training:
+        watch.logits(_logits((*ids.shape, cast(MiniGPT, model).tokens.shape[0])), labels)
+
+
+@cache
+def _logits(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape)
 
 
 def main() -> None:
