@@ -1,4 +1,4 @@
-"""What watching adds to the lab's step: our watch at its default cadence, its token losses,
+"""What watching adds to the lab's step: our watch at its default cadence, that with the losses of tokens at every step,
 and trainscope at its smallest settings.
 
 Copies of one lab training run in one process and take blocks of 100 steps in turn. Each records a row per step with

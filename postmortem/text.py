@@ -65,6 +65,12 @@ def count(number: int, singular: str, plural: str = "") -> str:
     return f"{number:,} {singular if number == 1 else plural or regular}"
 
 
+def listed(parts: Sequence[object]) -> str:
+    """`a, b and c`; "" of none."""
+    *others, last = map(str, parts or ("",))
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def times(ratio: float) -> str:
     """A ratio as people write it: 3.2×."""
     return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.3g}×" if ratio < 1e6 else f"{ratio:.1e}×"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from postmortem import atomic
 from postmortem.errors import MissingExtra, UnreadableInput
 from postmortem.series import Series
-from postmortem.text import count, number, plain, row_range, times
+from postmortem.text import count, listed, number, plain, row_range, times
 
 
 @given(st.text())
@@ -53,6 +53,10 @@ def test_a_count_has_its_noun_in_the_right_number() -> None:
 
 def test_ratios() -> None:
     assert (times(2.53), times(78.7), times(3e9)) == ("2.5×", "78.7×", "3.0e+09×")
+
+
+def test_lists_for_people() -> None:
+    assert [listed(parts) for parts in ([], ["a"], [1, 2], "abc")] == ["", "a", "1 and 2", "a, b and c"]
 
 
 def test_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from postmortem.diagnosis import Hypothesis, Remedy
 from postmortem.interventions import build_intervention
 from postmortem.panels import furthest
 from postmortem.stats import noise_sigma
-from postmortem.text import count, number, plain
+from postmortem.text import count, listed, number, plain
 
 PASSED_OVER = 3  # checkpoints whose state is told
 CLOSE = 0.5  # a rival with at least this share of the best cause's probability is named as well
@@ -31,12 +31,11 @@ def why_not_known(case: Case, ranked: Sequence[Hypothesis], proof: str = "") -> 
     known = [h for h in ranked if h.cause in by_slug]
     if not known:
         if any(h.supported_by for h in ranked):
-            return "Not known yet: more speaks against each known cause than for it."
+            return "Not known yet: no known cause has more for it than against it."
         return "Not known yet: no observation speaks for a known cause."
     best = known[0]
     close = [h for h in known[1:3] if h.probability >= CLOSE * best.probability]
-    *others, last = (f"“{h.title}” ({h.cause})" for h in [best, *close])
-    names = f"{', '.join(others)} and {last}" if others else last
+    names = listed([f"“{h.title}” ({h.cause})" for h in [best, *close]])
     lead = f"the evidence is too weak to choose; {names} {'lead' if close else 'leads'}"
     absent = [c for c in DECISIVE if c not in case.run.columns]
     log = f" Log {', '.join(absent[:4])} next time." if absent else ""

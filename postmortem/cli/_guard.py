@@ -81,7 +81,7 @@ def _run(command: Callable[[], int | None]) -> int | str | None:
         return _report(Interrupted("interrupted."))
     except BrokenPipeError:
         return 0
-    except Exception as error:  # noqa: BLE001 - a defect is one line, too
+    except Exception as error:  # noqa: BLE001 - a defect of ours ends in one line, too
         return _report(as_ours(error), error)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from postmortem.diff.level import signed
 from postmortem.diff.model import ColumnDiff, ModelFact, Relation, RunSummary
-from postmortem.text import count, number, plain
+from postmortem.text import count, listed, number, plain
 
 ALIKE = 1e-3  # two factors are the same, and a factor is a whole number, within this share
 _LOSSES = ("loss", "eval_loss")
@@ -73,7 +73,7 @@ def _relation(group: Sequence[Relation], a: RunSummary, b: RunSummary) -> str:
     first, several = group[0], len(group) > 1
     names = [plain(relation.column, 40) for relation in group]
     more = f" and {len(names) - _SHOWN} more columns" if len(names) > _SHOWN else ""
-    named = ", ".join(names[:_SHOWN]) if more or not several else f"{', '.join(names[:-1])} and {names[-1]}"
+    named = ", ".join(names[:_SHOWN]) if more else listed(names)
     verb, that = ("are", "those") if several or more else ("is", "that")
     if first.form == "factor":
         figure, low, high = f"{first.value:#.4g} times {that}", f"{first.low:#.4g}", f"{first.high:#.4g}"

@@ -18,7 +18,7 @@ from postmortem.departure import Departure
 from postmortem.detectors import DIVERGED, UNRESOLVED
 from postmortem.series import Series
 from postmortem.stats import MEDIAN_ERROR, noise_sigma
-from postmortem.text import number, plain, times
+from postmortem.text import listed, number, plain, times
 
 STILL_ROWS = 5  # rows before and after the onset that show whether a column stands still since then
 
@@ -175,9 +175,8 @@ def old_level_text(case: Case, settled: float | None) -> str:
 
 def column_names(names: Iterable[str]) -> str:
     """The names of columns as a list: `act_rms/a and act_rms/b`; the fourth and later ones are counted."""
-    listed = [plain(name, 60) for name in names]
-    listed = [*listed[:3], f"{len(listed) - 3} more"] if len(listed) > 4 else listed
-    return " and ".join(part for part in (", ".join(listed[:-1]), *listed[-1:]) if part)
+    shown = [plain(name, 60) for name in names]
+    return listed([*shown[:3], f"{len(shown) - 3} more"] if len(shown) > 4 else shown)
 
 
 def grouped(value: float) -> str:

@@ -29,7 +29,7 @@ from postmortem.replay.trust import NamedProgram, load_factory, trusted_program
 from postmortem.run import Run
 from postmortem.run.recorded import RecordedRun
 from postmortem.stats import robust_sigma
-from postmortem.text import number, plain
+from postmortem.text import listed, number, plain
 
 NEAREST = 5  # checkpoints that are probed by default
 REFERENCE = 16  # ordinary batches that are measured, too: they show what is usual in a state
@@ -203,7 +203,7 @@ def place_blame(window: Window, states: Sequence[StateProbe]) -> tuple[Blame, st
             "interaction",
             f"{shown}, and usual in {_states_text(normal_steps)}: the data and the state cause it together{left_out}",
         )
-    shown = f"batch {worst} is bad in every probed state, before steps {_list_text(steps)} ({evidence})"
+    shown = f"batch {worst} is bad in every probed state, before steps {listed(steps)} ({evidence})"
     return "data", f"{shown}: the data cause it, in any state{left_out}"
 
 
@@ -239,11 +239,7 @@ def _exceeds(value: float | None, usual: UsualRange | None) -> bool:
 
 
 def _states_text(steps: Sequence[int]) -> str:
-    return f"the state before step {steps[0]}" if len(steps) == 1 else f"the states before steps {_list_text(steps)}"
-
-
-def _list_text(steps: Sequence[int]) -> str:
-    return f"{', '.join(map(str, steps[:-1]))} and {steps[-1]}"
+    return f"the state before step {steps[0]}" if len(steps) == 1 else f"the states before steps {listed(steps)}"
 
 
 def _evidence_text(states: Sequence[StateProbe], row: int) -> str:

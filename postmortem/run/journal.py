@@ -104,7 +104,7 @@ class EventLog(Sequence[Event]):
         events = cast(Sequence[object], other)
         return len(self) == len(events) and all(a == b for a, b in zip(self, events, strict=True))
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
+    __hash__ = None  # pyright: ignore[reportAssignmentType] - Python's own way to say "not hashable"
 
     def __repr__(self) -> str:
         return f"<EventLog: {len(self)} events>"

@@ -25,7 +25,7 @@ def ranked(*observations: Mapping[str, float]) -> tuple[Hypothesis, ...]:
     ("observations", "text"),
     [
         (({"lr_too_high": 1.0},), "“Learning rate too high” (lr_too_high) leads."),
-        (({"lr_too_high": 1.0}, {"lr_too_high": -4.0}), "more speaks against each known cause than for it"),
+        (({"lr_too_high": 1.0}, {"lr_too_high": -4.0}), "no known cause has more for it than against it"),
         (({"lr_too_high": -4.0},), "no observation speaks for a known cause."),
         (
             ({"lr_too_high": 1.0, "garbage_data": 1.0, "bit_flip": 2.0},),
