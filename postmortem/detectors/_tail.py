@@ -28,4 +28,4 @@ def tail_height(y: NDArray[np.float64]) -> float:
     if k >= y.size or sizes[k] <= 0:
         return 0.0
     steepness = math.log(_TAIL_RUNS) / math.log(k + 1)
-    return float(sizes[0]) * min(float(sizes[0] / sizes[k]) ** steepness, _MOST_TAIL_TIMES)
+    return float(sizes[0]) * min(float(sizes[0] / sizes[k]), _MOST_TAIL_TIMES ** (1 / steepness)) ** steepness

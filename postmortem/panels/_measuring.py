@@ -212,7 +212,9 @@ def token_share_of_rise(case: Case) -> tuple[float, int] | None:
     """
     loss, peak = case.series("loss"), case.departure("loss", sign=1)
     levels = [name for name in QUANTILES if case.level(name) is not None]
-    if loss is None or peak is None or not peak.moved or not np.isfinite(peak.value) or len(levels) < 2:
+    if loss is None or peak is None or not (peak.moved or case.loss_moved()):
+        return None
+    if not np.isfinite(peak.value) or len(levels) < 2:
         return None
     best: tuple[float, int] | None = None
     rows = loss.window(*case.span)

@@ -139,8 +139,8 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
 def _recurrence(case: Case) -> Iterator[Observation]:
     """Whether the loss departs again and again, and what these incidents have in common: resumes, or a period.
 
-    A period is one of the data (epochs, shards) or of the schedule. Three gaps at random are within a twentieth of
-    multiples of their median in about 1 of 100 runs.
+    A period is one of the data (epochs, shards) or of the schedule, and shows at two of three of its turns at least.
+    Three gaps at random are within a twentieth of multiples of their median in about 1 of 100 runs.
     """
     peers = [i for i in case.incidents if i.lineage == case.incident.lineage]
     onsets = np.unique([i.onset_step for i in peers if any(f.column == "loss" for f in i.findings)])
@@ -156,9 +156,11 @@ def _recurrence(case: Case) -> Iterator[Observation]:
         text = f"the loss departs repeatedly, and {resumed} of {number_of} begin where it was resumed"
         yield Observation("loss.at_resumes", text, "loss", case.onset, {"incidents": onsets.size, "resumed": resumed})
         return
-    gaps = np.diff(onsets) / np.median(np.diff(onsets))
-    if gaps.size >= FEWEST_GAPS and (np.abs(gaps - np.rint(gaps)) <= 0.05).all() and (gaps >= 0.5).all():
-        period = float(np.median(np.diff(onsets)))
+    period = float(np.median(np.diff(onsets)))
+    gaps = np.diff(onsets) / period
+    turns = np.rint(gaps)
+    regular = (np.abs(gaps - turns) <= 0.05).all() and (turns >= 1).all() and onsets.size >= 2 / 3 * (turns.sum() + 1)
+    if gaps.size >= FEWEST_GAPS and regular:
         text = f"the loss departs every {number(period)} steps: {number_of}, at multiples of that period"
         yield Observation("loss.periodic", text, "loss", case.onset, {"incidents": onsets.size, "period": period})
         return

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Prefix of columns that `watch.finish_watched_row` turns into the columns that are written.
 WATCHED = "_watched/"
+TOKEN_LOSSES, TOKEN_IDS, TOKEN_WIDTH = (f"{WATCHED}{name}" for name in ("token_losses", "token_ids", "token_width"))
 
 # What DDP, torch.compile, FSDP1 and activation checkpointing put into the names of parameters.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from postmortem.record._layers import WATCHED
-
-_WORST = 8
-_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+from postmortem.record._layers import TOKEN_IDS, TOKEN_LOSSES, TOKEN_WIDTH
 
 
 def first_tensor(output: object) -> Tensor | None:
@@ -47,19 +43,20 @@ def logits_and_labels(
 
 
 class TokenLosses(NamedTuple):
-    """The losses of one forward pass, float32 of any shape, -Infinity where one does not count, and the tokens they are
-    of, int of the same shape."""
+    """The losses of one forward pass, float32[n], -Infinity where one does not count; the tokens that they are of,
+    int[n], negative where one does not count; and the number of positions in a sample, 0 where it is not known."""
 
     losses: Tensor
     ids: Tensor | None
+    width: int
 
 
-def kept_losses(losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid: Tensor | None) -> TokenLosses:
-    """The losses that count: the `valid` ones, or those whose label is not negative."""
-    if valid is None and labels is not None:
-        valid = labels >= 0
-    losses = losses.detach().float()
-    return TokenLosses(losses if valid is None else losses.masked_fill(~valid.bool(), float("-inf")), ids)
+def kept_losses(losses: Tensor, ids: Tensor | None, valid: Tensor | None) -> TokenLosses:
+    """A copy of the losses, of the `valid` ones only. The loop may use its tensors again."""
+    own = losses.detach().reshape(-1).to(torch.float32, copy=True)
+    if valid is not None:
+        own.masked_fill_(~valid.bool().reshape(-1), float("-inf"))
+    return TokenLosses(own, None if ids is None else ids.flatten().clone(), losses.shape[1] if losses.dim() == 2 else 0)
 
 
 def log_partition(logits: Tensor, most: int) -> Tensor:
@@ -76,57 +73,43 @@ def losses_of_logits(logits: Tensor, labels: Tensor, most: int, limit: float = m
     Of more than `limit` logits, every n-th position counts, so that no more are read.
     """
     positions = logits.shape[-2]
-    labels = labels.reshape(-1, positions)
+    ids = labels.reshape(-1).clone()
     every = max(1, math.ceil(logits.numel() / limit))
-    pieces = _pieces(logits[..., ::every, :], most)
-    targets = labels[:, ::every].reshape(-1).clamp(min=0).split([len(piece) for piece in pieces])
-    of_pieces = zip(pieces, targets, strict=True)
-    losses = torch.cat([F.cross_entropy(piece.float(), target, reduction="none") for piece, target in of_pieces])
-    losses = losses.view(len(labels), -1)
+    pieces, targets = _pieces(logits if every == 1 else logits[..., ::every, :], most), ids.clamp(min=0)
     if every > 1:
-        whole = losses.new_full(labels.shape, float("-inf"))
-        whole[:, ::every] = losses
-        losses = whole
-    return kept_losses(losses, labels, labels, None)
+        targets = targets.view(-1, positions)[:, ::every].reshape(-1)
+    of_pieces = zip(pieces, targets.split([len(piece) for piece in pieces]), strict=True)
+    parts = [F.cross_entropy(piece.float(), target, reduction="none") for piece, target in of_pieces]
+    losses = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if every > 1:
+        whole = losses.new_full((len(ids) // positions, positions), float("-inf"))
+        whole[:, ::every] = losses.view(len(whole), -1)
+        losses = whole.view(-1)
+    return TokenLosses(losses, ids, positions)
 
 
 def _pieces(logits: Tensor, most: int) -> Sequence[Tensor]:
-    """float[n, vocabulary] each, of at most `most` logits or one position, in order and without a copy."""
+    """float[n, vocabulary] each, of at most `most` logits or one position, in order and without a larger copy."""
     positions, vocabulary = logits.shape[-2:]
     logits, each = logits.detach(), max(1, most // vocabulary)
+    if logits.numel() <= most:
+        return (logits.reshape(-1, vocabulary),)
     if logits.is_contiguous():
         return logits.view(-1, vocabulary).split(each)
     samples = logits.reshape(-1, positions, vocabulary) if logits.dim() != 3 else logits
     return [piece for sample in samples.unbind() for piece in sample.split(each)]
 
 
-def measure_token_losses(parts: Sequence[TokenLosses]) -> dict[str, Tensor]:
-    """Column → tensor: nearest-rank quantiles of the losses of a step's forward passes that count, and the worst
-    tokens, worst first.
-
-    A loss of -Infinity among the worst means that it does not count; `watch.finish_watched_row` removes it. Rows and
-    columns of the worst tokens are those in the step's whole batch, where its micro-batches are equally wide.
-    """
-    flat = torch.cat([part.losses.reshape(-1) for part in parts])
-    number = (flat != float("-inf")).sum()
-    ranked = flat.sort()
-    ranks = (number * _shares(flat.device)).ceil().long().clamp(min=1)
-    values = torch.cat([ranked.values, flat.new_full((1,), float("nan"))])  # the last one is of rank 1 of no losses
-    quantiles = values[flat.numel() - number + ranks - 1]
-    columns = {f"token_loss_{name}": value for name, value in zip(_QUANTILES, quantiles.unbind(), strict=True)}
-    worst = ranked.indices[-_WORST:].flip(0)
-    columns[f"{WATCHED}worst_token_losses"] = ranked.values[-_WORST:].flip(0)
-    widths = {part.losses.shape[1] if part.losses.dim() == 2 else 0 for part in parts}
-    if len(widths) == 1 and (width := widths.pop()):
-        columns[f"{WATCHED}worst_token_rows"] = worst // width
-        columns[f"{WATCHED}worst_token_cols"] = worst % width
-    ids = [part.ids.reshape(-1) for part in parts if part.ids is not None]
+def joined(parts: Sequence[TokenLosses]) -> dict[str, Tensor | int]:
+    """The losses of all forward passes of a step as the columns that `finish_watched_row` ranks."""
+    columns: dict[str, Tensor | int] = {TOKEN_LOSSES: _joined([part.losses for part in parts])}
+    ids = [part.ids for part in parts if part.ids is not None]
     if len(ids) == len(parts):
-        columns[f"{WATCHED}worst_token_ids"] = torch.cat(ids)[worst]
+        columns[TOKEN_IDS] = _joined(ids)
+    widths = {part.width for part in parts}
+    columns[TOKEN_WIDTH] = widths.pop() if len(widths) == 1 else 0
     return columns
 
 
-@lru_cache(maxsize=64)
-def _shares(device: torch.device) -> Tensor:
-    """The shares of the quantiles on `device`, copied there once."""
-    return torch.tensor(list(_QUANTILES.values()), device=device)
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors))

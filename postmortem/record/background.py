@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
 from postmortem.errors import PostmortemError
 from postmortem.record.transfer import Transfer
 from postmortem.record.writer import RunWriter, Table, encode, event_row
@@ -28,13 +30,15 @@ _TABLES: tuple[Table, ...] = ("metrics", "batches", "journal")
 
 @dataclass(slots=True)
 class QueuedEntry:
-    """One row on its way to the disk. `rewinds` counts how often this process went back before the row."""
+    """One row on its way to the disk. `rewinds` counts how often this process went back before the row; `arrays` are
+    `WATCHED_ARRAYS` that are on the host."""
 
     table: Table
     rewinds: int
     step: int | None
     values: dict[str, Any]
     transfer: Transfer | None = None
+    arrays: dict[str, NDArray[Any]] | None = None
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.errors import UsageError
+from postmortem.record._layers import TOKEN_IDS, TOKEN_LOSSES
 from postmortem.record.input_warnings import InputWarnings
 from postmortem.record.transfer import is_tensor
 from postmortem.text import plain
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MOST_ELEMENTS = 4_096
+WATCHED_ARRAYS = (TOKEN_LOSSES, TOKEN_IDS)
+"""What a watch measured for the background thread to reduce: of any size, and never written as it is."""
 
 
 def finite_numbers_only(row: Mapping[str, Any]) -> bool:
@@ -29,6 +32,14 @@ def finite_numbers_only(row: Mapping[str, Any]) -> bool:
     except Exception:  # noqa: BLE001 - the user may log values of any type
         return False
     return type(total) is int or (type(total) is float and math.isfinite(total))
+
+
+def take_arrays(row: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
+    """Remove the `WATCHED_ARRAYS` from `row` if they are on the host; their tensors are the watch's own."""
+    losses = row.get(TOKEN_LOSSES)
+    if losses is None or not losses.is_cpu:
+        return None
+    return {name: row.pop(name).numpy() for name in WATCHED_ARRAYS if row.get(name) is not None}
 
 
 class CellReader:

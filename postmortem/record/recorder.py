@@ -18,6 +18,7 @@ import operator
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -26,7 +27,7 @@ import numpy as np
 
 from postmortem.errors import UsageError
 from postmortem.record.background import QueuedEntry
-from postmortem.record.cells import CellReader, finite_numbers_only
+from postmortem.record.cells import CellReader, finite_numbers_only, take_arrays
 from postmortem.record.input_warnings import InputWarnings
 from postmortem.record.lock import after_fork
 from postmortem.record.row_processor import DENSE_STEPS, RowProcessor
@@ -166,8 +167,10 @@ class Recorder:
             return
         if metrics is not None:
             columns = {**metrics, **columns}
+        arrays = None
         if self._attached:
             attached, self._attached = self._attached, {}
+            arrays = take_arrays(attached)
             columns = {**attached, **columns}
         row, device, nonfinite = columns, None, None
         if self._cells.tensor is not None or not finite_numbers_only(columns):
@@ -180,7 +183,7 @@ class Recorder:
         self._logged = step = valid_step
         transfer = None if device is None else self._transfer(device)
         if transfer is None or nonfinite is not None:
-            self._queue.append(QueuedEntry("metrics", self._rewinds, step, row))
+            self._queue.append(QueuedEntry("metrics", self._rewinds, step, row, arrays=arrays))
         if transfer is not None:
             self._queue.append(QueuedEntry("metrics", self._rewinds, step, dict(row), transfer))
         if self._alarms.add_row(step, row, nonfinite):
@@ -278,11 +281,13 @@ class Recorder:
         Once something moves, the next `dense_steps` steps are all sampled. Call `log` once per update, after
         `optimizer.step()`.
         """
+        from postmortem.record._token_losses import TokenLossRanking
         from postmortem.record.watch import Watch, finish_watched_row
 
         if self._rows.finish_watched_row is not None:
             self._warnings.add("watch", "a second watch writes the columns of the first: record them in two runs")
-        self._rows.dense_steps, self._rows.finish_watched_row = dense_steps, finish_watched_row
+        self._rows.dense_steps = dense_steps
+        self._rows.finish_watched_row = partial(finish_watched_row, ranking=TokenLossRanking())
         return Watch(
             self,
             model,

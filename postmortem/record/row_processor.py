@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from postmortem.errors import PostmortemError
 from postmortem.record.alarms import Alarms
 from postmortem.record.background import BackgroundWriter, QueuedEntry
+from postmortem.record.cells import WATCHED_ARRAYS
 from postmortem.record.input_warnings import InputWarnings
 from postmortem.record.lock import WriterLock
 from postmortem.record.segment import Changes, RunDetails, complete_manifest, name_device, open_segment
@@ -20,6 +21,9 @@ from postmortem.record.token_ids import TokenIds
 from postmortem.record.writer import RunWriter, event_row, update_manifest
 from postmortem.run.columns import describe
 from postmortem.text import plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DENSE_STEPS = 50
 """Steps that are all sampled after something moved."""
@@ -129,12 +133,10 @@ class RowProcessor:
                 ids = transfer.values()["ids"].numpy()
                 row["batch_hash"] = self._token_ids.keep(entry.rewinds, entry.step or 0, ids)
             else:
-                row |= {
-                    name: value.item() if value.numel() == 1 else value.tolist()
-                    for name, value in transfer.values().items()
-                }
+                row |= {name: _on_host(name, value) for name, value in transfer.values().items()}
         if self.finish_watched_row is not None and entry.table == "metrics":
-            entry.values = row = self.finish_watched_row(row)
+            entry.values = row = self.finish_watched_row({**row, **entry.arrays} if entry.arrays else row)
+            entry.arrays = None
             names = row.pop("nonfinite_parameters", None)
             if names and entry.step is not None and self.alarms.begins(entry.step, "nonfinite parameters"):
                 event = event_row("nonfinite_parameters", entry.step, {"names": names, **self._rank_key()})
@@ -186,3 +188,10 @@ class RowProcessor:
     def _rank_key(self) -> dict[str, int]:
         """The key that distinguishes events of several ranks; rank 0 has none."""
         return {"rank": self._facts.rank} if self._facts.rank else {}
+
+
+def _on_host(name: str, value: Tensor) -> Any:
+    """What a tensor that arrived from a device is in its row."""
+    if name in WATCHED_ARRAYS:
+        return value.numpy()
+    return value.item() if value.numel() == 1 else value.tolist()

@@ -27,14 +27,15 @@ from postmortem.record._layers import WATCHED, layers_of
 from postmortem.record._logits import (
     TokenLosses,
     first_tensor,
+    joined,
     kept_losses,
     log_partition,
     logits_and_labels,
     losses_of_logits,
-    measure_token_losses,
 )
 from postmortem.record._model_facts import model_facts
 from postmortem.record._moments import make_buckets, measure_update
+from postmortem.record._token_losses import TokenLossRanking
 from postmortem.record.state_hash import hex_of, partials
 from postmortem.text import plain
 
@@ -191,7 +192,9 @@ class Watch:
 
     def _see_losses(self, losses: Tensor, ids: Tensor | None, labels: Tensor | None, valid: Tensor | None) -> None:
         self._begin_pass()
-        self._losses.append(kept_losses(losses, labels if labels is not None else ids, labels, valid))
+        if labels is not None:
+            ids = labels
+        self._losses.append(kept_losses(losses, ids, valid))
 
     def _begin_pass(self) -> None:
         """Drop the losses of a step that ended without an update: they belong to no row."""
@@ -308,7 +311,7 @@ class Watch:
                 handle.remove()
             self._describing = []
         if self._losses:
-            self._values |= measure_token_losses(self._losses)
+            self._values |= joined(self._losses)
             self._losses.clear()
         self._sink.attach({**self._attached, **self._values})
         self._attached = dict.fromkeys(self._values)
@@ -341,7 +344,7 @@ def _do_nothing(*_: object) -> None:
     pass
 
 
-def finish_watched_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def finish_watched_row(row: Mapping[str, Any], ranking: TokenLossRanking | None = None) -> dict[str, Any]:
     """A row of a watched run as it is written, from the values that came from the device. Columns that the loop logged
     itself stay as they are.
 
@@ -349,7 +352,7 @@ def finish_watched_row(row: Mapping[str, Any]) -> dict[str, Any]:
     becomes `grad_norm_clipped` and the norms of groups are scaled up to `grad_norm`; it becomes `grad_norm_clipped`
     also where `clip_threshold` was logged, and `grad_norm` otherwise. The words of the state hash become `param_hash`,
     those of shards `param_hash_part` (see `state_hash.join_parts`). The names of parameters with NaN or Inf become the
-    list `nonfinite_parameters`. Losses that do not count are removed from the worst tokens.
+    list `nonfinite_parameters`. Token losses are ranked, beside those of the rows that `ranking` has seen.
     """
     watched = {name.removeprefix(WATCHED): value for name, value in row.items() if name.startswith(WATCHED)}
     logged = {name: value for name, value in row.items() if not name.startswith(WATCHED)}
@@ -365,8 +368,9 @@ def finish_watched_row(row: Mapping[str, Any]) -> dict[str, Any]:
     marks = zip(watched.get("names", []), _as_list(watched.get("nan_marks", [])), strict=True)
     if nonfinite := [name for name, mark in marks if mark != 0]:
         finished["nonfinite_parameters"] = nonfinite
-    counting = sum(loss != -math.inf for loss in _as_list(watched.get("worst_token_losses", [])))
-    finished |= {name: _as_list(value)[:counting] for name, value in watched.items() if name.startswith("worst_token_")}
+    if "token_losses" in watched:
+        ranking = ranking or TokenLossRanking()
+        finished |= ranking.columns(watched["token_losses"], watched.get("token_ids"), watched["token_width"])
     return {**finished, **logged}
 
 

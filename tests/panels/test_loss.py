@@ -111,7 +111,11 @@ class TestRecurrence:
         assert observed(run)["loss.periodic"].text.startswith("the loss departs every 60 steps")
         assert shares(run)["lr_too_high"] < 0.05
 
+    def test_multiples_by_chance_are_no_period(self, tmp_path: Path) -> None:
+        run = run_of(tmp_path, self.spiking(90, 130, 170, 330))
+        assert {"loss.recurring"} == {slug for slug in observed(run) if slug in ("loss.recurring", "loss.periodic")}
+
     def test_recurrence_alone_names_no_cause(self, tmp_path: Path) -> None:
         run = run_of(tmp_path, self.spiking(90, 137, 246, 330))
-        assert "loss.recurring" in observed(run)
+        assert "loss.recurring" in observed(run) and "loss.periodic" not in observed(run)
         assert first(run) == "unknown"

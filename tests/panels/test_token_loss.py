@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.panels.programs import AT, observed, program, run_of
+from tests.panels.programs import AT, OF_TOKENS, ROWS, observed, program, run_of, shares
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,15 @@ def test_a_median_that_rises_with_the_mean_is_no_tail(
     seen = observed(run_of(tmp_path, columns))
     assert {s for s in seen if s in ("token_loss.whole", "token_loss.tail")} == {slug}
     assert slug == "token_loss.whole" or (seen[slug].strength == 1.0) == (shifts[0] == 0.0)
+
+
+def test_tokens_that_stay_as_they_are_contradict_a_loss_that_hardly_leaves_its_noise(tmp_path: Path) -> None:
+    """Small batches: the spike is an incident, yet less than six sigmas of a loss measured on the logarithm."""
+    columns = program("adam")
+    hardness = np.exp(0.16 * np.random.default_rng(3).standard_normal(ROWS))
+    hardness[AT] = 1.0
+    for name in ("loss", *OF_TOKENS):
+        columns[name] *= hardness
+    columns["loss"][AT] *= 2.4
+    run = run_of(tmp_path, columns)
+    assert observed(run)["token_loss.disagrees"].strength == 1.0 and shares(run)["logging_artifact"] > 0.5

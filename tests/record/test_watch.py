@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from postmortem.errors import UsageError
 from postmortem.record import Recorder
-from postmortem.record._layers import WATCHED
+from postmortem.record._layers import TOKEN_LOSSES, TOKEN_WIDTH, WATCHED
 from postmortem.record.state_hash import state_hash
 from postmortem.record.watch import Watch, finish_watched_row
 from postmortem.sources import open_run
@@ -302,9 +302,9 @@ def test_nothing_is_read_on_the_host() -> None:
             model(ids, labels=labels)
             watch.token_losses(torch.rand(4, 7), labels=labels)
             updated(optimizer, (), {})
-    assert {"act_rms/layer0", "token_loss_p50", "update_rms", f"{WATCHED}param_hash", "log_z"} <= set(read[0])
+    assert {"act_rms/layer0", TOKEN_LOSSES, "update_rms", f"{WATCHED}param_hash", "log_z"} <= set(read[0])
     names = {name for name, value in read[0].items() if not isinstance(value, Tensor)}
-    assert names == {"optimizer_step", f"{WATCHED}names"}
+    assert names == {"optimizer_step", f"{WATCHED}names", TOKEN_WIDTH}
 
 
 def test_a_failure_ends_the_watch_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

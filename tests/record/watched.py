@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from postmortem.record.cells import WATCHED_ARRAYS
 from postmortem.record.watch import finish_watched_row
 
 VOCABULARY, WIDTH = 11, 8
@@ -63,9 +64,15 @@ class Sink:
 
     def log(self, step: int, **columns: Any) -> None:
         taken, self._pending = {**self._pending, **columns}, {}
-        row = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in taken.items()}
+        row = {name: _read(name, value) for name, value in taken.items()}
         self.rows[step] = finish_watched_row({name: value for name, value in row.items() if value is not None})
         self.logged = step
+
+
+def _read(name: str, value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.numpy() if name in WATCHED_ARRAYS else value.tolist()
 
 
 def batch_of(step: int) -> tuple[Tensor, Tensor]:
