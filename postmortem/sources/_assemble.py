@@ -32,6 +32,7 @@ def row_source(
     *,
     columns: CanonicalNames | Callable[[Table, Mapping[str, str]], CanonicalNames] = NO_NAMES,
     steps: Callable[[Table], DerivedSteps | None] | None = None,
+    limits: tuple[str, ...] = (),
 ) -> Source:
     """A source whose format is plain rows in one file; the arguments are those of `Source`."""
 
@@ -39,7 +40,7 @@ def row_source(
         require_file(path, display_name(path))
         return assemble(source, path, None, source.rows(path, label_names(mapping)), None, mapping)
 
-    source = Source(name, accepts, sniff, read, table, columns, steps)
+    source = Source(name, accepts, sniff, read, table, columns, steps, limits)
     return source
 
 
@@ -143,7 +144,8 @@ def _log(rows: SourceTable, manifest: Manifest, mapping: Mapping[str, str], jour
     derived = None if is_declared else rows.derived_steps()
     names, keys, key_notes = read_keys(table, names, rewind_targets(journal), derived, declared=is_declared)
     silent = _placeholders(table, names)
-    notes += [*table.notes, *names.notes, *key_notes]
+    notes += [*table.notes, *(f"{table.display_name}: {limit}" for limit in rows.source.limits)]
+    notes += [*names.notes, *key_notes]
     notes += [
         f"{table.display_name}: {name} is {PLACEHOLDERS[name]:g} in every row, which loggers write where it is not "
         "measured: read as not logged"

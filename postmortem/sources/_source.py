@@ -104,7 +104,8 @@ class Source:
 
     `columns` are the format's own column names. They go before the names that all formats share, and after --map and
     run.json. Where names depend on the log, it is a function of the table and --map. `steps` is the format's step rule,
-    where no column simply counts them; None, as the rule or from it, means that the step column counts them.
+    where no column simply counts them; None, as the rule or from it, means that the step column counts them. `limits`
+    are sentences about what no log of this format can say, which become notes of the run.
 
     Raises:
         ValueError: `columns` names something that is no canonical column.
@@ -119,6 +120,7 @@ class Source:
         default_factory=lambda: NO_NAMES
     )
     steps: Callable[[Table], DerivedSteps | None] | None = None
+    limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [] if callable(self.columns) else [c for c in self.columns.values() if not is_canonical(c)]

@@ -47,7 +47,8 @@ def steps(table):
     return DerivedSteps(Numbers(np.arange(table.rows) * 10.0, None), "ten times the count of its rows")
 
 NAMES = {"tick": "step", "cost": "loss", "pace": "lr", "mark": "batch_hash"}
-SOURCE = row_source("ticks", "a TICKS log", sniff, read, columns=NAMES, steps=steps)
+LIMITS = ("a cost of 0 is not printed",)
+SOURCE = row_source("ticks", "a TICKS log", sniff, read, columns=NAMES, steps=steps, limits=LIMITS)
 '''
 
 
@@ -91,7 +92,8 @@ def test_a_format_brings_its_own_names(tmp_path: Path, add: Add) -> None:
         open_run(log)
     add("ticks", TICKS)
     run = open_run(log)
-    assert losses(run) == {3: 2.5, 4: 2.25} and run.source == "ticks" and run.notes == ()
+    assert losses(run) == {3: 2.5, 4: 2.25} and run.source == "ticks"
+    assert run.notes == ("x.csv: a cost of 0 is not printed",)
     assert run.columns == ("loss", "lr", "batch_hash") and run.origin("loss") == "x.csv, column cost"
     marks = run.labels("batch_hash")
     assert marks is not None and marks.value.tolist() == ["007", "008"], "a hash of digits is no number"
