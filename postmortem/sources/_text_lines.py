@@ -86,6 +86,7 @@ class MetricLines:
         self._rows: dict[tuple[str, ...], _Rows] = {}
         self._names: set[str] = set()
         self._slowly_read = 0
+        self._has_heads = False
         self.skipped = 0
         self.dialects: list[Dialect] = []
 
@@ -151,7 +152,11 @@ class MetricLines:
             return
         read = read_line(line)
         self._slowly_read += len(line) if read.keys else 4 * len(line)
-        if not self._is_metric(read):
+        if self._is_head(read):
+            self._has_heads = True
+            counts = [n for n, key in enumerate(read.keys) if self._meaning(key) in ("step", "epoch")]
+            read = Line(tuple(read.keys[n] for n in counts), tuple(read.spans[n] for n in counts))
+        elif not self._is_metric(read, indented=line[:1] in b" \t"):
             return
         if read.keys not in self._rows:
             if len(self._names | set(read.keys)) > MOST_COLUMNS:
@@ -163,15 +168,20 @@ class MetricLines:
         if len(self._shapes) < _MOST_SHAPES:
             self._shapes.append((re.compile(shape_of(line, read)), rows))
 
-    def _is_metric(self, line: Line) -> bool:
-        """Whether a key is known as a loss, or as another metric beside one that counts; or all of them count."""
+    def _is_metric(self, line: Line, *, indented: bool) -> bool:
+        """Whether a key is known as a loss, or as another metric beside one that counts, or `indented` below a head."""
         self.dialects += [dialect for dialect in dialects_of(line.keys) if dialect not in self.dialects]
         known = {self._meaning(key) for key in line.keys}
         metrics = known - _COUNTS
-        if metrics & {"loss", "eval_loss"} or known <= {"step", "epoch"}:
-            return bool(known)
-        asked = not self._asked.isdisjoint(line.keys)
-        return (bool(metrics) or asked) and not known.isdisjoint({"step", "epoch"})
+        if metrics & {"loss", "eval_loss"}:
+            return True
+        counted = not known.isdisjoint({"step", "epoch"}) or (indented and self._has_heads)
+        return counted and (bool(metrics) or not self._asked.isdisjoint(line.keys))
+
+    def _is_head(self, line: Line) -> bool:
+        """Whether it counts and measures nothing: `Epoch 1/10` above a progress bar, `[step=10]` above a block."""
+        known = {self._meaning(key) for key in line.keys}
+        return not known.isdisjoint({"step", "epoch"}) and not known - _COUNTS
 
     def _meaning(self, key: str) -> str | None:
         return next((d.columns[key] for d in self.dialects if key in d.columns), None) or meaning(key)

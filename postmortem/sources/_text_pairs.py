@@ -27,7 +27,8 @@ _KEY_WORD = rb"[\w./()%@#-]{0,79}+"
 _KEY = rb"[A-Za-z_]" + _KEY_WORD + rb"(?:[ ](?!" + _WORD + rb"\b(?![ ]\w++[:=]))[A-Za-z(]" + _KEY_WORD + rb"){0,5}"
 _SEPARATOR = rb"(?:[ \t]*+[:=][ \t]*+|[ \t]++)['\"]?[\[(]{0,2}[ ]*+"
 _PAIR = re.compile(rb"(?<![\w./-])(['\"]?)(" + _KEY + rb")\1" + _SEPARATOR + rb"(" + _VALUE + rb")")
-# A count without a key: `10/100 [` of a progress bar, and `Epoch: [3][ 120/5004]`.
+# Counts without a key: `10/100 [` of a progress bar, `Epoch: [3][ 120/5004]`, and `1|120|Loss` of epoch and step.
+_EPOCH_STEP = re.compile(rb"^\d+\|(\d+)\|(?=Loss)")
 _COUNT = re.compile(rb"(?:(?:^|\|)[ \t]*|[\] \t]\[[ ]*)(\d+)/\d+[ ]?[\[\]\x80-\xff]")
 _RANK = re.compile(rb"\[?\brank[ :=]?(\d+)\b", re.IGNORECASE)
 _EVALUATION = re.compile(
@@ -79,7 +80,7 @@ def read_line(line: bytes) -> Line:
             (key if normal(key) in STEP_NAMES or _EVALUATION.search(key) else f"eval/{key}", s) for key, s in pairs
         ]
     covered = [span for _, span in pairs]
-    for pattern, key in ((_COUNT, "batch"), (_RANK, "rank")):
+    for pattern, key in ((_COUNT, "batch"), (_EPOCH_STEP, "step"), (_RANK, "rank")):
         match = pattern.search(line)
         if match is not None and match.span(1) not in covered and b"{'" not in line:  # a bar beside a dict lags
             pairs.append((key, match.span(1)))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from postmortem.dialects import dialects_of
 from postmortem.errors import UnreadableInput
+from postmortem.run import Run
 from postmortem.run.table import Table, table_of
 from postmortem.small_file import open_regular
-from postmortem.sources._assemble import row_source
-from postmortem.sources._files import display_name
-from postmortem.sources._source import Candidate, CanonicalNames, Confidence, FormatMatch
+from postmortem.sources._assemble import assemble, label_names
+from postmortem.sources._files import display_name, require_file
+from postmortem.sources._source import Candidate, CanonicalNames, Confidence, FormatMatch, Source, SourceTable
 from postmortem.sources._text_lines import MetricLines, blocks_of
 from postmortem.text import count, listed
 
@@ -33,14 +34,21 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
     return None
 
 
-def read_table(path: Path, labels: frozenset[str]) -> Table:
-    """All metric lines, one row each; a column for each key.
+def read(path: Path, mapping: Mapping[str, str]) -> Run:
+    """Read the metric lines; those that contain a key of --map count as such."""
+    require_file(path, display_name(path))
+    table = read_table(path, label_names(mapping), mapping.values())
+    return assemble(SOURCE, path, None, SourceTable(table, SOURCE), None, mapping)
+
+
+def read_table(path: Path, labels: frozenset[str], keywords: Iterable[str] = ()) -> Table:
+    """All metric lines, one row each; a column for each key. `keywords` are further words of such lines.
 
     Raises:
         UnreadableInput: binary data, or no metric line.
     """
     name = display_name(path)
-    lines = MetricLines()
+    lines = MetricLines(keywords)
     with open_regular(path, name) as file:
         for offset, block in blocks_of(file, name):
             lines.add(block, offset)
@@ -65,6 +73,6 @@ def columns(table: Table, _: Mapping[str, str]) -> CanonicalNames:
     return {own: name for dialect in reversed(dialects_of(table.names)) for own, name in dialect.columns.items()}
 
 
-SOURCE = row_source(
-    "text log", "a text log with lines such as `step 10 | loss 2.31`", sniff, read_table, columns=columns
+SOURCE = Source(
+    "text log", "a text log with lines such as `step 10 | loss 2.31`", sniff, read, table=read_table, columns=columns
 )

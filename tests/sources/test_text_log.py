@@ -89,6 +89,13 @@ def test_thousands_nan_and_units(tmp_path: Path) -> None:
     assert loss.value[0] == 1234.5 and np.isnan(loss.value[1]) and loss.value[2] == -np.inf
 
 
+def test_a_key_of_map_makes_a_metric_line(tmp_path: Path) -> None:
+    log = write(tmp_path, "train.log", PREAMBLE + "it 1 cost=2.5 pace=0.1\nit 2 cost=2.25 pace=0.1\n")
+    with pytest.raises(UnreadableInput, match="--map loss=<key>"):
+        open_run(log)
+    assert losses(open_run(log, {"loss": "cost", "lr": "pace"})) == {1: 2.5, 2: 2.25}
+
+
 def test_what_is_printed_between_the_lines_does_not_matter(tmp_path: Path) -> None:
     lines = [f"step {n} | loss {3 - n / 1000:.4f} | dt 12ms" for n in range(1000)]
     between = [
