@@ -17,6 +17,7 @@ from postmortem.sources.json_rows import read_table
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
 _STEP = re.compile(rb'"global_step"\s*:\s*(\d{1,18})\b')
+_EVENTS = "events.out.tfevents"
 _HEAD = 64 * 2**10  # bytes
 
 
@@ -25,7 +26,8 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
     if any(name in MANIFESTS or name.startswith(("metrics.", "batches.")) for name in candidate.names):
         return None
     if NAME in candidate.names:
-        return FormatMatch(Confidence.LIKELY, f"it contains a {NAME}")
+        events = any(_EVENTS in name for name in candidate.names)  # they say the same, with less
+        return FormatMatch(Confidence.CERTAIN if events else Confidence.LIKELY, f"it contains a {NAME}")
     if any((candidate.path / name / NAME).is_file() for name in _checkpoints(candidate.names)):
         return FormatMatch(Confidence.LIKELY, f"its checkpoints contain a {NAME}")
     return None

@@ -18,12 +18,12 @@ from postmortem.sources.csv_rows import read_table
 from postmortem.text import plain
 
 _VERSION = re.compile(r"version_(\d{1,9})")
-_SETTINGS, _ROWS, _EVENTS = "hparams.yaml", "metrics.csv", "events.out.tfevents"
+_SETTINGS, _ROWS = "hparams.yaml", "metrics.csv"
 
 
 def sniff(candidate: Candidate) -> FormatMatch | None:
-    """A folder of versions, or the metrics.csv and hparams.yaml of one without event files."""
-    if {_SETTINGS, _ROWS} <= set(candidate.names) and not any(_EVENTS in name for name in candidate.names):
+    """A folder of versions, or one with metrics.csv and hparams.yaml."""
+    if {_SETTINGS, _ROWS} <= set(candidate.names):
         return FormatMatch(Confidence.LIKELY, f"it contains Lightning's {_ROWS} and {_SETTINGS}")
     versions = [candidate.path / name for name in candidate.names if _VERSION.fullmatch(name)]
     if versions and (candidate.path.name == "lightning_logs" or (versions[0] / _SETTINGS).is_file()):
