@@ -25,6 +25,6 @@ SOURCE = row_source(
     read_table,
     columns=_COLUMNS,
     limits=(
-        "each loss is that of several iterations (detectron2: the median of 20, OpenMMLab: a mean): short spikes are low",
+        "each loss is that of several iterations (detectron2: the median of 20, OpenMMLab: a mean): spikes are low",
     ),
 )
