@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from postmortem.small_file import parse_json
 
 LIMITS = ("each metric counts its own steps: MLflow does not say which count updates and which epochs",)
 
@@ -17,7 +17,7 @@ def setting(text: str) -> object:
     if text in ("True", "False"):
         return text == "True"
     try:
-        value = json.loads(text) if len(text) <= 40 else text
+        value = parse_json(text) if len(text) <= 40 else text
     except ValueError:
         return text
     return value if isinstance(value, (int, float)) else text

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.request import pathname2url
+from typing import TYPE_CHECKING
 
 from postmortem.errors import UnreadableInput
 from postmortem.sources._files import display_name
 from postmortem.sources._source import Candidate
 from postmortem.text import plain
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _MAGIC = b"SQLite format 3\0"
 _MOST_SECONDS = 8
@@ -27,6 +27,8 @@ def columns_of(candidate: Candidate, table: str) -> frozenset[str]:
     """The columns of a table in a database; none where it is no database, or has no plain table of this name."""
     if not candidate.head.startswith(_MAGIC):
         return frozenset()
+    import sqlite3  # costs what reading a small log costs
+
     with suppress(sqlite3.Error, OSError, UnreadableInput), _connected(candidate.path, "") as database:
         return columns(database, table)
     return frozenset()
@@ -41,6 +43,8 @@ def opened(path: Path, *tables: str) -> Generator[sqlite3.Connection]:
     Raises:
         UnreadableInput: no database, a damaged one, no such table, or one that takes too long to read.
     """
+    import sqlite3
+
     name = display_name(path)
     try:
         with _connected(path, name) as database:
@@ -78,6 +82,9 @@ def _connected(path: Path, name: str) -> Generator[sqlite3.Connection]:
             file=name,
             hint=f"Write them into it: sqlite3 {plain(path, 200)} 'PRAGMA wal_checkpoint'",
         )
+    import shutil
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="postmortem-") as folder:
         copy = Path(folder, "copy.db")
         shutil.copyfile(path, copy)
@@ -87,7 +94,9 @@ def _connected(path: Path, name: str) -> Generator[sqlite3.Connection]:
 
 
 def _bounded(path: Path, mode: str) -> sqlite3.Connection:
-    database = sqlite3.connect(f"file:{pathname2url(str(path.resolve()))}?{mode}", uri=True)
+    import sqlite3
+
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     database.execute("PRAGMA trusted_schema = OFF")
     database.text_factory = _text

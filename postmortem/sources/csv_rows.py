@@ -137,7 +137,7 @@ class _Reader:
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
-        if b'"' in block or block.count(b"\r") != block.count(b"\r\n"):
+        if b'"' in block or block.count(b"\r") != block.count(b"\r\n") or _ends_within_character(block):
             return None
         text = {name for name in self.names if name in self._text_names or self._is_label(name)}
         ragged: list[object] = []
@@ -190,6 +190,15 @@ class _Reader:
         else:
             self._first_bad = self._first_bad or number
             self._bad += 1
+
+
+def _ends_within_character(block: bytes) -> bool:
+    """Whether the file was cut within a character, of which pyarrow writes to stderr where the row is ragged, too."""
+    try:
+        block[block.rfind(b"\n") + 1 :].decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _names(header: Sequence[str], display_name: str, line: int, notes: list[str]) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from postmortem.sources._runs import by_name, only_run
 from postmortem.sources._source import Candidate, Confidence, FormatMatch, Source, SourceTable
 from postmortem.sources._sqlite import columns_of, opened
 from postmortem.text import plain
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _COLUMNS = frozenset(("key", "value", "timestamp", "run_uuid", "step", "is_nan"))
 _MOST_RUNS, _MOST_PARAMS = 10_000, 4096

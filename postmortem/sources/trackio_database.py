@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from postmortem.run import Run
 from postmortem.run.manifest import Manifest
@@ -20,6 +19,9 @@ from postmortem.sources._runs import by_name, only_run
 from postmortem.sources._source import Candidate, Confidence, FormatMatch, Source, SourceTable
 from postmortem.sources._sqlite import columns, columns_of, opened
 from postmortem.text import count, plain
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _COLUMNS = frozenset(("timestamp", "run_name", "step", "metrics"))
 _MOST_RUNS = 10_000
