@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _MAGIC = b"SQLite format 3\0"
 _MOST_SECONDS = 8
-_EVERY = 100_000  # instructions of SQLite's between two looks at the clock
-_LONGEST = 2**24  # bytes of one value
+_EVERY = 10_000  # instructions of SQLite's between two looks at the clock
+_LONGEST = 2**20  # bytes of one value
 _MOST_COPIED = 2**31  # bytes
 
 
@@ -61,7 +61,7 @@ def opened(path: Path, *tables: str) -> Generator[sqlite3.Connection]:
 
 
 def columns(database: sqlite3.Connection, table: str) -> frozenset[str]:
-    """The columns of a plain table; none where there is no such table."""
+    """The columns of a plain table, without those that are computed; none where there is no such table."""
     kind = database.execute("SELECT type FROM sqlite_master WHERE name = ? AND sql LIKE 'CREATE TABLE%'", (table,))
     if kind.fetchone() != ("table",):
         return frozenset()

@@ -31,14 +31,21 @@ _COLUMNS = frozenset(("key", "value", "timestamp", "run_uuid", "step", "is_nan")
 _MOST_RUNS, _MOST_PARAMS = 10_000, 4096
 _BLOCK = 50_000  # rows that are Python objects at once
 _RUNS = """
-    SELECT run_uuid, name FROM runs AS r
+    SELECT substr(run_uuid, 1, 1000), substr(name, 1, 1000) FROM runs AS r
     WHERE lifecycle_stage IS NOT 'deleted'
     AND EXISTS (SELECT 1 FROM metrics AS m WHERE m.run_uuid = r.run_uuid AND m.key NOT LIKE 'system/%')
     ORDER BY start_time DESC LIMIT ?
 """
+_PARAMS = "SELECT substr(key, 1, 1000), substr(value, 1, 10000) FROM params WHERE run_uuid = ? LIMIT ?"
+# Any cell may contain text of any length: what is no number becomes a short word, which numpy refuses.
 _POINTS = """
-    SELECT key, timestamp, value, step, is_nan FROM metrics
-    WHERE run_uuid = ? AND key NOT LIKE 'system/%' ORDER BY rowid LIMIT ?
+    SELECT
+        substr(key, 1, 1000),
+        CASE WHEN typeof(timestamp) IN ('integer', 'real') THEN timestamp ELSE 'none' END,
+        CASE WHEN typeof(value) IN ('integer', 'real') THEN value ELSE 'none' END,
+        CASE WHEN typeof(step) IN ('integer', 'real') THEN step ELSE 'none' END,
+        is_nan = 1
+    FROM metrics WHERE run_uuid = ? AND key NOT LIKE 'system/%' ORDER BY rowid LIMIT ?
 """
 
 
@@ -65,7 +72,7 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
 def _read_run(path: Path, mapping: Mapping[str, str], uuid: str, name: str) -> Run:
     with opened(path, "runs", "metrics", "params") as database:
         metrics = _metrics(database, uuid, path)
-        rows = database.execute("SELECT key, value FROM params WHERE run_uuid = ? LIMIT ?", (uuid, _MOST_PARAMS))
+        rows = database.execute(_PARAMS, (uuid, _MOST_PARAMS))
         params = {str(key): setting(str(value)) for key, value in rows}
     table = points_table(display_name(path), metrics)
     about = Manifest(id=plain(name), config=params)

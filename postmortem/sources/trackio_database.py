@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from postmortem.errors import UnreadableInput
 from postmortem.run import Run
 from postmortem.run.manifest import Manifest
 from postmortem.run.rows import Collector
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = frozenset(("timestamp", "run_name", "step", "metrics"))
 _MOST_RUNS = 10_000
+_MOST_BYTES = 512 * 2**20  # of the metrics of one run
 
 
 def sniff(candidate: Candidate) -> FormatMatch | None:
@@ -43,7 +45,9 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
     """
     with opened(path, "metrics") as database:
         query = _of_key(
-            "SELECT {key}, max(run_name) FROM metrics GROUP BY {key} ORDER BY max(id) DESC LIMIT ?", database
+            "SELECT {key}, substr(max(run_name), 1, 1000) FROM metrics WHERE length({key}) < 1000 "
+            "GROUP BY {key} ORDER BY max(id) DESC LIMIT ?",
+            database,
         )
         ids = [(str(run_id), str(name)) for run_id, name in database.execute(query, (_MOST_RUNS,))]
     readers = {name: partial(_read_run, path, mapping, run_id, name) for name, run_id in by_name(ids).items()}
@@ -61,7 +65,11 @@ def _read_run(path: Path, mapping: Mapping[str, str], run_id: str, name: str) ->
     bad = 0
     with opened(path, "metrics") as database:
         query = _of_key("SELECT step, timestamp, metrics FROM metrics WHERE {key} = ? ORDER BY id", database)
+        size = 0
         for step, written, metrics in database.execute(query, (run_id,)):
+            size += len(metrics) if isinstance(metrics, (bytes, str)) else 0
+            if size > _MOST_BYTES:
+                raise UnreadableInput(f"a run of more than {_MOST_BYTES >> 20} MiB, which is the limit.", file=file)
             row = _object(metrics)
             bad += row is None
             collector.add({**(row or {}), "step": step, "time": _seconds(written)})

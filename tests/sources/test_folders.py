@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,18 @@ def test_versions_without_a_log_say_what_they_hold(tmp_path: Path) -> None:
     write(tmp_path, "lightning_logs/version_0/hparams.yaml", "{}\n")
     with pytest.raises(UnreadableInput, match=r"no version of Lightning's with a log\. It holds version_0/"):
         open_run(tmp_path / "lightning_logs")
+
+
+@pytest.mark.heavy
+def test_what_the_trainer_of_hugging_face_writes(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    history = [{"epoch": t / 100, "loss": math.nan if t == 30 else 3 - t / 100, "step": t} for t in range(10, 101, 10)]
+    state = transformers.TrainerState(global_step=100, max_steps=200, log_history=history)
+    (tmp_path / "checkpoint-100").mkdir()
+    state.save_to_json(str(tmp_path / "checkpoint-100" / "trainer_state.json"))
+    for path in (tmp_path, tmp_path / "checkpoint-100", tmp_path / "checkpoint-100" / "trainer_state.json"):
+        loss = open_run(path).series("loss")
+        assert loss is not None and loss.step.tolist() == list(range(10, 101, 10)) and math.isnan(loss.at(30))
 
 
 @pytest.mark.heavy

@@ -217,6 +217,17 @@ def test_a_database_that_would_never_end(tmp_path: Path, monkeypatch: pytest.Mon
         open_run(path)
 
 
+def test_columns_that_a_small_file_computes_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            "CREATE TABLE metrics (n, key AS (hex(zeroblob(50000))), value AS (n), timestamp AS (n), run_uuid AS ('a'),"
+            " step AS (n), is_nan AS (0))"
+        )
+    with pytest.raises(UnreadableInput, match="a SQLite database without MLflow's"):
+        open_run(path)
+
+
 @pytest.mark.parametrize("at", [100, 4096, 9000])
 def test_a_damaged_database(tmp_path: Path, at: int) -> None:
     path = _database(tmp_path / "mlflow.db", {"ab": "first"})
@@ -231,10 +242,11 @@ def test_a_damaged_database(tmp_path: Path, at: int) -> None:
 
 def test_values_that_are_no_numbers(tmp_path: Path) -> None:
     path = _database(tmp_path / "mlflow.db", {"ab": "first"})
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE metrics SET value = 'x'")
-    with pytest.raises(UnreadableInput, match="no numbers"):
-        open_run(path)
+    for text in ("x", "x" * 900_000):
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE metrics SET value = ?", (text,))
+        with pytest.raises(UnreadableInput, match="no numbers"):
+            open_run(path)
 
 
 WRITES = """

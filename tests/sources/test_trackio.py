@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from postmortem.errors import UnreadableInput
-from postmortem.sources import open_run
+from postmortem.sources import open_run, trackio_database
 from postmortem.sources._runs import SeveralRuns
 from tests.sources.helpers import losses
 
@@ -72,6 +72,12 @@ def test_rows_that_are_no_object(tmp_path: Path) -> None:
         database.execute("DROP TABLE configs")
     with pytest.raises(UnreadableInput, match="no run has metrics"):
         open_run(path)
+
+
+def test_more_bytes_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackio_database, "_MOST_BYTES", 100)
+    with pytest.raises(UnreadableInput, match="which is the limit"):
+        open_run(_database(tmp_path / "demo.db", [("ab", "first")]))
 
 
 WRITES = """
