@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -57,8 +58,11 @@ def _read_log(
 ) -> Run:
     """The only one of the `chosen` logs, with the log of batches."""
     labels = label_names(mapping)
-    if len(chosen) != 1:
-        raise _no_log(path) if not chosen else _several_logs(path, chosen)
+    if not chosen:
+        raise _no_log(path)
+    others = [log for log in chosen[1:] if not filecmp.cmp(chosen[0], log, shallow=False)]  # mmengine writes all twice
+    if others:
+        raise _several_logs(path, chosen)
     notes = (
         []
         if chosen[0].stem == "metrics"

@@ -84,9 +84,19 @@ def test_a_folder_without_a_log_says_what_it_holds(tmp_path: Path) -> None:
     assert "\x1b" not in str(caught.value)
 
 
+def test_a_log_and_its_copy_are_one_log(tmp_path: Path) -> None:
+    for name in ("20260101_000000.json", "scalars.json"):
+        write(tmp_path, f"vis_data/{name}", jsonl_rows())
+    run = open_run(tmp_path)
+    assert len(losses(run)) == 5 and run.origin("loss").startswith("20260101_000000.json")
+    write(tmp_path, "vis_data/scalars.json", jsonl_rows(4))
+    with pytest.raises(UnreadableInput, match=r"several logs: 20260101_000000\.json, scalars\.json"):
+        open_run(tmp_path)
+
+
 def test_several_logs_name_the_line_to_type(tmp_path: Path) -> None:
     for name in ("a b.csv", "c.csv"):
-        write(tmp_path, name, "step,loss\n0,1\n1,2\n")
+        write(tmp_path, name, f"step,loss\n0,1\n{len(name)},2\n")
     with pytest.raises(UnreadableInput, match=r"several logs: a b\.csv, c\.csv.*postmortem draft '.*/a b\.csv'"):
         open_run(tmp_path)
 
@@ -149,7 +159,7 @@ def test_what_the_trainer_of_hugging_face_writes(tmp_path: Path) -> None:
     state.save_to_json(str(tmp_path / "checkpoint-100" / "trainer_state.json"))
     for path in (tmp_path, tmp_path / "checkpoint-100", tmp_path / "checkpoint-100" / "trainer_state.json"):
         loss = open_run(path).series("loss")
-        assert loss is not None and loss.step.tolist() == list(range(10, 101, 10)) and math.isnan(loss.at(30))
+        assert loss is not None and loss.step.tolist() == list(range(10, 101, 10)) and math.isnan(loss.value[2])
 
 
 @pytest.mark.heavy
