@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from postmortem.detectors._course import SOON_ROWS
 from postmortem.detectors._excursion import DIVERGENCE, excursion_finding, follow_excursion
-from postmortem.detectors._model import DIVERGED, Alarm, Detector, Finding, Row, Stream, Telemetry
+from postmortem.detectors._model import DIVERGED, Alarm, Detector, Finding, Row, State, Stream, Telemetry
 from postmortem.detectors._recent import RecentRows
 from postmortem.detectors._screen import MIN_ROWS, MIN_SCALE, ScreenedColumn
 
@@ -39,7 +39,8 @@ _LEAST = min(factor for factor, _, _ in _NEEDS)
 
 LOST_ROWS = 20
 """A loss that stands above its first rows for this many rows diverged, even where it falls later: what it had learned
-is lost, and what it learns then it learns anew."""
+is lost, and what it learns then it learns anew. One that comes back sooner had not learned anything yet: the first
+updates of a large model may take it up, and the next ones down again."""
 
 Values = NDArray[np.float64]
 
@@ -64,6 +65,8 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     f = excursion_finding(s, e, "early_rise", DIVERGENCE.slug)
     above = s.y[row:] > before.max()
     rows_above = above.size if above.all() else int(np.argmin(above))
+    if rows_above < min(LOST_ROWS, above.size):
+        return
     yield replace(f, outcome=DIVERGED) if rows_above >= LOST_ROWS else f
 
 
@@ -106,30 +109,41 @@ def _largest_rise(y: Values) -> float:
 
 
 class _Stream(Stream):
-    """The first rows. What rose is settled at once: its kind does not depend on later rows."""
+    """The first rows. A rise is settled once it lasts, and withdrawn where the loss comes back before."""
 
     def __init__(self) -> None:
         self._rows = RecentRows()
+        self._rise: int | None = None
         self._over = False
 
     def add_row(self, step: int, row: Row) -> Sequence[Alarm]:
         """What changes with the row of `step`."""
         if self._over or self._rows.add(step, row.get("loss")) is None:
             return ()
-        rise = _rise_until(np.array(self._rows.values)) if len(self._rows.values) > AFTER_ROWS else None
-        self._over = rise is not None or len(self._rows.values) >= HEAD_ROWS
-        if rise is None:
-            return ()
-        return (Alarm("early_rise", DIVERGENCE.slug, "loss", self._rows.steps[rise], step, state="settled"),)
+        values = self._rows.values
+        if self._rise is None:
+            self._rise = _rise_until(np.array(values)) if len(values) > AFTER_ROWS else None
+            self._over = self._rise is None and len(values) >= HEAD_ROWS
+            return () if self._rise is None else (self._alarm(self._rise, step, "open"),)
+        back = values[-1] <= max(values[max(self._rise - len(_NEEDS), 0) : self._rise])
+        self._over = back or len(values) - self._rise >= LOST_ROWS
+        return (self._alarm(self._rise, step, "withdrawn" if back else "settled"),) if self._over else ()
+
+    def _alarm(self, rise: int, step: int, state: State) -> Alarm:
+        return Alarm("early_rise", DIVERGENCE.slug, "loss", self._rows.steps[rise], step, state=state)
 
     def end(self, step: int) -> Sequence[Alarm]:
-        """Nothing: five rows decide."""
-        return ()
+        """A rise that has not come back is one."""
+        ends = self._rise is not None and not self._over
+        return (self._alarm(self._rise, step, "settled"),) if ends and self._rise is not None else ()
 
     def rewind_to(self, step: int) -> None:
         """Forget the rows from `step` on."""
-        if self._rows.rewind(step) < HEAD_ROWS:
+        rows = self._rows.rewind(step)
+        if rows < HEAD_ROWS:
             self._over = False
+        if self._rise is not None and rows <= self._rise + AFTER_ROWS:
+            self._rise = None
 
 
 DETECTOR = Detector("early_rise", (DIVERGENCE,), _detect, _Stream)

@@ -36,7 +36,7 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
     match = _any_csv(candidate)
     if match is not None or not (names := table_header(candidate)):
         return match
-    confidence = Confidence.LIKELY if counts_steps(names) else Confidence.FALLBACK
+    confidence = Confidence.LIKELY if counts_steps(names) else Confidence.POSSIBLE
     return FormatMatch(confidence, "it begins with a header and rows of as many numbers")
 
 

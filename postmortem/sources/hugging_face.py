@@ -23,7 +23,7 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
     if candidate.path.name == NAME:
         return FormatMatch(Confidence.CERTAIN, "Hugging Face's Trainer gives its log this name")
     if _HISTORY.match(candidate.head):
-        return FormatMatch(Confidence.LIKELY, "it is a JSON object with a log_history")
+        return FormatMatch(Confidence.CERTAIN, "it is a JSON object with a log_history")
     return None
 
 

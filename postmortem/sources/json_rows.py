@@ -27,7 +27,7 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
         return None
     first = first_of_list(candidate)
     if first is not None and counts_steps(first):
-        return FormatMatch(Confidence.LIKELY, "it is a JSON list of objects that count steps")
+        return FormatMatch(Confidence.CERTAIN, "it is a JSON list of objects that count steps")
     return _any_json(candidate)
 
 

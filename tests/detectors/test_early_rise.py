@@ -104,8 +104,20 @@ def test_whole_runs_with_usual_beginnings_have_hardly_an_incident(sigma: float) 
 
 
 @pytest.mark.parametrize("loss", [RATE_TOO_HIGH, MEGATRON, REPLACED_WEIGHTS, FEW_ROWS, RATE_TOO_HIGH[:7]], ids=str)
-def test_row_by_row_it_is_settled_as_soon_as_five_rows_are_up(loss: tuple[float, ...]) -> None:
+def test_row_by_row_it_opens_as_soon_as_five_rows_are_up(loss: tuple[float, ...]) -> None:
     t = telemetry(loss=loss)
     followed = follow(t, ["early_rise"])
     assert followed.settled == offline(t, ["early_rise"])
-    assert all(row == alarm.onset_step + 4 for row, alarm in followed.alarms)
+    opened = [(row, alarm) for row, alarm in followed.alarms if alarm.state == "open"]
+    assert bool(opened) == bool(followed.settled) and all(row == alarm.onset_step + 4 for row, alarm in opened)
+
+
+def test_a_rise_that_comes_back_within_twenty_rows_is_the_beginning_of_a_large_model() -> None:
+    """Megatron-DeepSpeed on 16 nodes: 12.4, then 43 at the fourth update, and below 12.4 at the fifteenth."""
+    rise = (12.442, 12.445, 41.03, 43.06, 38.14, 33.69, 31.23, 25.64, 22.13, 19.81, 18.72, 17.41, 15.75, 13.98, 12.46)
+    falls = tuple(12.0 - 0.05 * row for row in range(60))
+    assert find_incidents(telemetry(loss=(*rise, 12.45, *falls))) == ()
+    t = telemetry(loss=(*rise, *(12.45,) * 7, *falls))
+    assert only(t).outcome == "diverged", "22 rows above the first ones: what was learned is lost"
+    live = follow(telemetry(loss=(*rise, *falls)), ["early_rise"])
+    assert [alarm.state for _, alarm in live.alarms] == ["open", "withdrawn"] and not live.settled
