@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
-from postmortem.errors import UnreadableInput
+from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run import Run
 from postmortem.run.manifest import MANIFESTS
 from postmortem.run.naming import name_list
@@ -19,6 +20,7 @@ from postmortem.sources._runs import only_run
 from postmortem.sources._source import Candidate, Confidence, FormatMatch, Source, SourceTable
 from postmortem.text import plain
 
+_MOST_TRIED = 20
 _BESIDE = {"journal.jsonl", "vocab.json", *MANIFESTS}  # files of this format that are no rows
 
 
@@ -43,7 +45,24 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
         below = runs_below(path, mapping)
         if below:
             return _of_folder_below(path, below)
+        if len(chosen) > 1:
+            return _read_readable(path, mapping, chosen, logs)
     return _read_log(path, mapping, chosen, logs)
+
+
+def _read_readable(
+    path: Path, mapping: Mapping[str, str], unsure: Sequence[Path], logs: Mapping[Path, tuple[SourceMatch, ...]]
+) -> Run:
+    """The only one of files that can be read, such as a text log that begins with a long preamble, beside a .json."""
+    runs: dict[Path, Run] = {}
+    for log in unsure[:_MOST_TRIED]:
+        with suppress(UnreadableInput, UsageError):
+            runs[log] = _read_log(path, mapping, [log], logs)
+    if not runs:
+        raise _no_log(path)
+    if len(runs) > 1:
+        raise _several_logs(path, list(runs))
+    return next(iter(runs.values()))
 
 
 def _of_folder_below(path: Path, below: Mapping[str, Callable[[], Run]]) -> Run:

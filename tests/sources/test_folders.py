@@ -84,6 +84,17 @@ def test_a_folder_without_a_log_says_what_it_holds(tmp_path: Path) -> None:
     assert "\x1b" not in str(caught.value)
 
 
+def test_of_files_that_no_format_is_sure_of_the_readable_one_is_read(tmp_path: Path) -> None:
+    write(tmp_path, "config.json", "{}")
+    write(tmp_path, "requirements.txt", "torch\n")
+    with pytest.raises(UnreadableInput, match=r"no log of a run .* It holds config\.json, requirements\.txt"):
+        open_run(tmp_path)
+    preamble = "".join(f"import module_{i}\n" for i in range(5_000))
+    write(tmp_path, "speedrun.log", preamble + "".join(f"step {t} | loss {3 - t / 10}\n" for t in range(9)))
+    run = open_run(tmp_path)
+    assert len(losses(run)) == 9 and "speedrun.log is the only log of its kind" in "".join(run.notes)
+
+
 def test_a_log_and_its_copy_are_one_log(tmp_path: Path) -> None:
     for name in ("20260101_000000.json", "scalars.json"):
         write(tmp_path, f"vis_data/{name}", jsonl_rows())
