@@ -21,7 +21,10 @@ INSTALLED = "runs-diff"
 SENTINEL = "sentinel"  # a folder beside the working directory, which no command may change
 _ROOT = ""  # `postmortem` without a command
 # fmt: off
-_LOGS = ("csv", "tsv", "jsonl", "json", "trainer_state", "parquet", "wandb", "folder", "recorded", "rows", "lab")
+_LOGS = (
+    "csv", "tsv", "jsonl", "json", "trainer_state", "parquet", "wandb", "text_nanogpt", "text_keras", "folder",
+    "recorded", "rows", "lab",
+)  # fmt: skip
 _CHECKPOINTS = ("recorded", "lab", "dcp", "torch_zip", "torch_legacy", "huggingface")
 _DRIVEN = ("recorded", "recorded", "lab")
 _NUMBERS = ("0", "1", "2", "7", "60", "110", "300", "-1", "999999999999999999", str(2**63), "1e9", "٣", "1_0", "nan")

@@ -19,6 +19,7 @@ from postmortem.lab.config import default_config
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ROOT / "tests" / "compatibility" / "written_by_6008136"
+TEXT_LOGS = ROOT / "tests" / "sources" / "text_logs"
 ROWS = 90
 CANARY = "canary"  # what a pickle makes in the working directory if it is run
 
@@ -215,6 +216,7 @@ def _logs() -> dict[str, Tree]:
         "parquet": {"metrics.parquet": parquet.getvalue()},
         "wandb": {"wandb.csv": _table(panels)},
         "tensorboard": {"run-1-tag-loss.csv": _table(tag)},
+        **{f"text_{path.stem}": {"train.log": path.read_bytes() * 8} for path in sorted(TEXT_LOGS.iterdir())},
         "folder": {
             "metrics.jsonl": _lines(rows),
             "batches.jsonl": _lines(_batches()),

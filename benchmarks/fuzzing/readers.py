@@ -151,6 +151,7 @@ READERS = (
     Reader("source parquet", "parquet", _source("parquet", "metrics.parquet"), weight=4),
     Reader("source W&B panel export", "wandb", _source("W&B", "wandb.csv")),
     Reader("source TensorBoard CSV", "tensorboard", _source("TensorBoard", "run-1-tag-loss.csv")),
+    Reader("source text log", "text_*", _source("text log", "train.log"), weight=4),
     Reader("source folder", "folder csv json", _source("folder"), weight=3),
     Reader("source run directory", "rows", _source("run directory"), f"{_LOGS} journal.jsonl run.json", weight=3),
     Reader("manifest, JSON", "rows", lambda f: read_manifest(f / "run.json", f), "run.json", (OSError,), 2),

@@ -9,7 +9,7 @@ Most lines of a large log have the shape of one before: a regular expression wit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -36,6 +36,8 @@ half a millisecond for every mebibyte."""
 _MOST_SLOWLY_READ = 24 * 2**20
 """Bytes of lines that are read pair by pair, within ten seconds; a line without pairs takes four times as long."""
 
+_MOST_SMALL = 64  # arrays of one block each
+
 _ANSI = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
 _BREAKS = re.compile(rb"[\r\x08]+")
 _COUNTS = frozenset((None, "step", "epoch", "time", "rank", "attempt", "step_time_s", "tokens_per_s"))
@@ -43,13 +45,15 @@ _COUNTS = frozenset((None, "step", "epoch", "time", "rank", "attempt", "step_tim
 
 @dataclass
 class _Rows:
-    """The lines with these keys: where each begins in the file, and their numbers, one array a block and key."""
+    """The lines with these keys: where each begins in the file, and their numbers, one array a block and key; of the
+    first `joined` of these, each is of many blocks."""
 
     keys: tuple[str, ...]
     offsets: list[Steps] = field(default_factory=list[Steps])
     values: list[list[Values]] = field(default_factory=list[list[Values]])
     pending_offsets: list[int] = field(default_factory=list[int])
     pending: list[tuple[bytes, ...]] = field(default_factory=list[tuple[bytes, ...]])
+    joined: int = 0
 
     def add(self, offset: int, numbers: tuple[bytes, ...]) -> None:
         self.pending_offsets.append(offset)
@@ -61,6 +65,26 @@ class _Rows:
             self.values.append([_numbers(column) for column in zip(*self.pending, strict=True)])
             self.pending_offsets.clear()
             self.pending.clear()
+        if len(self.offsets) - self.joined > _MOST_SMALL:
+            self._join()
+
+    def _join(self) -> None:
+        """Make one array of those of the last blocks: memory of many small ones does not go back to the system."""
+        first = self.joined
+        columns = zip(*self.values[first:], strict=True)
+        self.values[first:] = [[np.concatenate(column) for column in columns]]
+        self.offsets[first:] = [np.concatenate(self.offsets[first:])]
+        self.joined += 1
+
+    def take(self, n: int) -> Values:
+        """The numbers of the n-th key, float64[lines]; they are not kept here."""
+        column = np.concatenate([block[n] for block in self.values])
+        for block in self.values:
+            block[n] = _TAKEN
+        return column
+
+
+_TAKEN = np.zeros(0)
 
 
 def _numbers(column: tuple[bytes, ...]) -> Values:
@@ -188,29 +212,27 @@ class MetricLines:
 
     def chunk(self) -> Chunk:
         """All rows in the order of the file, as columns. A line that counts nothing has the step, and the epoch, of
-        the last line before it that does; lines that only count are no rows."""
+        the last line before it that does; lines that only count are no rows. The lines are gone then."""
         groups = list(self._rows.values())
-        sizes = [sum(part.size for part in rows.offsets) for rows in groups]
-        total = sum(sizes)
-        offsets = np.concatenate([np.zeros(0, np.int64), *(part for rows in groups for part in rows.offsets)])
-        place = np.empty(total, np.int64)
-        place[np.argsort(offsets, kind="stable")] = np.arange(total)
-        of_group = np.split(place, np.cumsum(sizes)[:-1]) if groups else []
-        columns: dict[str, Numbers] = {}
+        if len(groups) == 1:
+            columns = {key: Numbers(groups[0].take(n), None) for n, key in enumerate(groups[0].keys)}
+            return Chunk(next(iter(columns.values())).value.size, columns)
+        columns = dict[str, Numbers]()
+        places = _places([rows.offsets for rows in groups])
+        total = sum(of_group.size for of_group in places)
         means = {key: self._meaning(key) for rows in groups for key in rows.keys}
         kept, inherits = np.ones(total, np.bool_), {name: np.zeros(total, np.bool_) for name in ("step", "epoch")}
-        for rows, places in zip(groups, of_group, strict=True):
+        for rows, of_group in zip(groups, places, strict=True):
             for n, key in enumerate(rows.keys):
                 if key not in columns:
                     columns[key] = Numbers(np.full(total, np.nan), np.zeros(total, np.bool_))
                 value, logged = columns[key].value, columns[key].logged
                 assert logged is not None
-                value[places], logged[places] = np.concatenate([block[n] for block in rows.values]), True
-            rows.values.clear()
+                value[of_group], logged[of_group] = rows.take(n), True
             known = {means[key] for key in rows.keys}
-            kept[places] = not known <= {"step", "epoch"}
-            inherits["step"][places] = "step" not in known
-            inherits["epoch"][places] = "epoch" not in known and ("step" not in known or "batch" in rows.keys)
+            kept[of_group] = not known <= {"step", "epoch"}
+            inherits["step"][of_group] = "step" not in known
+            inherits["epoch"][of_group] = "epoch" not in known and ("step" not in known or "batch" in rows.keys)
         for name, rows_without in inherits.items():
             counters = sorted((columns[key] for key, known in means.items() if known == name), key=lambda c: c.nulls)
             for other in counters[1:]:
@@ -218,6 +240,14 @@ class MetricLines:
             if counters:
                 _carry_forward(counters[0], rows_without)
         return Chunk(int(kept.sum()), {key: _of_rows(column, kept) for key, column in columns.items()})
+
+
+def _places(offsets: Sequence[Sequence[Steps]]) -> list[Steps]:
+    """For each group of lines, which row each of its lines is, by where they begin in the file."""
+    joined = [np.concatenate(of_group) for of_group in offsets]
+    place = np.empty(sum(of_group.size for of_group in joined), np.int64)
+    place[np.argsort(np.concatenate(joined), kind="stable")] = np.arange(place.size)
+    return np.split(place, np.cumsum([of_group.size for of_group in joined])[:-1])
 
 
 def _fill(column: Numbers, other: Numbers) -> None:
