@@ -22,7 +22,7 @@ from postmortem.sources._shape import counts_steps, json_lines
 from postmortem.sources._source import Candidate, Confidence, DerivedSteps, FormatMatch
 from postmortem.sources.json_rows import read_value
 
-_FIRST = re.compile(rb'\A(?:\xef\xbb\xbf)?\s*\{\s*"[^"\n]{1,80}"\s*:\s*(?:\[\s*(?:-?\d|NaN|null|-?Inf)|\{\s*"0"\s*:)')
+_FIRST = re.compile(rb'\A(?:\xef\xbb\xbf)?\s*\{\s*"[^"\n]{1,80}"\s*:\s*(?:\[\s*"?(?:-?\d|NaN|null|-?Inf)|\{\s*"0"\s*:)')
 _KEY = re.compile(rb'"([^"\n]{1,80})"\s*:\s*[\[{]')
 _MOST_BLANK = 0.1
 """Share of a column that may be missing at its end, as after a crash; a shorter list counts something else."""

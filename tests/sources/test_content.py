@@ -106,6 +106,11 @@ def test_keras_history_in_pandas_spelling(tmp_path: Path) -> None:
     assert "history.json: its steps are the positions in its lists, from 0" in run.notes
 
 
+def test_a_history_whose_numbers_were_written_as_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "history.json", json.dumps({"loss": [str(loss) for loss in LOSSES.values()]}))
+    assert losses(open_run(path)) == LOSSES
+
+
 def test_lists_of_another_length_count_something_else(tmp_path: Path) -> None:
     lists = {"train_loss": [2.0 - t / 40 for t in range(40)], "lr": [0.1] * 39, "val_acc": [0.5] * 4, "note": "x"}
     run = open_run(write(tmp_path, "history.json", json.dumps(lists)))
