@@ -14,7 +14,7 @@ from postmortem.text import plain
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _SEPARATORS = re.compile(r"[\s\-.]+")
 _PREFIXES = re.compile(
-    r"^(?:(?:train|training|trainer|metrics?|samples|optim|optimizer|actor|perf|stats|logs?)/|train(?:ing)?_)+"
+    r"^(?:(?:train|training|trainer|metrics?|samples|optim|optimizer|actor|perf|stats|data|logs?)/|train(?:ing)?_)+"
 )
 _SUFFIXES = re.compile(r"(?:[/_](?:step|train))+$")
 _VAGUE = frozenset(("time", "norm", "scale", "it", "batch", "shard", "dataset"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run import Run
 from postmortem.sources._assemble import assemble, label_names, row_source
+from postmortem.sources._nearest import nearest
 from postmortem.sources._registry import best_matches, only_source, sources
 from postmortem.sources._source import Candidate, Confidence, DerivedSteps, FormatMatch, Source, SourceTable, by_ending
 from postmortem.text import plain
@@ -84,10 +85,12 @@ def _open(path: Path, mapping: dict[str, str], source: str | None) -> Run:
 
 
 def _source_of(path: Path) -> Source:
-    matches = best_matches(Candidate(path))
+    candidate = Candidate(path)
+    matches = best_matches(candidate)
     if not matches:
         tried = "; ".join(source.accepts for source in sources() if source.accepts)
-        raise UnreadableInput("no known kind of run.", file=plain(path), hint=f"Tried: {tried}")
+        what, then = nearest(candidate)
+        raise UnreadableInput(f"no known kind of run: {what}.", file=plain(path), hint=f"{then} (Tried: {tried})")
     return only_source(matches, path)
 
 

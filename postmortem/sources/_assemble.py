@@ -58,16 +58,19 @@ def assemble(
     batches: SourceTable | None,
     mapping: Mapping[str, str],
     notes: Collection[str] = (),
+    *,
+    about: Manifest | None = None,
 ) -> Run:
     """Read the files beside the tables, give columns their meaning and rows their keys.
 
-    `root` is the folder of a run that may contain run.json, a journal and checkpoints beside its rows.
+    `root` is the folder of a run that may contain run.json, a journal and checkpoints beside its rows. `about` is what
+    the format itself knows of the run, used where there is no run.json.
 
     Raises:
         UnreadableInput: no step column, no row, an invalid manifest or journal, a path that leads outside the run.
         UsageError: --map names a column that no table has.
     """
-    manifest, journal, file_notes = _files_beside(root)
+    manifest, journal, file_notes = _files_beside(root, about or Manifest())
     all_notes = [*notes, *file_notes]
     table = metrics.table
     _check_mapping(mapping, table, () if batches is None else batches.table.names)
@@ -103,8 +106,8 @@ def _no_loss(table: Table, names: Names) -> str:
     )
 
 
-def _files_beside(root: Path | None) -> tuple[Manifest, EventLog, list[str]]:
-    manifest, journal, notes = Manifest(), EventLog(), list[str]()
+def _files_beside(root: Path | None, about: Manifest) -> tuple[Manifest, EventLog, list[str]]:
+    manifest, journal, notes = about, EventLog(), list[str]()
     if root is None:
         return manifest, journal, notes
     path = manifest_file(root)

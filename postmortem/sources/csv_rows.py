@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +16,8 @@ from postmortem.run.values import NULL_TOKENS, Cells, LabelCells, cells_of
 from postmortem.small_file import open_regular
 from postmortem.sources._assemble import row_source
 from postmortem.sources._files import display_name, require_text
-from postmortem.sources._source import by_ending
+from postmortem.sources._shape import counts_steps, delimiter_of, fields_of, table_header
+from postmortem.sources._source import Candidate, Confidence, FormatMatch, by_ending
 from postmortem.text import count, plain
 
 _MOST_COLUMNS = 10_000  # more are no log of a run
@@ -27,9 +26,18 @@ _MOST_NOTES = 20  # about the names in a header
 _BLOCK = 8 * 2**20  # bytes
 _LINE_LIMIT = 8 * 2**20  # bytes of a line that is still read
 _BLANK = b" \t\r\n\xef\xbb\xbf"
-_QUOTED = re.compile('"[^"]*"')
 _BLANK_TEXT = " \t\r\n"
 _NULLS = [token for word in sorted(NULL_TOKENS) for token in {word, word.upper(), word.capitalize()}]
+_any_csv = by_ending(".csv", ".tsv")
+
+
+def sniff(candidate: Candidate) -> FormatMatch | None:
+    """Any .csv or .tsv, and under any other name a plain header above rows of numbers."""
+    match = _any_csv(candidate)
+    if match is not None or not (names := table_header(candidate)):
+        return match
+    confidence = Confidence.LIKELY if counts_steps(names) else Confidence.POSSIBLE
+    return FormatMatch(confidence, "it begins with a header and rows of as many numbers")
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -46,10 +54,10 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
         text = header.decode("utf-8-sig", errors="replace")
         if not text.strip():
             raise UnreadableInput("has no header and no rows.", file=name)
-        delimiter = max(",;\t", key=_QUOTED.sub("", text).count)
+        delimiter = delimiter_of(text)
         if '"' not in text:
             _check_columns(text.count(delimiter) + 1, name, header_line)
-        names = _names(_fields(text, delimiter), name, header_line, notes)
+        names = _names(fields_of(text, delimiter), name, header_line, notes)
         reader = _Reader(names, delimiter, labels, header_line + 1)
         ended = True
         while block := file.read(_BLOCK):
@@ -129,7 +137,7 @@ class _Reader:
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
-        if b'"' in block or block.count(b"\r") != block.count(b"\r\n"):
+        if b'"' in block or block.count(b"\r") != block.count(b"\r\n") or _ends_within_character(block):
             return None
         text = {name for name in self.names if name in self._text_names or self._is_label(name)}
         ragged: list[object] = []
@@ -160,7 +168,7 @@ class _Reader:
     def _line_by_line(self, block: bytes) -> Mapping[str, Cells]:
         rows: list[list[str]] = []
         for number, line in enumerate(block.decode(errors="replace").split("\n"), self.line):
-            fields = _fields(line, self.delimiter) if line.count(self.delimiter) <= _MOST_SEPARATORS else []
+            fields = fields_of(line, self.delimiter) if line.count(self.delimiter) <= _MOST_SEPARATORS else []
             if len(fields) == len(self.names) and line.strip(_BLANK_TEXT):
                 rows.append(fields)
             elif line.strip(_BLANK_TEXT):
@@ -184,14 +192,13 @@ class _Reader:
             self._bad += 1
 
 
-def _fields(line: str, delimiter: str) -> list[str]:
-    line = line.rstrip("\r\n")
-    if '"' not in line:
-        return line.split(delimiter)
+def _ends_within_character(block: bytes) -> bool:
+    """Whether the file was cut within a character, of which pyarrow writes to stderr where the row is ragged, too."""
     try:
-        return next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:
-        return []
+        block[block.rfind(b"\n") + 1 :].decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _names(header: Sequence[str], display_name: str, line: int, notes: list[str]) -> list[str]:
@@ -245,4 +252,4 @@ def _header(file: BinaryIO, display_name: str) -> tuple[int, bytes]:
     return 0, b""
 
 
-SOURCE = row_source("csv", "a CSV file (.csv, .tsv)", by_ending(".csv", ".tsv"), read_table)
+SOURCE = row_source("csv", "CSV or TSV with a header", sniff, read_table)

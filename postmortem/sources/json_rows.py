@@ -1,4 +1,4 @@
-"""A JSON file of rows: Hugging Face's trainer_state.json with its `log_history`, or a plain list of objects."""
+"""A JSON file of rows: a list of objects, or an object with such a list as its `log_history`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from postmortem.run.table import Table, table_of
 from postmortem.small_file import parse_json, read_text
 from postmortem.sources._assemble import row_source
 from postmortem.sources._files import display_name, require_text
+from postmortem.sources._shape import counts_steps, first_of_list, json_lines
 from postmortem.sources._source import Candidate, Confidence, FormatMatch, by_ending
 from postmortem.text import count, plain
 
@@ -21,28 +22,40 @@ _any_json = by_ending(".json", confidence=Confidence.FALLBACK)
 
 
 def sniff(candidate: Candidate) -> FormatMatch | None:
-    """Any .json, though most are configurations; a trainer_state.json is Hugging Face's."""
-    match = _any_json(candidate)
-    if match is not None and candidate.path.name == "trainer_state.json":
-        return FormatMatch(Confidence.CERTAIN, "Hugging Face's Trainer gives its log this name")
-    return match
+    """Any .json, though most are configurations; under any name, a list of objects that count steps."""
+    if json_lines(candidate):
+        return None
+    first = first_of_list(candidate)
+    if first is not None and counts_steps(first):
+        return FormatMatch(Confidence.CERTAIN, "it is a JSON list of objects that count steps")
+    return _any_json(candidate)
 
 
-def read_table(path: Path, labels: frozenset[str]) -> Table:
-    """All rows. Bare NaN, which Hugging Face writes and JSON forbids, is read as non-finite.
+def read_value(path: Path) -> object:
+    """The JSON value in a file. Bare NaN, which Python writes and JSON forbids, is read as non-finite.
 
     Raises:
-        UnreadableInput: not JSON, or JSON without rows.
+        UnreadableInput: not JSON, or more than is read.
     """
     name = display_name(path)
     require_text(path, name)
     text = read_text(path, name=name, limit=_LIMIT, hint=_AS_LINES)
     try:
-        value = parse_json(text, round_integers=True)
+        return parse_json(text, round_integers=True)
     except json.JSONDecodeError as error:
         raise UnreadableInput(f"not JSON ({error.msg}).", file=name, line=error.lineno) from error
     except ValueError as error:
         raise UnreadableInput(f"cannot be read ({plain(error, 120)}).", file=name, hint=_AS_LINES) from error
+
+
+def read_table(path: Path, labels: frozenset[str]) -> Table:
+    """All rows.
+
+    Raises:
+        UnreadableInput: not JSON, or JSON without rows.
+    """
+    name = display_name(path)
+    value = read_value(path)
     if isinstance(value, dict):
         value = cast(dict[str, object], value).get("log_history")
     if not isinstance(value, list):
@@ -62,9 +75,4 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     return table_of(collector.chunks, name, notes, labels)
 
 
-SOURCE = row_source(
-    "json",
-    "Hugging Face's trainer_state.json, or a JSON list of objects (.json)",
-    sniff,
-    read_table,
-)
+SOURCE = row_source("json", "a JSON list of objects", sniff, read_table)

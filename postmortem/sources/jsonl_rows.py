@@ -8,7 +8,22 @@ from postmortem.run.rows import read_jsonl
 from postmortem.run.table import Table, table_of
 from postmortem.sources._assemble import row_source
 from postmortem.sources._files import display_name
-from postmortem.sources._source import by_ending
+from postmortem.sources._shape import counts_steps, json_lines
+from postmortem.sources._source import Candidate, Confidence, FormatMatch, by_ending
+
+_any_jsonl = by_ending(".jsonl", ".ndjson")
+
+
+def sniff(candidate: Candidate) -> FormatMatch | None:
+    """Any .jsonl or .ndjson, and under any other name a JSON object in each line.
+
+    detectron2, mmengine, mmdet and fairseq write such lines into .json files.
+    """
+    match = _any_jsonl(candidate)
+    if match is not None or not (objects := json_lines(candidate)):
+        return match
+    logged = any(counts_steps(row) for row in objects)
+    return FormatMatch(Confidence.LIKELY if logged else Confidence.FALLBACK, "each line is a JSON object")
 
 
 def read_table(path: Path, labels: frozenset[str]) -> Table:
@@ -21,4 +36,4 @@ def read_table(path: Path, labels: frozenset[str]) -> Table:
     return table_of(chunks, display_name(path), notes, labels)
 
 
-SOURCE = row_source("jsonl", "JSON lines (.jsonl, .ndjson)", by_ending(".jsonl", ".ndjson"), read_table)
+SOURCE = row_source("jsonl", "JSON lines, one object a row", sniff, read_table)

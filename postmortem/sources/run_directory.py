@@ -25,7 +25,7 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
         return None
     if parts(folder) or tails(folder):
         return FormatMatch(Confidence.CERTAIN, "its metrics/ contains parts or tails of a run directory")
-    return FormatMatch(Confidence.LIKELY, "it has a folder metrics/")
+    return FormatMatch(Confidence.POSSIBLE, "it has a folder metrics/")
 
 
 def read(path: Path, mapping: Mapping[str, str]) -> Run:

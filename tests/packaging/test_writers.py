@@ -24,6 +24,7 @@ WRITERS = {
     "record/writer.py": "appends to the files of that run",
     "resume_test/run_resume_test.py": "has a temporary folder of its own in the system's folder for them",
     "run/parts.py": "writes the parts of that run, several ranks at once",
+    "sources/_sqlite.py": "copies a database into a temporary folder of its own, where SQLite writes beside it",
 }
 
 METHODS = {

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from postmortem.run import Run
 from postmortem.sources import open_run
@@ -29,6 +30,12 @@ def test_torn_last_line(tmp_path: Path) -> None:
     assert len(losses(run)) == 5
     run = _noted(write(tmp_path, "x.csv", "step,loss,lr\n0,1,1\n1,2,1\n2,3"), "x.csv:4", "torn")
     assert losses(run) == {0: 1.0, 1: 2.0}
+
+
+def test_a_last_line_torn_within_a_character_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = open_run(write(tmp_path, "x.csv", "step,loss\n0,1\n1,2\n2,3,\xe9".encode()[:-1]))
+    assert losses(run) == {0: 1.0, 1: 2.0} and run.notes[0] == "x.csv:4: the last line is torn and was skipped"
+    assert capfd.readouterr().err == ""
 
 
 def test_bad_lines_in_the_middle(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ EXPECTED = {name: {int(row["step"]): row[name] for row in ROWS} for name in ("lo
 def test_every_format_reads_the_same_run(tmp_path: Path, example: str) -> None:
     path = EXAMPLES[example](tmp_path / "demo")
     run = open_run(path)
-    assert _values(run) == EXPECTED and run.notes == ()
+    (source,) = (source for source in sources() if source.name == run.source)
+    assert _values(run) == EXPECTED and run.notes == tuple(f"{path.name}: {limit}" for limit in source.limits)
     assert run.path == path and (run.root is None) == path.is_file()
     assert "column" in run.origin("loss") and run.id == ("trainer_state" if example == "trainer_state" else "demo")
     assert [s.attempt for s in run.segments] == [0]
@@ -111,7 +112,7 @@ def test_one_source_is_the_surest_of_an_example(tmp_path: Path, example: str) ->
     path = EXAMPLES[example](tmp_path / "demo")
     (match,) = best_matches(Candidate(path))
     assert match.match.reason
-    assert open_run(path).source == match.source.name == ("json" if example == "trainer_state" else example)
+    assert open_run(path).source == match.source.name == ("Hugging Face" if example == "trainer_state" else example)
 
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)

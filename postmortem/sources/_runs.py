@@ -1,0 +1,42 @@
+"""A place that holds several runs: their names, and what reads each of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+
+from postmortem.errors import UnreadableInput
+from postmortem.run import Run
+from postmortem.run.naming import name_list
+from postmortem.text import plain
+
+
+class SeveralRuns(UnreadableInput):
+    """A log contains several runs. `runs` maps their names → what reads each of them; any source may raise it."""
+
+    def __init__(self, what: str, runs: Mapping[str, Callable[[], Run]], *, file: str) -> None:
+        example = quote(plain(next(iter(runs)), 60))
+        super().__init__(f"{what}: {name_list(runs)}.", file=file, hint=f"Say which one is meant: --run {example}")
+        self.runs = runs
+
+
+def by_name(runs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Name → id, for (id, name) pairs; runs that share a name are named by their ids."""
+    times = Counter(name for _, name in runs)
+    return {(name if name and times[name] == 1 else run_id): run_id for run_id, name in runs}
+
+
+def only_run(kind: str, path: Path, runs: Mapping[str, Callable[[], Run]]) -> Run:
+    """The only one of the runs in `path`, which is `kind`, as in "an MLflow store".
+
+    Raises:
+        SeveralRuns: there are more.
+        UnreadableInput: there is none.
+    """
+    if not runs:
+        raise UnreadableInput(f"{kind} in which no run has metrics.", file=plain(path))
+    if len(runs) > 1:
+        raise SeveralRuns(f"{kind} of {len(runs):,} runs", runs, file=plain(path))
+    return next(iter(runs.values()))()
