@@ -14,7 +14,7 @@ from postmortem.sources import open_run
 LOGS = Path(__file__).resolve().parent.parent.parent / "shared" / "real_logs"
 READABLE = (".csv", ".json", ".jsonl")
 LABELS: list[dict[str, Any]] = json.loads((LOGS / "labels.json").read_text()) if LOGS.is_dir() else []
-RUNS = [label for label in LABELS if label["file"].endswith(READABLE)]
+RUNS = [label for label in LABELS if label["file"].endswith(READABLE) or "tfevents" in label["file"]]
 SINGLE = [label for label in RUNS if label["label"] != "multi_run_export"]
 EXPORT = [(label["file"], spike) for label in RUNS if label["label"] == "multi_run_export" for spike in label["spikes"]]
 
