@@ -76,33 +76,31 @@ def _event_files(folder: Path) -> list[Path]:
         return []
 
 
-def table(path: Path, _labels: frozenset[str]) -> Table:
-    """The rows of one event file.
-
-    Raises:
-        UnreadableInput: no event file, or no scalar in it.
-    """
-    file = read_event_file(path, display_name(path))
-    return event_table([Writer("", (file,))], file.name, file.name)
-
-
-def read(path: Path, mapping: Mapping[str, str]) -> Run:
-    """Read a file, or all event files in a folder and in the folders in it.
+def read_table(path: Path) -> tuple[Table, list[str]]:
+    """(the rows of a file, or of all event files in a folder and in the folders in it; notes on what was left out).
 
     Raises:
         UnreadableInput: no scalar, several runs, or a file that is no event file.
     """
     if not path.is_dir():
-        return assemble(SOURCE, path, None, SOURCE.rows(path, frozenset()), None, mapping)
-    name = display_name(path)
+        file = read_event_file(path, display_name(path))
+        return event_table([Writer("", (file,))], file.name, file.name), []
     notes: list[str] = []
     folders = ("", *(folder.name for folder in _folders(path)))
     writers = [writer for folder in folders if (writer := _writer(path, folder, notes)) is not None]
     if not writers:
-        raise UnreadableInput("no event file in it, or one level down, has a value.", file=plain(path))
-    return assemble(
-        SOURCE, path, None, SourceTable(event_table(writers, name, plain(path, 1000)), SOURCE), None, mapping, notes
-    )
+        raise UnreadableInput("no event file in it, or one level down, has a value.", file=plain(path, 1000))
+    return event_table(writers, display_name(path), plain(path, 1000)), notes
+
+
+def read(path: Path, mapping: Mapping[str, str]) -> Run:
+    """Read a file or a folder: the run of `read_table`.
+
+    Raises:
+        UnreadableInput: what `read_table` or `assemble` cannot read.
+    """
+    table, notes = read_table(path)
+    return assemble(SOURCE, path, None, SourceTable(table, SOURCE), None, mapping, notes)
 
 
 def _writer(path: Path, folder: str, notes: list[str]) -> Writer | None:
@@ -143,7 +141,7 @@ SOURCE = Source(
     "TensorBoard event files (events.out.tfevents.*), or a folder of them",
     sniff,
     read,
-    table,
+    lambda path, _: read_table(path)[0],
     columns,
     limits=("what stands at a step may be the mean of the steps before it: an event does not say so",),
 )
