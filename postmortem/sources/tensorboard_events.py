@@ -88,6 +88,8 @@ def read_table(path: Path) -> tuple[Table, list[str]]:
     notes: list[str] = []
     folders = ("", *(folder.name for folder in _folders(path)))
     writers = [writer for folder in folders if (writer := _writer(path, folder, notes)) is not None]
+    if writers and not writers[0].folder:
+        writers = [writers[0], *(writer for writer in writers[1:] if not _is_session(writer, notes))]
     if not writers:
         raise UnreadableInput("no event file in it, or one level down, has a value.", file=plain(path, 1000))
     return event_table(writers, display_name(path), plain(path, 1000)), notes
@@ -122,12 +124,18 @@ def _writer(path: Path, folder: str, notes: list[str]) -> Writer | None:
             if len(paths) == 1:
                 raise
             notes.append(plain(error, 300))
-    if folder and any(file.session for file in files):
-        notes.append(f"{prefix}: hyperparameters and their results, not the steps of a run: left out")
-        return None
     writer = Writer(folder, tuple(sorted((file for file in files if file.points.tag.size), key=order)))
     refuse_writers_at_once(writer, plain(path / folder, 1000))
     return writer if writer.files else None
+
+
+def _is_session(writer: Writer, notes: list[str]) -> bool:
+    """Whether a writer below another is what `add_hparams` makes: hyperparameters and their results. Notes that it is
+    left out. Lightning writes hyperparameters, too, but into the folder of the run."""
+    is_session = any(file.session for file in writer.files)
+    if is_session:
+        notes.append(f"{plain(writer.folder, 60)}/: hyperparameters and their results, no steps of a run: left out")
+    return is_session
 
 
 def columns(table: Table, _mapping: Mapping[str, str]) -> CanonicalNames:

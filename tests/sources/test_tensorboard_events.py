@@ -244,6 +244,21 @@ def test_sessions_of_hyperparameters_are_no_writers(tmp_path: Path) -> None:
     assert any("hyperparameters and their results" in note for note in run.notes)
 
 
+def test_lightnings_logger_and_its_hyperparameters(tmp_path: Path) -> None:
+    loggers = pytest.importorskip("lightning.pytorch.loggers")
+    for _ in range(2):
+        logger = loggers.TensorBoardLogger(tmp_path)
+        logger.log_hyperparams({"lr": 0.1})
+        for step in range(0, 40, 10):
+            logger.log_metrics({"train_loss": _falling(step), "epoch": step // 20, "lr-AdamW/pg1": 0.5}, step)
+        logger.finalize("success")
+        if len(list((tmp_path / "lightning_logs").iterdir())) == 1:
+            run = open_run(tmp_path / "lightning_logs")
+            assert set(losses(run)) == {0, 10, 20, 30} and _series(run, "lr")[0] == 0.5
+    with pytest.raises(UnreadableInput, match="2 runs: version_0, version_1"):
+        open_run(tmp_path / "lightning_logs")
+
+
 TAGS = {
     "Hugging Face": (["train/loss", "train/grad_norm", "train/learning_rate", "train/epoch"], "eval/loss"),
     "torchtitan": (["loss_metrics/global_avg_loss", "grad_norm", "lr"], ""),
