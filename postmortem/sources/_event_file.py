@@ -33,7 +33,7 @@ _BLOCK = 8 * 2**20  # bytes that are read at once; a longer event is no scalar
 _CHECKED, _MANY = 256, 64  # the CRC is checked of shorter events, as scalars are, and of so many of one length
 _MOST_LAYOUTS = 32  # of events of one length in a block; the others are read one by one
 _MOST_HEADERS = 65_536  # different lengths, whose CRCs are remembered
-_MOST_BY_HAND, _SLOWER = 1_000_000, 5  # values that are looked at one by one, and how much longer a scalar takes
+_MOST_BY_HAND, _SLOWER = 2_000_000, 10  # values that are looked at one by one, and how much longer a scalar takes
 _MOST_POINTS = 50_000_000  # 40 bytes each
 
 

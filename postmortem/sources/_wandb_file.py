@@ -30,6 +30,9 @@ _MOST_SETTINGS = 10_000
 _DIGITS = 19  # of integers that fit into 64 bits
 _HISTORY, _CONFIG, _RUN, _EXIT = 2, 5, 17, 18  # fields of Record
 _KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16  # fields of HistoryItem and ConfigItem
+_QUICK_KEYS, _QUICK_VALUE, _SHORTEST = b"\x0a\x12", b"\x82\x01", 5
+"""How an item begins and goes on whose name and value are shorter than 128 bytes."""
+
 _BOOLEAN, _INTEGER, _NUMBER, _TEXT, _JSON = 4, 5, 6, 7, 8
 STEP = "_step"
 
@@ -201,6 +204,12 @@ def _first_number(record: bytes, at: int, end: int) -> int:
 
 def _item(record: bytes, at: int, end: int) -> tuple[str, object]:
     """(name, value) of an item of the history or the config; the parts of a nested name are joined with `/`."""
+    if end - at > _SHORTEST and record[at] in _QUICK_KEYS:  # nearly all: a name, and a short value in JSON
+        key_end = at + 2 + record[at + 1]
+        if record[at + 1] < 128 and record[key_end : key_end + 2] == _QUICK_VALUE and key_end + 3 <= end:
+            start = key_end + 3
+            if record[start - 1] == end - start < 128:
+                return record[at + 2 : key_end].decode(errors="replace"), _json(record, start, end)
     names: list[str] = []
     value: object = None
     for number, kind, start, stop in fields(record, at, end):

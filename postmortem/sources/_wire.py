@@ -48,8 +48,12 @@ def fields(data: bytes, at: int, end: int) -> Iterator[Field]:
         if not number:
             raise Damaged("a field has the number 0")
         if kind == BYTES:
-            size, start = varint(data, at, end)
-            at = start + size
+            if at < end and data[at] < 128:
+                start = at + 1
+                at = start + data[at]
+            else:
+                size, start = varint(data, at, end)
+                at = start + size
         elif kind == VARINT:
             start = at
             _, at = varint(data, at, end)

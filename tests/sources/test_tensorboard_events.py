@@ -403,6 +403,7 @@ def test_endless_variety_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         open_run(log(tmp_path / "points", {"loss": _falling}, range(30)))
 
 
+@pytest.mark.heavy
 def test_damaged_input_ends_in_a_run_or_a_message(tmp_path: Path) -> None:
     rng = random.Random(20)
     path = log(tmp_path, {"loss": _falling, "train/grad_norm": lambda t: 1.0}, range(12))

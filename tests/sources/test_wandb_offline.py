@@ -204,6 +204,7 @@ def test_other_content_is_refused(tmp_path: Path) -> None:
     assert SOURCE.sniff(Candidate(tmp_path / "absent")) is None
 
 
+@pytest.mark.heavy
 def test_damaged_input_ends_in_a_run_or_a_message(tmp_path: Path) -> None:
     rng = random.Random(20)
     records = [_row(t, loss=f"{t}.5", text='"abc"', inf="Infinity").SerializeToString() for t in range(8)]
