@@ -23,8 +23,8 @@ from postmortem.sources._event_file import EventFile, Points
 from postmortem.text import count, plain
 
 STEP, TIME = "step", "time"
-_OF_SAMPLES = re.compile(r".* vs samples")
-"""Megatron's and NeMo's second copy of each tag, whose steps are samples: `lm loss vs samples`."""
+_OF_SAMPLES = re.compile(r".* vs (?:samples|tokens)")
+"""Megatron's further copies of each tag, whose steps are samples or tokens: `lm loss vs samples`."""
 
 _KERAS_OF_EPOCHS, _KERAS_OF_STEPS = re.compile(r"(?:.*/)?epoch_.+"), re.compile(r"(?:.*/)?batch_.+")
 _KERAS_EVALUATION = re.compile(r"(?:.*/)?evaluation_(.+)_vs_iterations")
@@ -32,7 +32,7 @@ _KERAS_EVALUATION = re.compile(r"(?:.*/)?evaluation_(.+)_vs_iterations")
 
 _TRAIN = frozenset(("train", "training"))
 _EVALUATION = frozenset(("val", "valid", "validation", "eval", "evaluation", "dev", "test"))
-_WORD = re.compile(r"[a-z]+")
+_WORD = re.compile(r"[a-z]+|[0-9]+")
 _MOST_COMPARED = 50  # files of a folder
 _FREE_CELLS, _CELLS_PER_POINT = 400_000_000, 20  # cells of the table that may be empty: a column is filled when needed
 
@@ -61,16 +61,19 @@ def columns_of(writers: Sequence[Writer], path: str) -> dict[tuple[str, str], st
         UnreadableInput: several runs: folders that are neither of training nor evaluation have the same tags.
     """
     in_folders = Counter(tag for writer in writers for tag in writer.tags)
+    words_of = {writer.folder: _WORD.findall(writer.folder.lower()) for writer in writers if writer.folder}
+    shared = _shared_beginning(list(words_of.values()))
     names: dict[tuple[str, str], str] = {}
     owners: dict[str, str] = {}
     for writer in writers:
-        of_evaluation = not _EVALUATION.isdisjoint(_WORD.findall(writer.folder.lower()))
+        words = frozenset(words_of.get(writer.folder, [])[shared:])
+        of_evaluation, of_training = (bool(words) and words <= role for role in (_EVALUATION, _TRAIN))
         for tag in writer.tags:
             name = tag
             curve = writer.folder.removeprefix(tag.replace("/", "_") + "_")
             if writer.folder and curve != writer.folder:
                 name = f"{tag}/{curve}"
-            elif writer.folder and (of_evaluation or (in_folders[tag] > 1 and _is_of_training(writer.folder))):
+            elif writer.folder and (of_evaluation or (of_training and in_folders[tag] > 1)):
                 name = f"{writer.folder}/{tag}"
             if name in (STEP, TIME):
                 name = f"{name} (tag)"
@@ -80,8 +83,11 @@ def columns_of(writers: Sequence[Writer], path: str) -> dict[tuple[str, str], st
     return names
 
 
-def _is_of_training(folder: str) -> bool:
-    return not _TRAIN.isdisjoint(_WORD.findall(folder.lower()))
+def _shared_beginning(texts: Sequence[Sequence[str]]) -> int:
+    """The number of words with which all of several texts begin."""
+    if len(texts) < 2:
+        return 0
+    return next((i for i, words in enumerate(zip(*texts, strict=False)) if len(set(words)) > 1), min(map(len, texts)))
 
 
 def _several_runs(writers: Sequence[Writer], path: str) -> UnreadableInput:
@@ -168,7 +174,7 @@ def _of_other_steps(names: Mapping[str, None], display_name: str) -> tuple[set[s
     notes = [
         f"{display_name}: {name_list(sorted(which), 3)} {'was' if len(which) == 1 else 'were'} left out, "
         f"whose steps are {counted}"
-        for which, counted in ((samples, "samples"), (others, "epochs" if of_steps else "batches"))
+        for which, counted in ((samples, "samples or tokens"), (others, "epochs" if of_steps else "batches"))
         if which and len(which) < len(names)
     ]
     return (samples if len(samples) < len(names) else set[str]()) | others, notes

@@ -228,6 +228,20 @@ def test_several_runs_are_named_with_the_next_line_to_type(tmp_path: Path) -> No
     assert len(losses(open_run(logs / "version_2"))) == 9
 
 
+@pytest.mark.parametrize(
+    "names", [("test_run_1", "test_run_2"), ("a_test", "b_test"), ("exp1", "exp1_eval"), ("train", "test")]
+)
+def test_runs_that_are_called_tests_are_no_evaluation(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        log(tmp_path / name, {"loss": _falling}, range(9))
+    if names[0] in ("exp1", "train"):
+        run = open_run(tmp_path)
+        assert len(losses(run)) == len(_series(run, "eval_loss")) == 9
+    else:
+        with pytest.raises(UnreadableInput, match="2 runs"):
+            open_run(tmp_path)
+
+
 def test_one_version_is_read_from_the_folder_above(tmp_path: Path) -> None:
     log(tmp_path / "version_0", {"train_loss_step": _falling, "hp_metric": lambda t: -1.0}, range(9))
     assert len(losses(open_run(tmp_path))) == 9
