@@ -225,10 +225,10 @@ def _logs() -> dict[str, Tree]:
             f"train/{_EVENTS}.v2": binary_logs.event_file([events[0], *events[90:]]),
             f"validation/{_EVENTS}": binary_logs.event_file(events[:40]),
         },
-        "events": {f"{i:03}": event for i, event in enumerate(events)},
+        "events": {f"{i:03}": event for i, event in enumerate(events[:40])},
         "wandb_file": {"run-abc.wandb": binary_logs.wandb_file(records)},
         "wandb_folders": {f"{_WANDB}/run-abc.wandb": binary_logs.wandb_file(records), "wandb/latest": b""},
-        "wandb_records": {f"{i:03}": record for i, record in enumerate(records)},
+        "wandb_records": {f"{i:03}": record for i, record in enumerate(records[:40])},
         "folder": {
             "metrics.jsonl": _lines(rows),
             "batches.jsonl": _lines(_batches()),
