@@ -129,6 +129,7 @@ bench: .venv/bench ## Measure drafting and detection, and update docs/benchmarks
 	@$(PY) benchmarks/public_cases.py --write
 	@$(PY) benchmarks/draft_sample.py --write
 	@$(PY) benchmarks/draft_vs_tensorboard.py --write
+	@$(PY) benchmarks/event_readers.py --write
 	@$(PY) benchmarks/runs_diff.py --write
 	@$(PY) benchmarks/hostile_cost.py --write
 	@$(PY) benchmarks/replay_overhead.py --write

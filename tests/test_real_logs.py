@@ -14,7 +14,7 @@ from postmortem.sources import open_run
 LOGS = Path(__file__).resolve().parent.parent.parent / "shared" / "real_logs"
 READABLE = (".csv", ".json", ".jsonl", ".log", ".txt", ".out")
 LABELS: list[dict[str, Any]] = json.loads((LOGS / "labels.json").read_text()) if LOGS.is_dir() else []
-RUNS = [label for label in LABELS if label["file"].endswith(READABLE)]
+RUNS = [label for label in LABELS if label["file"].endswith(READABLE) or "tfevents" in label["file"]]
 SINGLE = [label for label in RUNS if label["label"] != "multi_run_export"]
 # Of this log, only the loss is there. Its spike of one row is 2.2 times the largest departure in 850 rows before, of a
 # tail that heavy: such noise makes one like it in each 25 runs.

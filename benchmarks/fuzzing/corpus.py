@@ -17,10 +17,13 @@ from typing import Any, TypeAlias
 
 from postmortem.lab.config import default_config
 
+from . import binary_logs
+
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ROOT / "tests" / "compatibility" / "written_by_6008136"
 TEXT_LOGS = ROOT / "tests" / "sources" / "text_logs"
 ROWS = 90
+_EVENTS, _WANDB = "events.out.tfevents.1700000000.host", "wandb/offline-run-20260101_000000-abc"
 CANARY = "canary"  # what a pickle makes in the working directory if it is run
 
 
@@ -202,6 +205,7 @@ def _logs() -> dict[str, Tree]:
     state = {"best_metric": None, "epoch": 1.0, "global_step": ROWS, "log_history": history, "max_steps": ROWS}
     panels = [{"Step": row["step"], "run-1 - loss": row["loss"], "run-1 - loss__MIN": row["loss"]} for row in rows]
     tag = [{"Wall time": 1.7e9 + row["step"], "Step": row["step"], "Value": row["loss"]} for row in rows]
+    events, records = binary_logs.events(rows), binary_logs.wandb_records(rows)
     beside: Tree = {
         "journal.jsonl": _lines(_JOURNAL),
         "vocab.json": b'{"tokens": ["he", "llo"]}',
@@ -217,6 +221,16 @@ def _logs() -> dict[str, Tree]:
         "wandb": {"wandb.csv": _table(panels)},
         "tensorboard": {"run-1-tag-loss.csv": _table(tag)},
         **{f"text_{path.stem}": {"train.log": path.read_bytes() * 8} for path in sorted(TEXT_LOGS.iterdir())},
+        "event_file": {_EVENTS: binary_logs.event_file(events)},
+        "event_folders": {
+            f"train/{_EVENTS}": binary_logs.event_file(events),
+            f"train/{_EVENTS}.v2": binary_logs.event_file([events[0], *events[90:]]),
+            f"validation/{_EVENTS}": binary_logs.event_file(events[:40]),
+        },
+        "events": {f"{i:03}": event for i, event in enumerate(events[:40])},
+        "wandb_file": {"run-abc.wandb": binary_logs.wandb_file(records)},
+        "wandb_folders": {f"{_WANDB}/run-abc.wandb": binary_logs.wandb_file(records), "wandb/latest": b""},
+        "wandb_records": {f"{i:03}": record for i, record in enumerate(records[:40])},
         "folder": {
             "metrics.jsonl": _lines(rows),
             "batches.jsonl": _lines(_batches()),

@@ -31,6 +31,7 @@ from postmortem.run.manifest import read_manifest, read_mapping
 from postmortem.run.recorded import RecordedRun
 from postmortem.sources import open_run
 
+from . import binary_logs
 from .corpus import Tree, corpus
 
 
@@ -59,6 +60,22 @@ def _touch(run: Run) -> Run:
 
 def _source(name: str, file: str = "", source: str | None = None) -> Callable[[Path], object]:
     return lambda folder: _touch(open_run(folder / file, source=source))
+
+
+_LONGEST_MESSAGE = 2**16  # bytes; their CRCs are calculated byte by byte
+
+
+def _framed(name: str, file_of: Callable[[list[bytes]], bytes]) -> Callable[[Path], object]:
+    """Reads the messages in the files of a folder as one file of that name."""
+
+    def read(folder: Path) -> object:
+        messages = [path.read_bytes()[:_LONGEST_MESSAGE] for path in sorted(folder.iterdir()) if path.is_file()]
+        framed = folder / "framed"
+        framed.mkdir()
+        (framed / name).write_bytes(file_of(messages))
+        return _touch(open_run(framed / name))
+
+    return read
 
 
 def _lineage(folder: Path) -> object:
@@ -152,6 +169,12 @@ READERS = (
     Reader("source W&B panel export", "wandb", _source("W&B", "wandb.csv")),
     Reader("source TensorBoard CSV", "tensorboard", _source("TensorBoard", "run-1-tag-loss.csv")),
     Reader("source text log", "text_*", _source("text log", "train.log"), weight=4),
+    Reader("source TensorBoard events", "event_file event_folders", _source("TensorBoard events"), weight=2),
+    Reader("events, in sound frames", "events", _framed("x.tfevents", binary_logs.event_file), "*", (OSError,), 3),
+    Reader("source W&B offline", "wandb_file wandb_folders", _source("W&B offline"), weight=2),
+    Reader(
+        "W&B records, in sound frames", "wandb_records", _framed("x.wandb", binary_logs.wandb_file), "*", (OSError,), 3
+    ),
     Reader("source folder", "folder csv json", _source("folder"), weight=3),
     Reader("source run directory", "rows", _source("run directory"), f"{_LOGS} journal.jsonl run.json", weight=3),
     Reader("manifest, JSON", "rows", lambda f: read_manifest(f / "run.json", f), "run.json", (OSError,), 2),
