@@ -30,7 +30,9 @@ class Mode(StrEnum):
 
 
 def draft(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, a log file, or a trainer_state.json.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory, a log file (also gzipped), or - for stdin.")
+    ],
     source: Annotated[
         str | None, typer.Option("--source", metavar="FORMAT", help="The format of RUN, if several are possible.")
     ] = None,
@@ -82,6 +84,7 @@ def draft(
     Examples:
       postmortem draft runs/19-spike-001
       postmortem draft metrics.csv --map loss=train/loss,step=global_step
+      zcat old.jsonl.gz | grep loss | postmortem draft - --source jsonl
       postmortem draft runs/19-spike-001 --json --check > diagnosis.json
       postmortem draft runs/19-spike-001 --baseline runs/19-clean-001
       postmortem draft runs/exp7 --mode watchdog --ratio 2 --sustain 20

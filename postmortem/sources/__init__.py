@@ -15,6 +15,7 @@ from pathlib import Path
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run import Run
 from postmortem.sources._assemble import assemble, label_names, row_source
+from postmortem.sources._copies import STDIN, STDIN_NAME, Copy, copy_of, shown_path
 from postmortem.sources._registry import best_matches, only_source, sources
 from postmortem.sources._source import Candidate, Confidence, DerivedSteps, FormatMatch, Source, SourceTable, by_ending
 from postmortem.text import plain
@@ -36,7 +37,8 @@ __all__ = [
 
 
 def open_run(path: str | Path, mapping: Mapping[str, str] | None = None, source: str | None = None) -> Run:
-    """Read the run at `path`: a run directory, a bare folder with metrics.csv|jsonl|parquet, or one such file.
+    """Read the run at `path`: a run directory, a bare folder with metrics.csv|jsonl|parquet, or one such file, also
+    gzipped; `-` is the standard input.
 
     `mapping` (canonical → the log's own name) comes from --map. `source` names the format; without it, the surest
     source reads the path.
@@ -44,7 +46,9 @@ def open_run(path: str | Path, mapping: Mapping[str, str] | None = None, source:
     Raises:
         UnreadableInput: no such path, nothing readable, no known format (lists what was tried), or several formats that
             are equally sure (names them).
-        UsageError: `mapping` names a column that the log does not have, or `source` is no source.
+        UsageError: `mapping` names a column that the log does not have, `source` is no source, or the standard input is
+            a terminal.
+        CannotWrite: there is no room for the temporary copy of a gzipped log.
 
     Example:
         >>> pm.open_run("sample_runs/19-spike-001").series("loss")
@@ -61,6 +65,8 @@ def open_run(path: str | Path, mapping: Mapping[str, str] | None = None, source:
 def _located(message: str, path: Path) -> str:
     """A message about a file of the run, with the path that the user gave: in a loop over runs, it says which run."""
     run_path = plain(path, 1000)
+    if message.startswith(STDIN_NAME) and run_path == STDIN:
+        return message
     if message.startswith(run_path):
         return message
     base = run_path if path.is_dir() else plain(path.parent, 1000)
@@ -69,10 +75,8 @@ def _located(message: str, path: Path) -> str:
 
 def _open(path: Path, mapping: dict[str, str], source: str | None) -> Run:
     try:
-        path.stat()
-        if path.is_dir() and not any(path.iterdir()):
-            raise UnreadableInput("the folder is empty.", file=plain(path))
-        return (_source_of(path) if source is None else _source_named(source)).read(path, mapping)
+        copy = copy_of(path)
+        return _read(path, mapping, source) if copy is None else _read_copy(copy, path, mapping, source)
     except OSError as error:
         raise UnreadableInput(f"{_reason(error)}.", file=plain(error.filename or path)) from error
     except UnicodeDecodeError as error:
@@ -81,6 +85,32 @@ def _open(path: Path, mapping: dict[str, str], source: str | None) -> Run:
         if "null byte" not in str(error) and "null character" not in str(error):
             raise
         raise UnreadableInput("no such file or directory.", file=plain(path)) from error
+
+
+def _read_copy(copy: Copy, path: Path, mapping: dict[str, str], source: str | None) -> Run:
+    """The run in a temporary copy of the log at `path`."""
+    try:
+        run = _read(copy.path, mapping, source)
+    except (UnreadableInput, UsageError) as error:
+        error.args = (_of_original(str(error), copy, path),)
+        raise
+    run.path, run.held, run.notes = shown_path(path), (copy, run.held), (*copy.notes, *run.notes)
+    return run
+
+
+def _of_original(message: str, copy: Copy, path: Path) -> str:
+    """A message about a copy as one about the file that was copied."""
+    original = STDIN_NAME if str(path) == STDIN else plain(path, 1000)
+    message = message.replace(plain(copy.path, 1000), original)
+    name = plain(copy.path.name, 120)
+    return f"{original}{message.removeprefix(name)}" if message.startswith(f"{name}:") else message
+
+
+def _read(path: Path, mapping: dict[str, str], source: str | None) -> Run:
+    path.stat()
+    if path.is_dir() and not any(path.iterdir()):
+        raise UnreadableInput("the folder is empty.", file=plain(path))
+    return (_source_of(path) if source is None else _source_named(source)).read(path, mapping)
 
 
 def _source_of(path: Path) -> Source:

@@ -23,7 +23,7 @@ _any_json = by_ending(".json", confidence=Confidence.FALLBACK)
 def sniff(candidate: Candidate) -> FormatMatch | None:
     """Any .json, though most are configurations; a trainer_state.json is Hugging Face's."""
     match = _any_json(candidate)
-    if match is not None and candidate.path.name == "trainer_state.json":
+    if match is not None and candidate.name == "trainer_state.json":
         return FormatMatch(Confidence.CERTAIN, "Hugging Face's Trainer gives its log this name")
     return match
 
