@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,15 @@ def diagnose(
     The incident that is `asked` for is in it wherever it ranks among the others.
     """
     return Examined(run, text=text, mode=mode, baseline=baseline).diagnosis(asked)
+
+
+def gravest(runs: Iterable[Run], mode: Mode = "all") -> Run:
+    """The run whose worst incident is the most severe; the first run where none has an incident.
+
+    Raises:
+        ValueError: no runs.
+    """
+    return max(runs, key=lambda run: max((incident.severity for incident in detect(run, mode)), default=-1.0))
 
 
 class Examined:

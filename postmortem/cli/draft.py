@@ -13,6 +13,7 @@ from postmortem.atomic import real_path
 from postmortem.cli._lessons import LessonsOption, UndecidedOption, open_notebook
 from postmortem.cli._options import AtOption, IncidentOption, MapOption, parse_map
 from postmortem.cli._output import display_path, print_labeled, print_lines, print_location
+from postmortem.cli._runs import NamedRunOption, open_gravest
 from postmortem.cli._terminal import encodes, stage, text_width
 from postmortem.errors import CheckFailed, UsageError
 from postmortem.text import plain
@@ -37,6 +38,7 @@ def draft(
         str | None, typer.Option("--source", metavar="FORMAT", help="The format of RUN, if several are possible.")
     ] = None,
     columns: MapOption = None,
+    of_log: NamedRunOption = None,
     mode: Annotated[
         Mode,
         typer.Option("--mode", help="Report any column's departure as an incident, or only a loss that stays up."),
@@ -103,7 +105,7 @@ def draft(
         raise UsageError(f"--{error}") from error
     notebook = open_notebook(lessons, run, undecided=undecided, as_json=as_json)
     with stage(f"Reading {run}"):
-        opened = open_run(run, mapping, source)
+        opened = open_gravest(run, mapping, source, of_log, search)
     with stage("Looking for incidents"):
         sibling = None if baseline is None else open_run(baseline)
         asked = report.IncidentChoice(incident, at)

@@ -9,7 +9,8 @@ has its own column names and its step rule. A new format is one public file here
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from postmortem.errors import UnreadableInput, UsageError
@@ -17,6 +18,7 @@ from postmortem.run import Run
 from postmortem.sources._assemble import assemble, label_names, row_source
 from postmortem.sources._copies import STDIN, STDIN_NAME, Copy, copy_of, shown_path
 from postmortem.sources._registry import best_matches, only_source, sources
+from postmortem.sources._several_runs import SeveralRuns, TableOfRuns
 from postmortem.sources._source import Candidate, Confidence, DerivedSteps, FormatMatch, Source, SourceTable, by_ending
 from postmortem.text import plain
 
@@ -25,8 +27,10 @@ __all__ = [
     "Confidence",
     "DerivedSteps",
     "FormatMatch",
+    "SeveralRuns",
     "Source",
     "SourceTable",
+    "TableOfRuns",
     "assemble",
     "by_ending",
     "label_names",
@@ -36,18 +40,21 @@ __all__ = [
 ]
 
 
-def open_run(path: str | Path, mapping: Mapping[str, str] | None = None, source: str | None = None) -> Run:
+def open_run(
+    path: str | Path, mapping: Mapping[str, str] | None = None, source: str | None = None, *, run: str | None = None
+) -> Run:
     """Read the run at `path`: a run directory, a bare folder with metrics.csv|jsonl|parquet, or one such file, also
     gzipped; `-` is the standard input.
 
     `mapping` (canonical → the log's own name) comes from --map. `source` names the format; without it, the surest
-    source reads the path.
+    source reads the path. `run` names one of the runs that the log contains.
 
     Raises:
         UnreadableInput: no such path, nothing readable, no known format (lists what was tried), or several formats that
             are equally sure (names them).
-        UsageError: `mapping` names a column that the log does not have, `source` is no source, or the standard input is
-            a terminal.
+        SeveralRuns: the log contains several runs, and `run` is None; `runs` of the error lists and reads them.
+        UsageError: `mapping` names a column that the log does not have, `source` is no source, the log has no `run` of
+            this name, or the standard input is a terminal.
         CannotWrite: there is no room for the temporary copy of a gzipped log.
 
     Example:
@@ -56,9 +63,24 @@ def open_run(path: str | Path, mapping: Mapping[str, str] | None = None, source:
     """
     path = Path(path)
     try:
-        return _open(path, dict(mapping or {}), source)
+        opened = _naming(path, partial(_open, path, dict(mapping or {}), source))
+    except SeveralRuns as several:
+        if run is None:
+            raise
+        return several.read(run)
+    if run is not None and run != opened.id:
+        raise UsageError(f"--run {plain(run, 60)}: {plain(path, 1000)} contains only one run, {opened.id}")
+    return opened
+
+
+def _naming(path: Path, read: Callable[[], Run]) -> Run:
+    """What `read` reads. Its messages, also about each of several runs, get the path."""
+    try:
+        return read()
     except UnreadableInput as error:
         error.args = (_located(str(error), path),)
+        if isinstance(error, SeveralRuns):
+            error.wrap(partial(_naming, path))
         raise
 
 
@@ -76,7 +98,9 @@ def _located(message: str, path: Path) -> str:
 def _open(path: Path, mapping: dict[str, str], source: str | None) -> Run:
     try:
         copy = copy_of(path)
-        return _read(path, mapping, source) if copy is None else _read_copy(copy, path, mapping, source)
+        if copy is None:
+            return _read(path, mapping, source)
+        return _of_copy(copy, path, partial(_read, copy.path, mapping, source))
     except OSError as error:
         raise UnreadableInput(f"{_reason(error)}.", file=plain(error.filename or path)) from error
     except UnicodeDecodeError as error:
@@ -87,12 +111,14 @@ def _open(path: Path, mapping: dict[str, str], source: str | None) -> Run:
         raise UnreadableInput("no such file or directory.", file=plain(path)) from error
 
 
-def _read_copy(copy: Copy, path: Path, mapping: dict[str, str], source: str | None) -> Run:
-    """The run in a temporary copy of the log at `path`."""
+def _of_copy(copy: Copy, path: Path, read: Callable[[], Run]) -> Run:
+    """What `read` reads from a temporary copy of the log at `path`."""
     try:
-        run = _read(copy.path, mapping, source)
+        run = read()
     except (UnreadableInput, UsageError) as error:
         error.args = (_of_original(str(error), copy, path),)
+        if isinstance(error, SeveralRuns):
+            error.wrap(partial(_of_copy, copy, path))
         raise
     run.path, run.held, run.notes = shown_path(path), (copy, run.held), (*copy.notes, *run.notes)
     return run

@@ -11,7 +11,7 @@ from postmortem.run.naming import Names, name_list
 from postmortem.run.table import Table
 from postmortem.run.values import Mask, Numbers
 from postmortem.series import Steps, Values
-from postmortem.sources._several_runs import refuse_several_runs
+from postmortem.sources._several_runs import check_one_run
 from postmortem.sources._source import DerivedSteps
 from postmortem.text import plain
 
@@ -43,6 +43,7 @@ def step_column(
 
     Raises:
         UnreadableInput: no column counts steps.
+        TableOfRuns: rows of several runs.
     """
     file = table.display_name
     if derived is not None:
@@ -101,21 +102,21 @@ def _epochs(table: Table, names: Names, fractions: tuple[str, ...]) -> tuple[Nam
             note = f"{file}: no column counts steps: column {plain(name, 60)} is read as the step"
             return names.reading("step", name), StepColumn(read, f"column {plain(name, 60)}", (note,))
         if not whole or (apart >= 0).all():
-            _refuse_runs_of_epochs(table, names, read, trained)
+            _check_one_run_of_epochs(table, names, read, trained)
             why = "is a fraction" if not whole else "is the same in several rows"
             note = f"{file}: its steps are the order of its rows: no column counts steps, and {plain(name, 60)} {why}"
             return names, StepColumn(Numbers(np.arange(table.rows, dtype=np.float64), None), "its rows", (note,))
     return None
 
 
-def _refuse_runs_of_epochs(table: Table, names: Names, epochs: Numbers, trained: Mask | None) -> None:
-    """Refuse rows of several runs that share the numbers of their epochs."""
+def _check_one_run_of_epochs(table: Table, names: Names, epochs: Numbers, trained: Mask | None) -> None:
+    """Tell apart rows of several runs that share the numbers of their epochs."""
     with np.errstate(invalid="ignore"):
         usable = np.abs(epochs.value) < 2.0**53
     rows = np.flatnonzero(usable if epochs.logged is None else usable & epochs.logged)
     step = np.floor(epochs.value[rows]).astype(np.int64)
     of_loss = np.ones(rows.size, np.bool_) if trained is None else trained[rows]
-    refuse_several_runs(table, names, step, rows, of_loss, labels=False)
+    check_one_run(table, names, step, rows, of_loss, labels=False)
 
 
 def _logged(read: Numbers, rows: Mask | None = None) -> Values:

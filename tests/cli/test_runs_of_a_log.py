@@ -1,0 +1,66 @@
+"""A log that contains several runs: which of them is drafted and compared."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Call
+
+STEPS = range(300)
+
+
+def loss(step: int, *, spike: bool) -> float:
+    """A loss that falls, with or without a spike at steps 200 to 219."""
+    return round(1 + 3 / (1 + step / 40) + (step * 7 % 11) / 300 + (3 if spike and 200 <= step < 220 else 0), 5)
+
+
+def rows(names: Sequence[str], spiked: str) -> str:
+    """The rows of several runs below each other, as CSV; one of them has a spike."""
+    lines = [f"{name},{step},{loss(step, spike=name == spiked)}\n" for name in names for step in STEPS]
+    return "model,step,loss\n" + "".join(lines)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Three runs in one log, the second with a spike."""
+    path = tmp_path / "log.csv"
+    path.write_text(rows(("small", "medium", "large"), "medium"))
+    return path
+
+
+def test_the_run_with_the_gravest_incident_is_drafted(call: Call, log: Path) -> None:
+    code, out, err = call("draft", log, "--json")
+    diagnosis = json.loads(out)
+    assert (code, err, diagnosis["run_id"]) == (0, "", "medium") and diagnosis["incidents"][0]["onset_step"] == 200
+    assert diagnosis["notes"][0] == (
+        "log.csv: 3 runs in one log: this is medium, the one with the gravest incident, if any; --run NAME takes "
+        "another: small, large"
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_run_is_asked_for_by_name(call: Call, log: Path, packed: bool, tmp_path: Path) -> None:
+    if packed:
+        log.with_suffix(".csv.gz").write_bytes(gzip.compress(log.read_bytes()))
+        log = log.with_suffix(".csv.gz")
+    code, out, _ = call("draft", log, "--run", "large", "--json")
+    diagnosis = json.loads(out)
+    assert (code, diagnosis["run_id"], diagnosis["verdict"], diagnosis["notes"]) == (0, "large", "no_incident", [])
+
+
+def test_a_name_that_no_run_has(call: Call, log: Path) -> None:
+    code, out, err = call("draft", log, "--run", "huge")
+    assert (code, out) == (2, "")
+    assert err == "postmortem: --run huge: log.csv has no run of this name. It has: small, medium, large\n"
+
+
+def test_a_log_of_one_run(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("step,loss\n" + "".join(f"{s},{loss(s, spike=False)}\n" for s in STEPS))
+    assert call("draft", "one.csv", "--run", "one", "--json")[0] == 0
+    code, _, err = call("draft", "one.csv", "--run", "two", "--json")
+    assert (code, err) == (2, "postmortem: --run two: one.csv contains only one run, one\n")
