@@ -77,6 +77,19 @@ class EventLog(Sequence[Event]):
         if seconds is not None and (self.last_time is None or seconds > self.last_time):
             self.last_time = seconds
 
+    def extend(self, other: EventLog, more_attempts: int = 0) -> None:
+        """Add the events of another journal, whose attempts count from `more_attempts` on."""
+        before = len(self._text)
+        self._text += other._text
+        self._ends.extend(before + end for end in other._ends)
+        self._lines.extend(other._lines)
+        self._codes.extend(other._codes)
+        self._steps.extend(other._steps)
+        self._attempts.extend(a if a == _NONE else a + more_attempts for a in other._attempts)
+        self._targets.extend(other._targets)
+        times = [t for t in (self.last_time, other.last_time) if t is not None]
+        self.last_time = max(times, default=None)
+
     def __len__(self) -> int:
         return len(self._lines)
 

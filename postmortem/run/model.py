@@ -131,6 +131,11 @@ class Run:
         return self._view(0, attempt).row_steps
 
     @property
+    def logs(self) -> tuple[Log, ...]:
+        """The tables that were read, with the meaning of their columns: metrics, and batches where there are any."""
+        return self._logs
+
+    @property
     def rows_alone(self) -> bool:
         """Whether the run is one table of one attempt, without journal and checkpoints: nothing else names a step."""
         return len(self._logs) == len(self.segments) == 1 and not self.journal and not self.checkpoints

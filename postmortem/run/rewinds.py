@@ -23,6 +23,7 @@ def attempts_of(
     logged: NDArray[np.bool_],
     targets: Collection[int],
     display_name: str,
+    joins: Collection[int] = (),
 ) -> tuple[Steps, list[str]]:
     """(attempt int64[n], notes) of rows in file order.
 
@@ -30,7 +31,8 @@ def attempts_of(
     attempt where the stretch after it repeats earlier steps with different values; and only where such jumps are few
     for the number of rows, or all lead to the first step, because shuffled rows and interleaved writers jump all the
     time.
-    `targets` are steps to which the run went back by its journal: jumps to them always count.
+    `targets` are steps to which the run went back by its journal: jumps to them always count, as do those at `joins`,
+    the rows at which another log begins.
     """
     rows = np.flatnonzero(logged)
     attempt = np.zeros(step.size, np.int64)
@@ -45,7 +47,7 @@ def attempts_of(
     ends = np.append(jumps[1:], s.size)
     stride = int(np.median(np.maximum(np.diff(s), 1)))
     landings = s[jumps]
-    expected = np.zeros(jumps.size, np.bool_)
+    expected = np.isin(jumps, np.searchsorted(rows, np.array([*joins], np.int64)))
     for target in targets:
         expected |= (landings >= target) & (landings - target <= stride)
     restarts = landings <= s[0]

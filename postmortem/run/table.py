@@ -43,14 +43,37 @@ class Part:
     def _name_set(self) -> frozenset[str]:
         return frozenset(self.names)
 
+    def renamed(self, own_names: Mapping[str, str]) -> Part:
+        """The same rows, with new names → its own names for some columns."""
+        new = {own: name for name, own in own_names.items()}
+        names = tuple(new.get(name, name) for name in self.names)
+        return Part(
+            self.rows,
+            names,
+            lambda name: self.load(own_names.get(name, name)),
+            lambda name: self.bounds(own_names.get(name, name)),
+        )
+
+    def having(self, column: str, cells: Cells) -> Part:
+        """The same rows, with `cells` as a column of this name."""
+        return Part(
+            self.rows,
+            tuple(dict.fromkeys((*self.names, column))),
+            lambda name: cells if name == column else self.load(name),
+            lambda name: _bounds_of(cells) if name == column else self.bounds(name),
+        )
+
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of `metrics` or of `batches`, in file order. `display_name` names the file or folder in messages."""
+    """All rows of `metrics` or of `batches`, in file order. `display_name` names the file or folder in messages.
+
+    `joins` are the rows at which another log begins, where several are one table."""
 
     display_name: str
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
+    joins: tuple[int, ...] = ()
 
     @cached_property
     def rows(self) -> int:

@@ -60,10 +60,13 @@ def assemble(
     batches: SourceTable | None,
     mapping: Mapping[str, str],
     notes: Collection[str] = (),
+    *,
+    beside: tuple[Manifest, EventLog] | None = None,
 ) -> Run:
     """Read the files beside the tables, give columns their meaning and rows their keys.
 
-    `root` is the folder of a run that may contain run.json, a journal and checkpoints beside its rows.
+    `root` is the folder of a run that may contain run.json, a journal and checkpoints beside its rows; where there is
+    none, `beside` may be its manifest and journal.
 
     Raises:
         UnreadableInput: no step column, no row, an invalid manifest or journal, a path that leads outside the run.
@@ -71,13 +74,13 @@ def assemble(
         UsageError: --map names a column that no table has.
     """
     try:
-        return _assemble(source, path, root, metrics, batches, mapping, notes)
+        return _assemble(source, path, root, metrics, batches, mapping, notes, beside=beside)
     except TableOfRuns as several:
         tables = several.tables
 
         def read(name: str) -> Run:
             rows = SourceTable(tables[name](), metrics.source)
-            run = assemble(source, path, root, rows, batches, mapping, notes)
+            run = assemble(source, path, root, rows, batches, mapping, notes, beside=beside)
             run.id = plain(name) or run.id
             return run
 
@@ -93,8 +96,10 @@ def _assemble(
     batches: SourceTable | None,
     mapping: Mapping[str, str],
     notes: Collection[str],
+    *,
+    beside: tuple[Manifest, EventLog] | None,
 ) -> Run:
-    manifest, journal, file_notes = _files_beside(root)
+    manifest, journal, file_notes = (*beside, ()) if beside else _files_beside(root)
     all_notes = [*notes, *file_notes]
     table = metrics.table
     _check_mapping(mapping, table, () if batches is None else batches.table.names)

@@ -14,6 +14,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -92,6 +93,17 @@ def _copy_of_stdin() -> Copy:
     copy = _copy(STDIN_NAME, STDIN_NAME, blocks, MOST_BYTES, "Save it in a file, and name the file.")
     if not copy.path.stat().st_size:
         raise UnreadableInput("it is empty (0 bytes).", file=STDIN_NAME)
+    return copy
+
+
+def with_header(path: Path, header: bytes) -> Copy:
+    """A copy of the log at `path` that begins with the line `header`. Raises what `copy_of` raises."""
+    name = plain(path.name, 120)
+    unpacked = copy_of(path)
+    with open_regular(path if unpacked is None else unpacked.path, name) as file:
+        blocks = chain([header], iter(lambda: file.read(_BLOCK), b""))
+        copy = _copy(unpacked_name(path.name), name, blocks, MOST_BYTES, "Give it a header, and its own name.")
+    copy.notes.extend(() if unpacked is None else unpacked.notes)
     return copy
 
 

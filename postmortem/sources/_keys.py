@@ -62,10 +62,12 @@ def read_keys(
     check_one_run(table, names, step, rows, logged if rank is None else logged & (rank == rank.min()))
     attempts = np.zeros(step.size, np.int64)
     ranks = np.zeros(step.size, np.int64) if rank is None else rank
+    positions = np.arange(step.size) if rows is None else rows
     for r in np.unique(ranks):
         of_rank = np.flatnonzero(ranks == r)
+        joins = np.searchsorted(positions[of_rank], np.array(table.joins, np.int64)).tolist()
         attempts[of_rank], rank_notes = attempts_of(
-            step[of_rank], anchor[of_rank], logged[of_rank], targets, table.display_name
+            step[of_rank], anchor[of_rank], logged[of_rank], targets, table.display_name, joins
         )
         notes += [note for note in rank_notes if note not in notes]
     repeated, other = _repeated(anchor[logged], attempts[logged], step[logged], ranks[logged])

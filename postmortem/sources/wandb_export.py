@@ -59,9 +59,8 @@ def _table_of_run(table: Table, shared: Sequence[str], metrics: Sequence[str]) -
     logged = np.zeros(table.rows, np.bool_)
     for name in metrics:
         numbers = table.numbers(name)
-        logged |= (
-            True if numbers is not None and numbers.logged is None else False if numbers is None else numbers.logged
-        )
+        if numbers is not None:
+            logged[slice(None) if numbers.logged is None else numbers.logged] = True
     extremes = [f"{name}{end}" for name in metrics for end in ("__MIN", "__MAX") if f"{name}{end}" in table.names]
     return table.at(np.flatnonzero(logged), (*shared, *metrics, *extremes))
 

@@ -64,3 +64,43 @@ def test_a_log_of_one_run(call: Call, tmp_path: Path) -> None:
     assert call("draft", "one.csv", "--run", "one", "--json")[0] == 0
     code, _, err = call("draft", "one.csv", "--run", "two", "--json")
     assert (code, err) == (2, "postmortem: --run two: one.csv contains only one run, one\n")
+
+
+def test_several_logs_are_one_run(call: Call, tmp_path: Path) -> None:
+    lines = [f"{s},{loss(s, spike=True)}\n" for s in STEPS]
+    for name, rows_of in (("whole", lines), ("old,1", lines[:150]), ("new", lines[150:])):
+        (tmp_path / f"{name}.csv").write_text("step,loss\n" + "".join(rows_of))
+    whole = json.loads(call("draft", "whole.csv", "--json")[1])
+    code, out, err = call("draft", "old,1.csv", "new.csv", "--json")
+    assert (code, err) == (0, "") and json.loads(out)["incidents"][0]["onset_step"] == 200
+    assert json.loads(out)["incidents"][0]["peak_step"] == whole["incidents"][0]["peak_step"]
+    (tmp_path / "old,1.csv").rename(tmp_path / "old.csv")
+    assert call("diff", "whole.csv", "old.csv,new.csv", "--exit-code")[0] == 0
+    assert call("draft", "old.csv,new.csv", "--lessons", "l.md")[0] == 0
+    assert (tmp_path / "old+1.postmortem" / "report.md").is_file()
+
+
+def test_runs_of_one_log_are_compared(call: Call, log: Path, tmp_path: Path) -> None:
+    code, out, _ = call("diff", log, "--run", "small", "--run", "large", "--exit-code")
+    assert code == 0 and [line.split()[1] for line in out.splitlines()[:2]] == ["small", "large"]
+    assert "medium" in call("diff", log)[1]
+    (tmp_path / "one.csv").write_text(rows(["small"], ""))
+    assert call("diff", "one.csv", log, "--run", "small", "--exit-code")[0] == 0
+    code, _, err = call("diff", "one.csv", log)
+    assert code == 3 and "log.csv: 3 runs in one log, by column model: small, medium, large. Say which" in err
+    code, _, err = call("diff", "one.csv", "one.csv", "--run", "small")
+    assert (code, err) == (2, "postmortem: --run small: no log is left that contains several runs\n")
+    assert call("diff", "one.csv")[0] == 2
+
+
+def test_a_map_for_one_of_the_runs(call: Call, tmp_path: Path) -> None:
+    for name, column in (("a", "loss"), ("b", "Zielwert")):
+        (tmp_path / f"{name}.csv").write_text(
+            f"step,{column}\n" + "".join(f"{s},{loss(s, spike=False)}\n" for s in STEPS)
+        )
+    assert call("diff", "a.csv", "b.csv", "--map", "2:loss=Zielwert", "--exit-code")[0] == 0
+    assert call("diff", "a.csv", "b.csv", "--map", "step=step,2:loss=Zielwert", "--exit-code")[0] == 0
+    code, _, err = call("diff", "a.csv", "b.csv", "--map", "loss=Zielwert")
+    assert code == 2 and "a.csv has no column Zielwert" in err
+    code, _, err = call("diff", "a.csv", "b.csv", "--map", "3:loss=Zielwert")
+    assert (code, err) == (2, "postmortem: --map 3:loss=Zielwert: there is no log number 3, but 2\n")
