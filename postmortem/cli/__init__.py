@@ -10,6 +10,7 @@ from postmortem.cli._app import new_app
 from postmortem.cli._guard import explained, guarded
 from postmortem.cli.bisect import bisect
 from postmortem.cli.checkpoints import checkpoints
+from postmortem.cli.convert import convert
 from postmortem.cli.doctor import doctor
 from postmortem.cli.draft import draft
 from postmortem.cli.explain import explain
@@ -27,7 +28,7 @@ from postmortem.cli.verify import verify
 from postmortem.version import __version__
 
 app = new_app("postmortem", no_args_is_help=True)
-_DIAGNOSING = (draft, report, verify, explain, diff)
+_DIAGNOSING = (draft, report, verify, explain, diff, convert)
 _DRIVING = (replay, interventions, probe, prove, run_job, bisect, test_resume, lab)
 _CHECKPOINTS = (checkpoints, plan, doctor)
 for command in (*_DIAGNOSING, *_DRIVING, *_CHECKPOINTS):

@@ -10,6 +10,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, overload
@@ -89,6 +90,12 @@ class EventLog(Sequence[Event]):
         self._targets.extend(other._targets)
         times = [t for t in (self.last_time, other.last_time) if t is not None]
         self.last_time = max(times, default=None)
+
+    def text(self) -> bytes:
+        """The lines as they were written, each with its line end."""
+        starts = [0, *self._ends]
+        lines = (bytes(self._text[a:b]).rstrip(b"\r\n") for a, b in pairwise(starts))
+        return b"".join(line + b"\n" for line in lines)
 
     def __len__(self) -> int:
         return len(self._lines)

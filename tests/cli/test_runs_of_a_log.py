@@ -104,3 +104,17 @@ def test_a_map_for_one_of_the_runs(call: Call, tmp_path: Path) -> None:
     assert code == 2 and "a.csv has no column Zielwert" in err
     code, _, err = call("diff", "a.csv", "b.csv", "--map", "3:loss=Zielwert")
     assert (code, err) == (2, "postmortem: --map 3:loss=Zielwert: there is no log number 3, but 2\n")
+
+
+def test_a_log_is_converted(call: Call, log: Path, tmp_path: Path) -> None:
+    code, out, err = call("convert", log, "runs/new", "--run", "medium")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "read    csv: 300 rows, steps 0–299, 1 known column, and 1 other",
+        "run     runs/new",
+        "next    postmortem draft runs/new",
+    ]
+    diagnosis = json.loads(call("draft", "runs/new", "--json")[1])
+    assert diagnosis["run_id"] == "medium" and diagnosis["incidents"][0]["onset_step"] == 200
+    code, _, err = call("convert", log, "runs/new", "--run", "medium")
+    assert (code, err) == (2, "postmortem: runs/new: exists already. Choose a new folder.\n")
