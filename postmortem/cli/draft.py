@@ -97,9 +97,7 @@ def draft(
       postmortem draft runs/exp7 --mode watchdog --ratio 2 --sustain 20
     """
     from postmortem import report
-    from postmortem.checkpoint.health import health_in
     from postmortem.detectors import watchdog_mode
-    from postmortem.panels import draw_panel
     from postmortem.pipeline import diagnose
     from postmortem.sources import open_run
 
@@ -121,10 +119,14 @@ def draft(
     folder = out or (None if as_json else report.default_out(opened.path))
     written = None
     if folder:
+        from postmortem.panels import draw_panel
+
         with stage("Drawing and writing the report"):
             within = None if out else report.run_folder(opened.path)
             written = report.write_report(diagnosis, folder, draw=draw_panel, incident=number, within=within)
-            if within is not None:
+            if within is not None and opened.root is not None:
+                from postmortem.checkpoint.health import health_in
+
                 health_in(opened).keep()
     entered = notebook is not None and notebook.enter(diagnosis, opened.path, number, written)
     if as_json:

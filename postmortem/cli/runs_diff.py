@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from postmortem.cli._app import new_app
+from postmortem.cli._direct import direct_call
 from postmortem.cli._guard import explained, guarded
 from postmortem.cli._options import JsonOption, parse_maps
 from postmortem.cli._output import display_path, print_lines, print_location
@@ -92,4 +94,9 @@ app.command()(explained(diff))
 
 def main() -> None:
     """The `runs-diff` command."""
-    guarded(lambda: app(prog_name="runs-diff", standalone_mode=False))
+    guarded(lambda: _run(sys.argv[1:]))
+
+
+def _run(words: Sequence[str]) -> int | None:
+    call = direct_call(explained(diff), words)
+    return app(prog_name="runs-diff", standalone_mode=False) if call is None else call()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.series import Steps, Values
+from postmortem.stats import median
 from postmortem.text import count
 
 _ROWS_PER_STRETCH = 4
@@ -45,7 +46,7 @@ def attempts_of(
     if not repeats.any():
         return attempt, [f"{display_name}: the steps are not in order ({jumps.size} backward jumps) and were sorted"]
     ends = np.append(jumps[1:], s.size)
-    stride = int(np.median(np.maximum(np.diff(s), 1)))
+    stride = int(median(np.maximum(np.diff(s), 1)))
     landings = s[jumps]
     expected = np.isin(jumps, np.searchsorted(rows, np.array([*joins], np.int64)))
     for target in targets:

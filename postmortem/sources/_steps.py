@@ -13,6 +13,7 @@ from postmortem.run.values import Mask, Numbers
 from postmortem.series import Steps, Values
 from postmortem.sources._several_runs import check_one_run
 from postmortem.sources._source import DerivedSteps
+from postmortem.stats import median
 from postmortem.text import plain
 
 _LEVEL = 5
@@ -164,8 +165,8 @@ def through_rounds(step: Steps, loss: Values, trained: Mask) -> tuple[Steps, str
     jumps = np.flatnonzero(s[1:] < s[:-1]) + 1
     if not jumps.size or (s[jumps] != s[0]).any():
         return None
-    before = np.array([np.median(values[max(j - _LEVEL, 0) : j]) for j in jumps.tolist()])
-    begins = np.array([np.median(values[j : j + _LEVEL]) for j in (0, *jumps.tolist())])
+    before = np.array([median(values[max(j - _LEVEL, 0) : j]) for j in jumps.tolist()])
+    begins = np.array([median(values[j : j + _LEVEL]) for j in (0, *jumps.tolist())])
     with np.errstate(invalid="ignore"):
         moved, anew = np.nansum(np.abs(begins[1:] - before)), np.nansum(np.abs(np.diff(begins)))
     of_one_length = jumps.size > 1 and np.ptp(s[jumps - 1]) == 0 and s[-1] <= s[jumps[0] - 1]
@@ -180,4 +181,4 @@ def through_rounds(step: Steps, loss: Values, trained: Mask) -> tuple[Steps, str
 def _stride(step: Steps) -> int:
     """The usual distance of two rows."""
     forward = np.diff(step)
-    return int(np.median(forward[forward > 0])) if (forward > 0).any() else 1
+    return int(median(forward[forward > 0])) if (forward > 0).any() else 1
