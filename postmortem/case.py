@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from postmortem.checkpoint.health import Health, health_in
+from postmortem import stats
 from postmortem.departure import Departure, beside_others, measure_departure
 from postmortem.detectors import DetectedIncident, Finding
 from postmortem.diagnosis import Figure
@@ -21,6 +21,9 @@ from postmortem.series import Series
 from postmortem.shown import NOTHING
 from postmortem.stats import EMA_ROWS, Level, recent_level
 from postmortem.text import plain
+
+if TYPE_CHECKING:
+    from postmortem.checkpoint.health import Health
 
 BASELINE_ROWS = 100  # rows of a baseline: enough for a robust sigma, few enough to be local
 MIN_BASELINE_ROWS = 5  # fewer say nothing about noise
@@ -132,7 +135,7 @@ class Case:
     def row_step(self) -> int:
         """Steps between two rows, by their median: 1 where every step is logged."""
         steps = self.run.row_steps
-        return max(1, int(np.median(np.diff(steps)))) if steps.size > 1 else 1
+        return max(1, int(stats.median(np.diff(steps)))) if steps.size > 1 else 1
 
     @property
     def onset(self) -> int:
@@ -202,7 +205,7 @@ class Case:
     def level(self, name: str) -> float | None:
         """The median of the baseline, in the column's own unit; None where it has no baseline."""
         before = self.baseline(name)
-        return None if before is None else float(np.median(before.value))
+        return None if before is None else float(stats.median(before.value))
 
     def departure(self, name: str, span: tuple[int, int] | None = None, sign: int = 0) -> Departure | None:
         """The largest departure of `name` in `span` (default: `span_of` it); with `sign` ±1, upward or downward only.
@@ -222,7 +225,7 @@ class Case:
         value, own = series.at(d.step), self._rows_before(series)
         if not beside or value is None or own is None:
             return d
-        usual = d.baseline * float(np.median([v for other in others if (v := other.at(d.step)) is not None]))
+        usual = d.baseline * float(stats.median([v for other in others if (v := other.at(d.step)) is not None]))
         return replace(d, value=value, baseline=usual, lowest=float(own.value.min()), highest=float(own.value.max()))
 
     @cached_property
@@ -288,12 +291,20 @@ class Case:
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint from before the onset that is known to be finite and resets no optimizer, or None."""
+        if not self._earlier_checkpoints:
+            return None
+        from postmortem.checkpoint.health import health_in
+
         health = health_in(self.run)
         return next((c for c in self._earlier_checkpoints if health.of(c).healthy), None)
 
     @property
     def passed_over(self) -> tuple[tuple[Checkpoint, Health], ...]:
         """The checkpoints after `checkpoint` and before the onset, newest first, and what is known of each."""
+        if not self._earlier_checkpoints:
+            return ()
+        from postmortem.checkpoint.health import health_in
+
         health, chosen, newer = health_in(self.run), self.checkpoint, self._earlier_checkpoints
         return tuple((c, health.of(c)) for c in (newer[: newer.index(chosen)] if chosen else newer))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from postmortem.series import Series, Values
-from postmortem.stats import detrended, expected, noise_sigma, robust_sigma, rounding_sigma
+from postmortem.stats import detrended, expected, median, noise_sigma, robust_sigma, rounding_sigma
 
 RELATIVE_FLOOR = 0.01  # the least scale of a column that hardly varies: 1 % of its level
 MOVED_Z = 6.0  # robust z from which a column has moved
@@ -77,7 +77,7 @@ def beside_others(series: Series, others: Sequence[Series]) -> Series:
         step = np.intersect1d(step, other.step, assume_unique=True)
     rows = [s.value[np.searchsorted(s.step, step)] for s in (series, *others)]
     with np.errstate(all="ignore"):
-        return Series(series.name, step, rows[0] / np.median(rows[1:], axis=0))
+        return Series(series.name, step, rows[0] / median(rows[1:], axis=0))
 
 
 def measure_departure(before: Series, inside: Series, sign: int = 0) -> Departure:
@@ -85,7 +85,7 @@ def measure_departure(before: Series, inside: Series, sign: int = 0) -> Departur
     upward or downward only. A non-finite value is an infinite departure."""
     past, rows = before.value, inside.value
     finite = np.isfinite(rows)
-    middle = float(np.median(past))
+    middle = float(median(past))
     last_place = rounding_sigma(np.concatenate((past, rows[finite])))
     positive = bool((past > 0).all()) and middle > last_place
     has_ratio = positive or (bool((past >= 0).all()) and middle > max(noise_sigma(past), last_place))
@@ -129,5 +129,5 @@ def measure_departure(before: Series, inside: Series, sign: int = 0) -> Departur
 
 def _rows_ahead(before: Series, inside: Series) -> Values:
     """How many rows of `before` each row of `inside` is after the last of them, float[m]; 1 or more."""
-    between = float(np.median(np.diff(before.step))) if len(before) > 1 else 1.0
+    between = float(median(np.diff(before.step))) if len(before) > 1 else 1.0
     return np.maximum((inside.step - before.step[-1]) / between, 1.0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,14 +39,16 @@ from postmortem.errors import UnreadableInput
 from postmortem.incident import IncidentKey
 from postmortem.incident import facts as shared_facts
 from postmortem.panels import panels
-from postmortem.proof.check import CheckedProof, check_proof
-from postmortem.proof.stored_proofs import Proof, load_proofs
 from postmortem.report.select import WORST, IncidentChoice, incident_at
 from postmortem.run import Run
 from postmortem.shown import Shown
 from postmortem.sources import open_run
 from postmortem.text import plain, relative_path
 from postmortem.version import __version__
+
+if TYPE_CHECKING:
+    from postmortem.proof.check import CheckedProof
+    from postmortem.proof.stored_proofs import Proof
 
 MAX_INCIDENTS = 20  # diagnosed in full unasked; in a run with more, incidents recur, and the notes say so
 
@@ -65,6 +68,15 @@ def diagnose(
     The incident that is `asked` for is in it wherever it ranks among the others.
     """
     return Examined(run, text=text, mode=mode, baseline=baseline).diagnosis(asked)
+
+
+def gravest(runs: Iterable[Run], mode: Mode = "all") -> Run:
+    """The run whose worst incident is the most severe; the first run where none has an incident.
+
+    Raises:
+        ValueError: no runs.
+    """
+    return max(runs, key=lambda run: max((incident.severity for incident in detect(run, mode)), default=-1.0))
 
 
 class Examined:
@@ -156,12 +168,18 @@ class Examined:
 
     def _proofs(self) -> tuple[dict[IncidentKey, Proof], list[str]]:
         """(the stored proofs by their incidents, notes about what cannot be read)."""
+        if self.run.root is None:
+            return {}, []
+        from postmortem.proof.stored_proofs import load_proofs
+
         try:
             return {proof.incident: proof for proof in load_proofs(self.run)}, []
         except UnreadableInput as error:
             return {}, [str(error)]
 
     def _check(self, proof: Proof, incident: diagnosis.Incident) -> CheckedProof:
+        from postmortem.proof.check import check_proof
+
         if proof not in self._checked:
             if self._baseline is not None:  # the experiment was designed without a sibling
                 without = Examined(self.run, text=self._text, mode=self._mode)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from postmortem import pipeline
 from postmortem.change import Change
 from postmortem.diagnosis import Diagnosis, Experiment, Incident, leading
 from postmortem.pipeline import diagnose
+from postmortem.proof import check
 from postmortem.proof.check import CheckedProof
 from postmortem.proof.stored_proofs import Proof, store_proof
 from postmortem.report import render, select_id
@@ -33,7 +33,7 @@ def drafted(folder: Path, monkeypatch: pytest.MonkeyPatch, *experiments: Experim
     run = open_run(write_run(folder, {"loss": loss, "batch_index": np.arange(400)}))
     small = next(i for i in diagnose(run).incidents if i.onset_step == 150)
     checked = CheckedProof("undecided", "", OPEN, experiments)
-    monkeypatch.setattr(pipeline, "check_proof", lambda *_: checked)
+    monkeypatch.setattr(check, "check_proof", lambda *_: checked)
     store_proof(folder, Proof(small.key, "undecided", "", "", experiments), ())
     again = diagnose(open_run(folder))
     first = leading(again.incidents)

@@ -7,8 +7,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from postmortem.stats import SIGMA_PER_MAD, noise_sigma, recent_level, robust_sigma, rounding_sigma
+from postmortem.stats import SIGMA_PER_MAD, median, noise_sigma, recent_level, robust_sigma, rounding_sigma
 
 Scale = Callable[[np.ndarray], float]
 
@@ -102,3 +104,17 @@ def test_the_rounding_of_a_log_shows_in_its_values(places: int, sigma: float) ->
     if sigma:
         exact = np.random.default_rng(4).uniform(0, 100, 100_000)
         assert float((np.round(exact, places) - exact).std()) == pytest.approx(sigma, rel=0.01)
+
+
+@given(
+    values=st.lists(st.floats(width=64), min_size=1, max_size=9).map(np.array)
+    | st.integers(500, 1500).map(lambda n: np.random.default_rng(n).normal(size=n)),
+)
+def test_the_median_is_numpys(values: np.ndarray) -> None:
+    with np.errstate(all="ignore"):
+        assert np.array_equal(median(values), np.median(values), equal_nan=True)
+        rows = np.stack([values, values[::-1], -values])
+        for axis in (0, 1):
+            assert np.array_equal(median(rows, axis=axis), np.median(rows, axis=axis), equal_nan=True)
+        assert np.array_equal(median(rows), np.median(rows), equal_nan=True)
+    assert median([1, 2, 4]) == 2 and median(np.float32([1, 2])) == 1.5

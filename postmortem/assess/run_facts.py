@@ -13,6 +13,7 @@ from postmortem.run.event_text import dated
 from postmortem.run.journal import KINDS
 from postmortem.run.response import actions
 from postmortem.run.timeline import Timeline, ended_badly
+from postmortem.stats import median
 from postmortem.text import plain
 
 _TOLD_ELSEWHERE = {"run_start", "reopen", "rollback", "resume", "checkpoint", "checkpoint_deleted"}
@@ -32,7 +33,7 @@ def run_facts(run: Run) -> RunFacts:
         rows=int(steps.size),
         first_step=int(steps[0]) if steps.size else None,
         last_step=int(steps[-1]) if steps.size else None,
-        log_every=int(np.median(np.diff(steps))) if steps.size > 1 else None,
+        log_every=int(median(np.diff(steps))) if steps.size > 1 else None,
         seed=manifest.seed,
         dtype=plain(manifest.dtype or "", 20),
         world_size=manifest.world_size,

@@ -20,7 +20,6 @@ from postmortem.assess.symptoms import loss_before
 from postmortem.case import BASELINE_ROWS, MIN_BASELINE_ROWS, Case
 from postmortem.causes import Cause
 from postmortem.change import Change
-from postmortem.checkpoint.health import health_in
 from postmortem.detectors import DetectedIncident, Finding
 from postmortem.diagnosis import MEAN_ROWS, Incident, Relation, Verification, VerificationCheck
 from postmortem.jsonio import read_record
@@ -29,7 +28,7 @@ from postmortem.run.manifest import inside
 from postmortem.run.replayed import RESULT_FILE, ReplayResult
 from postmortem.series import Series, Steps
 from postmortem.shown import Shown
-from postmortem.stats import noise_sigma
+from postmortem.stats import median, noise_sigma
 from postmortem.text import number, plain
 
 SIGMAS = 4  # noise that each checked figure allows
@@ -131,7 +130,7 @@ def _usual(series: Series, first: int) -> float | None:
     """The median of the last finite rows before step `first`; None where there are too few."""
     before = series.value[: np.searchsorted(series.step, first)]
     before = before[np.isfinite(before)][-BASELINE_ROWS:]
-    return float(np.median(before)) if before.size >= MIN_BASELINE_ROWS else None
+    return float(median(before)) if before.size >= MIN_BASELINE_ROWS else None
 
 
 def _not_again(case: Case, f: Finding, title: str, through: int) -> VerificationCheck:
@@ -171,7 +170,7 @@ def _slower(case: Case, remedy: tuple[Change, ...]) -> float | None:
     reached = case.checkpoint.step + factor * (case.onset - case.checkpoint.step)
     before = loss.value[: np.searchsorted(loss.step, reached)]
     before = before[np.isfinite(before)][-MIN_BASELINE_ROWS:]
-    return float(np.median(before)) if before.size else None
+    return float(median(before)) if before.size else None
 
 
 def _noise(case: Case) -> float | None:
@@ -253,6 +252,8 @@ def _end_state(onset_step: int, run: Run) -> Result | None:
     newer = [c for c in run.checkpoints if c.complete and c.step > onset_step]
     if nonfinite is None and newer:
         newest = max(newer, key=lambda c: c.step)
+        from postmortem.checkpoint.health import health_in
+
         health = health_in(run).of(newest, whole=True)
         nonfinite, name = health.nonfinite, f"the checkpoint of step {newest.step}"
         if health.state == "unreadable":

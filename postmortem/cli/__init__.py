@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import typer
 
 from postmortem.cli._app import new_app
+from postmortem.cli._direct import direct_call
 from postmortem.cli._guard import explained, guarded
-from postmortem.cli.bisect import bisect
-from postmortem.cli.checkpoints import checkpoints
-from postmortem.cli.doctor import doctor
-from postmortem.cli.draft import draft
-from postmortem.cli.explain import explain
-from postmortem.cli.interventions import interventions
-from postmortem.cli.lab import lab
-from postmortem.cli.plan import plan
-from postmortem.cli.probe import probe
-from postmortem.cli.prove import prove
-from postmortem.cli.replay import replay
-from postmortem.cli.report import report
-from postmortem.cli.run_job import run_job
-from postmortem.cli.runs_diff import diff
-from postmortem.cli.test_resume import test_resume
-from postmortem.cli.verify import verify
 from postmortem.version import __version__
 
-app = new_app("postmortem", no_args_is_help=True)
-_DIAGNOSING = (draft, report, verify, explain, diff)
-_DRIVING = (replay, interventions, probe, prove, run_job, bisect, test_resume, lab)
-_CHECKPOINTS = (checkpoints, plan, doctor)
-for command in (*_DIAGNOSING, *_DRIVING, *_CHECKPOINTS):
-    app.command()(explained(command))
+_DIAGNOSING = ("draft", "report", "verify", "explain", "diff", "convert")
+_DRIVING = ("replay", "interventions", "probe", "prove", "run-job", "bisect", "test-resume", "lab")
+_CHECKPOINTS = ("checkpoints", "plan", "doctor")
+_COMMANDS = (*_DIAGNOSING, *_DRIVING, *_CHECKPOINTS)
+_DIRECT = ("draft", "diff", "convert")  # the commands on logs, which a person waits for
+_MODULES = {"diff": "runs_diff"}  # where a module has another name than its command
 
 
 def _print_version(requested: bool) -> None:
@@ -40,7 +28,6 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -54,6 +41,37 @@ def root(
     """
 
 
+def _command(name: str) -> Callable[..., object]:
+    """The function of a command, which lies in a module of its own."""
+    function = name.replace("-", "_")
+    return explained(getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, function)}"), function))
+
+
+def _app_of(commands: Iterable[str]) -> typer.Typer:
+    """An application with these commands."""
+    made = new_app("postmortem", no_args_is_help=True)
+    made.callback()(root)
+    for name in commands:
+        made.command()(_command(name))
+    return made
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """`app`, the application with all commands, is made when it is asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, _app_of(_COMMANDS))
+
+
+def _run(words: Sequence[str]) -> int | None:
+    """Run the command that the words name: directly where they are plain, else by typer. All commands are made only
+    where help or a mistake is about them."""
+    named = [*words[:1]] if words and words[0] in _COMMANDS else []
+    if named and words[0] in _DIRECT and (call := direct_call(_command(words[0]), words[1:])) is not None:
+        return call()
+    return _app_of(named or _COMMANDS)(prog_name="postmortem", standalone_mode=False)
+
+
 def main() -> None:
     """The `postmortem` command."""
-    guarded(lambda: app(prog_name="postmortem", standalone_mode=False))
+    guarded(lambda: _run(sys.argv[1:]))

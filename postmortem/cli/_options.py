@@ -81,6 +81,19 @@ def parse_map(values: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
+def parse_maps(values: Sequence[str], logs: int) -> list[dict[str, str]]:
+    """`loss=train/loss,2:loss=Loss` as one mapping for each of so many logs: `2:` is for the second only."""
+    for_each: list[list[str]] = [[] for _ in range(logs)]
+    for item in (item.strip() for value in values for item in value.split(",")):
+        number, colon, rest = item.partition(":")
+        alone = bool(colon) and _is_index(number)
+        if alone and not 1 <= int(number) <= logs:
+            raise UsageError(f"--map {plain(item)}: there is no log number {int(number)}, but {logs}")
+        for place in [int(number) - 1] if alone else range(logs):
+            for_each[place].append(rest if alone else item)
+    return [parse_map(of_log) for of_log in for_each]
+
+
 def parse_indices(option: str, text: str | None) -> tuple[int, ...]:
     """`300,312` as numbers; None as no numbers."""
     parts = [] if text is None else [part.strip() for part in text.split(",")]

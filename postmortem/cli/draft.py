@@ -13,6 +13,7 @@ from postmortem.atomic import real_path
 from postmortem.cli._lessons import LessonsOption, UndecidedOption, open_notebook
 from postmortem.cli._options import AtOption, IncidentOption, MapOption, parse_map
 from postmortem.cli._output import display_path, print_labeled, print_lines, print_location
+from postmortem.cli._runs import NamedRunOption, log_paths, open_gravest
 from postmortem.cli._terminal import encodes, stage, text_width
 from postmortem.errors import CheckFailed, UsageError
 from postmortem.text import plain
@@ -30,11 +31,18 @@ class Mode(StrEnum):
 
 
 def draft(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, a log file, or a trainer_state.json.")],
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN [MORE ...]",
+            help="A run directory, a log file (also gzipped), or - for stdin; several are one run, in this order.",
+        ),
+    ],
     source: Annotated[
         str | None, typer.Option("--source", metavar="FORMAT", help="The format of RUN, if several are possible.")
     ] = None,
     columns: MapOption = None,
+    of_log: NamedRunOption = None,
     mode: Annotated[
         Mode,
         typer.Option("--mode", help="Report any column's departure as an incident, or only a loss that stays up."),
@@ -82,37 +90,43 @@ def draft(
     Examples:
       postmortem draft runs/19-spike-001
       postmortem draft metrics.csv --map loss=train/loss,step=global_step
+      postmortem draft train.log.2.gz train.log.1 train.log
+      zcat old.jsonl.gz | grep loss | postmortem draft - --source jsonl
       postmortem draft runs/19-spike-001 --json --check > diagnosis.json
       postmortem draft runs/19-spike-001 --baseline runs/19-clean-001
       postmortem draft runs/exp7 --mode watchdog --ratio 2 --sustain 20
     """
     from postmortem import report
-    from postmortem.checkpoint.health import health_in
     from postmortem.detectors import watchdog_mode
-    from postmortem.panels import draw_panel
     from postmortem.pipeline import diagnose
     from postmortem.sources import open_run
 
     mapping = parse_map(columns or [])
+    paths = log_paths(logs)
+    run = paths[0]
     try:
         search = watchdog_mode(mode.value, ratio=ratio, sustain=sustain, history=history)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
     notebook = open_notebook(lessons, run, undecided=undecided, as_json=as_json)
     with stage(f"Reading {run}"):
-        opened = open_run(run, mapping, source)
+        opened = open_gravest(paths, mapping, source, of_log, search)
     with stage("Looking for incidents"):
-        sibling = None if baseline is None else open_run(baseline)
+        sibling = None if baseline is None else open_run(log_paths([baseline]))
         asked = report.IncidentChoice(incident, at)
         diagnosis = diagnose(opened, text=not no_text, mode=search, baseline=sibling, asked=asked)
     number = report.select_id(diagnosis, number=incident, at=at)
     folder = out or (None if as_json else report.default_out(opened.path))
     written = None
     if folder:
+        from postmortem.panels import draw_panel
+
         with stage("Drawing and writing the report"):
             within = None if out else report.run_folder(opened.path)
             written = report.write_report(diagnosis, folder, draw=draw_panel, incident=number, within=within)
-            if within is not None:
+            if within is not None and opened.root is not None:
+                from postmortem.checkpoint.health import health_in
+
                 health_in(opened).keep()
     entered = notebook is not None and notebook.enter(diagnosis, opened.path, number, written)
     if as_json:

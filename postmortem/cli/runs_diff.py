@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from postmortem.cli._app import new_app
+from postmortem.cli._direct import direct_call
 from postmortem.cli._guard import explained, guarded
-from postmortem.cli._options import JsonOption, MapOption, parse_map
+from postmortem.cli._options import JsonOption, parse_maps
 from postmortem.cli._output import display_path, print_lines, print_location
+from postmortem.cli._runs import NamedRunsOption, open_all
 from postmortem.cli._terminal import encodes, stage, text_width
 from postmortem.errors import CheckFailed, UsageError
 
 
 def diff(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="A B [C ...]", help="Two runs; or three and more, each against the first.")
+        list[Path],
+        typer.Argument(
+            metavar="A B [C ...]",
+            help="Two runs; or three and more, each against the first. The logs of one run: with commas, A1,A2.",
+        ),
     ],
-    columns: MapOption = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", metavar="[K:]NAME=COLUMN,...", help="Which column means what; with K:, only in run number K."
+        ),
+    ] = None,
+    of_log: NamedRunsOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Say everything: what is unchanged, every key, incident and column.")
     ] = False,
@@ -46,19 +59,16 @@ def diff(
       postmortem diff runs/19-spike-001 runs/19-spike-001-recovered
       postmortem diff clean spiked recovered --out diffs/19
       postmortem diff null-replay original --exit-code --json > diff.json
+      postmortem diff old.csv new.1.csv,new.2.csv --map 1:loss=train/loss
+      postmortem diff wandb_export.csv --run baseline --run warmup
     """
-    if len(runs) < 2:
-        raise UsageError("runs-diff takes two runs or more, as in: runs-diff runs/clean runs/spiked")
     if as_json and as_markdown:
         raise UsageError("--json and --md both print; give one of them, and --out for the files of both")
     from postmortem.diff import diff_many_runs, diff_runs, render
-    from postmortem.sources import open_run
 
-    mapping = parse_map(columns or [])
-    opened = []
-    for path in runs:
-        with stage(f"Reading {path}"):
-            opened.append(open_run(path, mapping))
+    opened = open_all(runs, parse_maps(columns or [], len(runs)), of_log or [])
+    if len(opened) < 2:
+        raise UsageError("runs-diff takes two runs or more, as in: runs-diff runs/clean runs/spiked")
     with stage("Comparing"):
         result = diff_runs(*opened) if len(opened) == 2 else diff_many_runs(opened)
     written = None
@@ -84,4 +94,9 @@ app.command()(explained(diff))
 
 def main() -> None:
     """The `runs-diff` command."""
-    guarded(lambda: app(prog_name="runs-diff", standalone_mode=False))
+    guarded(lambda: _run(sys.argv[1:]))
+
+
+def _run(words: Sequence[str]) -> int | None:
+    call = direct_call(explained(diff), words)
+    return app(prog_name="runs-diff", standalone_mode=False) if call is None else call()

@@ -13,6 +13,7 @@ from postmortem.detectors._excursion import Excursion
 from postmortem.detectors._model import Alarm, Row, State, Stream, as_float
 from postmortem.detectors._screen import MIN_UNIT, ScreenedColumn
 from postmortem.detectors._tracking import ColumnSearch, Tracker
+from postmortem.stats import median
 
 _CAPACITY, _KEPT_ROWS = 8_192, 6_656
 """Rows that fit, and rows that remain when older ones are dropped: an open excursion is up to HORIZON_ROWS and three
@@ -147,7 +148,7 @@ class ColumnStream(Stream):
         self._rows = n
         if n >= self._unit_until and n and not self._trackers[-1].log:
             size = np.abs(self._raw[:n])
-            self._unit = max(float(np.median(size)), MIN_UNIT * float(size.max()))
+            self._unit = max(float(median(size)), MIN_UNIT * float(size.max()))
             self._unit_until = n + max(16, n // 8)
 
     def _signal(self, n: int, log: bool) -> ScreenedColumn:

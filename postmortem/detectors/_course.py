@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, SETTLE_ROWS, UNRESOLVED
 from postmortem.detectors._rolling import forward_median
 from postmortem.incident import Outcome
-from postmortem.stats import MEDIAN_ERROR
+from postmortem.stats import MEDIAN_ERROR, median
 
 Values = NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def trace_course(y: Values, center: float, scale: float, unit: float, horizon: i
     top = float(rows.max())
     first_top = int(np.argmax(rows >= top - _PEAK_SIGMAS * scale))
     log_ends, final = y.size <= horizon, horizon + 1
-    level = float(np.median(rows[-max(10, rows.size // 4) :]))
+    level = float(median(rows[-max(10, rows.size // 4) :]))
     decays = level - center < _DECAY_SHARE * (top - _PEAK_SIGMAS * scale - center)
     low = np.flatnonzero(soon - center < _LARGE_LOG * unit)
     rows_up = rows.size - 1 - (int(low[-1]) if low.size else -1)
@@ -129,7 +129,7 @@ def _level_after(y: Values, recovery: int, center: float, scale: float, unit: fl
         after = y[recovery : recovery + SETTLE_ROWS]
     if after.size < 3:
         return None, False
-    level = float(np.median(after))
+    level = float(median(after))
     error = MEDIAN_ERROR * scale * np.sqrt(1 / after.size + 1 / SETTLE_ROWS)
     return level, after.size >= 10 and level - center > max(3 * error, 0.5 * scale, _LINGER_FLOOR * unit)
 

@@ -28,7 +28,7 @@ from postmortem.detectors._screen import (
 )
 from postmortem.detectors._tail import tail_height
 from postmortem.incident import Kind
-from postmortem.stats import robust_sigma
+from postmortem.stats import median, robust_sigma
 
 _LOOK_AHEAD_ROWS = REACH_ROWS
 """Rows after an excursion whose baseline would still contain it; they are screened again without it."""
@@ -244,7 +244,7 @@ class ExcursionSearch(BaselineSearch):
             exact = screen(y, self.rule, s.unit, hop=1, min_scale=self._min_scale(before))
             center, scale = float(exact.center[-1]), float(exact.scale[-1])
         else:
-            center, scale = float(np.median(y[:-1])), max(float(np.ptp(y[:-1])) / 2, MIN_SCALE * s.unit)
+            center, scale = float(median(y[:-1])), max(float(np.ptp(y[:-1])) / 2, MIN_SCALE * s.unit)
         onset = row
         creep = center + max(_CREEP_SIGMAS * scale, self.rule.floor * s.unit / 2)
         allowed = set(before[-_CREEP_ROWS:].tolist())
@@ -372,7 +372,7 @@ def _slow_sigma(past: NDArray[np.float64]) -> float:
     if past.size < MIN_ROWS:
         return 0.0
     half = past.size // 2
-    slope = float(np.median(past[-half:]) - np.median(past[:half])) / (past.size - half)
+    slope = float(median(past[-half:]) - median(past[:half])) / (past.size - half)
     return robust_sigma(past - slope * np.arange(past.size))
 
 

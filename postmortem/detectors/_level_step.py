@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from postmortem import stats
 from postmortem.detectors._rolling import hop_for
 from postmortem.detectors._screen import MIN_SCALE, ScreenedColumn
 from postmortem.stats import MEDIAN_ERROR, noise_sigma, robust_sigma
@@ -58,7 +59,7 @@ class LevelSteps:
         """Of neighboring `rows`, the one at which the level falls most, and whether it does so at once there. A few
         rows of another level do not move a median: it may step beside the row where the level does."""
         near = np.clip(rows[:, None] + np.arange(-LOCAL_ROWS, LOCAL_ROWS), 0, self.y.size - 1)
-        sides = np.median(self.y[near].reshape(rows.size, 2, LOCAL_ROWS), axis=2)
+        sides = stats.median(self.y[near].reshape(rows.size, 2, LOCAL_ROWS), axis=2)
         fall = sides[:, 0] - sides[:, 1]
         best = int(np.argmax(fall))
         return int(rows[best]), bool(fall[best] >= _AT_ONCE * (self.before[rows] - self.after[rows]).max())
@@ -67,12 +68,12 @@ class LevelSteps:
 def level_steps(s: ScreenedColumn) -> LevelSteps | None:
     """The steps of a column; None where it is too short to have one."""
     hop = hop_for(s.y.size)
-    y = s.y if hop == 1 else np.median(s.y[: s.y.size // hop * hop].reshape(-1, hop), axis=1)
+    y = s.y if hop == 1 else stats.median(s.y[: s.y.size // hop * hop].reshape(-1, hop), axis=1)
     n = y.size
     w = min(max(n // SIDES, LEAST_SIDE_ROWS), SIDE_ROWS)
     if n < 5 * w:
         return None
-    level = np.median(sliding_window_view(y, w), axis=1)  # level[i]: of the rows [i, i + w)
+    level = stats.median(sliding_window_view(y, w), axis=1)  # level[i]: of the rows [i, i + w)
     inner = slice(2 * w, n - 2 * w + 1)
     earlier, before, after, later = level[: n - 4 * w + 1], level[w : n - 3 * w + 1], level[inner], level[3 * w :]
     fall = before - after - np.maximum.reduce([earlier - before, after - later, np.zeros(after.size)])

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from postmortem.stats import median
+
 Values = NDArray[np.float64]
 
 GRID_ROWS = 16_384
@@ -76,9 +78,9 @@ def forward_median(y: Values, window: int) -> Values:
     out = np.empty_like(y)
     full = y.size - window + 1
     if full > 0:
-        out[:full] = np.median(sliding_window_view(y, window), axis=1)
+        out[:full] = median(sliding_window_view(y, window), axis=1)
     for i in range(max(full, 0), y.size):
-        out[i] = np.median(y[i:])
+        out[i] = median(y[i:])
     return out
 
 

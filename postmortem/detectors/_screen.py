@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from postmortem.detectors._course import HORIZON_ROWS, SYMPTOM_HORIZON_ROWS
 from postmortem.detectors._rolling import CHUNK_ROWS, hop_for, local_noise, trailing_extremes, trailing_quantiles
 from postmortem.series import Series
-from postmortem.stats import detrended, rounding
+from postmortem.stats import detrended, different, median, rounding
 
 Values = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ class ScreenedColumn:
     def last_digit(self) -> float:
         """The unit of the last decimal that the column was logged with; 0 where it was not rounded, or has too few
         different values to tell."""
-        return rounding(self.raw[:_LOOK_AT]) if np.unique(self.raw[:_LOOK_AT]).size >= _FEWEST_VALUES else 0.0
+        return rounding(self.raw[:_LOOK_AT]) if different(self.raw[:_LOOK_AT]) >= _FEWEST_VALUES else 0.0
 
     @cached_property
     def near_zero(self) -> bool:
@@ -118,7 +118,7 @@ class ScreenedColumn:
         end say neither (some trainers write them for NaN)."""
         (nonzero,) = np.nonzero(self.raw)
         known = self.raw[: nonzero[-1] + 1] if nonzero.size else self.raw[:0]
-        middle = float(np.median(known)) if known.size else 1.0
+        middle = float(median(known)) if known.size else 1.0
         return bool(known.size) and (known.min() < 0 or middle == 0 or middle < _NEAR_ZERO_DIGITS * self.last_digit)
 
     @cached_property
@@ -138,8 +138,8 @@ class ScreenedColumn:
         size = np.sum(rows**2, axis=1)
         together = np.sum(rows[:, 1:] * rows[:, :-1], axis=1)[size > 0] / size[size > 0]
         changes = np.diff(rows, axis=1)
-        noisy = np.median(np.abs(np.diff(changes, axis=1))) >= _NOISY_SHARE * np.median(np.abs(changes))
-        return bool(together.size and noisy) and float(np.median(together)) >= _SMOOTHED_CORRELATION
+        noisy = median(np.abs(np.diff(changes, axis=1))) >= _NOISY_SHARE * median(np.abs(changes))
+        return bool(together.size and noisy) and float(median(together)) >= _SMOOTHED_CORRELATION
 
     def to_raw(self, y: float) -> float:
         """A value of y in the column's own units."""
@@ -163,7 +163,7 @@ def screened_column(series: Series | None, log: bool = True, smoothed: bool = Fa
         return ScreenedColumn(series.name, step, raw, np.log(raw), True, 1.0, 1.0, smoothed)
     size = float(max(raw.max(), -raw.min()))
     y = raw / size
-    unit = max(float(np.median(np.abs(y), overwrite_input=True)), MIN_UNIT)
+    unit = max(float(median(np.abs(y))), MIN_UNIT)
     return ScreenedColumn(series.name, step, raw, y, False, unit, size, smoothed)
 
 
@@ -237,14 +237,16 @@ def _trend(y: Values, hop: int) -> tuple[Values, Values]:
     rise[shift:] = (level[shift:] - level[:-shift]) * half / (shift * hop)
     for g in range(*np.searchsorted(rows, (MIN_ROWS, CENTER_ROWS)).tolist()):
         past = y[: rows[g]]
-        earlier, level[g] = (_middle(part) for part in np.split(past, [past.size // 2]))
+        earlier, level[g] = _middle(past[: past.size // 2]), _middle(past[past.size // 2 :])
         rise[g] = level[g] - earlier
     return level, rise
 
 
 def _middle(y: Values) -> float:
     """The nearest-rank median of float64[n], as `trailing_quantiles` has it."""
-    return float(np.sort(y)[round(0.5 * (y.size - 1))])
+    ranked = np.array(y)
+    ranked.sort()
+    return float(ranked[round(0.5 * (y.size - 1))])
 
 
 def _wander_sigma(y: Values, center: Values, hop: int) -> Values:

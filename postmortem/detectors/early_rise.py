@@ -23,6 +23,7 @@ from postmortem.detectors._excursion import DIVERGENCE, excursion_finding, follo
 from postmortem.detectors._model import DIVERGED, Alarm, Detector, Finding, Row, State, Stream, Telemetry
 from postmortem.detectors._recent import RecentRows
 from postmortem.detectors._screen import MIN_ROWS, MIN_SCALE, ScreenedColumn
+from postmortem.stats import median
 
 AFTER_ROWS = SOON_ROWS
 """Rows from the rise on whose lowest counts."""
@@ -61,7 +62,7 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     row -= first
     before = s.y[:row]
     scale = max(_largest_rise(before), MIN_SCALE)
-    e = follow_excursion(s, row, row, row, float(np.median(before)), scale)
+    e = follow_excursion(s, row, row, row, float(median(before)), scale)
     f = excursion_finding(s, e, "early_rise", DIVERGENCE.slug)
     above = s.y[row:] > before.max()
     rows_above = above.size if above.all() else int(np.argmin(above))

@@ -9,6 +9,7 @@ import numpy as np
 from postmortem.detectors._model import RECOVERED, UNRESOLVED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._steps import runs
 from postmortem.incident import Kind
+from postmortem.stats import median
 
 _APART_ROWS = 8
 """Batches without labels this close together are one event."""
@@ -20,7 +21,7 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     series = t.series("valid_labels")
     if series is None or not (series.value > 0).any():
         return
-    usual = float(np.median(series.value[series.value > 0]))
+    usual = float(median(series.value[series.value > 0]))
     for run in runs(np.flatnonzero(series.value <= 0), _APART_ROWS):
         first, after = int(run[0]), int(run[-1]) + 1
         back = after < len(series)

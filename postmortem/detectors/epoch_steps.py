@@ -19,6 +19,7 @@ from postmortem.detectors._model import LINGERING, Detector, Finding, Telemetry,
 from postmortem.detectors._screen import ScreenedColumn, screened_column
 from postmortem.incident import Kind
 from postmortem.series import Series
+from postmortem.stats import median
 
 SIGMAS, FLOOR = 4.0, 0.02
 """What a step at a known place must exceed: sigmas of the steps that this loss has anyway (as at a resume), and 2 %."""
@@ -76,7 +77,7 @@ def epoch_level_steps(loss: Series | None, starts: NDArray[np.int64], *, smoothe
     before, after = steps.before[best], steps.after[best]
     back = (before[1:] - after[:-1]) * (1 if falls else -1)  # what the level went back by until the next step
     returns = int((back >= least).sum()) >= min(FEWEST, back.size)  # while a model learns fast, its fall hides it
-    period = int(np.median(np.diff(rows))) * steps.hop
+    period = int(median(np.diff(rows))) * steps.hop
     return EpochSteps(s, rows[steps_here] * steps.hop, int(rows.size), period, falls, returns, before, after, sigma)
 
 

@@ -26,7 +26,7 @@ from postmortem.detectors._model import (
 )
 from postmortem.detectors._recent import RecentRows
 from postmortem.incident import Kind
-from postmortem.stats import rounding
+from postmortem.stats import median, rounding
 
 COLUMN = "eval_loss"
 MIN_ROWS, PAST_ROWS, LEVEL_ROWS = 3, 20, 4
@@ -90,7 +90,7 @@ def _rise(past: Values, loss: float) -> int | None:
 
 def _level(past: Values) -> float:
     """The level before a rise."""
-    return float(np.median(past[-LEVEL_ROWS:]))
+    return float(median(past[-LEVEL_ROWS:]))
 
 
 def _finding(step: NDArray[np.int64], loss: Values, row: int, end: int) -> Finding:
@@ -111,7 +111,7 @@ def _finding(step: NDArray[np.int64], loss: Values, row: int, end: int) -> Findi
         baseline=level,
         scale=usual,
         score=rise / usual if usual else float("inf"),
-        settled=None if back else float(np.median(loss[row:])),
+        settled=None if back else float(median(loss[row:])),
         outcome=RECOVERED if back else DIVERGED if end - row >= SURE_ROWS else UNRESOLVED,
         figures={"height": float(np.log(ratio)) if level > 0 else rise, "ratio": ratio},
     )

@@ -19,7 +19,7 @@ from postmortem.detectors._excursion import Excursion, excursion_finding, follow
 from postmortem.detectors._model import Detector, Finding, Telemetry
 from postmortem.detectors._screen import MIN_SCALE, NOISE_ROWS, ScreenedColumn, screened_column
 from postmortem.incident import Kind
-from postmortem.stats import noise_sigma
+from postmortem.stats import median, noise_sigma
 
 FACTOR_LOG = float(np.log(20))
 """The least climb, in log units."""
@@ -60,7 +60,7 @@ def _climb(s: ScreenedColumn, since: int) -> Excursion | None:
     reach = min(HORIZON_ROWS // block, n - 1)
     if reach < LEAST_BLOCKS:
         return None
-    levels = np.median(s.y[since : since + n * block].reshape(n, block), axis=1)
+    levels = median(s.y[since : since + n * block].reshape(n, block), axis=1)
     past = sliding_window_view(np.concatenate((np.full(reach, np.inf), levels[:-1])), reach)
     rise = levels - past.min(axis=1)
     for last in np.flatnonzero(rise >= FACTOR_LOG).tolist():
@@ -81,7 +81,7 @@ def _is_even(path: Values) -> bool:
 
 def _excursion(s: ScreenedColumn, lowest: int, row: int, block: int) -> Excursion:
     """The climb that `row` shows, from the block that begins with row `lowest` on."""
-    level = float(np.median(s.y[lowest : lowest + block]))
+    level = float(median(s.y[lowest : lowest + block]))
     past = s.y[max(lowest + block - NOISE_ROWS, 0) : lowest + block]
     scale = max(noise_sigma(past), MIN_SCALE * s.unit)
     low = np.flatnonzero(s.y[lowest:row] <= level + ONSET_SIGMAS * scale)

@@ -20,7 +20,7 @@ from postmortem.detectors._model import (
 from postmortem.detectors._recent import RecentRows
 from postmortem.detectors._screen import ScreenedColumn, screened_column
 from postmortem.incident import Kind
-from postmortem.stats import robust_sigma
+from postmortem.stats import median, robust_sigma
 
 NEAR_ROWS, FAR_ROWS, FIRST_ROW = 8, 40, 64
 BLOCK_ROWS = 16
@@ -56,7 +56,7 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
     if s is None or not s.log or s.y.size < FIRST_ROW + FAR_ROWS:
         return
     n = s.y.size // BLOCK_ROWS * BLOCK_ROWS
-    medians = np.median(s.y[:n].reshape(-1, BLOCK_ROWS), axis=1)
+    medians = median(s.y[:n].reshape(-1, BLOCK_ROWS), axis=1)
     last = -FAR_ROWS
     for k in np.flatnonzero(_may_step(medians[:-2], medians[2:])).tolist():
         row = _step_row(s, k, n, FIRST_ROW)
@@ -86,7 +86,7 @@ def _step_row(s: ScreenedColumn, k: int, n: int, first: int) -> int | None:
 
 
 def _median(s: ScreenedColumn, a: int, b: int) -> float:
-    return float(np.median(s.y[max(a, 0) : b]))
+    return float(median(s.y[max(a, 0) : b]))
 
 
 def _finding(s: ScreenedColumn, row: int) -> Finding | None:
@@ -94,15 +94,15 @@ def _finding(s: ScreenedColumn, row: int) -> Finding | None:
     before, after = s.y[row - FAR_ROWS : row], s.y[row : row + FAR_ROWS]
     if before.size < FAR_ROWS or after.size < FAR_ROWS:
         return None
-    level, base = float(np.median(after)), float(np.median(before))
+    level, base = float(median(after)), float(median(before))
     rise = level - base
     if abs(rise) < FACTOR_LOG:
         return None
     sign = 1.0 if rise > 0 else -1.0
     sigma = max(robust_sigma(before, base), _MIN_SIGMA)
     near = sign * (_median(s, row, row + NEAR_ROWS) - _median(s, row - NEAR_ROWS, row))
-    quarters = [sign * (float(np.median(q)) - base) for q in np.split(after, 4)]
-    wander = max(abs(float(np.median(q)) - base) for q in np.split(before, 4))
+    quarters = [sign * (float(median(q)) - base) for q in np.split(after, 4)]
+    wander = max(abs(float(median(q)) - base) for q in np.split(before, 4))
     sharp = sign * float(s.y[row] - s.y[row - 1]) >= _SHARP * abs(rise)
     lasts = near >= _NEAR * abs(rise) and min(quarters) >= _QUARTER * abs(rise)
     if not (sharp and lasts and wander <= _WANDER * abs(rise)):
@@ -173,7 +173,7 @@ class _Stream(Stream):
         y = np.log(raw)
         s = ScreenedColumn("grad_norm", np.array(self._rows.steps), raw, y, True, 1.0, 1.0)
         for k in range(max(blocks.start, 0), blocks.stop):
-            ends = np.median(y[k * BLOCK_ROWS : (k + 3) * BLOCK_ROWS].reshape(3, -1), axis=1)
+            ends = median(y[k * BLOCK_ROWS : (k + 3) * BLOCK_ROWS].reshape(3, -1), axis=1)
             row = _step_row(s, k, n, FIRST_ROW - dropped) if _may_step(ends[0], ends[2]) else None
             if row is not None and row + dropped - self._last >= FAR_ROWS and (f := _finding(s, row)) is not None:
                 self._last = row + dropped

@@ -18,6 +18,7 @@ from postmortem.detectors._model import LINGERING, Detector, Finding, Telemetry,
 from postmortem.detectors._screen import ScreenedColumn, screened_column
 from postmortem.detectors._steps import runs
 from postmortem.incident import Kind
+from postmortem.stats import median
 
 SIGMAS, FLOOR = 8.0, 0.04
 """What a step must exceed: sigmas of the steps that this loss has anyway, and 4 % (on the linear scale of the column's
@@ -64,9 +65,9 @@ def _drops(steps: LevelSteps, floor: float) -> Iterator[tuple[int, float]]:
         kept = KEPT_SHARE * float(fall[row])
         rest = steps.y[row : row + FOLLOWED_ROWS]
         new = steps.after[row] <= lowest[row - steps.side] - kept
-        just_before = float(np.median(steps.y[row - LOCAL_ROWS : row]))
+        just_before = float(median(steps.y[row - LOCAL_ROWS : row]))
         lifted = just_before - steps.before[row] > kept  # it fell from where it had just risen to
-        stays = float(np.median(rest[-steps.side :])) <= steps.before[row] - kept
+        stays = float(median(rest[-steps.side :])) <= steps.before[row] - kept
         if new and stays and not lifted and rest.size >= 2 * steps.side:
             yield row, sigma
 

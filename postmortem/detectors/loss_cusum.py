@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from postmortem import stats
 from postmortem.detectors._column_stream import ColumnStream
 from postmortem.detectors._excursion import (
     LOSS_KINDS,
@@ -131,7 +132,7 @@ class DriftSearch(BaselineSearch):
     def _drift(self, s: ScreenedColumn, start: int, alarm: int, excess: Values, first: int) -> Excursion:
         """Date the onset (a jump by its first high row, a drift by the sum) and follow the loss from the alarm on."""
         onset = start
-        half = 0.5 * float(np.median(excess[max(alarm - _RISE_ROWS + 1, start) - first : alarm + 1 - first]))
+        half = 0.5 * float(stats.median(excess[max(alarm - _RISE_ROWS + 1, start) - first : alarm + 1 - first]))
         if alarm - start <= _ABRUPT_ROWS:
             onset = start + int(np.argmax(excess[start - first : alarm + 1 - first] >= half))
         before = self.baseline.clean_before(onset, REACH_ROWS)
@@ -210,7 +211,7 @@ def _first_alarm(s: ScreenedColumn, measures: Measures, begin: PartialSum, first
         sums = _page_sums(_terms(excess[lo : lo + _CHUNK_ROWS], sigma[lo : lo + _CHUNK_ROWS]), begin.value)
         for row in np.flatnonzero(sums > ALARM):
             alarm = lo + int(row)
-            rise = float(np.median(excess[max(alarm - _RISE_ROWS + 1, 0) : alarm + 1]))
+            rise = float(stats.median(excess[max(alarm - _RISE_ROWS + 1, 0) : alarm + 1]))
             if rise > max(RULE.sigmas * float(sigma[alarm]), RULE.floor * s.unit):
                 zero = np.flatnonzero(sums[:row] <= 0)
                 return first + lo + int(zero[-1]) + 1 if zero.size else begin.since, first + alarm

@@ -25,6 +25,7 @@ from postmortem.detectors._recent import RecentRows
 from postmortem.detectors._rolling import forward_median
 from postmortem.incident import Kind
 from postmortem.series import Series
+from postmortem.stats import median
 
 Values = NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def _calm_step(loss: Series | None, jump: int) -> int | None:
     if before.size < SOON_ROWS or len(after) < SOON_ROWS:
         return None
     level = forward_median(after.value, SOON_ROWS)[: 1 - SOON_ROWS]
-    calm = np.flatnonzero((level <= np.median(before)) & (after.value[: level.size] <= np.median(before)))
+    calm = np.flatnonzero((level <= median(before)) & (after.value[: level.size] <= median(before)))
     return int(after.step[calm[0]]) if calm.size else None
 
 
@@ -126,7 +127,7 @@ def _is_jump(step: NDArray[np.int64], lr: Values, k: int, top: float) -> bool:
     near = slice(lo, k + 2 + _SIDE_ROWS)
     slope = np.abs(np.diff(lr[near]) / np.diff(step[near]))
     sides = (slope[: k - lo], slope[k - lo + 1 :])
-    trend = max((float(np.median(side)) for side in sides if side.size), default=0.0)
+    trend = max((float(median(side)) for side in sides if side.size), default=0.0)
     return bool(slope[k - lo] > TIMES * trend) and not _staircase(lr, k)
 
 
@@ -152,7 +153,7 @@ def _finding(series: Series, step: NDArray[np.int64], lr: Values, row: int, back
     base, value = float(lr[row - 1]), float(lr[row])
     change = value - base
     usual = np.abs(np.diff(lr[max(row - 20, 0) : row]))
-    scale = max(float(np.median(usual)) if usual.size else 0.0, 1e-3 * abs(base))
+    scale = max(float(median(usual)) if usual.size else 0.0, 1e-3 * abs(base))
     return Finding(
         detector="lr_discontinuity",
         kind="lr_discontinuity",

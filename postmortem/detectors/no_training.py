@@ -20,7 +20,7 @@ from postmortem.detectors._model import DIVERGED, Detector, Finding, Telemetry, 
 from postmortem.detectors._screen import FEWEST_LOSS_ROWS
 from postmortem.incident import Kind
 from postmortem.series import Series
-from postmortem.stats import MEDIAN_ERROR, noise_sigma, robust_sigma, rounding
+from postmortem.stats import MEDIAN_ERROR, median, noise_sigma, robust_sigma, rounding
 
 FROZEN_ROWS, FROZEN_TIMES = 20, 5
 """Rows to the end of the log in which the loss is the same, and their multiple of the longest such stretch before: some
@@ -118,10 +118,10 @@ def _learns(loss: Values) -> bool:
     """Whether a loss, positive float64[n], falls from its first third to its last."""
     third = loss.size // 3
     first, last = loss[:third], loss[-third:]
-    fall = float(np.median(first) - np.median(last))
+    fall = float(median(first) - median(last))
     sigma = max(noise_sigma(loss), robust_sigma(last))
     error = MEDIAN_ERROR * sigma * np.sqrt(2 / third)
-    return fall > min(_LEARNING_SIGMAS * error, _LEARNING_SHARE * float(np.median(first)))
+    return fall > min(_LEARNING_SIGMAS * error, _LEARNING_SHARE * float(median(first)))
 
 
 def _frozen_from(values: Values, digits: float) -> int | None:

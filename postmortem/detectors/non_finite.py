@@ -28,6 +28,7 @@ from postmortem.detectors._model import (
 from postmortem.detectors._steps import runs
 from postmortem.incident import Kind
 from postmortem.series import Series
+from postmortem.stats import median
 
 EPISODE_ROWS = 50
 """Non-finite rows this close together are one episode."""
@@ -72,10 +73,10 @@ def _episode(t: Telemetry, series: Series, bad: NDArray[np.intp], loss: Series |
         peak_step=onset,
         recovery_step=None if back is None else int(series.step[back]),
         peak=float(series.value[first]),
-        baseline=float(np.median(before)) if before.size else float("nan"),
+        baseline=float(median(before)) if before.size else float("nan"),
         scale=float("nan"),
         score=float("inf"),
-        settled=float(np.median(after)) if after.size else None,
+        settled=float(median(after)) if after.size else None,
         outcome=DIVERGED if back is None else RECOVERED,
         figures={"rows": float(bad.size), "first_row": float(first == 0)},
         opens=not (skipped and _scaler_at_work(t, series.step[bad])),

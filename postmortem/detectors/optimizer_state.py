@@ -11,6 +11,7 @@ from postmortem.detectors._screen import ScreenedColumn, screened_column
 from postmortem.detectors._steps import RETURN_ROWS, changes, first_jumps, jump_finding
 from postmortem.incident import Kind
 from postmortem.series import Series
+from postmortem.stats import median
 
 FALL_LOG, TIMES = float(np.log(2)), 6.0
 """A moment norm halves within one logged row, and falls 6 times further than it usually moves. (A second moment with
@@ -48,7 +49,7 @@ def _norm_falls(s: ScreenedColumn) -> Iterator[Finding]:
             usual=usual,
             score=-change / max(usual, _MIN_USUAL_LOG),
             is_back=s.y[row : row + RETURN_ROWS] >= float(s.y[row - 1]) - _BACK_LOG,
-            settled=float(np.median(s.raw[row + 50 : row + 100])) if s.raw.size > row + 60 else None,
+            settled=float(median(s.raw[row + 50 : row + 100])) if s.raw.size > row + 60 else None,
         )
 
 

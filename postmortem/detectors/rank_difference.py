@@ -16,6 +16,7 @@ from postmortem.detectors._excursion import Excursion, excursions
 from postmortem.detectors._model import DIVERGED, RECOVERED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import Rule, ScreenedColumn
 from postmortem.incident import Kind, Outcome
+from postmortem.stats import median
 
 AGREED_ROWS = 3
 """Rows in which all ranks agreed at first."""
@@ -100,7 +101,7 @@ def _departing(ranks: Mapping[int, tuple[Steps, Objects]]) -> Iterator[Finding]:
     if step.size < 2:
         return
     for i, rank in enumerate(ranks):
-        beyond = y[i] - np.median(np.delete(y, i, axis=0), axis=0)
+        beyond = y[i] - median(np.delete(y, i, axis=0), axis=0)
         if not np.ptp(beyond):
             continue
         s = ScreenedColumn(f"loss/rank{rank}", step, loss[i, usable], beyond, True, 1.0, 1.0)

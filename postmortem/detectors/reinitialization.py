@@ -15,7 +15,7 @@ from postmortem.detectors._excursion import excursion_finding, follow_excursion
 from postmortem.detectors._model import Detector, Finding, Telemetry
 from postmortem.detectors._screen import MIN_ROWS, MIN_SCALE, screened_column
 from postmortem.incident import Kind
-from postmortem.stats import robust_sigma
+from postmortem.stats import median, robust_sigma
 
 SAME_LOSS_LOG, LEAST_RISE_LOG = 0.05, float(np.log(1.5))
 """Log units: how close the loss comes to that of the first row (the loss of an untrained model hardly varies), and how
@@ -43,7 +43,7 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
         if row < MIN_ROWS or float(np.max(np.abs(lr[row : row + LATER_ROWS] - lr[0]))) <= near:
             continue
         before = s.y[max(row - LATER_ROWS, 0) : row]
-        center = float(np.median(before))
+        center = float(median(before))
         e = follow_excursion(s, row, row, row, center, max(robust_sigma(before), MIN_SCALE))
         f = excursion_finding(s, e, "reinitialization", KIND.slug)
         figures = {"loss": float(s.raw[row]), "first_loss": float(s.raw[0]), "lr": float(lr[row])}

@@ -17,7 +17,7 @@ from postmortem.detectors._course import HORIZON_ROWS
 from postmortem.detectors._excursion import LEVEL_SHIFT
 from postmortem.detectors._model import LINGERING, RECOVERED, UNRESOLVED, Detector, Finding, Telemetry, onset_interval
 from postmortem.detectors._screen import ScreenedColumn, screened_column
-from postmortem.stats import MEDIAN_ERROR, robust_sigma
+from postmortem.stats import MEDIAN_ERROR, median, robust_sigma
 
 BLOCKS, MOST_BLOCKS, LEAST_ROWS, MOST_ROWS = 12, 40, 20, 100
 """The fewest and the most blocks of past that are compared, and the least and the most rows of a block."""
@@ -59,16 +59,16 @@ def _shift(s: ScreenedColumn, row: int, until: int) -> Finding | None:
     if blocks < BLOCKS or after.size < max(LEAST_ROWS, width // 2):
         return None
     past = s.y[row - blocks * width : row].reshape(blocks, width)
-    levels = np.median(past, axis=1)
+    levels = median(past, axis=1)
     bases = sliding_window_view(levels, BASE_BLOCKS).mean(axis=1)
     usual = levels[BASE_BLOCKS:] - bases[:-1]
-    base, rise = float(bases[-1]), float(np.median(after) - bases[-1])
+    base, rise = float(bases[-1]), float(median(after) - bases[-1])
     noise = MEDIAN_ERROR * robust_sigma(past[-1]) * np.sqrt(1 / after.size + 1 / (BASE_BLOCKS * width))
     sigma = max(robust_sigma(usual), float(noise))
     if rise < max(SIGMAS * sigma, float(usual.max()), FLOOR * s.unit):
         return None
     whole = max((until - row) // width, 1)
-    later = np.array([np.median(block) for block in np.array_split(s.y[row : row + whole * width], whole)])
+    later = np.array([median(block) for block in np.array_split(s.y[row : row + whole * width], whole)])
     back = np.flatnonzero(later <= base + _KEPT_SHARE * rise)
     settled = row + int(back[0]) * width if back.size and back[0] > 0 else None
     rest = s.y[row if settled is None else settled : until]

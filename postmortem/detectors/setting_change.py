@@ -17,6 +17,7 @@ from postmortem.detectors._model import LINGERING, Detector, Finding, Telemetry,
 from postmortem.detectors._steps import runs
 from postmortem.incident import Kind
 from postmortem.series import Series
+from postmortem.stats import median
 
 BATCH_SIZES = ("tokens", "valid_labels", "batch_size", "accumulation", "world_size")
 SETTINGS = ("clip_threshold", *BATCH_SIZES)
@@ -64,7 +65,7 @@ def _changes(column: Series) -> Iterator[Finding]:
         return
     for row in rows:
         sides = value[max(row - BAND_ROWS, 0) : row], value[row : row + BAND_ROWS]
-        before, after = (float(np.median(side)) for side in sides)
+        before, after = (float(median(side)) for side in sides)
         low, high = sorted((before, after))
         factor = high / low if low > 0 and np.isfinite(high) else np.inf
         yield Finding(

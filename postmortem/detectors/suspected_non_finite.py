@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from postmortem import stats
 from postmortem.detectors._model import (
     DIVERGED,
     LINGERING,
@@ -84,7 +85,7 @@ def _zero_stretch(t: Telemetry, loss: Series) -> Iterator[Finding]:
     if not (_went_to_zero(past, first) or norms.dead or (first == 0 and norms.zero)):
         return
     level = past[np.isfinite(past)]
-    baseline = float(np.median(level)) if first >= PAST_ROWS and level.size else float("nan")
+    baseline = float(stats.median(level)) if first >= PAST_ROWS and level.size else float("nan")
     outcome = DIVERGED if not norms.alive else UNRESOLVED if zeros < SETTLE_ROWS else LINGERING
     last = int(loss.step[first - 1]) if first else onset
     yield _finding((last, onset), None, baseline, None, outcome, {"zeros": float(zeros)})
@@ -178,8 +179,8 @@ def _blank_stretches(t: Telemetry, loss: Series) -> Iterator[Finding]:
         yield _finding(
             (last, onset),
             int(loss.step[i + 1]) if back else None,
-            float(np.median(finite)),
-            float(np.median(loss.value[i + 1 : i + 1 + _AFTER_ROWS])) if back else None,
+            float(stats.median(finite)),
+            float(stats.median(loss.value[i + 1 : i + 1 + _AFTER_ROWS])) if back else None,
             RECOVERED if back else UNRESOLVED if calm else DIVERGED,
             {"rows": float(blank[i])},
         )
@@ -199,7 +200,7 @@ def _went_to_zero(past: Values, rows: int) -> bool:
     if not past.size or not (past > 0).all():
         return False
     share = _ZERO_SHARE if rows >= PAST_ROWS else _SOON_SHARE
-    return bool(past[-1] >= max(share * np.median(past), _ROUNDING_TIMES * rounding(past)))
+    return bool(past[-1] >= max(share * stats.median(past), _ROUNDING_TIMES * rounding(past)))
 
 
 class _Stream(Stream):

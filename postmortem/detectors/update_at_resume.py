@@ -18,7 +18,7 @@ from postmortem.detectors._model import Detector, Finding, Telemetry
 from postmortem.detectors._screen import screened_column
 from postmortem.detectors._steps import RETURN_ROWS, jump_finding
 from postmortem.detectors.optimizer_state import KIND
-from postmortem.stats import robust_sigma
+from postmortem.stats import median, robust_sigma
 
 COLUMN = "update_rms"
 LEVEL_ROWS, FEWEST_ROWS, PAST_ROWS = 12, 8, 200
@@ -68,7 +68,7 @@ def _departures(y: Values, row: int) -> Values | None:
     first = max(row - PAST_ROWS, LEVEL_ROWS)
     if row >= y.size or row - first < FEWEST_ROWS:
         return None
-    levels = np.median(sliding_window_view(y[first - LEVEL_ROWS : row], LEVEL_ROWS), axis=1)
+    levels = median(sliding_window_view(y[first - LEVEL_ROWS : row], LEVEL_ROWS), axis=1)
     return y[first : row + 1] - levels
 
 

@@ -19,7 +19,7 @@ from postmortem.diagnosis import Figure
 from postmortem.panels._batch_tokens import FEWEST_BATCHES, samples_of, tokens_of
 from postmortem.run import LabelSeries
 from postmortem.series import Steps
-from postmortem.stats import robust_sigma
+from postmortem.stats import median, robust_sigma
 from postmortem.text import number
 
 MOST_BATCHES = 80  # nearest the onset: those that a recorder keeps around an incident
@@ -72,7 +72,7 @@ class _Batches:
         """Whether a batch has a few rare ids far more often than any batch before."""
         past = self.excess[self.before]
         beyond = self.excess > max(BEYOND * float(past.max()), EXCESS_FLOOR)
-        return beyond & (self.excess - float(np.median(past)) > SIGMAS * robust_sigma(past))
+        return beyond & (self.excess - float(median(past)) > SIGMAS * robust_sigma(past))
 
 
 def likelihood_observation(case: Case) -> Observation | None:
@@ -132,7 +132,7 @@ def _measure(case: Case, labels: LabelSeries) -> _Batches | None:
     if steps.size <= FEWEST_BATCHES or before.sum() < FEWEST_BEFORE:
         return None
     ids, token = np.unique(tokens, return_inverse=True)
-    length = int(np.median(lengths))
+    length = int(median(lengths))
     random = np.random.default_rng(0).integers(ids.size, size=(RANDOM_SAMPLES, length))  # the same in each draft
     token = np.concatenate([token, random.ravel()])
     lengths = np.concatenate([lengths, np.full(RANDOM_SAMPLES, length)])
@@ -149,7 +149,7 @@ def _measure(case: Case, labels: LabelSeries) -> _Batches | None:
     level = _medians(surprise[counted], sample[1:][follows][counted], lengths.size)
     usual_samples = np.append(before, np.False_)[row]
     usual = float(np.nanmedian(level[usual_samples]))
-    at_random = float(np.median(level[row == steps.size]))
+    at_random = float(median(level[row == steps.size]))
     unlike = level > (usual + at_random) / 2
     return _Batches(
         steps,

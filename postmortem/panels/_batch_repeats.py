@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from postmortem.case import Case, Observation
 from postmortem.panels._batch_likelihood import BEYOND, FEWEST_BEFORE, batches_near, in_incident
 from postmortem.series import Steps
+from postmortem.stats import median
 from postmortem.text import count, number
 
 LEAST_SHARE = 0.25  # of the batch: less is not what the incident is about
@@ -34,7 +35,7 @@ def repeat_observations(case: Case) -> list[Observation]:
         here, usual = float(share[onset[0]]), share[before]
         if here >= max(LEAST_SHARE, BEYOND * float(usual.max())):
             repeated = what.format(count(int(onset[0]), "batch"))
-            percents = [number(round(100 * float(value))) for value in (here, np.median(usual))]
+            percents = [number(round(100 * float(value))) for value in (here, median(usual))]
             text = f"token_ids: {percents[0]} % of {repeated}, usually {percents[1]} %"
             observations.append(Observation(slug, text, "token_ids", case.onset, {"share": here}, min(1.0, 2 * here)))
     return observations

@@ -15,7 +15,7 @@ from postmortem.detectors import BATCH_SIZES
 from postmortem.panels._measuring import grouped
 from postmortem.panels._settings import where
 from postmortem.series import Series
-from postmortem.stats import robust_sigma
+from postmortem.stats import median, robust_sigma
 from postmortem.text import number, times
 
 SIDE_ROWS, LEAST_ROWS = 20, 8
@@ -76,7 +76,7 @@ def _factor(series: Series | None, onset: int, *, steady: bool = True) -> float 
     before, after = (np.log(side) for side in sides)
     if steady and robust_sigma(after) > STEADY * max(robust_sigma(before), SAME / STEADY):
         return None
-    return float(np.exp(np.median(after) - np.median(before)))
+    return float(np.exp(median(after) - median(before)))
 
 
 def _batch_sizes(case: Case, onset: int) -> Mapping[str, float]:
@@ -86,7 +86,7 @@ def _batch_sizes(case: Case, onset: int) -> Mapping[str, float]:
         series = case.series(name)
         near = np.empty(0) if series is None else series.window(onset - SIDE_ROWS * case.row_step, onset).value
         if near.size and np.isfinite(near).all():
-            sizes[name] = float(np.median(near))
+            sizes[name] = float(median(near))
     if case.run.manifest.tokens_per_step:
         sizes.setdefault("tokens per step", float(case.run.manifest.tokens_per_step))
     samples = case.labels("sample_ids")

@@ -17,7 +17,7 @@ from postmortem.case import Case
 from postmortem.departure import Departure
 from postmortem.detectors import DIVERGED, UNRESOLVED
 from postmortem.series import Series
-from postmortem.stats import MEDIAN_ERROR, noise_sigma
+from postmortem.stats import MEDIAN_ERROR, median, noise_sigma
 from postmortem.text import listed, number, plain, times
 
 STILL_ROWS = 5  # rows before and after the onset that show whether a column stands still since then
@@ -126,10 +126,10 @@ def growth_before(case: Case, name: str) -> tuple[float, float] | None:
         return None
     before, just = np.log(rows[-4 * GROWTH_ROWS : -2 * GROWTH_ROWS]), np.log(rows[-GROWTH_ROWS:])
     error = MEDIAN_ERROR * noise_sigma(np.log(rows)) * math.sqrt(1 / before.size + 1 / just.size)
-    grown = float(np.median(just) - np.median(before))
+    grown = float(median(just) - median(before))
     if grown < max(math.log(GROWN), 3 * error):
         return None
-    return math.exp(float(np.median(before))), math.exp(float(np.median(just)))
+    return math.exp(float(median(before))), math.exp(float(median(just)))
 
 
 def resume_steps(case: Case) -> NDArray[np.int64]:

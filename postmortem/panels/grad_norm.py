@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from postmortem import stats
 from postmortem.case import RESUME_ROWS, Case, Observation
 from postmortem.departure import Departure
 from postmortem.panels import Panel
@@ -83,8 +84,8 @@ def _rise(case: Case, up: Departure) -> list[Observation]:
         observations.append(Observation("grad_norm.leads", text, "grad_norm", up.first_step, {"lead_steps": lead}))
     series = case.series("grad_norm")
     after = series.window(up.step + case.row_step, up.step + 21 * case.row_step).value if series else np.empty(0)
-    if after.size >= 10 and float(np.median(after)) > 2 * up.baseline:
-        median = float(np.median(after))
+    if after.size >= 10 and float(stats.median(after)) > 2 * up.baseline:
+        median = float(stats.median(after))
         text = f"grad_norm stays up: median {number(median)} over the next {count(after.size, 'row')}"
         observations.append(Observation("grad_norm.stays_up", text, "grad_norm", up.step, {"median_after": median}))
     moved, _ = moved_columns(case, case.family("grad_norm/"), sign=1)
@@ -143,7 +144,7 @@ def _step(case: Case, name: str, at: int) -> tuple[float, float] | None:
         return None
     before, after = (np.log(side) for side in sides)
     variance = sum(noise_sigma(side) ** 2 / side.size for side in (before, after))
-    return float(np.median(after) - np.median(before)), MEDIAN_ERROR * math.sqrt(variance)
+    return float(stats.median(after) - stats.median(before)), MEDIAN_ERROR * math.sqrt(variance)
 
 
 def _first_nonfinite(case: Case) -> Observation | None:

@@ -13,6 +13,7 @@ from postmortem.diagnosis import Figure
 from postmortem.panels import Panel
 from postmortem.panels._measuring import stands_still
 from postmortem.series import Series
+from postmortem.stats import median
 from postmortem.text import count, number, times
 
 _JUMP = "lr_discontinuity"
@@ -93,7 +94,7 @@ def _usual_update(case: Case) -> float | None:
     series = case.series("update_rms")
     rows = np.empty(0) if series is None else series.window(0, case.onset + 1).value
     rows = rows[np.isfinite(rows)]
-    return case.level("update_rms") or (float(np.median(rows)) if rows.size else None)
+    return case.level("update_rms") or (float(median(rows)) if rows.size else None)
 
 
 def _recurs_high(case: Case, series: Series) -> Iterator[Observation]:
@@ -103,7 +104,8 @@ def _recurs_high(case: Case, series: Series) -> Iterator[Observation]:
     all onsets is so high by chance in 1 of 40 runs.
     """
     peers = [i for i in case.incidents if i.lineage == case.incident.lineage]
-    onsets = np.unique([i.onset_step for i in peers if any(f.column in RECURS_IN for f in i.findings)])
+    steps = {i.onset_step for i in peers if any(f.column in RECURS_IN for f in i.findings)}
+    onsets = np.array(sorted(steps), np.int64)
     keep = np.isfinite(series.value)
     step, rate = series.step[keep], series.value[keep]
     if onsets.size < FEWEST_ONSETS or rate.size < 2 or rate.min() > LOW * rate.max():

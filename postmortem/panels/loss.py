@@ -25,6 +25,7 @@ from postmortem.panels._measuring import (
 )
 from postmortem.panels._witnesses import unmoved_witnesses
 from postmortem.series import Series
+from postmortem.stats import median
 from postmortem.text import count, number, times
 
 CALM_RATIO = 1.5  # of an evaluation loss to its level before: from here on it is not called calm
@@ -143,7 +144,7 @@ def _recurrence(case: Case) -> Iterator[Observation]:
     Three gaps at random are within a twentieth of multiples of their median in about 1 of 100 runs.
     """
     peers = [i for i in case.incidents if i.lineage == case.incident.lineage]
-    onsets = np.unique([i.onset_step for i in peers if any(f.column == "loss" for f in i.findings)])
+    onsets = np.array(sorted({i.onset_step for i in peers if any(f.column == "loss" for f in i.findings)}), np.int64)
     if onsets.size < FEWEST_RECURRENCES:
         return
     number_of = f"{onsets.size} incidents of the loss in this run"
@@ -156,7 +157,7 @@ def _recurrence(case: Case) -> Iterator[Observation]:
         text = f"the loss departs repeatedly, and {resumed} of {number_of} begin where it was resumed"
         yield Observation("loss.at_resumes", text, "loss", case.onset, {"incidents": onsets.size, "resumed": resumed})
         return
-    period = float(np.median(np.diff(onsets)))
+    period = float(median(np.diff(onsets)))
     gaps = np.diff(onsets) / period
     turns = np.rint(gaps)
     regular = (np.abs(gaps - turns) <= 0.05).all() and (turns >= 1).all() and onsets.size >= 2 / 3 * (turns.sum() + 1)
@@ -208,8 +209,8 @@ def _for_good(case: Case, series: Series, peak: int) -> Iterator[Observation]:
     later, uniform = series.window(peak + case.row_step, int(series.step[-1]) + 1).value, _ln_vocab(case)
     if uniform is None or later.size < ROWS_FOR_GOOD or not np.isfinite(later).all():
         return
-    last = float(np.median(later[-ROWS_FOR_GOOD:]))
-    if min(last, float(np.median(later))) > WORSE * uniform:
+    last = float(median(later[-ROWS_FOR_GOOD:]))
+    if min(last, float(median(later))) > WORSE * uniform:
         text = f"the loss stays above ln V = {number(uniform)}, at {number(last)} in the last rows: worse than guessing"
         yield Observation("loss.stays_above_uniform", text, "loss", peak, {"ln_vocab": uniform, "value": last})
 

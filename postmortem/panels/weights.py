@@ -21,6 +21,7 @@ from postmortem.panels._measuring import (
     unclear_text,
 )
 from postmortem.series import Series
+from postmortem.stats import median
 from postmortem.text import count, number, plain, times
 
 # RMS ÷ lr; Adam's own bound is (1−β1)/√(1−β2) = 3.16 at β2 = 0.999, and 10 leaves room for other betas.
@@ -204,7 +205,7 @@ def _before_nonfinite(case: Case) -> list[Observation]:
     if not large.any():
         return []
     step, value = int(rows.step[large][0]), float(rows.value[large][0])
-    level = float(np.median(usual))
+    level = float(median(usual))
     lead = min(steps) - step
     before = f"{count(lead, 'step')} before the first non-finite value" if lead else "where values become non-finite"
     jump = f"update_rms jumps to {number(value)} at step {step}, baseline {number(level)} ({times(value / level)})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from postmortem import small_file
@@ -12,9 +13,11 @@ from postmortem.atomic import real_path, saving, write_bytes
 from postmortem.diagnosis import Diagnosis, Incident
 from postmortem.errors import UsageError
 from postmortem.exclusive import exclusive
-from postmortem.report.lesson_book import Lesson, enter
 from postmortem.report.select import select_incident
 from postmortem.report.wording import as_sentence
+
+if TYPE_CHECKING:
+    from postmortem.report.lesson_book import Lesson
 
 _OPTION = "--lessons PATH"
 
@@ -57,6 +60,8 @@ def add_lesson(
         place = real_path(path)  # where a person's link leads: the link stays
         lesson = _lesson(diagnosis, shown, run, report, place)
         with exclusive(place, within=within):
+            from postmortem.report.lesson_book import enter
+
             text = enter(_read(place), lesson, undecided=undecided)
             if text is not None:
                 write_bytes(place, text.encode(), within=within)
@@ -66,6 +71,8 @@ def add_lesson(
 def _lesson(diagnosis: Diagnosis, incident: Incident, run: Path, report: Path | None, place: Path) -> Lesson:
     """The entry of `incident` in the notebook `place`. Without a root cause, its sentence is what was observed."""
     folder, key = _seen_from(place, run), incident.key
+    from postmortem.report.lesson_book import Lesson
+
     return Lesson(
         run_id=diagnosis.run_id,
         folder=real_path(run).name if folder == "." else folder,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UsageError
-from postmortem.report.build import report_view
-from postmortem.report.renderers import renderers
 from postmortem.report.select import select_incident
 
 
 def formats() -> tuple[str, ...]:
     """The names of the report formats."""
+    from postmortem.report.renderers import renderers
+
     return tuple(renderers())
 
 
@@ -19,6 +19,9 @@ def render(diagnosis: Diagnosis, *, incident: int | None = None, format: str = "
 
     Raises UsageError for an incident or a format that does not exist.
     """
+    from postmortem.report.build import report_view
+    from postmortem.report.renderers import renderers
+
     renderer = renderers().get(format)
     if renderer is None:
         raise UsageError(f"There is no report format {format!r}: choose from {', '.join(formats())}.")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from postmortem.diagnosis import Diagnosis
-from postmortem.report.build import report_view
 from postmortem.report.select import select_incident
-from postmortem.report.view import HypothesisView, IncidentView, OtherIncident, ReportView
 from postmortem.report.wording import LIMIT
 from postmortem.terminal_layout import Line, Span, in_ascii, table, wrap
 from postmortem.text import count, plain
+
+if TYPE_CHECKING:
+    from postmortem.report.view import HypothesisView, IncidentView, OtherIncident, ReportView
 
 BAR = 16  # characters of a hypothesis' bar at probability 1
 MOST_BARS = 4
@@ -26,6 +28,8 @@ def summarize(
     diagnosis: Diagnosis, *, incident: int | None = None, width: int | None = None, unicode: bool = True
 ) -> tuple[Line, ...]:
     """The summary's lines, no wider than `width` (None: not wrapped); without `unicode`, in ASCII but for names."""
+    from postmortem.report.build import report_view
+
     return lines(report_view(diagnosis, select_incident(diagnosis, incident)), width=width, unicode=unicode)
 
 

@@ -28,7 +28,6 @@ from postmortem.atomic import (
 from postmortem.diagnosis import Diagnosis
 from postmortem.errors import UnreadableInput, UsageError
 from postmortem.jsonio import read_object
-from postmortem.report.build import PICTURE
 from postmortem.report.render import render
 from postmortem.report.select import select_id
 
@@ -140,6 +139,8 @@ def _files_of_earlier_draft(out: Path) -> set[str]:
 
 def _pictures(raw: Any) -> Iterator[str]:
     """Every picture that a diagnosis of any schema version names."""
+    from postmortem.report.build import PICTURE
+
     if isinstance(raw, dict):
         for key, value in cast("dict[str, Any]", raw).items():
             if key in ("image", "overview") and isinstance(value, str) and PICTURE.fullmatch(value):

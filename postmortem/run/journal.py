@@ -10,6 +10,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, overload
@@ -76,6 +77,25 @@ class EventLog(Sequence[Event]):
         seconds = _seconds(row.get("time"))
         if seconds is not None and (self.last_time is None or seconds > self.last_time):
             self.last_time = seconds
+
+    def extend(self, other: EventLog, more_attempts: int = 0) -> None:
+        """Add the events of another journal, whose attempts count from `more_attempts` on."""
+        before = len(self._text)
+        self._text += other._text
+        self._ends.extend(before + end for end in other._ends)
+        self._lines.extend(other._lines)
+        self._codes.extend(other._codes)
+        self._steps.extend(other._steps)
+        self._attempts.extend(a if a == _NONE else a + more_attempts for a in other._attempts)
+        self._targets.extend(other._targets)
+        times = [t for t in (self.last_time, other.last_time) if t is not None]
+        self.last_time = max(times, default=None)
+
+    def text(self) -> bytes:
+        """The lines as they were written, each with its line end."""
+        starts = [0, *self._ends]
+        lines = (bytes(self._text[a:b]).rstrip(b"\r\n") for a, b in pairwise(starts))
+        return b"".join(line + b"\n" for line in lines)
 
     def __len__(self) -> int:
         return len(self._lines)

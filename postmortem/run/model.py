@@ -92,6 +92,7 @@ class Run:
         self.path, self.root, self.source, self.manifest = path, root, source, manifest
         self.id = manifest.id or plain(root.name if root else path.resolve().stem) or "run"
         self.journal, self.checkpoints, self.notes = journal, tuple(checkpoints), tuple(notes)
+        self.held: object = None  # what has to live as long as columns are read, such as a temporary file
         self._logs = (metrics,) if batches is None else (metrics, batches)
         self._spans = _spans(metrics.keys, None if batches is None else batches.keys)
         self.segments: tuple[Segment, ...] = segments(self._spans)
@@ -130,6 +131,11 @@ class Run:
         return self._view(0, attempt).row_steps
 
     @property
+    def logs(self) -> tuple[Log, ...]:
+        """The tables that were read, with the meaning of their columns: metrics, and batches where there are any."""
+        return self._logs
+
+    @property
     def rows_alone(self) -> bool:
         """Whether the run is one table of one attempt, without journal and checkpoints: nothing else names a step."""
         return len(self._logs) == len(self.segments) == 1 and not self.journal and not self.checkpoints
@@ -138,7 +144,7 @@ class Run:
         """The same rows at other steps, int64[n] increasing: row k is at `steps[k]`. Only of a run of `rows_alone`."""
         log = self._logs[0]
         keys = replace(log.keys, step=steps[np.searchsorted(self.row_steps, log.keys.step)])
-        return Run(
+        run = Run(
             path=self.path,
             root=self.root,
             source=self.source,
@@ -149,6 +155,8 @@ class Run:
             metrics=replace(log, keys=keys),
             batches=None,
         )
+        run.id, run.held = self.id, self.held
+        return run
 
     def epoch(self, *, attempt: int | None = None) -> Series | None:
         """The number of the epoch in each row, which may grow by fractions, over the same rows as `series`; None where

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from postmortem.series import Steps, Values
+from postmortem.stats import median
 from postmortem.text import count
 
 _ROWS_PER_STRETCH = 4
@@ -23,6 +24,7 @@ def attempts_of(
     logged: NDArray[np.bool_],
     targets: Collection[int],
     display_name: str,
+    joins: Collection[int] = (),
 ) -> tuple[Steps, list[str]]:
     """(attempt int64[n], notes) of rows in file order.
 
@@ -30,7 +32,8 @@ def attempts_of(
     attempt where the stretch after it repeats earlier steps with different values; and only where such jumps are few
     for the number of rows, or all lead to the first step, because shuffled rows and interleaved writers jump all the
     time.
-    `targets` are steps to which the run went back by its journal: jumps to them always count.
+    `targets` are steps to which the run went back by its journal: jumps to them always count, as do those at `joins`,
+    the rows at which another log begins.
     """
     rows = np.flatnonzero(logged)
     attempt = np.zeros(step.size, np.int64)
@@ -43,9 +46,9 @@ def attempts_of(
     if not repeats.any():
         return attempt, [f"{display_name}: the steps are not in order ({jumps.size} backward jumps) and were sorted"]
     ends = np.append(jumps[1:], s.size)
-    stride = int(np.median(np.maximum(np.diff(s), 1)))
+    stride = int(median(np.maximum(np.diff(s), 1)))
     landings = s[jumps]
-    expected = np.zeros(jumps.size, np.bool_)
+    expected = np.isin(jumps, np.searchsorted(rows, np.array([*joins], np.int64)))
     for target in targets:
         expected |= (landings >= target) & (landings - target <= stride)
     restarts = landings <= s[0]

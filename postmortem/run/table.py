@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from postmortem.run.naming import is_label
 from postmortem.run.rows import Chunk
 from postmortem.run.spellings import Spelled, read_spelled
 from postmortem.run.values import Cells, LabelCells, Mask, Numbers, Objects, is_spelled
+from postmortem.series import Steps
 from postmortem.text import count, plain
 
 
@@ -42,14 +43,37 @@ class Part:
     def _name_set(self) -> frozenset[str]:
         return frozenset(self.names)
 
+    def renamed(self, own_names: Mapping[str, str]) -> Part:
+        """The same rows, with new names → its own names for some columns."""
+        new = {own: name for name, own in own_names.items()}
+        names = tuple(new.get(name, name) for name in self.names)
+        return Part(
+            self.rows,
+            names,
+            lambda name: self.load(own_names.get(name, name)),
+            lambda name: self.bounds(own_names.get(name, name)),
+        )
+
+    def having(self, column: str, cells: Cells) -> Part:
+        """The same rows, with `cells` as a column of this name."""
+        return Part(
+            self.rows,
+            tuple(dict.fromkeys((*self.names, column))),
+            lambda name: cells if name == column else self.load(name),
+            lambda name: _bounds_of(cells) if name == column else self.bounds(name),
+        )
+
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of `metrics` or of `batches`, in file order. `display_name` names the file or folder in messages."""
+    """All rows of `metrics` or of `batches`, in file order. `display_name` names the file or folder in messages.
+
+    `joins` are the rows at which another log begins, where several are one table."""
 
     display_name: str
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
+    joins: tuple[int, ...] = ()
 
     @cached_property
     def rows(self) -> int:
@@ -99,6 +123,20 @@ class Table:
                     out[start : start + part.rows][~cells.logged] = None
             start += part.rows
         return out
+
+    def at(self, rows: Steps, names: Sequence[str] | None = None) -> Table:
+        """The table of some of its rows, positions int64[n], and columns (None: all)."""
+
+        @cache
+        def load(name: str) -> Cells:
+            numbers = self.numbers(name)
+            if numbers is None:
+                return LabelCells(self.objects(name)[rows])
+            return Numbers(numbers.value[rows], None if numbers.logged is None else numbers.logged[rows])
+
+        chosen = self.names if names is None else tuple(names)
+        part = Part(rows.size, chosen, load, lambda name: _bounds_of(load(name)))
+        return Table(self.display_name, (part,), self.notes)
 
     def bounds(self, name: str) -> Bounds | None:
         """The column's statistics over all parts (a part without it counts as null), or None where unknown."""

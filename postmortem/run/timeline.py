@@ -125,7 +125,7 @@ class Timeline:
         inside = (step != _NONE) & ~self._journal.is_of(*_BEGINNINGS)
         last_inside = np.maximum.accumulate(np.where(inside, position, -1))
         at_start = (step == _NONE) & (last_inside <= starts[latest])
-        for number in np.unique(attempt[at_start]).tolist():
+        for number in sorted(set(attempt[at_start].tolist())):
             step[at_start & (attempt == number)] = self._first_steps.get(number, _NONE)
         return attempt, step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
@@ -20,6 +21,7 @@ from postmortem.sources._caveats import caveats
 from postmortem.sources._files import display_name, require_file
 from postmortem.sources._keys import read_keys
 from postmortem.sources._losses import with_guessed_loss
+from postmortem.sources._several_runs import SeveralRuns, TableOfRuns
 from postmortem.sources._source import Candidate, CanonicalNames, DerivedSteps, FormatMatch, Source, SourceTable
 from postmortem.text import plain
 
@@ -59,18 +61,48 @@ def assemble(
     mapping: Mapping[str, str],
     notes: Collection[str] = (),
     *,
+    beside: tuple[Manifest, EventLog] | None = None,
     about: Manifest | None = None,
 ) -> Run:
     """Read the files beside the tables, give columns their meaning and rows their keys.
 
-    `root` is the folder of a run that may contain run.json, a journal and checkpoints beside its rows. `about` is what
-    the format itself knows of the run, used where there is no run.json.
+    `root` is the folder of a run that may contain run.json, a journal and checkpoints beside its rows; where there is
+    none, `beside` may be its manifest and journal. `about` is what the format itself knows of the run, used where there
+    is no run.json.
 
     Raises:
         UnreadableInput: no step column, no row, an invalid manifest or journal, a path that leads outside the run.
+        SeveralRuns: the table has the rows of several runs.
         UsageError: --map names a column that no table has.
     """
-    manifest, journal, file_notes = _files_beside(root, about or Manifest())
+    try:
+        return _assemble(source, path, root, metrics, batches, mapping, notes, beside=beside, about=about)
+    except TableOfRuns as several:
+        tables = several.tables
+
+        def read(name: str) -> Run:
+            rows = SourceTable(tables[name](), metrics.source)
+            run = assemble(source, path, root, rows, batches, mapping, notes, beside=beside, about=about)
+            run.id = plain(name) or run.id
+            return run
+
+        runs = {name: partial(read, name) for name in tables}
+        raise SeveralRuns(several.what, runs, file=metrics.table.display_name) from None
+
+
+def _assemble(
+    source: Source,
+    path: Path,
+    root: Path | None,
+    metrics: SourceTable,
+    batches: SourceTable | None,
+    mapping: Mapping[str, str],
+    notes: Collection[str],
+    *,
+    beside: tuple[Manifest, EventLog] | None,
+    about: Manifest | None,
+) -> Run:
+    manifest, journal, file_notes = (*beside, ()) if beside else _files_beside(root, about or Manifest())
     all_notes = [*notes, *file_notes]
     table = metrics.table
     _check_mapping(mapping, table, () if batches is None else batches.table.names)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from postmortem.run import Run
 from postmortem.run.naming import name_list
+from postmortem.sources._copies import unpacked_name
 from postmortem.sources._registry import SourceMatch, best_matches, only_source
 from postmortem.sources._source import Candidate, Confidence
 
@@ -16,6 +17,11 @@ _MOST_FOLDERS, _MOST_FILES = 300, 3_000
 """Folders below, and files in all of them or in a folder itself, that are looked at: a millisecond or two each."""
 
 _FIRST = ("metrics", "batches")
+
+
+def log_stem(path: Path) -> str:
+    """A file's name without its ending, and without that of gzip."""
+    return Path(unpacked_name(path.name)).stem
 
 
 def row_logs(folder: Path, most: int = _MOST_FILES) -> dict[Path, tuple[SourceMatch, ...]]:
@@ -49,7 +55,7 @@ def _read(folder: Path, matches: tuple[SourceMatch, ...], mapping: Mapping[str, 
 
 
 def _sorted(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir(), key=lambda path: (path.stem not in _FIRST, path.name))
+    return sorted(folder.iterdir(), key=lambda path: (log_stem(path) not in _FIRST, path.name))
 
 
 def _holds_log(folder: Path, most: int) -> bool:
@@ -57,7 +63,7 @@ def _holds_log(folder: Path, most: int) -> bool:
         logs = row_logs(folder, most)
     except OSError:
         return False
-    return any(path.stem == "metrics" or m[0].match.confidence > Confidence.FALLBACK for path, m in logs.items())
+    return any(log_stem(path) == "metrics" or m[0].match.confidence > Confidence.FALLBACK for path, m in logs.items())
 
 
 def _row_matches(path: Path) -> tuple[SourceMatch, ...]:

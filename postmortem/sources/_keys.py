@@ -14,7 +14,7 @@ from postmortem.run.rewinds import attempts_of
 from postmortem.run.table import Table
 from postmortem.run.values import Mask, Numbers
 from postmortem.series import Steps, Values
-from postmortem.sources._several_runs import refuse_several_runs
+from postmortem.sources._several_runs import check_one_run
 from postmortem.sources._source import DerivedSteps
 from postmortem.sources._steps import StepColumn, step_column, through_epochs, through_rounds
 from postmortem.text import count, plain
@@ -40,7 +40,8 @@ def read_keys(
     and `declared` says that --map or run.json name the step column.
 
     Raises:
-        UnreadableInput: no step column, no row with a usable step, or rows of several runs.
+        UnreadableInput: no step column, no row with a usable step, or rows of runs that no column tells apart.
+        TableOfRuns: rows of several runs.
     """
     names, column = step_column(table, names, derived, declared=declared)
     step, rows, notes = _usable(table, column)
@@ -49,7 +50,7 @@ def read_keys(
     attempts_logged = "attempt" in names.logged_as
     if bool((step[1:] > step[:-1]).all()):
         if not attempts_logged:
-            refuse_several_runs(table, names, step, rows, np.ones(step.size, np.bool_))
+            check_one_run(table, names, step, rows, np.ones(step.size, np.bool_))
         return names, RowKeys(step, attempt, rank, rows), notes
     anchor, logged = _anchor(table, names, rows, step.size)
     counted = _through_all(table, names, step, rows, anchor, logged, alone=not attempts_logged and not targets)
@@ -58,13 +59,15 @@ def read_keys(
         notes.append(f"{table.display_name}: its steps are {how}")
     if attempts_logged:
         return names, RowKeys(step, attempt, rank, rows), notes
-    refuse_several_runs(table, names, step, rows, logged if rank is None else logged & (rank == rank.min()))
+    check_one_run(table, names, step, rows, logged if rank is None else logged & (rank == rank.min()))
     attempts = np.zeros(step.size, np.int64)
     ranks = np.zeros(step.size, np.int64) if rank is None else rank
+    positions = np.arange(step.size) if rows is None else rows
     for r in np.unique(ranks):
         of_rank = np.flatnonzero(ranks == r)
+        joins = np.searchsorted(positions[of_rank], np.array(table.joins, np.int64)).tolist()
         attempts[of_rank], rank_notes = attempts_of(
-            step[of_rank], anchor[of_rank], logged[of_rank], targets, table.display_name
+            step[of_rank], anchor[of_rank], logged[of_rank], targets, table.display_name, joins
         )
         notes += [note for note in rank_notes if note not in notes]
     repeated, other = _repeated(anchor[logged], attempts[logged], step[logged], ranks[logged])

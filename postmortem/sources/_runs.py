@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 
 from postmortem.errors import UnreadableInput
 from postmortem.run import Run
-from postmortem.run.naming import name_list
+from postmortem.sources._several_runs import SeveralRuns
 from postmortem.text import plain
-
-
-class SeveralRuns(UnreadableInput):
-    """A log contains several runs. `runs` maps their names → what reads each of them; any source may raise it."""
-
-    def __init__(self, what: str, runs: Mapping[str, Callable[[], Run]], *, file: str) -> None:
-        example = quote(plain(next(iter(runs)), 60))
-        super().__init__(f"{what}: {name_list(runs)}.", file=file, hint=f"Say which one is meant: --run {example}")
-        self.runs = runs
 
 
 def by_name(runs: Sequence[tuple[str, str]]) -> dict[str, str]:

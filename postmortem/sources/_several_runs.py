@@ -1,13 +1,17 @@
-"""Refuses a log that is no run: a table with one row a run, or several runs below or between each other."""
+"""A log that is not one run: a table with one row a run, or several runs below, beside or between each other."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from postmortem.errors import UnreadableInput
+from postmortem.errors import UnreadableInput, UsageError
+from postmortem.run.model import Run
 from postmortem.run.naming import Names, bare, is_label, name_list
 from postmortem.run.table import Table
 from postmortem.run.values import Mask
@@ -30,17 +34,53 @@ _HEAD = 10
 """A run begins where another does if that is in the first tenth of the other: a resume begins further on."""
 
 
-def refuse_several_runs(
+class SeveralRuns(UnreadableInput):
+    """A log contains several runs. `runs` maps their names → what reads each of them; any source may raise it."""
+
+    def __init__(self, what: str, runs: Mapping[str, Callable[[], Run]], *, file: str) -> None:
+        example = quote(plain(next(iter(runs)), 60))
+        super().__init__(f"{what}: {name_list(runs)}.", file=file, hint=f"Say which one is meant: --run {example}")
+        self.runs = runs
+
+    def read(self, name: str) -> Run:
+        """The run of this name.
+
+        Raises:
+            UsageError: there is none.
+            UnreadableInput: it cannot be read.
+        """
+        reader = self.runs.get(name) or next((self.runs[n] for n in self.runs if plain(n) == plain(name)), None)
+        if reader is None:
+            raise UsageError(
+                f"--run {plain(name, 60)}: {self.file} has no run of this name. It has: {name_list(self.runs)}"
+            )
+        return reader()
+
+    def wrap(self, reading: Callable[[Callable[[], Run]], Run]) -> None:
+        """Let `reading` call what reads each run, as it did what read the log."""
+        self.runs = {name: partial(reading, reader) for name, reader in self.runs.items()}
+
+
+class TableOfRuns(Exception):
+    """A table contains several runs: `what` says how, and `tables` maps their names → what makes the table of each."""
+
+    def __init__(self, what: str, tables: Mapping[str, Callable[[], Table]]) -> None:
+        super().__init__(what)
+        self.what, self.tables = what, tables
+
+
+def check_one_run(
     table: Table, names: Names, step: Steps, rows: Steps | None, trained: Mask, *, labels: bool = True
 ) -> None:
-    """Refuse rows of several runs that a column tells apart, or one row a run.
+    """Refuse one row a run, and tell apart the rows of several runs where a column does.
 
     `step` int64[n] are the steps of the `rows`, and `trained` bool[n] those that log the loss. A column that changes
     within a run, as at a resume, tells nothing apart: each run has steps of its own from the beginning on. Without
     `labels`, only columns that name runs count: where rows of one run share a step, any label of batches would do.
 
     Raises:
-        UnreadableInput: names the column and its values.
+        UnreadableInput: a table of runs.
+        TableOfRuns: rows of several runs.
     """
     ordered = bool((step[trained][1:] > step[trained][:-1]).all())
     naming = [name for name in names.unknown if bare(name) in _NAMES_OF_RUNS]
@@ -59,12 +99,9 @@ def refuse_several_runs(
     others = [n for n in names.unknown if labels and n not in columns and not is_label(n) and table.numbers(n) is None]
     for name, (texts, group) in {**several, **{name: _texts(table, name, rows) for name in others}}.items():
         if 1 < len(texts) <= _MOST_RUNS and _each_begins(step[trained], group[trained], len(texts)):
-            raise UnreadableInput(
-                f"{len(texts)} logs in one: column {plain(name, 60)} has the values {name_list(texts, 3)}, "
-                "each with steps of its own.",
-                file=table.display_name,
-                hint="Give the rows of one of them in a file of their own.",
-            )
+            positions = np.arange(table.rows) if rows is None else rows
+            tables = {text: partial(table.at, positions[group == number]) for number, text in enumerate(texts)}
+            raise TableOfRuns(f"{len(texts)} runs in one log, by column {plain(name, 60)}", tables)
 
 
 def _texts(table: Table, name: str, rows: Steps | None) -> tuple[list[str], NDArray[np.int64]]:

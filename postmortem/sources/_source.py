@@ -13,6 +13,7 @@ from postmortem.run.columns import describe, is_canonical
 from postmortem.run.naming import NO_NAMES
 from postmortem.run.table import Table
 from postmortem.run.values import Numbers
+from postmortem.sources._copies import is_gzip, unpacked_head, unpacked_name
 
 HEAD = 64 * 2**10  # bytes
 
@@ -42,14 +43,21 @@ class FormatMatch:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A path that sources look at: each part is read once for all of them, and only the head of a file is read."""
+    """A path that sources look at: each part is read once for all of them, and only the head of a file is read.
+
+    Of a gzipped file, `name`, `ending` and `head` are those of the file in it."""
 
     path: Path
 
-    @property
+    @cached_property
+    def name(self) -> str:
+        """The name of the file or folder."""
+        return unpacked_name(self.path.name) if is_gzip(self._raw_head) else self.path.name
+
+    @cached_property
     def ending(self) -> str:
         """The suffix of its name in lower case, such as ".csv"; "" where it has none."""
-        return self.path.suffix.lower()
+        return Path(self.name).suffix.lower()
 
     @cached_property
     def is_dir(self) -> bool:
@@ -70,6 +78,10 @@ class Candidate:
     @cached_property
     def head(self) -> bytes:
         """The first `HEAD` bytes of a regular file; empty where it cannot be read, or is a folder, pipe or device."""
+        return unpacked_head(self._raw_head, HEAD) if is_gzip(self._raw_head) else self._raw_head
+
+    @cached_property
+    def _raw_head(self) -> bytes:
         try:
             if not self.path.is_file():
                 return b""

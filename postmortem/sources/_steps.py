@@ -11,8 +11,9 @@ from postmortem.run.naming import Names, name_list
 from postmortem.run.table import Table
 from postmortem.run.values import Mask, Numbers
 from postmortem.series import Steps, Values
-from postmortem.sources._several_runs import refuse_several_runs
+from postmortem.sources._several_runs import check_one_run
 from postmortem.sources._source import DerivedSteps
+from postmortem.stats import median
 from postmortem.text import plain
 
 _LEVEL = 5
@@ -43,6 +44,7 @@ def step_column(
 
     Raises:
         UnreadableInput: no column counts steps.
+        TableOfRuns: rows of several runs.
     """
     file = table.display_name
     if derived is not None:
@@ -101,21 +103,21 @@ def _epochs(table: Table, names: Names, fractions: tuple[str, ...]) -> tuple[Nam
             note = f"{file}: no column counts steps: column {plain(name, 60)} is read as the step"
             return names.reading("step", name), StepColumn(read, f"column {plain(name, 60)}", (note,))
         if not whole or (apart >= 0).all():
-            _refuse_runs_of_epochs(table, names, read, trained)
+            _check_one_run_of_epochs(table, names, read, trained)
             why = "is a fraction" if not whole else "is the same in several rows"
             note = f"{file}: its steps are the order of its rows: no column counts steps, and {plain(name, 60)} {why}"
             return names, StepColumn(Numbers(np.arange(table.rows, dtype=np.float64), None), "its rows", (note,))
     return None
 
 
-def _refuse_runs_of_epochs(table: Table, names: Names, epochs: Numbers, trained: Mask | None) -> None:
-    """Refuse rows of several runs that share the numbers of their epochs."""
+def _check_one_run_of_epochs(table: Table, names: Names, epochs: Numbers, trained: Mask | None) -> None:
+    """Tell apart rows of several runs that share the numbers of their epochs."""
     with np.errstate(invalid="ignore"):
         usable = np.abs(epochs.value) < 2.0**53
     rows = np.flatnonzero(usable if epochs.logged is None else usable & epochs.logged)
     step = np.floor(epochs.value[rows]).astype(np.int64)
     of_loss = np.ones(rows.size, np.bool_) if trained is None else trained[rows]
-    refuse_several_runs(table, names, step, rows, of_loss, labels=False)
+    check_one_run(table, names, step, rows, of_loss, labels=False)
 
 
 def _logged(read: Numbers, rows: Mask | None = None) -> Values:
@@ -163,8 +165,8 @@ def through_rounds(step: Steps, loss: Values, trained: Mask) -> tuple[Steps, str
     jumps = np.flatnonzero(s[1:] < s[:-1]) + 1
     if not jumps.size or (s[jumps] != s[0]).any():
         return None
-    before = np.array([np.median(values[max(j - _LEVEL, 0) : j]) for j in jumps.tolist()])
-    begins = np.array([np.median(values[j : j + _LEVEL]) for j in (0, *jumps.tolist())])
+    before = np.array([median(values[max(j - _LEVEL, 0) : j]) for j in jumps.tolist()])
+    begins = np.array([median(values[j : j + _LEVEL]) for j in (0, *jumps.tolist())])
     with np.errstate(invalid="ignore"):
         moved, anew = np.nansum(np.abs(begins[1:] - before)), np.nansum(np.abs(np.diff(begins)))
     of_one_length = jumps.size > 1 and np.ptp(s[jumps - 1]) == 0 and s[-1] <= s[jumps[0] - 1]
@@ -179,4 +181,4 @@ def through_rounds(step: Steps, loss: Values, trained: Mask) -> tuple[Steps, str
 def _stride(step: Steps) -> int:
     """The usual distance of two rows."""
     forward = np.diff(step)
-    return int(np.median(forward[forward > 0])) if (forward > 0).any() else 1
+    return int(median(forward[forward > 0])) if (forward > 0).any() else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ _MOST_COLUMNS = 10_000  # more are no log of a run
 _MOST_SEPARATORS = 4 * _MOST_COLUMNS  # in a line; some may be quoted
 _MOST_NOTES = 20  # about the names in a header
 _BLOCK = 8 * 2**20  # bytes
+_SMALL = 2**17  # bytes of a block that Python reads faster than it imports pyarrow
 _LINE_LIMIT = 8 * 2**20  # bytes of a line that is still read
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _BLANK_TEXT = " \t\r\n"
@@ -133,7 +135,10 @@ class _Reader:
         return name in self.labels or is_label(name)
 
     def _at_once(self, block: bytes) -> Mapping[str, Cells] | None:
-        """A block without quotes, ragged rows and text among numbers, ten times as fast; None where it has any."""
+        """A block without quotes, ragged rows and text among numbers, ten times as fast; None where it has any of these
+        or is so small that importing pyarrow takes longer."""
+        if len(block) < _SMALL and "pyarrow" not in sys.modules:
+            return None
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 

@@ -13,7 +13,8 @@ from postmortem.run import Run
 from postmortem.run.manifest import MANIFESTS
 from postmortem.run.naming import name_list
 from postmortem.sources._assemble import assemble, label_names
-from postmortem.sources._below import contents, row_logs, runs_below
+from postmortem.sources._below import contents, log_stem, row_logs, runs_below
+from postmortem.sources._copies import Copy, copy_of
 from postmortem.sources._files import display_name, require_file
 from postmortem.sources._registry import SourceMatch, only_source
 from postmortem.sources._runs import only_run
@@ -37,11 +38,11 @@ def read(path: Path, mapping: Mapping[str, str]) -> Run:
         UnreadableInput: no log, or several logs, and no metrics.* among them.
     """
     logs = row_logs(path)
-    candidates = [p for p in logs if p.stem != "batches" and p.name not in _BESIDE]
+    candidates = [p for p in logs if log_stem(p) != "batches" and p.name not in _BESIDE]
     confidence = {p: logs[p][0].match.confidence for p in candidates}
     best = max(confidence.values(), default=Confidence.FALLBACK)
-    chosen = [p for p in candidates if p.stem == "metrics"] or [p for p in candidates if confidence[p] == best]
-    if not chosen or (best == Confidence.FALLBACK and chosen[0].stem != "metrics"):
+    chosen = [p for p in candidates if log_stem(p) == "metrics"] or [p for p in candidates if confidence[p] == best]
+    if not chosen or (best == Confidence.FALLBACK and log_stem(chosen[0]) != "metrics"):
         below = runs_below(path, mapping)
         if below:
             return _of_folder_below(path, below)
@@ -84,14 +85,18 @@ def _read_log(
         raise _several_logs(path, chosen)
     notes = (
         []
-        if chosen[0].stem == "metrics"
+        if log_stem(chosen[0]) == "metrics"
         else [f"{plain(chosen[0].name)} is the only log of its kind in the folder and was read as its metrics"]
     )
-    batches = [p for p in logs if p.stem == "batches"]
+    batches = [p for p in logs if log_stem(p) == "batches"]
     if len(batches) > 1:
         raise UnreadableInput(f"several logs of batches: {name_list(p.name for p in batches)}.", file=plain(path))
-    batch_rows = _rows(batches[0], logs[batches[0]], labels) if batches and batches[0].stat().st_size else None
-    return assemble(SOURCE, path, path, _rows(chosen[0], logs[chosen[0]], labels), batch_rows, mapping, notes)
+    copies: list[Copy] = []
+    batch_rows = _rows(batches[0], logs[batches[0]], labels, copies) if batches and batches[0].stat().st_size else None
+    rows = _rows(chosen[0], logs[chosen[0]], labels, copies)
+    run = assemble(SOURCE, path, path, rows, batch_rows, mapping, [*notes, *(n for c in copies for n in c.notes)])
+    run.held = copies
+    return run
 
 
 def _no_log(path: Path) -> UnreadableInput:
@@ -112,8 +117,13 @@ def _several_logs(path: Path, logs: Sequence[Path]) -> UnreadableInput:
     )
 
 
-def _rows(path: Path, matches: tuple[SourceMatch, ...], labels: frozenset[str]) -> SourceTable:
+def _rows(path: Path, matches: tuple[SourceMatch, ...], labels: frozenset[str], copies: list[Copy]) -> SourceTable:
+    """The rows of a file of the folder; a copy of a gzipped one is added to `copies`."""
     source = only_source(matches, path)
+    copy = copy_of(path)
+    if copy is not None:
+        copies.append(copy)
+        path = copy.path
     require_file(path, display_name(path))
     return source.rows(path, labels)
 

@@ -20,7 +20,7 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
     """A file of this name, or a JSON object with a `log_history`."""
     if candidate.is_dir:
         return None
-    if candidate.path.name == NAME:
+    if candidate.name == NAME:
         return FormatMatch(Confidence.CERTAIN, "Hugging Face's Trainer gives its log this name")
     if _HISTORY.match(candidate.head):
         return FormatMatch(Confidence.CERTAIN, "it is a JSON object with a log_history")

@@ -36,7 +36,7 @@ def diagnosed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         def diagnose(run: Opened, **_: object) -> Any:
             return CASES[name]()
 
-        monkeypatch.setattr(sources, "open_run", lambda path, mapping=None, source=None: Opened(Path(path)))
+        monkeypatch.setattr(sources, "open_run", lambda logs, *_, **__: Opened(Path(logs[0])))
         monkeypatch.setattr(pipeline, "diagnose", diagnose)
 
     return as_case
@@ -150,7 +150,7 @@ def test_a_source_is_named_where_the_file_does_not_tell(call: Call, tmp_path: Pa
 
 def test_errors_are_one_line_with_their_exit_code(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(error: BaseException) -> Callable[..., Any]:
-        def open_run(path: object, mapping: object = None, source: object = None) -> Any:
+        def open_run(*_: object, **__: object) -> Any:
             raise error
 
         return open_run
@@ -166,7 +166,7 @@ def test_errors_are_one_line_with_their_exit_code(call: Call, monkeypatch: pytes
 
 
 def test_a_traceback_only_when_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_run(path: object, mapping: object = None, source: object = None) -> Any:
+    def open_run(*_: object, **__: object) -> Any:
         raise ZeroDivisionError
 
     monkeypatch.setattr(sources, "open_run", open_run)

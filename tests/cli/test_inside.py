@@ -29,6 +29,7 @@ STEP = "postmortem/replays/step-300-null"
 # The words of a command → (the places that it writes or passes, the exit codes that are right). The run is `run`.
 CASES: dict[str, tuple[tuple[str, ...], set[int]]] = {
     "draft run": ((*REPORT, "lessons.md"), {2, 4}),
+    "convert run run/postmortem": (("postmortem",), {2}),
     "report run/postmortem/diagnosis.json --out run/postmortem": (REPORT[1:], {2}),
     "verify run/postmortem/diagnosis.json --change skip=312:313": (
         (*REPLAYS, "postmortem/replays/verify-312", "postmortem/replays/verify-312/remedy"),
@@ -68,7 +69,7 @@ def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = copy_of("19-spike-001", tmp_path_factory.mktemp("drafted") / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run.parent)
-        draft(run, lessons=run / "lessons.md")
+        draft([run], lessons=run / "lessons.md")
     for name in ("step-300-null", "verify-312/remedy", "bisect-312/R0", "prove-312/R0"):
         replay = run / "postmortem" / "replays" / name
         replay.mkdir(parents=True)

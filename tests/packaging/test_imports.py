@@ -42,7 +42,7 @@ def modules_after(*words: str, cwd: Path) -> set[str]:
 
 
 DIAGNOSING, DRIVING = (
-    ("draft", "verify", "report", "diff", "explain"),
+    ("draft", "verify", "report", "diff", "explain", "convert"),
     ("replay", "run-job", "probe", "interventions", "prove", "bisect", "test-resume", "lab"),
 )
 HELPED = ((), *((command,) for command in (*DIAGNOSING, *DRIVING, "checkpoints", "plan", "doctor")))

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from postmortem.errors import UnreadableInput
-from postmortem.sources import open_run
-from postmortem.sources._runs import SeveralRuns
+from postmortem.sources import SeveralRuns, open_run
 from tests.sources.helpers import ESCAPE, jsonl_rows, losses, write
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from postmortem.errors import UnreadableInput
 from postmortem.sources import _points, _sqlite, mlflow_store, open_run
-from postmortem.sources._runs import SeveralRuns
+from postmortem.sources._several_runs import SeveralRuns
 from tests.sources.helpers import ESCAPE, losses, write
 
 STEPS = range(8)

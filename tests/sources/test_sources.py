@@ -216,8 +216,9 @@ def test_wandb_exports(tmp_path: Path) -> None:
     path.write_text(text)
     assert _values(open_run(path)) == {"loss": {0: 1.0, 1: 2.0}} and open_run(path).source == "W&B panel export"
     path.write_text('"Step","a - loss","a - loss__MIN","b - loss","b - loss__MIN"\n0,1,1,5,5\n1,2,2,,\n')
-    with pytest.raises(UnreadableInput, match="--map loss='a - loss'"):
+    with pytest.raises(UnreadableInput, match=r"a W&B export of 2 runs: a, b\. Say which one is meant: --run a"):
         open_run(path)
+    assert _values(open_run(path, run="b")) == {"loss": {0: 5.0}} and open_run(path, run="b").id == "b"
     assert _values(open_run(path, {"loss": "b - loss"})) == {"loss": {0: 5.0}}
 
 
@@ -361,7 +362,7 @@ def test_real_logs(entry: dict[str, object]) -> None:
     path = REAL_LOGS / str(entry["file"])
     mapping = None
     if entry["label"] == "multi_run_export":
-        with pytest.raises(UnreadableInput, match="--map"):
+        with pytest.raises(UnreadableInput, match="--run"):
             open_run(path)
         mapping = {"loss": "gpt2_last_char_to_char1729642919.4054031 - train/loss"}
     loss = open_run(path, mapping).series("loss")

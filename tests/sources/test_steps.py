@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from postmortem.errors import UnreadableInput
+from postmortem.errors import UnreadableInput, UsageError
 from postmortem.run import Run
-from postmortem.sources import open_run
+from postmortem.sources import SeveralRuns, open_run
 from tests.sources.helpers import losses, write
 
 Row = dict[str, object]
@@ -166,25 +166,30 @@ def test_what_is_declared_is_not_doubted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model", "run_id", "seed", "fold", "trial", "architecture", "split"])
 @pytest.mark.parametrize("order", ["below", "between"])
-def test_logs_of_several_runs_are_refused_by_name(tmp_path: Path, name: str, order: str) -> None:
+def test_logs_of_several_runs_are_told_apart_by_name(tmp_path: Path, name: str, order: str) -> None:
     rows: list[Row] = [{name: f"b{run}", "step": t, "loss": _loss(t) + run} for run in range(3) for t in range(30)]
     if order == "between":
         rows.sort(key=lambda row: int(str(row["step"])))
-    with pytest.raises(
-        UnreadableInput, match=rf"3 logs in one: column {name} has the values b0, b1, b2.*file of their"
-    ):
+    with pytest.raises(SeveralRuns, match=rf"3 runs in one log, by column {name}: b0, b1, b2. .*--run b0") as caught:
         _read(tmp_path, rows)
+    run = caught.value.read("b1")
+    alone = [row for row in rows if row[name] == "b1"]
+    assert run.id == "b1" and run.steps().tolist() == [row["step"] for row in alone]
+    assert losses(run) == {row["step"]: row["loss"] for row in alone}
+    with pytest.raises(UsageError, match=r"--run b3: .* has no run of this name. It has: b0, b1, b2"):
+        caught.value.read("b3")
 
 
-def test_epochs_of_several_folds_are_refused_by_name(tmp_path: Path) -> None:
+def test_epochs_of_several_folds_are_told_apart_by_name(tmp_path: Path) -> None:
     rows: list[Row] = [{"fold": f, "epoch": t, "loss": _loss(t) + f / 9} for f in range(1, 6) for t in range(12)]
-    with pytest.raises(UnreadableInput, match="column fold has the values 1, 2, 3 and 2 more"):
+    with pytest.raises(SeveralRuns, match="5 runs in one log, by column fold: 1, 2, 3, 4, 5") as caught:
         _read(tmp_path, rows)
+    assert losses(caught.value.read("2")) == {t: _loss(t) + 2 / 9 for t in range(12)}
 
 
-def test_epochs_of_training_and_validation_are_refused_by_name(tmp_path: Path) -> None:
+def test_epochs_of_training_and_validation_are_told_apart_by_name(tmp_path: Path) -> None:
     rows: list[Row] = [{"epoch": t, "phase": p, "loss": _loss(t)} for t in range(12) for p in ("train", "val")]
-    with pytest.raises(UnreadableInput, match="2 logs in one: column phase has the values train, val"):
+    with pytest.raises(SeveralRuns, match="2 runs in one log, by column phase: train, val"):
         _read(tmp_path, rows)
     labels: list[Row] = [{"epoch": t // 10, "bucket": f"b{t % 2}", "loss": _loss(t)} for t in range(60)]
     _one_run(_read(tmp_path, labels), labels)

@@ -17,7 +17,7 @@ import pytest
 
 from postmortem.errors import UnreadableInput
 from postmortem.sources import open_run, trackio_database
-from postmortem.sources._runs import SeveralRuns
+from postmortem.sources._several_runs import SeveralRuns
 from tests.sources.helpers import losses
 
 LOSS = {t: math.nan if t == 5 else 2.0 - t / 10 for t in range(8)}
