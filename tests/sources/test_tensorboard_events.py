@@ -208,6 +208,11 @@ def test_keras_with_batches_counts_batches(tmp_path: Path) -> None:
     assert any("epoch_loss was left out, whose steps are epochs" in note for note in run.notes)
 
 
+def test_a_batch_size_does_not_make_epochs_batches(tmp_path: Path) -> None:
+    path = log(tmp_path, {"epoch_loss": _falling, "batch_size": lambda t: 8.0}, range(12))
+    assert len(losses(open_run(path))) == 12
+
+
 def test_curves_of_add_scalars(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     for step in range(10):
@@ -402,6 +407,29 @@ def test_many_tags_are_bounded(tmp_path: Path) -> None:
     run = open_run(_file(tmp_path, *map(event, range(60))))
     assert len(losses(run)) == 60 and len(run.other_columns) == 4095
     assert any("tags beyond the first 4,096 were ignored" in note for note in run.notes)
+
+
+def test_many_tags_of_many_writers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from postmortem.sources import _event_rows
+
+    monkeypatch.setattr(_event_rows, "MOST_COLUMNS", 3)
+    for i in range(3):
+        log(tmp_path / f"w{i}", {f"loss{i}": _falling, f"x{i}": _falling}, range(5))
+    run = open_run(tmp_path)
+    assert len(run.other_columns) + len(run.columns) == 4, "the time, too"
+    assert any("tags beyond the first 3 were ignored" in note for note in run.notes)
+
+
+def test_points_without_company_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from postmortem.sources import _event_rows
+
+    monkeypatch.setattr(_event_rows, "_FREE_CELLS", 100)
+    events = [
+        Event(wall_time=START, step=t, summary=Summary(value=[Summary.Value(tag=f"tag{t}", simple_value=1)]))
+        for t in range(50)
+    ]
+    with pytest.raises(UnreadableInput, match="50 steps have 50 tags, but 1 on average"):
+        open_run(_file(tmp_path, *events))
 
 
 def test_endless_variety_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
