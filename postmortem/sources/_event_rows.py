@@ -26,9 +26,9 @@ STEP, TIME = "step", "time"
 _OF_SAMPLES = re.compile(r".* vs (?:samples|tokens)")
 """Megatron's further copies of each tag, whose steps are samples or tokens: `lm loss vs samples`."""
 
-_KERAS_OF_EPOCHS, _KERAS_OF_STEPS = re.compile(r"(?:.*/)?epoch_.+"), re.compile(r"(?:.*/)?batch_.+")
-_KERAS_EVALUATION = re.compile(r"(?:.*/)?evaluation_(.+)_vs_iterations")
-"""Keras counts epochs in its `epoch_…` and steps in the others: keras/src/callbacks/tensorboard.py."""
+_KERAS_OF_EPOCHS, _KERAS_OF_STEPS = re.compile(r"(?:.*/)?epoch_(.+)"), re.compile(r"(?:.*/)?batch_(.+)")
+_KERAS_EVALUATION = re.compile(r"(?:.*/)?evaluation_.+_vs_iterations")
+"""Keras counts epochs in its `epoch_loss` and steps in `batch_loss`: keras/src/callbacks/tensorboard.py."""
 
 _TRAIN = frozenset(("train", "training"))
 _EVALUATION = frozenset(("val", "valid", "validation", "eval", "evaluation", "dev", "test"))
@@ -136,7 +136,10 @@ def event_table(writers: Sequence[Writer], display_name: str, path: str) -> Tabl
     """
     names = columns_of(writers, path)
     left_out, notes = _of_other_steps(dict.fromkeys(names.values()), display_name)
-    columns = {name: i for i, name in enumerate(dict.fromkeys(names.values())) if name not in left_out}
+    kept = [name for name in dict.fromkeys(names.values()) if name not in left_out]
+    columns = {name: i for i, name in enumerate(kept[:MOST_COLUMNS])}
+    if len(kept) > MOST_COLUMNS:
+        notes.append(f"{display_name}: tags beyond the first {MOST_COLUMNS:,} were ignored")
     files = sorted(((writer, file) for writer in writers for file in writer.files), key=lambda pair: order(pair[1]))
     read: list[_FileRows] = []
     for writer, file in files:
@@ -154,6 +157,7 @@ def event_table(writers: Sequence[Writer], display_name: str, path: str) -> Tabl
             f"{rows.step.size:,} steps have {len(columns):,} tags, but "
             f"{rows.column.size / rows.step.size:.3g} on average: no log of a run.",
             file=path,
+            hint="Log the tags that belong together at the same steps.",
         )
     return Table(display_name, (_part(rows, columns),), tuple(notes))
 
@@ -166,18 +170,16 @@ def order(file: EventFile) -> tuple[float, str]:
 def _of_other_steps(names: Mapping[str, None], display_name: str) -> tuple[set[str], list[str]]:
     """(columns whose steps count something else than those of the others, notes that they are left out)."""
     samples = {name for name in names if _OF_SAMPLES.fullmatch(name)}
-    of_steps = any(_KERAS_OF_STEPS.fullmatch(name) for name in names)
-    keras = _KERAS_OF_EPOCHS if of_steps else _KERAS_EVALUATION
-    others = {name for name in names if keras.fullmatch(name)}
-    if not any(_KERAS_OF_EPOCHS.fullmatch(name) for name in names) or len(samples | others) == len(names):
-        others = set[str]()
-    notes = [
-        f"{display_name}: {name_list(sorted(which), 3)} {'was' if len(which) == 1 else 'were'} left out, "
-        f"whose steps are {counted}"
-        for which, counted in ((samples, "samples or tokens"), (others, "epochs" if of_steps else "batches"))
-        if which and len(which) < len(names)
-    ]
-    return (samples if len(samples) < len(names) else set[str]()) | others, notes
+    epochs = {name: match[1] for name in names if (match := _KERAS_OF_EPOCHS.fullmatch(name))}
+    of_steps = any((match := _KERAS_OF_STEPS.fullmatch(name)) and match[1] in epochs.values() for name in names)
+    keras = set(epochs) if of_steps else {name for name in names if epochs and _KERAS_EVALUATION.fullmatch(name)}
+    left_out, notes = set[str](), list[str]()
+    for which, counted in ((samples, "samples or tokens"), (keras, "epochs" if of_steps else "batches")):
+        if which and len(left_out | which) < len(names):
+            left_out |= which
+            was = "was" if len(which) == 1 else "were"
+            notes.append(f"{display_name}: {name_list(sorted(which), 3)} {was} left out, whose steps are {counted}")
+    return left_out, notes
 
 
 def _ignored(writers: Sequence[Writer], display_name: str) -> list[str]:
@@ -267,7 +269,7 @@ def _merged(files: Sequence[_FileRows]) -> _FileRows:
 def _part(rows: _FileRows, columns: Mapping[str, int]) -> Part:
     """All rows; a column is filled when it is read."""
     order = np.argsort(rows.column.astype(np.int16), kind="stable")
-    ends = np.searchsorted(rows.column[order], np.arange(max(columns.values()) + 2))
+    ends = np.searchsorted(rows.column[order], np.arange(len(columns) + 1))
     row, value = rows.row[order], rows.value[order]
 
     def points(name: str) -> slice:
