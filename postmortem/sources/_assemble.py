@@ -76,7 +76,7 @@ def assemble(
         UsageError: --map names a column that no table has.
     """
     try:
-        return _assemble(source, path, root, metrics, batches, mapping, notes, beside=beside, about=about)
+        return _run_of((metrics, batches), source, path, root, mapping, notes, beside or about or Manifest())
     except TableOfRuns as several:
         tables = several.tables
 
@@ -90,20 +90,13 @@ def assemble(
         raise SeveralRuns(several.what, runs, file=metrics.table.display_name) from None
 
 
-def _assemble(
-    source: Source,
-    path: Path,
-    root: Path | None,
-    metrics: SourceTable,
-    batches: SourceTable | None,
-    mapping: Mapping[str, str],
-    notes: Collection[str],
-    *,
-    beside: tuple[Manifest, EventLog] | None,
-    about: Manifest | None,
-) -> Run:
-    manifest, journal, file_notes = (*beside, ()) if beside else _files_beside(root, about or Manifest())
+def _run_of(
+    rows: tuple[SourceTable, SourceTable | None], source: Source, path: Path, root: Path | None,
+    mapping: Mapping[str, str], notes: Collection[str], known: tuple[Manifest, EventLog] | Manifest,
+) -> Run:  # fmt: skip
+    manifest, journal, file_notes = _files_beside(root, known) if isinstance(known, Manifest) else (*known, ())
     all_notes = [*notes, *file_notes]
+    metrics, batches = rows
     table = metrics.table
     _check_mapping(mapping, table, () if batches is None else batches.table.names)
     log = _log(metrics, manifest, mapping, journal, all_notes)

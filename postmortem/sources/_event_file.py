@@ -24,7 +24,7 @@ from postmortem.series import Steps, Values
 from postmortem.small_file import open_regular
 from postmortem.sources import _event_layout as layouts
 from postmortem.sources._crc32c import masked_crc, masked_crcs
-from postmortem.sources._event_layout import Bytes, Layout, Span, layout_of
+from postmortem.sources._event_layout import Bytes, EventLayout, Span, layout_of
 from postmortem.text import count
 
 VERSION = "brain.Event:"
@@ -38,7 +38,7 @@ _MOST_POINTS = 50_000_000  # 40 bytes each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Points:
+class EventPoints:
     """The scalars of a file in its order: tag int32[n] is an index into `tags`, time in unix seconds."""
 
     tag: NDArray[np.int32]
@@ -54,7 +54,7 @@ class EventFile:
 
     name: str
     tags: tuple[str, ...]
-    points: Points
+    points: EventPoints
     started: float
     others: Counter[str]
     notes: tuple[str, ...]
@@ -166,7 +166,7 @@ class _Reader:
     name: str
     others: Counter[str] = field(default_factory=Counter[str])
     _tags: dict[bytes, int] = field(default_factory=dict[bytes, int])
-    _points: list[Points] = field(default_factory=list[Points])
+    _points: list[EventPoints] = field(default_factory=list[EventPoints])
     _notes: list[str] = field(default_factory=list[str])
     _started: float = np.nan
     _size: int = 0
@@ -190,7 +190,7 @@ class _Reader:
         if not self._events:
             self._started = float(layouts.times(*self._first(content, starts[0], lengths[0]))[0])
         order = np.argsort(length, kind="stable")
-        parts: list[tuple[Steps, Points]] = []
+        parts: list[tuple[Steps, EventPoints]] = []
         for rows in np.split(order, np.flatnonzero(np.diff(length[order])) + 1):
             size = int(length[rows[0]])
             if size:
@@ -198,16 +198,16 @@ class _Reader:
         self._events += start.size
         self._keep(parts)
 
-    def _first(self, content: Bytes, start: int, length: int) -> tuple[Bytes, Layout]:
+    def _first(self, content: Bytes, start: int, length: int) -> tuple[Bytes, EventLayout]:
         event = content[start : start + length].reshape(1, -1)
         try:
             return event, layout_of(event.tobytes())
         except Damaged:
-            return event, Layout(None, None, (), ())
+            return event, EventLayout(None, None, (), ())
 
     def _of_one_length(
         self, content: Bytes, base: int, start: Steps, rows: Steps, size: int
-    ) -> Iterator[tuple[Steps, Points]]:
+    ) -> Iterator[tuple[Steps, EventPoints]]:
         """Yield (the numbers of events in the block, their points) of all events of `size` bytes."""
         windows = np.lib.stride_tricks.sliding_window_view(content, size + _FOOTER)
         for first in range(0, rows.size, max(_BLOCK // size, 1)):
@@ -221,7 +221,7 @@ class _Reader:
                     events, part = events[sound], part[sound]
             yield from self._laid_out(events, part, base + start[part] - _HEADER)
 
-    def _laid_out(self, events: Bytes, rows: Steps, at: Steps) -> Iterator[tuple[Steps, Points]]:
+    def _laid_out(self, events: Bytes, rows: Steps, at: Steps) -> Iterator[tuple[Steps, EventPoints]]:
         """The same of events uint8[n, length] that begin at bytes `at` of the file: at once what is laid out alike."""
         for _ in range(_MOST_LAYOUTS):
             if not rows.size:
@@ -239,20 +239,20 @@ class _Reader:
             for points in self._points_of(events[i : i + 1], layout):
                 yield rows[i : i + 1], points
 
-    def _layout(self, event: bytes, at: int) -> Layout:
+    def _layout(self, event: bytes, at: int) -> EventLayout:
         """The layout of an event at byte `at` of the file: an empty one where it cannot be read."""
         try:
             layout = layout_of(event)
         except Damaged:
             self._leave_out(np.array([at]))
-            return Layout(None, None, (), ())
+            return EventLayout(None, None, (), ())
         self.others.update(layout.others)
         self._by_hand += 1 + len(layout.others) + _SLOWER * len(layout.scalars)
         if self._by_hand > _MOST_BY_HAND:
             raise self._too_much("values are written in ever new ways")
         return layout
 
-    def _points_of(self, events: Bytes, layout: Layout) -> Iterator[Points]:
+    def _points_of(self, events: Bytes, layout: EventLayout) -> Iterator[EventPoints]:
         """The points of each scalar of events that are laid out alike."""
         if not layout.scalars:
             return
@@ -262,7 +262,7 @@ class _Reader:
             raise self._too_much(f"more than {_MOST_POINTS:,} points")
         for scalar in layout.scalars:
             tag = self._tag_numbers(events, scalar.tag)
-            points = Points(tag, step, time, layouts.values(events, scalar))
+            points = EventPoints(tag, step, time, layouts.values(events, scalar))
             yield points
 
     def _tag_numbers(self, events: Bytes, span: Span) -> NDArray[np.int32]:
@@ -281,7 +281,7 @@ class _Reader:
             return np.fromiter((numbers.get(name, -1) for name in names), np.int32, len(names))
         return np.fromiter(map(numbers.__getitem__, names), np.int32, len(names))
 
-    def _keep(self, parts: list[tuple[Steps, Points]]) -> None:
+    def _keep(self, parts: list[tuple[Steps, EventPoints]]) -> None:
         """Append the points of a block, in the order of its events."""
         if not parts:
             return
@@ -315,12 +315,12 @@ class _Reader:
         return EventFile(self.name, tags, _joined(self._points), self._started, self.others, tuple(notes))
 
 
-def _joined(parts: Sequence[Points]) -> Points:
+def _joined(parts: Sequence[EventPoints]) -> EventPoints:
     def all_of(name: str, dtype: str) -> NDArray[Any]:
         return np.concatenate([np.zeros(0, dtype), *(getattr(points, name) for points in parts)])
 
-    return Points(all_of("tag", "i4"), all_of("step", "i8"), all_of("time", "f8"), all_of("value", "f8"))
+    return EventPoints(all_of("tag", "i4"), all_of("step", "i8"), all_of("time", "f8"), all_of("value", "f8"))
 
 
-def _taken(points: Points, rows: NDArray[np.intp]) -> Points:
-    return Points(points.tag[rows], points.step[rows], points.time[rows], points.value[rows])
+def _taken(points: EventPoints, rows: NDArray[np.intp]) -> EventPoints:
+    return EventPoints(points.tag[rows], points.step[rows], points.time[rows], points.value[rows])

@@ -48,7 +48,7 @@ class Scalar:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class EventLayout:
     """The layout of an event: its time of day (float64), its step (varint), its scalars; None where it has none.
 
     `others` names the kinds of its values that are no scalars.
@@ -74,7 +74,7 @@ class Layout:
         return [scalar.value for scalar in self.scalars if scalar.is_varint == is_varint]
 
 
-def layout_of(event: bytes) -> Layout:
+def layout_of(event: bytes) -> EventLayout:
     """The layout of one event.
 
     Raises:
@@ -95,7 +95,7 @@ def layout_of(event: bytes) -> Layout:
                     scalars.append(value)
                 else:
                     others.append(value)
-    return Layout(time, step, tuple(scalars), tuple(others))
+    return EventLayout(time, step, tuple(scalars), tuple(others))
 
 
 def _values(event: bytes, at: int, end: int) -> Iterator[Scalar | str]:
@@ -171,14 +171,14 @@ def _width(dtype: str) -> int:
     return 2 if dtype == _BFLOAT16 else np.dtype(dtype).itemsize
 
 
-def times(events: Bytes, layout: Layout) -> Values:
+def times(events: Bytes, layout: EventLayout) -> Values:
     """The time of day of each event in unix seconds, float64[n]; NaN without one."""
     if layout.time is None:
         return np.full(events.shape[0], np.nan)
     return _fixed(events, layout.time, "<f8")
 
 
-def steps(events: Bytes, layout: Layout) -> Steps:
+def steps(events: Bytes, layout: EventLayout) -> Steps:
     """The step of each event, int64[n]; 0 without one."""
     if layout.step is None:
         return np.zeros(events.shape[0], np.int64)

@@ -19,7 +19,7 @@ from postmortem.run.rows import MOST_COLUMNS
 from postmortem.run.table import Bounds, Part, Table
 from postmortem.run.values import Numbers
 from postmortem.series import Steps, Values
-from postmortem.sources._event_file import EventFile, Points
+from postmortem.sources._event_file import EventFile, EventPoints
 from postmortem.text import count, plain
 
 STEP, TIME = "step", "time"
@@ -107,21 +107,21 @@ def refuse_writers_at_once(writer: Writer, path: str) -> None:
         UnreadableInput: names two of them.
     """
     spans = [(file, np.nanmin(t), np.nanmax(t)) for file in writer.files if np.isfinite(t := file.points.time).any()]
-    for (one, first, last), (other, other_first, other_last) in combinations(spans[:_MOST_COMPARED], 2):
+    for (file, first, last), (other, other_first, other_last) in combinations(spans[:_MOST_COMPARED], 2):
         shared = min(last, other_last) - max(first, other_first)
-        if shared > 0 and 2 * shared > min(last - first, other_last - other_first) and _same_steps(one, other):
-            file = f"{path}/{one.name.rpartition('/')[2]}"
+        if shared > 0 and 2 * shared > min(last - first, other_last - other_first) and _same_steps(file, other):
+            example = f"{path}/{file.name.rpartition('/')[2]}"
             raise UnreadableInput(
-                f"{one.name} and {other.name} were written at the same time, with the same tags and steps: "
+                f"{file.name} and {other.name} were written at the same time, with the same tags and steps: "
                 "two runs, or two ranks of one.",
                 file=path,
-                hint=f"Give one of them, as in: postmortem draft {quote(file)}",
+                hint=f"Give one of them, as in: postmortem draft {quote(example)}",
             )
 
 
-def _same_steps(one: EventFile, other: EventFile) -> bool:
-    for tag in set(one.tags) & set(other.tags):
-        steps, others = (file.points.step[file.points.tag == file.tags.index(tag)] for file in (one, other))
+def _same_steps(file: EventFile, other: EventFile) -> bool:
+    for tag in set(file.tags) & set(other.tags):
+        steps, others = (f.points.step[f.points.tag == f.tags.index(tag)] for f in (file, other))
         if 2 * np.intersect1d(steps, others).size > min(steps.size, others.size):
             return True
     return False
@@ -204,12 +204,12 @@ class _FileRows:
     time: Values
 
 
-def _file_rows(points: Points, column_of_tag: NDArray[np.int32]) -> _FileRows:
+def _file_rows(points: EventPoints, column_of_tag: NDArray[np.int32]) -> _FileRows:
     """The rows of one file, in the order of their first points."""
     column = column_of_tag[points.tag] if column_of_tag.size else points.tag
     kept = column >= 0
     if not kept.all():
-        points = Points(points.tag[kept], points.step[kept], points.time[kept], points.value[kept])
+        points = EventPoints(points.tag[kept], points.step[kept], points.time[kept], points.value[kept])
         column = column[kept]
     row, first = _rows_of(points.tag, points.step)
     return _FileRows(column, row, points.value, points.step[first], points.time[first])

@@ -54,7 +54,7 @@ def read_table(path: Path, labels: frozenset[str], keywords: Iterable[str] = ())
             lines.add(block, offset)
     if not lines.rows:
         raise UnreadableInput(
-            "no line with a loss and a number, such as `step 10: loss 2.31`.",
+            "no known kind of run: text, and no line with a loss and a number, such as `step 10: loss 2.31`.",
             file=name,
             hint="Name the key that the log uses for it: --map loss=<key>",
         )

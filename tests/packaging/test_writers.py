@@ -20,6 +20,8 @@ WRITERS = {
     "frameworks/lightning/replay.py": "moves what the framework saved, in the folder of a replay",
     "interrupt.py": "says on the standard error that it was interrupted, before anything is imported",
     "record/lock.py": "locks the run that the user's loop records",
+    "run/directory.py": "makes the folders of a run directory in the stage of the door",
+    "sources/_copies.py": "unpacks a log into a temporary file of its own in the system's folder for them",
     "record/segment.py": "makes the directory of that run",
     "record/writer.py": "appends to the files of that run",
     "resume_test/run_resume_test.py": "has a temporary folder of its own in the system's folder for them",

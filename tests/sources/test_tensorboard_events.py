@@ -221,13 +221,8 @@ def test_lightnings_logger_and_its_hyperparameters(tmp_path: Path) -> None:
         logger.finalize("success")
         if len(list((tmp_path / "lightning_logs").iterdir())) == 1:
             run = open_run(tmp_path / "lightning_logs")
-<<<<<<< HEAD
-            assert set(losses(run)) == {0, 10, 20, 30} and _series(run, "lr")[0] == 0.5
-    with pytest.raises(UnreadableInput, match="2 runs: version_1, version_0"):
-=======
             assert set(losses(run)) == {0, 10, 20, 30} and column(run, "lr")[0] == 0.5
-    with pytest.raises(UnreadableInput, match="2 runs: version_0, version_1"):
->>>>>>> binary
+    with pytest.raises(UnreadableInput, match="2 runs: version_1, version_0"):
         open_run(tmp_path / "lightning_logs")
 
 
