@@ -128,6 +128,7 @@ bench: .venv/bench ## Measure drafting and detection, and update docs/benchmarks
 	@$(PY) benchmarks/detectors.py --write
 	@$(PY) benchmarks/public_cases.py --write
 	@$(PY) benchmarks/draft_sample.py --write
+	@$(PY) benchmarks/ordinary_log.py --write
 	@$(PY) benchmarks/draft_vs_tensorboard.py --write
 	@$(PY) benchmarks/event_readers.py --write
 	@$(PY) benchmarks/runs_diff.py --write
