@@ -16,10 +16,6 @@ READABLE = (".csv", ".json", ".jsonl", ".log", ".txt", ".out")
 LABELS: list[dict[str, Any]] = json.loads((LOGS / "labels.json").read_text()) if LOGS.is_dir() else []
 RUNS = [label for label in LABELS if label["file"].endswith(READABLE) or "tfevents" in label["file"]]
 SINGLE = [label for label in RUNS if label["label"] != "multi_run_export"]
-# Of this log, only the loss is there. Its spike of one row is 2.2 times the largest departure in 850 rows before, of a
-# tail that heavy: such noise makes one like it in each 25 runs.
-MISSED = pytest.mark.xfail(reason="one row of a loss with a heavy tail, and no other column", strict=True)
-LABELED = [pytest.param(x, marks=MISSED if x["run_id"] == "mng_windowwarmup_dca62101" else ()) for x in SINGLE]
 EXPORT = [(label["file"], spike) for label in RUNS if label["label"] == "multi_run_export" for spike in label["spikes"]]
 
 
@@ -29,7 +25,7 @@ def covers(incident: Any, step: float) -> bool:
     return first <= step <= max(incident.peak_step, incident.recovery_step or 0)
 
 
-@pytest.mark.parametrize("label", LABELED, ids=lambda label: label["run_id"])
+@pytest.mark.parametrize("label", SINGLE, ids=lambda label: label["run_id"])
 def test_labeled_events_are_found(label: dict[str, Any]) -> None:
     incidents = detect(open_run(LOGS / label["file"]))
     for spike in label["spikes"]:

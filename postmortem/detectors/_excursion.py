@@ -26,7 +26,7 @@ from postmortem.detectors._screen import (
     safe_level,
     screen,
 )
-from postmortem.detectors._tail import tail_height
+from postmortem.detectors._tail import NO_TAIL, Tail, tail_of
 from postmortem.incident import Kind
 from postmortem.stats import median, robust_sigma
 
@@ -81,7 +81,7 @@ class Excursion:
     scale: float
     course: Course
     horizon: int = HORIZON_ROWS
-    tail: float = 0.0  # the height, in units of y, that noise of single rows may have before it
+    tail: Tail = NO_TAIL  # of the noise of single rows before it
 
     def height(self, s: ScreenedColumn) -> float:
         """The height of its peak, in units of y."""
@@ -252,7 +252,7 @@ class ExcursionSearch(BaselineSearch):
             onset -= 1
         known = s.y[before[before >= min(CENTER_ROWS, row // 2)]]  # the first rows may be anything
         e = follow_excursion(s, onset, row, onset, center, scale, self.rule.horizon)
-        return replace(e, tail=tail_height(known))
+        return replace(e, tail=tail_of(known))
 
 
 class LiveExcursionSearch(ExcursionSearch):
@@ -321,7 +321,7 @@ def _early_jump(s: ScreenedColumn) -> int | None:
 
 
 def excursion_finding(
-    s: ScreenedColumn, e: Excursion, detector: str, kind: str, opens: bool = True, brief: bool = False
+    s: ScreenedColumn, e: Excursion, detector: str, kind: str, opens: bool = True, noise_runs: float = math.inf
 ) -> Finding:
     """An excursion as a finding: rows become steps, and y the column's own unit."""
     peak = e.onset + e.course.peak
@@ -344,7 +344,7 @@ def excursion_finding(
         outcome=e.course.outcome,
         figures={"height": height / s.unit, "ratio": float(s.raw[peak]) / baseline if baseline else float("nan")},
         opens=opens,
-        brief=brief,
+        noise_runs=noise_runs,
     )
 
 
@@ -383,11 +383,16 @@ def opens_incident(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
     return e.height(s) >= rule.opening * s.unit and not wandered
 
 
+def noise_runs(s: ScreenedColumn, e: Excursion, rule: Rule) -> float:
+    """In how many runs noise makes such an excursion once; infinite where it is beyond what noise may have made."""
+    return e.tail.runs(e.height(s)) if in_tail(s, e, rule) else math.inf
+
+
 def in_tail(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
     """Whether an excursion is so brief, and so low, that noise with a heavy tail may have made it. In a column that
     wanders, none makes twice what opens an incident (log units: a gradient norm at 30 times its level)."""
     sure = rule.wanders and e.height(s) >= 2 * rule.opening * s.unit
-    return e.course.end <= _BLIP_ROWS and e.height(s) < e.tail and not sure
+    return e.course.end <= _BLIP_ROWS and e.height(s) < e.tail.height and not sure
 
 
 def shape_kind(e: Excursion, spike: str, shift: str, drift: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from postmortem.departure import measure_departure
 from postmortem.detectors._model import DIVERGED, LINGERING, RECOVERED, UNRESOLVED, DetectedIncident, Finding, Telemetry
+from postmortem.detectors._tail import TAIL_RUNS
 from postmortem.incident import Role
 
 LEAD_ROWS, CAUSE_LEAD_ROWS = 8, 50
@@ -26,6 +27,7 @@ TOGETHER_ROWS = 1
 _USUAL_ROWS = 48
 """Rows before a repeated batch whose highest loss is still usual."""
 
+CLOSE_ROWS = 100  # between two brief findings of the loss that count together
 WITNESSES = ("grad_norm", "update_rms", "token_loss_max", "token_loss_p99")
 WITNESS_ROWS, FEWEST_WITNESS_ROWS = 40, 20
 """Columns that move with a batch that moves the loss, and rows of their past that show what is usual."""
@@ -101,8 +103,35 @@ def group_into_incidents(t: Telemetry, findings: Iterable[Finding]) -> tuple[Det
             group.add(f)
     without_loss: list[_Group] = []
     _distribute(rest, without_loss, _Group.accepts, t)
-    opened = [_incident(t, g.findings) for g in (*groups, *without_loss) if _opens(t, g.findings)]
+    together = _beyond_noise(t, groups)
+    opened = [
+        _incident(t, g.findings)
+        for g in (*groups, *without_loss)
+        if any(g is h for h in together) or _opens(t, g.findings)
+    ]
     return tuple(sorted(opened, key=lambda i: (-i.severity, i.onset_step)))
+
+
+def _beyond_noise(t: Telemetry, groups: Sequence[_Group]) -> list[_Group]:
+    """The groups whose findings on the loss are brief, and so many within `CLOSE_ROWS` as noise hardly makes.
+
+    Noise that makes one of them in m runs makes k of them in k! · m^k runs (Poisson), m of the least, and close to each
+    other in more.
+    """
+    runs = [(min((f.noise_runs for f in g.findings if f.opens and f.brief), default=0.0), g) for g in groups]
+    runs = sorted(((m, g) for m, g in runs if m > 1), key=lambda pair: pair[1].findings[0].onset_step)
+    rows = np.searchsorted(t.row_steps, [g.findings[0].onset_step for _, g in runs])
+    beyond: list[_Group] = []
+    for close in np.split(np.arange(len(runs)), np.flatnonzero(np.diff(rows) > CLOSE_ROWS) + 1):
+        likely = sorted((runs[i] for i in close.tolist()), key=lambda pair: -pair[0])
+        enough = [k for k, (m, _) in enumerate(likely, 1) if k > 1 and _runs_of(k, m) > math.log(TAIL_RUNS)]
+        beyond += [g for _, g in likely[: max(enough, default=0)]]
+    return beyond
+
+
+def _runs_of(k: int, m: float) -> float:
+    """The logarithm of k! · m^k."""
+    return k * math.log(m) + math.lgamma(k + 1)
 
 
 def _opens(t: Telemetry, findings: Sequence[Finding]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -55,8 +56,9 @@ class Finding:
     peak (None where it never settles, or the log ends first). `onset_interval` is (last normal logged step, onset_step)
     where the two are more than one step apart. `peak`, `baseline`, `scale` (robust sigma) and `settled` are in the
     column's own units; `score` is the departure in robust sigmas. A finding with `opens` false supports an incident
-    that another finding opened, and is dropped where there is none. One that is `brief` may be a row from a heavy tail:
-    it opens one only where another column departs in the same row. `declared` is its kind as the detector declares it,
+    that another finding opened, and is dropped where there is none. One of which noise with its column's tail makes one
+    in `noise_runs` runs is `brief`: it opens one only with another column in the same row, or several of its kind.
+    `declared` is its kind as the detector declares it,
     filled in by `Detector.findings`.
     """
 
@@ -76,8 +78,13 @@ class Finding:
     suspected: bool = False
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     opens: bool = True
-    brief: bool = False
+    noise_runs: float = math.inf
     declared: Kind | None = None
+
+    @property
+    def brief(self) -> bool:
+        """Whether it may be a row from a heavy tail."""
+        return math.isfinite(self.noise_runs)
 
     @property
     def role(self) -> Role:

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 
 from postmortem.detectors._column_stream import ColumnStream
-from postmortem.detectors._excursion import LiveExcursionSearch, excursion_finding, excursions, in_tail, opens_incident
+from postmortem.detectors._excursion import (
+    LiveExcursionSearch,
+    excursion_finding,
+    excursions,
+    in_tail,
+    noise_runs,
+    opens_incident,
+)
 from postmortem.detectors._model import Detector, Finding, Telemetry
 from postmortem.detectors._screen import Rule, screened_column
 from postmortem.incident import Kind
@@ -40,4 +47,4 @@ def _findings(t: Telemetry, column: str, rule: Rule, detector: str, kind: str) -
     if s is None:
         return
     for e in excursions(s, rule):
-        yield excursion_finding(s, e, detector, kind, opens_incident(s, e, rule), in_tail(s, e, rule))
+        yield excursion_finding(s, e, detector, kind, opens_incident(s, e, rule), noise_runs(s, e, rule))

@@ -13,6 +13,7 @@ from postmortem.detectors._excursion import (
     excursion_finding,
     excursions,
     in_tail,
+    noise_runs,
     opens_incident,
     shape_kind,
     stands_out,
@@ -43,7 +44,7 @@ def _detect(t: Telemetry) -> Iterator[Finding]:
             if any(span[0] < end and start < span[1] for start, end in spans):
                 continue
             spans.append(span)
-            yield excursion_finding(s, e, "loss_spike", *_judge(s, e), in_tail(s, e, RULE))
+            yield excursion_finding(s, e, "loss_spike", *_judge(s, e), noise_runs(s, e, RULE))
         log, s = s.log, None  # of a long run, only one scale fits into memory beside the run
         s = screened_column(series, log=False, smoothed=smoothed) if log else None
 

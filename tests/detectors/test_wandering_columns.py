@@ -149,3 +149,13 @@ def test_a_row_within_the_tail_opens_an_incident_only_with_a_witness() -> None:
     assert not [i for i in find_incidents(telemetry(loss=loss, grad_norm=norm)) if i.onset_step == AT]
     norm[AT] = 2.5
     assert [i.onset_step for i in find_incidents(telemetry(loss=loss, grad_norm=norm)) if i.onset_step == AT] == [AT]
+
+
+def test_two_rows_of_a_heavy_tail_close_to_each_other_are_no_noise() -> None:
+    """A row at twice the largest of 700 rows alone may be noise, as one run in a dozen has it; two of them are not."""
+    loss = decline(900, sigma=0.0) * np.exp(0.03 * np.random.default_rng(1).standard_t(4, 900))
+    alone, close, apart = loss.copy(), loss.copy(), loss.copy()
+    for y, rows in ((alone, (700,)), (close, (700, 730)), (apart, (500, 750))):
+        y[list(rows)] *= 1.5
+    onsets = [sorted(i.onset_step for i in find_incidents(telemetry(loss=y))) for y in (loss, alone, close, apart)]
+    assert onsets == [[], [], [700, 730], []]
