@@ -22,7 +22,8 @@ from _measure import POSTMORTEM, Cost, cost, cost_cells, interleave, machine, op
 
 ROWS, LONG_ROWS, COLUMNS = 500, 1_000_000, 12
 SPIKE_AT, SPIKE_ROWS = 0.6, 12  # share of the run; rows
-LONG_ASKED_S, LONG_ROUNDS, PATIENCE_S = 3.0, 3, 60
+LONG_ASKED_S, LONG_ROUNDS = 3.0, 3
+PATIENCE_S = 30  # of CPU, for another program on the long CSV
 NAMES = ("log.csv", "log.jsonl", "trainer_state.json")
 PICTURES = "draft log.csv, pictures drawn"
 RIVALS = {"runmedic": "diagnose", "losslint": "check", "trainspotter": "analyze"}
@@ -44,6 +45,7 @@ def imports(modules: list[str]) -> None:
 app()
 """
 RUN_AND_IGNORE = ("sh", "-c", '"$@" >/dev/null 2>&1; true', "sh")  # a finding is an exit code for some of them
+RUN_FOR_A_WHILE = ("sh", "-c", f'ulimit -t {PATIENCE_S}; "$@" >/dev/null 2>&1; true', "sh")
 
 
 def write_logs(folder: Path) -> int:
@@ -130,7 +132,7 @@ def page(folder: Path, spike: int, long_rows: int, rounds: int, rivals: Path) ->
     long = str(folder / "long.csv")
     long_costs = interleave(_measured({"postmortem draft --json": (*POSTMORTEM, "draft", long, "--json")}), LONG_ROUNDS)
     for rival, program in programs.items():
-        words = (*RUN_AND_IGNORE, "timeout", str(PATIENCE_S), str(program), RIVALS[rival], long)
+        words = (*RUN_FOR_A_WHILE, str(program), RIVALS[rival], long)
         long_costs[f"{rival} {RIVALS[rival]}"] = [cost(words, one_thread=True)]
     lines = [
         f"| command, on a log of {ROWS} rows | CPU, s | wall, s | peak memory, MB | it reports |",
@@ -153,13 +155,14 @@ def page(folder: Path, spike: int, long_rows: int, rounds: int, rivals: Path) ->
         "",
         f"At most {LONG_ASKED_S:g} s asked for. Medians (min–max) of {rounds} interleaved rounds, on the long CSV",
         f"of {LONG_ROUNDS} for `postmortem` and one for the others, on {machine()}.",
+        "Where the clock shows much more than the CPU, other programs shared the cores.",
     ]
     return "\n".join(lines)
 
 
 def _long_cells(costs: Sequence[Cost]) -> str:
-    if costs[0].wall_s >= PATIENCE_S:
-        return f"stopped after {PATIENCE_S} s | – | –"
+    if costs[0].cpu_s >= PATIENCE_S - 0.5:
+        return f"stopped after {PATIENCE_S} | – | –"
     return cost_cells(costs)
 
 
