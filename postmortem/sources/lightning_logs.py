@@ -26,7 +26,7 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
     if {_SETTINGS, _ROWS} <= set(candidate.names):
         return FormatMatch(Confidence.LIKELY, f"it contains Lightning's {_ROWS} and {_SETTINGS}")
     versions = [candidate.path / name for name in candidate.names if _VERSION.fullmatch(name)]
-    if versions and (candidate.path.name == "lightning_logs" or (versions[0] / _SETTINGS).is_file()):
+    if versions and (candidate.name == "lightning_logs" or (versions[0] / _SETTINGS).is_file()):
         return FormatMatch(Confidence.CERTAIN, "it contains folders version_<n>, as Lightning's loggers make them")
     return None
 

@@ -34,7 +34,7 @@ def sniff(candidate: Candidate) -> FormatMatch | None:
         return _sniff_folder(candidate)
     if is_event_file(candidate.head):
         return FormatMatch(Confidence.CERTAIN, "it begins with an event of TensorBoard")
-    if _IN_NAME in candidate.path.name:
+    if _IN_NAME in candidate.name:
         return FormatMatch(Confidence.POSSIBLE, "it has the name of an event file of TensorBoard")
     return None
 
