@@ -43,6 +43,10 @@ help: ## List the targets
 	@$(PIP) install --quiet --editable '.[train,huggingface,lightning,test,dev]'
 	@touch $@
 
+.venv/formats: .venv/test
+	@$(PIP) install --quiet --editable '.[train,huggingface,lightning,test,test-formats]'
+	@touch $@
+
 .venv/bench: .venv/test
 	@$(PIP) install --quiet --editable '.[train,huggingface,lightning,test,bench]'
 	@touch $@
@@ -61,6 +65,10 @@ coverage: .venv/dev ## Run all tests as `test` does, and hold the share of the c
 	@$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+.PHONY: test-formats
+test-formats: .venv/formats ## Run the readers on files that the real libraries write, also those not installed by `test`
+	@$(PY) -m pytest tests/sources --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: test-fast
 test-fast: .venv/test ## Run the quick tests: few trainings, few processes (about a minute)
