@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 
 from _measure import ROOT, machine, options, publish, say
@@ -103,14 +104,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the inputs (default 0)")
     parser.add_argument("--jobs", type=int, default=2, help="inputs at a time (default 2)")
     parser.add_argument("--state", type=Path, help="where the counts are kept [default: benchmarks/results/runs]")
+    parser.add_argument(
+        "--readers", default="*", metavar="PATTERN", help="only readers of such names, as in 'source *'"
+    )
     parser.add_argument("--only", metavar="KIND:NUMBER", help="one input again: reader:12 or command:7")
     arguments = parser.parse_args()
+    judge.READERS = tuple(reader for reader in judge.READERS if fnmatch(reader.name, arguments.readers))
     campaign.warm_up()
     if arguments.only:
         kind, _, number = arguments.only.partition(":")
         return again(arguments.seed, kind, int(number))
     file = arguments.state or STATES / f"fuzz-{arguments.seed}.json"
-    state = campaign.load(file, arguments.seed, code_hash())
+    state = campaign.load(file, arguments.seed, code_hash() + ("" if arguments.readers == "*" else arguments.readers))
     wanted = {"reader": arguments.inputs, "command": arguments.commands}
     campaign.run(state, file, wanted, arguments.jobs, say)
     for finding in state.findings.values():

@@ -25,19 +25,20 @@ def _framed_event(event: bytes) -> bytes:
     return length + struct.pack("<I", masked_crc(length)) + event + struct.pack("<I", masked_crc(event))
 
 
-def events(rows: Sequence[dict[str, Any]]) -> list[bytes]:
+def events(rows: Sequence[dict[str, Any]], start: float = START) -> list[bytes]:
     """The first event, and one for each value of each row: the loss as a tensor, a histogram among them."""
-    first = struct.pack("<Bd", 9, START) + _bytes(3, b"brain.Event:2")
-    return [first, *(_event(row["step"], name, value) for row in rows for name, value in row.items() if name != "step")]
+    first = struct.pack("<Bd", 9, start) + _bytes(3, b"brain.Event:2")
+    values = [(row["step"], name, value) for row in rows for name, value in row.items() if name != "step"]
+    return [first, *(_event(start, *value) for value in values)]
 
 
-def _event(step: int, tag: str, value: float) -> bytes:
+def _event(start: float, step: int, tag: str, value: float) -> bytes:
     simple = b"\x15" + struct.pack("<f", value)
     tensor = b"\x08\x01\x12\x00" + _bytes(5, struct.pack("<f", value))
     content = _bytes(8, tensor) + _bytes(9, _bytes(1, _bytes(1, b"scalars"))) if tag == "loss" else simple
     histogram = _bytes(1, _bytes(1, b"weights") + _bytes(5, bytes(9))) if step % 30 == 0 else b""
     summary = _bytes(1, _bytes(1, tag.encode()) + content) + histogram
-    return struct.pack("<Bd", 9, START + step) + b"\x10" + _varint(step) + _bytes(5, summary)
+    return struct.pack("<Bd", 9, start + step) + b"\x10" + _varint(step) + _bytes(5, summary)
 
 
 def wandb_file(records: Iterable[bytes]) -> bytes:

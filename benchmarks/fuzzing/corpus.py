@@ -5,6 +5,7 @@ A tree is a folder in memory: path → bytes, or something else than a file (`Sp
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias
 
 from postmortem.lab.config import default_config
 
-from . import binary_logs
+from . import binary_logs, tool_logs
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ROOT / "tests" / "compatibility" / "written_by_6008136"
@@ -220,11 +221,13 @@ def _logs() -> dict[str, Tree]:
         "parquet": {"metrics.parquet": parquet.getvalue()},
         "wandb": {"wandb.csv": _table(panels)},
         "tensorboard": {"run-1-tag-loss.csv": _table(tag)},
+        **tool_logs.tool_logs(rows),
+        "gzip": {"metrics.csv.gz": gzip.compress(_table(rows), mtime=0)},
         **{f"text_{path.stem}": {"train.log": path.read_bytes() * 8} for path in sorted(TEXT_LOGS.iterdir())},
         "event_file": {_EVENTS: binary_logs.event_file(events)},
         "event_folders": {
             f"train/{_EVENTS}": binary_logs.event_file(events),
-            f"train/{_EVENTS}.v2": binary_logs.event_file([events[0], *events[90:]]),
+            f"train/{_EVENTS}.v2": binary_logs.event_file(binary_logs.events(rows[30:], binary_logs.START + 1_000)),
             f"validation/{_EVENTS}": binary_logs.event_file(events[:40]),
         },
         "events": {f"{i:03}": event for i, event in enumerate(events[:40])},

@@ -78,6 +78,10 @@ def _framed(name: str, file_of: Callable[[list[bytes]], bytes]) -> Callable[[Pat
     return read
 
 
+def _any_log(folder: Path) -> object:
+    return _touch(open_run(folder))
+
+
 def _lineage(folder: Path) -> object:
     run, recorded = open_run(folder), open_run(folder)
     rewinds = lineage.rewinds(run)
@@ -168,6 +172,33 @@ READERS = (
     Reader("source parquet", "parquet", _source("parquet", "metrics.parquet"), weight=4),
     Reader("source W&B panel export", "wandb", _source("W&B", "wandb.csv")),
     Reader("source TensorBoard CSV", "tensorboard", _source("TensorBoard", "run-1-tag-loss.csv")),
+    Reader("source Hugging Face", "tool_hf_state", _source("Hugging Face", "log.txt", "Hugging Face")),
+    Reader("source Hugging Face folder", "tool_hf_folder", _source("Hugging Face folder", "", "Hugging Face folder")),
+    Reader("source Keras history", "tool_keras", _source("Keras history", "history.json", "Keras history")),
+    Reader("source fastai", "tool_fastai", _source("fastai", "history.csv", "fastai")),
+    Reader("source ultralytics", "tool_ultralytics", _source("ultralytics", "results.csv", "ultralytics")),
+    Reader(
+        "source detectron2 or OpenMMLab",
+        "tool_detection",
+        _source("detectron2 or OpenMMLab", "metrics.json", "detectron2 or OpenMMLab"),
+    ),
+    Reader("source Trainer lines", "tool_trainer", _source("Trainer lines", "trainer_log.jsonl", "Trainer lines")),
+    Reader(
+        "source Lightning logs",
+        "tool_lightning",
+        _source("Lightning logs", "lightning_logs", "Lightning logs"),
+        weight=2,
+    ),
+    Reader("source MLflow store", "tool_mlflow_store", _source("MLflow store", "mlruns", "MLflow store"), weight=2),
+    Reader(
+        "source MLflow database",
+        "tool_mlflow_database",
+        _source("MLflow database", "mlflow.db", "MLflow database"),
+        weight=2,
+    ),
+    Reader("source Trackio", "tool_trackio", _source("Trackio", "demo.db", "Trackio"), weight=2),
+    Reader("a gzipped log", "gzip", _source("", "metrics.csv.gz")),
+    Reader("any log", "tool_* event_* wandb_* text_* gzip", _any_log, weight=2),
     Reader("source text log", "text_*", _source("text log", "train.log"), weight=4),
     Reader("source TensorBoard events", "event_file event_folders", _source("TensorBoard events"), weight=2),
     Reader("events, in sound frames", "events", _framed("x.tfevents", binary_logs.event_file), "*", (OSError,), 3),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postmortem.errors import UnreadableInput
-from postmortem.sources._files import display_name
+from postmortem.sources._files import display_name, require_file
 from postmortem.sources._source import Candidate
 from postmortem.text import plain
 
@@ -46,6 +46,7 @@ def opened(path: Path, *tables: str) -> Generator[sqlite3.Connection]:
     import sqlite3
 
     name = display_name(path)
+    require_file(path, name)
     try:
         with _connected(path, name) as database:
             for table in tables:

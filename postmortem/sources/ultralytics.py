@@ -49,7 +49,7 @@ def _parts(names: Sequence[str], prefix: str) -> list[str]:
 def _with_sum(table: Table, name: str, columns: Sequence[str]) -> Table:
     """The table with a column that is the sum of others, logged where all of them are; the same where one is text."""
     read = [numbers for column in columns if (numbers := table.numbers(column)) is not None]
-    if len(read) < len(columns):
+    if not columns or len(read) < len(columns):
         return table
     total = np.sum([numbers.value for numbers in read], axis=0)
     logged = np.ones(table.rows, np.bool_)
