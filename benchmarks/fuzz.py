@@ -104,18 +104,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the inputs (default 0)")
     parser.add_argument("--jobs", type=int, default=2, help="inputs at a time (default 2)")
     parser.add_argument("--state", type=Path, help="where the counts are kept [default: benchmarks/results/runs]")
-    parser.add_argument(
-        "--readers", default="*", metavar="PATTERN", help="only readers of such names, as in 'source *'"
-    )
+    parser.add_argument("--readers", nargs="+", default=["*"], metavar="PATTERN", help="only readers of such names")
     parser.add_argument("--only", metavar="KIND:NUMBER", help="one input again: reader:12 or command:7")
     arguments = parser.parse_args()
-    judge.READERS = tuple(reader for reader in judge.READERS if fnmatch(reader.name, arguments.readers))
+    judge.READERS = tuple(r for r in judge.READERS if any(fnmatch(r.name, pattern) for pattern in arguments.readers))
     campaign.warm_up()
     if arguments.only:
         kind, _, number = arguments.only.partition(":")
         return again(arguments.seed, kind, int(number))
     file = arguments.state or STATES / f"fuzz-{arguments.seed}.json"
-    state = campaign.load(file, arguments.seed, code_hash() + ("" if arguments.readers == "*" else arguments.readers))
+    code = " ".join([code_hash(), *(pattern for pattern in arguments.readers if pattern != "*")])
+    state = campaign.load(file, arguments.seed, code)
     wanted = {"reader": arguments.inputs, "command": arguments.commands}
     campaign.run(state, file, wanted, arguments.jobs, say)
     for finding in state.findings.values():

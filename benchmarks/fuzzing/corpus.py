@@ -222,6 +222,7 @@ def _logs() -> dict[str, Tree]:
         "wandb": {"wandb.csv": _table(panels)},
         "tensorboard": {"run-1-tag-loss.csv": _table(tag)},
         **tool_logs.tool_logs(rows),
+        "pieces": {"metrics.1.csv": _table(rows[:50]), "metrics.csv": _table(rows[40:]).partition(b"\n")[2]},
         "gzip": {"metrics.csv.gz": gzip.compress(_table(rows), mtime=0)},
         **{f"text_{path.stem}": {"train.log": path.read_bytes() * 8} for path in sorted(TEXT_LOGS.iterdir())},
         "event_file": {_EVENTS: binary_logs.event_file(events)},

@@ -27,7 +27,8 @@ def tool_logs(rows: Sequence[Row]) -> dict[str, dict[str, bytes]]:
     return {
         "tool_hf_state": {"log.txt": json.dumps(state).encode()},
         "tool_hf_folder": {
-            f"checkpoint-{n}/trainer_state.json": json.dumps({**state, "global_step": n}).encode() for n in (50, 90)
+            "trainer_state.json": json.dumps(state).encode(),
+            **{f"checkpoint-{n}/trainer_state.json": json.dumps(state | {"global_step": n}).encode() for n in (50, 95)},
         },
         "tool_keras": {"history.json": json.dumps({k: [r[k] for r in epochs] for k in ("loss", "lr")}).encode()},
         "tool_fastai": {

@@ -46,7 +46,7 @@ def nearest(candidate: Candidate) -> tuple[str, str]:
 
 
 def _of_text(candidate: Candidate, text: str, path: str) -> tuple[str, str]:
-    first = next(line for line in text.splitlines() if line.strip())
+    first = next((line for line in text.splitlines() if line.strip()), "")
     shown = f"its first line is '{plain(first.strip(), 80)}'"
     if json_lines(candidate) or first.lstrip().startswith("{"):
         return f"the nearest format is JSON, but {shown}", f"To see why: postmortem draft {path} --source jsonl"

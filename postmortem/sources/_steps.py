@@ -167,10 +167,11 @@ def through_rounds(step: Steps, loss: Values, trained: Mask) -> tuple[Steps, str
         return None
     before = np.array([median(values[max(j - _LEVEL, 0) : j]) for j in jumps.tolist()])
     begins = np.array([median(values[j : j + _LEVEL]) for j in (0, *jumps.tolist())])
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         moved, anew = np.nansum(np.abs(begins[1:] - before)), np.nansum(np.abs(np.diff(begins)))
+        is_anew, goes_on = _CLEARLY * anew < moved, _CLEARLY * moved < anew
     of_one_length = jumps.size > 1 and np.ptp(s[jumps - 1]) == 0 and s[-1] <= s[jumps[0] - 1]
-    if _CLEARLY * anew < moved or not (of_one_length or _CLEARLY * moved < anew):
+    if is_anew or not (of_one_length or goes_on):
         return None
     length = int(s.max() - s[0]) + _stride(s)
     of_round = np.searchsorted(rows[jumps], np.arange(step.size), side="right")

@@ -21,6 +21,7 @@ from tests.sources.helpers import ESCAPE, write
         (b"\xfd7zXZ\0abc", "an xz archive", "Unpack it: xz -dk '"),
         (bytes(range(128, 256)) * 9, "binary data", "Give the log"),
         (b"\n \n", "no text in it", "Has the run logged a step yet?"),
+        (b"\x1c\x1d\n\x85", "its first line is", "Write one row a step"),
         (b"step,loss\n1,2\n", "the nearest format is CSV, but", "draft '.*/a b.xyz' --source csv"),
         (b"when;what\nnow;hello\n", "its first line is 'when;what'", "--source csv"),
         (b'{"a": 1}\n', "the nearest format is JSON, but", "--source jsonl"),

@@ -227,3 +227,14 @@ def test_names_that_public_logs_have_are_known(canonical: str, name: str) -> Non
 @pytest.mark.parametrize("name", NO_LOSSES.split(", "))
 def test_terms_that_are_added_to_a_loss_are_none(name: str) -> None:
     assert assign_columns(("step", name), {}, {}, "x").unknown == (name,)
+
+
+def test_a_table_without_losses_has_no_sum_of_them(tmp_path: Path) -> None:
+    run = open_run(write(tmp_path, "results.csv", "epoch,lr/pg0\n1,0.1\n2,0.1\n3,0.1\n"), source="ultralytics")
+    assert run.columns == ("lr",)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rounds_of_huge_losses(tmp_path: Path) -> None:
+    rows = [{"step": n % 10, "loss": 1.7e308 * (-1) ** n} for n in range(40)]
+    assert losses(open_run(write(tmp_path, "x.jsonl", _lines(rows))))

@@ -99,3 +99,10 @@ def test_what_trackio_writes(tmp_path: Path) -> None:
     run = caught.value.runs["first"]()
     np.testing.assert_equal(losses(run), LOSS)
     assert run.columns == ("loss", "lr", "time") and run.manifest.config == {"lr": 0.1}
+
+
+@pytest.mark.parametrize("source", ["Trackio", "MLflow database"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, source: str) -> None:
+    os.mkfifo(tmp_path / "demo.db")
+    with pytest.raises(UnreadableInput, match=r"demo\.db"):
+        open_run(tmp_path / "demo.db", source=source)
