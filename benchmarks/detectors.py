@@ -27,7 +27,6 @@ from tests.detectors.live_runs import departures, excursions, follow, offline
 from tests.detectors.scenarios import SCENARIOS, STEPS, alarm_lag, at_fault, scenario
 
 REAL_LOGS = ROOT.parent / "shared" / "real_logs"
-READABLE = (".csv", ".json", ".jsonl")
 MORE_PLANTED = {"spike_after_nan": 1, "second_spike": 1}  # incidents of a scenario besides its fault
 MOST_FALSE = 1e-4  # incidents per clean row: what was asked for
 
@@ -65,31 +64,34 @@ def scenarios(seeds: int) -> str:
 
 
 def real_logs() -> str:
-    """One line per log that a source of the project reads."""
+    """One line per log, read as it is: by its format, and of an export of several runs each run that has labels."""
     lines = [
-        "| log | label | rows | labeled events found | other incidents |",
-        "| --- | --- | --- | --- | --- |",
+        "| format | log | label | rows | labeled events found | other incidents |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    rows = false = 0
-    for entry in json.loads((REAL_LOGS / "labels.json").read_text()):
-        if entry["label"] == "multi_run_export" or not entry["file"].endswith(READABLE):
-            continue
-        run = open_run(REAL_LOGS / entry["file"])
-        incidents = detect(run)
-        must, may = _events(entry)
-        near = entry["log_every"]
-        hits = sum(any(_begins_near(incident, step, near) for incident in incidents) for step in must)
-        unlabeled = [i for i in incidents if not any(_begins_near(i, step, near) for step in (*must, *may))]
-        if entry["label"] == "clean":
-            rows, false = rows + run.row_steps.size, false + len(incidents)
-        kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(i.kind for i in unlabeled).most_common())
-        lines.append(
-            f"| {entry['run_id']} | {entry['label'].replace('_', ' ')} | {run.row_steps.size} "
-            f"| {f'{hits} of {len(must)}' if must else '–'} | {kinds or '0'} |"
-        )
+    rows, false, kinds_of_clean = 0, 0, Counter[str]()
+    for entry in sorted(json.loads((REAL_LOGS / "labels.json").read_text()), key=lambda entry: entry["format"].lower()):
+        series = sorted({spike["series"] for spike in entry["spikes"] if "series" in spike}) or [None]
+        for name in series:
+            run = open_run(REAL_LOGS / entry["file"], run=name)
+            incidents = detect(run)
+            must, may = _events({**entry, "spikes": [s for s in entry["spikes"] if s.get("series") == name]})
+            near = entry["log_every"]
+            hits = sum(any(_is_near(incident, step, near) for incident in incidents) for step in must)
+            unlabeled = [i for i in incidents if not any(_is_near(i, step, near) for step in (*must, *may))]
+            if entry["label"] == "clean":
+                rows, false = rows + run.row_steps.size, false + len(incidents)
+                kinds_of_clean.update(i.kind for i in incidents)
+            kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(i.kind for i in unlabeled).most_common())
+            lines.append(
+                f"| {entry['format']} | {entry['run_id']}{f', {name}' if name else ''} "
+                f"| {entry['label'].replace('_', ' ')} | {run.row_steps.size:,} "
+                f"| {f'{hits} of {len(must)}' if must else '–'} | {kinds or '0'} |"
+            )
+    of_clean = ", ".join(f"{kind} {count}" for kind, count in kinds_of_clean.most_common())
     sums = (
-        f"{false} incidents in {rows:,} clean rows; at most one per {1 / MOST_FALSE:,.0f} was asked for; so few "
-        "rows can refute that, but not confirm it."
+        f"{false} incidents in {rows:,} clean rows{f' ({of_clean})' if of_clean else ''}; at most one per "
+        f"{1 / MOST_FALSE:,.0f} was asked for."
     )
     return "\n".join((*lines, "", sums))
 
@@ -172,17 +174,19 @@ def _lag(values: Sequence[int]) -> str:
 
 def _events(entry: dict[str, Any]) -> tuple[list[float], list[float]]:
     """Steps that must be found, and steps that may be found: a `may` spike is one that its labeler was not sure of."""
-    must = [s["start"] for s in entry["spikes"] if s.get("tier", "must") == "must"]
+    must = [s["peak_step"] for s in entry["spikes"] if s.get("tier", "must") == "must"]
     must += [step for step in (entry["nan_onset"], *entry["resets"]) if step is not None]
     must += [s["step"] for s in entry["grad_norm"]["spikes"]]
-    may = [s["start"] for s in entry["spikes"] if s.get("tier") == "may"]
+    may = [s["peak_step"] for s in entry["spikes"] if s.get("tier") == "may"]
     explosion = entry["grad_norm"]["explosion"]
     return must, [*may, *([explosion["step"]] if explosion else [])]
 
 
-def _begins_near(incident: DetectedIncident, step: float, near: float) -> bool:
-    """Whether a signal of the incident begins at most `near` steps from `step`."""
-    return any(abs(finding.onset_step - step) <= near for finding in incident.findings)
+def _is_near(incident: DetectedIncident, step: float, near: float) -> bool:
+    """Whether a signal of the incident begins at most `near` steps from `step`, or the step is within the incident."""
+    last = max(incident.peak_step, incident.recovery_step or 0)
+    begins = any(abs(finding.onset_step - step) <= near for finding in incident.findings)
+    return begins or incident.onset_step <= step <= last
 
 
 def _spread(values: Sequence[int]) -> str:
