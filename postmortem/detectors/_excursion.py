@@ -384,15 +384,11 @@ def opens_incident(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
 
 
 def noise_runs(s: ScreenedColumn, e: Excursion, rule: Rule) -> float:
-    """In how many runs noise makes such an excursion once; infinite where it is beyond what noise may have made."""
-    return e.tail.runs(e.height(s)) if in_tail(s, e, rule) else math.inf
-
-
-def in_tail(s: ScreenedColumn, e: Excursion, rule: Rule) -> bool:
-    """Whether an excursion is so brief, and so low, that noise with a heavy tail may have made it. In a column that
-    wanders, none makes twice what opens an incident (log units: a gradient norm at 30 times its level)."""
+    """In how many runs noise with a heavy tail makes once an excursion so brief, and so low; infinite where none does.
+    In a column that wanders, it makes none of twice what opens an incident (a gradient norm at 30 times its level)."""
     sure = rule.wanders and e.height(s) >= 2 * rule.opening * s.unit
-    return e.course.end <= _BLIP_ROWS and e.height(s) < e.tail.height and not sure
+    may = e.course.end <= _BLIP_ROWS and e.height(s) < e.tail.height and not sure
+    return e.tail.runs(e.height(s)) if may else math.inf
 
 
 def shape_kind(e: Excursion, spike: str, shift: str, drift: str) -> str:

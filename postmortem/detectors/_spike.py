@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,7 +11,6 @@ from postmortem.detectors._excursion import (
     LiveExcursionSearch,
     excursion_finding,
     excursions,
-    in_tail,
     noise_runs,
     opens_incident,
 )
@@ -28,7 +28,7 @@ def spike_detector(name: str, column: str, rule: Rule, kind: Kind, *, no_stream:
             name,
             column,
             partial(LiveExcursionSearch, rule),
-            lambda s, e: (kind.slug, opens_incident(s, e, rule) and not in_tail(s, e, rule)),
+            lambda s, e: (kind.slug, opens_incident(s, e, rule) and noise_runs(s, e, rule) == math.inf),
             one_kind=True,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,7 +13,6 @@ from postmortem.detectors._excursion import (
     LiveExcursionSearch,
     excursion_finding,
     excursions,
-    in_tail,
     noise_runs,
     opens_incident,
     shape_kind,
@@ -60,7 +60,7 @@ def _judge(s: ScreenedColumn, e: Excursion) -> tuple[str, bool]:
 def _judge_alone(s: ScreenedColumn, e: Excursion) -> tuple[str, bool]:
     """Kind, and whether it opens an incident without another column."""
     kind, opens = _judge(s, e)
-    return kind, opens and not in_tail(s, e, RULE)
+    return kind, opens and noise_runs(s, e, RULE) == math.inf
 
 
 def _stream() -> ColumnStream:

@@ -39,12 +39,12 @@ STEP = "_step"
 
 @dataclass
 class WandbFile:
-    """What one or more files of a run say beside its rows; `exit_code` is None where they do not say that it ended."""
+    """What one or more files of a run say beside its rows; `status` is None where they do not say that it ended."""
 
     run_id: str = ""
     display_name: str = ""
     config: dict[str, object] = field(default_factory=dict[str, object])
-    exit_code: int | None = None
+    status: int | None = None
     notes: list[str] = field(default_factory=list[str])
 
 
@@ -55,7 +55,7 @@ def read_wandb_file(path: Path, name: str, rows: Collector, about: WandbFile) ->
         UnreadableInput: no W&B file.
     """
     report = _Report(name)
-    about.exit_code = None
+    about.status = None
     others = 0
     with open_regular(path, name) as file:
         header = file.read(_HEADER)
@@ -164,7 +164,7 @@ def _read_record(record: bytes, rows: Collector, about: WandbFile) -> int:
         elif number == _RUN:
             _read_run(record, start, end, about)
         elif number == _EXIT:
-            about.exit_code = _first_number(record, start, end) & 0xFFFF_FFFF
+            about.status = _first_number(record, start, end) & 0xFFFF_FFFF
     return 0
 
 

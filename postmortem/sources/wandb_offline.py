@@ -126,9 +126,9 @@ def read_table(files: Sequence[Path], labels: frozenset[str] = frozenset()) -> t
 
 
 def _ending(about: WandbFile, name: str) -> list[str]:
-    if about.exit_code is None:
+    if about.status is None:
         return [f"{name}: the end of the run is not in it: it goes on, or it was killed"]
-    return [f"{name}: the program ended with exit code {about.exit_code}"] if about.exit_code else []
+    return [f"{name}: the program ended with exit code {about.status}"] if about.status else []
 
 
 def read(path: Path, mapping: Mapping[str, str]) -> Run:

@@ -140,12 +140,12 @@ def test_a_bad_map_is_a_usage_error(call: Call, mapping: str) -> None:
 
 
 def test_a_source_is_named_where_the_file_does_not_tell(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("step,loss\n0,2\n1,1\n")
+    (tmp_path / "log.txt").write_text("step,loss\n0,2\n")
     assert call("draft", "log.txt", "--json")[0] == 3
     code, out, _ = call("draft", "log.txt", "--json", "--source", "csv")
     assert code == 0 and json.loads(out)["run"]["source"] == "csv"
     code, _, err = call("draft", "log.txt", "--source", "cvs")
-    assert code == 2 and "--source cvs: no format has this name; there are csv, folder, json" in err
+    assert code == 2 and "--source cvs: no format has this name; there are csv, detectron2 or OpenMMLab, fastai" in err
 
 
 def test_errors_are_one_line_with_their_exit_code(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
