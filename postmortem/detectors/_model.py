@@ -58,8 +58,7 @@ class Finding:
     column's own units; `score` is the departure in robust sigmas. A finding with `opens` false supports an incident
     that another finding opened, and is dropped where there is none. One of which noise with its column's tail makes one
     in `noise_runs` runs is `brief`: it opens one only with another column in the same row, or several of its kind.
-    `declared` is its kind as the detector declares it,
-    filled in by `Detector.findings`.
+    `declared` is its kind as the detector declares it, filled in by `Detector.findings`.
     """
 
     detector: str
